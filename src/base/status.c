@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT */
+#include "base/status.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+const char *bal_status_text(bal_status status)
+{
+    switch (status) {
+#define X(id, v, text)                                                                             \
+    case BAL_##id: return text;
+        BAL_STATUS_LIST(X)
+#undef X
+    }
+    return "unknown status";
+}
+
+bal_status bal_fail(bal_error *err, bal_status status, const char *fmt, ...)
+{
+    if (!err) return status;
+    err->status = status;
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(err->text, sizeof err->text, fmt, ap);
+    va_end(ap);
+    return status;
+}
+
+bal_status bal_fail_in(bal_error *err, bal_status status, const char *fmt, ...)
+{
+    if (!err) return status;
+    char old[sizeof err->text], prefix[160];
+    memcpy(old, err->text, sizeof old);
+    old[sizeof old - 1] = 0;
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(prefix, sizeof prefix, fmt, ap);
+    va_end(ap);
+    err->status = status;
+    snprintf(err->text, sizeof err->text, "%s: %.*s", prefix, (int)(sizeof old - sizeof prefix - 3),
+             old);
+    return status;
+}
+
+bal_status bal_nomem(bal_error *err, size_t n_bytes, const char *what)
+{
+    return bal_fail(err, BAL_E_NOMEM, "out of memory: %zu bytes for %s", n_bytes, what);
+}
