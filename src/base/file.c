@@ -30,8 +30,8 @@ static bal_status open_regular(int *fd, size_t *n_bytes, const char *path, bal_e
 bal_status bal_map_open(bal_mapping *m, const char *path, bal_error *err)
 {
     *m = (bal_mapping){0};
-    int fd;
-    size_t n;
+    int fd = -1;
+    size_t n = 0;
     BAL_TRY(open_regular(&fd, &n, path, err));
     if (n == 0) {
         close(fd);
@@ -70,8 +70,8 @@ bal_status bal_read_file(uint8_t **out, size_t *n_bytes, const char *path, size_
 {
     *out = NULL;
     *n_bytes = 0;
-    int fd;
-    size_t n;
+    int fd = -1;
+    size_t n = 0;
     BAL_TRY(open_regular(&fd, &n, path, err));
     bal_status st = BAL_OK;
     uint8_t *buf = NULL;
