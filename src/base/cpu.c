@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: MIT */
+#include "base/cpu.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+
+#if BAL_X86
+#include <cpuid.h>
+
+/* clang 14 does not know "f16c" in __builtin_cpu_supports; the bit needs no check of its own for
+ * the operating system, AVX2 has had it. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
+unsigned bal_cpu_isa(void)
+{
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c())
+        return BAL_ISA_NONE;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
+        return BAL_ISA_AVX2;
+    return BAL_ISA_AVX2 | BAL_ISA_AVX512;
+}
+#else
+unsigned bal_cpu_isa(void)
+{
+    return BAL_ISA_NONE;
+}
+#endif
+
+bal_status bal_isa_from_name(unsigned *mask, const char *name, bal_error *err)
+{
+    *mask = BAL_ISA_NONE;
+    if (strcmp(name, "scalar") == 0) return BAL_OK;
+    *mask = BAL_ISA_AVX2;
+    if (strcmp(name, "avx2") == 0) return BAL_OK;
+    *mask |= BAL_ISA_AVX512;
+    if (strcmp(name, "avx512") == 0) return BAL_OK;
+    *mask = BAL_ISA_NONE;
+    return bal_fail(err, BAL_E_ARG, "unknown ISA level '%.60s'; expected scalar, avx2 or avx512",
+                    name);
+}
+
+const char *bal_isa_name(unsigned mask)
+{
+    if (mask & BAL_ISA_AVX512) return "avx512";
+    return mask & BAL_ISA_AVX2 ? "avx2" : "scalar";
+}
+
+/* Machines with more processors than cpu_set_t has bits need a larger set. */
+static int count_in_large_mask(void)
+{
+    for (int n_cpus = 2 * CPU_SETSIZE; n_cpus <= 1 << 20; n_cpus *= 2) {
+        cpu_set_t *set = CPU_ALLOC((size_t)n_cpus);
+        if (!set) return 0;
+        const size_t n_bytes = CPU_ALLOC_SIZE((size_t)n_cpus);
+        const bool good = sched_getaffinity(0, n_bytes, set) == 0;
+        const int count = good ? CPU_COUNT_S(n_bytes, set) : 0;
+        CPU_FREE(set);
+        if (good) return count;
+    }
+    return 0;
+}
+
+int bal_cpu_count(void)
+{
+    cpu_set_t set;
+    const bool good = sched_getaffinity(0, sizeof set, &set) == 0;
+    const int count = good ? CPU_COUNT(&set) : errno == EINVAL ? count_in_large_mask() : 0;
+    return count > 0 ? count : 1;
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT
+ * What this processor can run and how many of them we may use. Detection only: choosing a kernel
+ * is the business of op/. */
+#ifndef BAL_BASE_CPU_H
+#define BAL_BASE_CPU_H
+
+#include "base/status.h"
+
+/* Bits of an ISA mask. A kernel compiled with the flags of a level runs where all of its bits are
+ * set. AVX512 is never set without AVX2. */
+enum {
+    BAL_ISA_NONE = 0,
+    BAL_ISA_AVX2 = 1 << 0,  /* avx2, fma, f16c */
+    BAL_ISA_AVX512 = 1 << 1 /* avx512 f, bw, vl, dq */
+};
+
+/* Mask of what processor and operating system support and this build has kernels for; BAL_ISA_NONE
+ * in a portable build. Costs a few instructions and keeps no state: ask again instead of caching.
+ */
+unsigned bal_cpu_isa(void);
+
+/* "scalar", "avx2" or "avx512" to the mask of that level and all below it. Any other name fails
+ * with BAL_E_ARG and a sentence listing the three; *mask is then BAL_ISA_NONE. */
+bal_status bal_isa_from_name(unsigned *mask, const char *name, bal_error *err);
+/* Name of the highest level in `mask`. */
+const char *bal_isa_name(unsigned mask);
+
+/* Number of processors this thread may be scheduled on (affinity mask), at least 1. */
+int bal_cpu_count(void);
+
+#endif
