@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: MIT
+ * A job is published by bumping `epoch`; workers claim pieces from `next` and the caller waits for
+ * `busy` to fall to zero. Sleeping and waking go through one mutex and condition variable, so a
+ * wake-up cannot be lost; the spin before it keeps decode steps (hundreds of jobs per token) out of
+ * the kernel. */
+#include "base/pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+enum { MAX_THREADS = 256, SPINS = 4000 };
+
+typedef struct worker {
+    bal_pool *pool;
+    pthread_t thread;
+    int lane;
+} worker;
+
+struct bal_pool {
+    int size; /* threads, the caller included */
+    int started;
+    pthread_mutex_t run_lock;  /* one job at a time */
+    pthread_mutex_t idle_lock; /* guards sleeping on `wake` */
+    pthread_cond_t wake;
+    atomic_uint epoch;
+    atomic_bool stop;
+    atomic_int busy;
+    atomic_size_t next;
+    bal_pool_fn *fn;
+    void *ctx;
+    size_t n, grain;
+    worker workers[MAX_THREADS];
+};
+
+static void relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+static void work(bal_pool *p, int lane)
+{
+    for (;;) {
+        const size_t begin = atomic_fetch_add(&p->next, p->grain);
+        if (begin >= p->n) return;
+        const size_t left = p->n - begin;
+        p->fn(p->ctx, begin, begin + (left < p->grain ? left : p->grain), lane);
+    }
+}
+
+/* Returns the new epoch once it differs from `seen`. */
+static unsigned wait_for_job(bal_pool *p, unsigned seen)
+{
+    unsigned e;
+    for (int i = 0; i < SPINS; i++) {
+        if ((e = atomic_load(&p->epoch)) != seen) return e;
+        relax();
+    }
+    pthread_mutex_lock(&p->idle_lock);
+    while ((e = atomic_load(&p->epoch)) == seen) pthread_cond_wait(&p->wake, &p->idle_lock);
+    pthread_mutex_unlock(&p->idle_lock);
+    return e;
+}
+
+static void *worker_main(void *arg)
+{
+    worker *w = arg;
+    bal_pool *p = w->pool;
+    unsigned seen = 0;
+    for (;;) {
+        seen = wait_for_job(p, seen);
+        if (atomic_load(&p->stop)) return NULL;
+        work(p, w->lane);
+        atomic_fetch_sub(&p->busy, 1);
+    }
+}
+
+static void publish(bal_pool *p)
+{
+    pthread_mutex_lock(&p->idle_lock);
+    atomic_fetch_add(&p->epoch, 1);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->idle_lock);
+}
+
+/* The lane-th CPU of the affinity mask; a failure only costs speed. */
+static void pin(pthread_t thread, const cpu_set_t *mask, int lane)
+{
+    const int n = CPU_COUNT(mask);
+    if (n < 1) return;
+    int want = lane % n;
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, mask) || want-- > 0) continue;
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        pthread_setaffinity_np(thread, sizeof one, &one);
+        return;
+    }
+}
+
+static bal_status start_workers(bal_pool *p, const cpu_set_t *mask, bal_error *err)
+{
+    /* more threads than CPUs: leave placement to the kernel */
+    const bool pinned = p->size <= CPU_COUNT(mask);
+    for (int lane = 1; lane < p->size; lane++) {
+        worker *w = &p->workers[lane];
+        *w = (worker){.pool = p, .lane = lane};
+        if (pthread_create(&w->thread, NULL, worker_main, w) != 0)
+            return bal_fail(err, BAL_E_NOMEM, "cannot start thread %d of %d", lane, p->size);
+        p->started++;
+        if (pinned) pin(w->thread, mask, lane);
+    }
+    return BAL_OK;
+}
+
+bal_status bal_pool_create(bal_pool **out, int n_threads, bal_error *err)
+{
+    *out = NULL;
+    if (n_threads < 0 || n_threads > MAX_THREADS)
+        return bal_fail(err, BAL_E_ARG, "threads: %d, expected 0 to %d", n_threads, MAX_THREADS);
+    bal_pool *p = calloc(1, sizeof *p);
+    if (!p) return bal_nomem(err, sizeof *p, "thread pool");
+    cpu_set_t mask;
+    CPU_ZERO(&mask);
+    if (sched_getaffinity(0, sizeof mask, &mask) != 0) CPU_SET(0, &mask);
+    p->size = n_threads ? n_threads : CPU_COUNT(&mask);
+    if (p->size > MAX_THREADS) p->size = MAX_THREADS;
+    pthread_mutex_init(&p->run_lock, NULL);
+    pthread_mutex_init(&p->idle_lock, NULL);
+    pthread_cond_init(&p->wake, NULL);
+    const bal_status st = start_workers(p, &mask, err);
+    if (st < 0) {
+        bal_pool_destroy(p);
+        return st;
+    }
+    *out = p;
+    return BAL_OK;
+}
+
+void bal_pool_destroy(bal_pool *p)
+{
+    if (!p) return;
+    atomic_store(&p->stop, true);
+    publish(p);
+    for (int i = 1; i <= p->started; i++) pthread_join(p->workers[i].thread, NULL);
+    pthread_cond_destroy(&p->wake);
+    pthread_mutex_destroy(&p->idle_lock);
+    pthread_mutex_destroy(&p->run_lock);
+    free(p);
+}
+
+int bal_pool_size(const bal_pool *p)
+{
+    return p->size;
+}
+
+static void wait_until_idle(bal_pool *p)
+{
+    for (int i = 0; atomic_load(&p->busy) > 0; i++) {
+        if (i < SPINS) relax();
+        else sched_yield();
+    }
+}
+
+void bal_pool_run(bal_pool *p, bal_pool_fn *fn, void *ctx, size_t n, size_t grain)
+{
+    if (n == 0) return;
+    if (n <= grain || p->size == 1) {
+        fn(ctx, 0, n, 0);
+        return;
+    }
+    pthread_mutex_lock(&p->run_lock);
+    p->fn = fn;
+    p->ctx = ctx;
+    p->n = n;
+    p->grain = grain;
+    atomic_store(&p->next, 0);
+    atomic_store(&p->busy, p->size - 1);
+    publish(p);
+    work(p, 0);
+    wait_until_idle(p);
+    pthread_mutex_unlock(&p->run_lock);
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT
+ * y = x W^T + b for every way a weight may be stored. */
+#ifndef BAL_OP_LINEAR_H
+#define BAL_OP_LINEAR_H
+
+#include "op/exec.h"
+#include "type/packed.h"
+#include "type/type.h"
+
+/* W is [n outputs][k inputs]; borrowed memory. type says which of the two views is live. */
+typedef struct bal_linear {
+    bal_type type;          /* F32, F16, BF16: `w`; W2, W3, W4, W8: `packed` */
+    int n, k;
+    const void *w;          /* row-major, k elements a row, any alignment */
+    bal_packed_view packed;
+    const float *bias;      /* [n] or NULL */
+} bal_linear;
+
+/* x [m][k], y [m][n] with row strides ldx, ldy in elements; y must not overlap x.
+ * Each output depends on its own row of x only, and its bits on nothing else: not on m, threads or
+ * tiles. Packed weights read x as int16 in blocks of 32 (docs/numerics.md). */
+void bal_linear_forward(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx, int m,
+                        float *y, size_t ldy);
+
+/* dx [m][k] = dy [m][n] W, the activation gradient; float weights only. dx is overwritten, or
+ * added to when `accumulate` is set. */
+void bal_linear_backward(const bal_exec *e, const bal_linear *w, const float *dy, size_t lddy,
+                         int m, float *dx, size_t lddx, bool accumulate);
+
+/* Row r of W as f32 (an embedding look-up). */
+void bal_linear_row(const bal_linear *w, int r, float *out);
+
+#endif

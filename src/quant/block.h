@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT
+ * Solves one decoder block: statistics, scale search, fold, clip, rounding. Knows nothing of files;
+ * the pipeline feeds it hidden states and writes what it returns. */
+#ifndef BAL_QUANT_BLOCK_H
+#define BAL_QUANT_BLOCK_H
+
+#include "quant/sensitivity.h"
+
+enum { BAL_SCALE_POINTS = 20 };
+/* the scale groups of a block (docs/numerics.md): consumers {q,k,v}, {o}, {gate,up}, {down} */
+enum { BAL_GROUP_QKV, BAL_GROUP_O, BAL_GROUP_GATE_UP, BAL_GROUP_DOWN, BAL_GROUPS };
+
+/* Per-channel statistics of one linear input over the calibration set, per modality. */
+typedef struct bal_channel_stats {
+    int k;
+    int64_t count[BAL_MODALITIES];
+    double *abs_sum[BAL_MODALITIES]; /* [k] sum |x| */
+    double *sq_sum[BAL_MODALITIES];  /* [k] sum x^2 */
+    float *abs_max[BAL_MODALITIES];  /* [k] max |x| */
+} bal_channel_stats;
+
+typedef struct bal_group_log {
+    bool searched;
+    int best;                       /* index of the chosen exponent: alpha = best / 20 */
+    double loss[BAL_SCALE_POINTS];  /* loss[0] is plain rounding */
+    double *mean_abs;               /* [k] the statistic m, kept only if asked for */
+    float *scale;                   /* [k] the chosen s, NULL when not searched */
+} bal_group_log;
+
+/* Output error of a sub-block against the float block on the same inputs, per modality (mean
+ * squared, and mean |.|), for the report. */
+typedef struct bal_sub_error {
+    double mse[BAL_MODALITIES], mae[BAL_MODALITIES], ref_ms[BAL_MODALITIES];
+} bal_sub_error;
+
+typedef struct bal_quantized_linear {
+    int n, k, bits, group; /* group 0: row */
+    uint8_t *codes;        /* [n][k] */
+    uint16_t *scales;      /* [n][groups] f16 */
+    uint8_t *zeros;        /* [n][groups] */
+} bal_quantized_linear;
+
+typedef struct bal_block_result {
+    bal_quantized_linear linear[BAL_DECODER_LINEARS]; /* q k v o gate up down, folded */
+    float *bias[BAL_DECODER_LINEARS];                 /* [n] or NULL; v's is folded */
+    float *attn_norm, *mlp_norm;                      /* [hidden], folded */
+    bal_group_log group[BAL_GROUPS];
+    bal_sub_error rtn[BAL_SUBS];   /* error of plain rounding at the same bits */
+    bal_sub_error final[BAL_SUBS]; /* error of this result */
+    bool clip_undone;              /* the clip raised the balanced error and was dropped */
+} bal_block_result;
+
+/* `layer` must be of float weights. in_float holds the block inputs of the float chain; in_quant
+ * those of the quantized chain (read only when recipe->distort; may be NULL otherwise). ratio[sub]
+ * is the weight of vision tokens. Streams over samples: memory holds one sample plus a few copies
+ * of the block's weights. tmp_dir is where reference outputs are spilled.
+ * Error: NaN or Inf in weights or activations, naming layer, tensor and position. */
+bal_status bal_block_solve(bal_block_result *out, const bal_exec *e, const bal_text_config *c,
+                           const bal_decoder_layer *layer, int index, const bal_samples *samples,
+                           const bal_store *in_float, const bal_store *in_quant,
+                           const double ratio[BAL_SUBS], const bal_recipe *recipe,
+                           const char *tmp_dir, bal_step_fn *step, void *step_ctx, bal_error *err);
+void bal_block_result_free(bal_block_result *r);
+
+#endif

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT
+ * A recipe: every choice of a quantization method as a named option. Recipes are small JSON files
+ * (recipes/, "extends" inherits); --set KEY=VALUE overrides; an unknown key or value fails and
+ * names the allowed ones. The ambiguities of the published MBQ code and paper are options here;
+ * recipe "mbq" is the published configuration. */
+#ifndef BAL_QUANT_RECIPE_H
+#define BAL_QUANT_RECIPE_H
+
+#include "base/status.h"
+
+/* search: AWQ's 20-point channel scale search; none: s = 1 */
+typedef enum bal_scale { BAL_SCALE_NONE, BAL_SCALE_SEARCH } bal_scale;
+/* off: every position weighs 1, prompt included (AWQ); one: answer and vision weigh 1, prompt 0;
+ * gradient: answer 1, vision r = |g vision| / |g answer|, prompt 0 (MBQ) */
+typedef enum bal_balance { BAL_BALANCE_OFF, BAL_BALANCE_ONE, BAL_BALANCE_GRADIENT } bal_balance;
+/* mae: pooled sums over answer and vision tokens; mse: per-modality means (MBQ's two modes; with
+ * balance off both are plain means) */
+typedef enum bal_loss { BAL_LOSS_MAE, BAL_LOSS_MSE } bal_loss;
+/* median: r = max(r, median over layers) (in the code, not in the paper); none */
+typedef enum bal_floor { BAL_FLOOR_NONE, BAL_FLOOR_MEDIAN } bal_floor;
+/* sample: mean per sample, then over samples; token: pooled over all tokens */
+typedef enum bal_average { BAL_AVERAGE_SAMPLE, BAL_AVERAGE_TOKEN } bal_average;
+/* the channel statistic m behind the scales: plain = mean |x| over all rows; balanced = answer rows
+ * weigh 1, vision rows r, prompt rows 0 */
+typedef enum bal_statistic { BAL_STATISTIC_PLAIN, BAL_STATISTIC_BALANCED } bal_statistic;
+/* which positions are "language": answer = assistant turns; text = prompt too */
+typedef enum bal_language { BAL_LANGUAGE_ANSWER, BAL_LANGUAGE_TEXT } bal_language;
+/* gradient arithmetic: f16 rounds as an fp16 backward with the 1/N factor would (underflow
+ * included); f32 does not */
+typedef enum bal_gradient { BAL_GRADIENT_F32, BAL_GRADIENT_F16 } bal_gradient;
+/* arithmetic of the simulated quantizer, of s and of the fold */
+typedef enum bal_arith { BAL_ARITH_F32, BAL_ARITH_F16, BAL_ARITH_BF16 } bal_arith;
+typedef enum bal_grid { BAL_GRID_ASYM, BAL_GRID_SYM } bal_grid;
+/* none; awq = AWQ's symmetric clip by output error of group partial sums; diag = clip weighted by
+ * the balanced diag(H) */
+typedef enum bal_clip { BAL_CLIP_NONE, BAL_CLIP_AWQ, BAL_CLIP_DIAG } bal_clip;
+/* answers: all assistant turns, or the last one only */
+typedef enum bal_turns { BAL_TURNS_ALL, BAL_TURNS_LAST } bal_turns;
+/* chat: the model's own template; legacy: "### Human: ... ### Assistant: ..." as the published
+ * code fell back to for LLaVA-OneVision */
+typedef enum bal_template { BAL_TEMPLATE_CHAT, BAL_TEMPLATE_LEGACY } bal_template;
+/* anyres: as in use; single: one padded base view per picture, as the published calibration */
+typedef enum bal_views { BAL_VIEWS_ANYRES, BAL_VIEWS_SINGLE } bal_views;
+
+typedef struct bal_recipe {
+    char name[64];
+    int bits;  /* 2, 3, 4, 8 */
+    int group; /* 32, 64, 128, or 0: the whole row */
+    bal_grid grid;
+    bal_scale scale;
+    bal_balance balance;
+    bal_loss loss;
+    bal_floor floor;
+    bal_average average;
+    bal_statistic statistic;
+    bal_language language;
+    bal_gradient gradient;
+    bal_arith arithmetic;
+    bool distort; /* candidates are fed what the quantized model would see */
+    bal_clip clip;
+    bal_turns turns;
+    bal_template chat_template;
+    bal_views views;
+} bal_recipe;
+
+#endif

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT
+ * Calibration samples as the solvers see them: token tags in memory, hidden states on disk. */
+#ifndef BAL_QUANT_SAMPLE_H
+#define BAL_QUANT_SAMPLE_H
+
+#include "base/status.h"
+
+typedef enum bal_modality { BAL_PROMPT, BAL_ANSWER, BAL_VISION, BAL_MODALITIES } bal_modality;
+
+typedef struct bal_sample {
+    int n;             /* positions of the expanded sequence */
+    int32_t *ids;      /* [n] token id; the image token at VISION positions */
+    uint8_t *modality; /* [n] bal_modality */
+} bal_sample;
+
+typedef struct bal_samples {
+    int n, max_len;
+    bal_sample *items;
+} bal_samples;
+
+/* A matrix [sum of n][cols] f32 in an unlinked temporary file, read and written sample by sample,
+ * so that memory does not grow with their number. */
+typedef struct bal_store {
+    int fd;
+    int cols;
+    int n_samples;
+    size_t *row0; /* [n_samples + 1] first row of each sample */
+} bal_store;
+
+/* The file is made in folder `dir` and unlinked at once. */
+bal_status bal_store_create(bal_store *s, const char *dir, const bal_samples *samples, int cols,
+                            bal_error *err);
+void bal_store_destroy(bal_store *s);
+bal_status bal_store_read(const bal_store *s, int sample, float *rows, bal_error *err);
+bal_status bal_store_write(bal_store *s, int sample, const float *rows, bal_error *err);
+
+#endif
