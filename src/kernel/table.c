@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT
+ * Dispatch: declares every variant of kernels.def and lets the last one the mask can run win. */
+#include "kernel/table.h"
+
+#define KERNEL(op, variant, needs) bal_##op##_fn bal_##op##_##variant;
+#include "kernel/kernels.def"
+#undef KERNEL
+
+void bal_kernels_init(bal_kernels *t, unsigned isa)
+{
+#define KERNEL(op, variant, needs)                                                                 \
+    if ((isa & (needs)) == (needs)) t->op = bal_##op##_##variant;
+#include "kernel/kernels.def"
+#undef KERNEL
+}
+
+bal_gemm_w_fn *bal_kernels_gemm_w(const bal_kernels *t, int bits)
+{
+    assert(bits == 2 || bits == 3 || bits == 4 || bits == 8);
+    return bits == 2 ? t->gemm_w2 : bits == 3 ? t->gemm_w3 : bits == 4 ? t->gemm_w4 : t->gemm_w8;
+}

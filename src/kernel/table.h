@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT
+ * The chosen kernels, one pointer per op. Each op's contract stands in its header. */
+#ifndef BAL_KERNEL_TABLE_H
+#define BAL_KERNEL_TABLE_H
+
+#include "base/cpu.h"
+#include "kernel/activation.h"
+#include "kernel/gemm_nn.h"
+#include "kernel/gemm_nt.h"
+#include "kernel/gemm_w.h"
+#include "kernel/quant_a16.h"
+
+typedef struct bal_kernels {
+    bal_quant_a16_fn *quant_a16;
+    bal_gemm_w_fn *gemm_w2, *gemm_w3, *gemm_w4, *gemm_w8;
+    bal_gemm_nt_fn *gemm_nt_f32, *gemm_nt_bf16, *gemm_nt_f16;
+    bal_gemm_nn_f32_fn *gemm_nn_f32;
+    bal_softmax_exp_fn *softmax_exp;
+    bal_softmax_row_fn *softmax_row;
+    bal_silu_mul_fn *silu_mul;
+    bal_gelu_tanh_fn *gelu_tanh;
+    bal_gelu_quick_fn *gelu_quick;
+} bal_kernels;
+
+/* Fills every pointer with the last variant of kernels.def that `isa` (base/cpu.h) can run. The
+ * caller passes bal_cpu_isa() or a subset of it; results are the same bits for every subset. */
+void bal_kernels_init(bal_kernels *t, unsigned isa);
+
+/* The gemm of 2, 3, 4 or 8 bit weights. */
+bal_gemm_w_fn *bal_kernels_gemm_w(const bal_kernels *t, int bits);
+
+#endif
