@@ -28,8 +28,9 @@ typedef enum bal_language { BAL_LANGUAGE_ANSWER, BAL_LANGUAGE_TEXT } bal_languag
 /* gradient arithmetic: f16 rounds as an fp16 backward with the 1/N factor would (underflow
  * included); f32 does not */
 typedef enum bal_gradient { BAL_GRADIENT_F32, BAL_GRADIENT_F16 } bal_gradient;
-/* arithmetic of the simulated quantizer, of s and of the fold */
-typedef enum bal_arith { BAL_ARITH_F32, BAL_ARITH_F16, BAL_ARITH_BF16 } bal_arith;
+/* arithmetic of the simulated quantizer, of s and of the fold. model = the type of the checkpoint's
+ * decoder weights; the pipeline resolves it before any solver sees the recipe */
+typedef enum bal_arith { BAL_ARITH_F32, BAL_ARITH_F16, BAL_ARITH_BF16, BAL_ARITH_MODEL } bal_arith;
 typedef enum bal_grid { BAL_GRID_ASYM, BAL_GRID_SYM } bal_grid;
 /* none; awq = AWQ's symmetric clip by output error of group partial sums; diag = clip weighted by
  * the balanced diag(H) */
@@ -62,5 +63,25 @@ typedef struct bal_recipe {
     bal_template chat_template;
     bal_views views;
 } bal_recipe;
+
+/* A recipe that is compiled in, generated from recipes/ at build time; ends with a NULL name. */
+typedef struct bal_recipe_text {
+    const char *name, *json;
+} bal_recipe_text;
+extern const bal_recipe_text bal_recipe_builtin[];
+
+/* `name` is a built-in recipe, or a file if it holds a '/' or ends in ".json". "extends" names a
+ * built-in recipe or a file beside the extending one. On failure *r is zero. */
+bal_status bal_recipe_load(bal_recipe *r, const char *name, bal_error *err);
+/* One override: a key of the table in recipe.c and one of its words. */
+bal_status bal_recipe_set(bal_recipe *r, const char *key, const char *value, bal_error *err);
+/* The same written "KEY=VALUE", as on the command line. */
+bal_status bal_recipe_assign(bal_recipe *r, const char *assignment, bal_error *err);
+/* One line of JSON with the name and every key in table order: the same recipe gives the same
+ * bytes. *out is malloc'ed. */
+bal_status bal_recipe_to_json(const bal_recipe *r, char **out, bal_error *err);
+
+/* Key number i of the table with its words ("2 3 4 8") and what it means; false past the end. */
+bool bal_recipe_describe(size_t i, const char **key, char words[80], const char **help);
 
 #endif

@@ -1,0 +1,16 @@
+# cmake -DOUT=FILE -DDIR=recipes -P embed_recipes.cmake: writes the recipes as C strings, so that the
+# binary works without the source tree. Order is by name; jsons are small enough for one literal.
+file(GLOB files ${DIR}/*.json)
+list(SORT files)
+set(body "/* generated from recipes/ */\n#include \"quant/recipe.h\"\n\n")
+string(APPEND body "const bal_recipe_text bal_recipe_builtin[] = {\n")
+foreach(file IN LISTS files)
+  get_filename_component(name ${file} NAME_WLE)
+  file(READ ${file} text)
+  string(REPLACE "\\" "\\\\" text "${text}")
+  string(REPLACE "\"" "\\\"" text "${text}")
+  string(REPLACE "\n" "\\n\"\n     \"" text "${text}")
+  string(APPEND body "    {\"${name}\",\n     \"${text}\"},\n")
+endforeach()
+string(APPEND body "    {0}};\n")
+file(WRITE ${OUT} "${body}")

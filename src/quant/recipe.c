@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: MIT
+ * Recipes: one table of keys drives reading, overriding, printing and help. Refuses unknown keys
+ * and values by listing the allowed ones. Read recipe.h first, for what the words mean. */
+#include "quant/recipe.h"
+
+#include "base/file.h"
+#include "format/json.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_EXTENDS = 8, MAX_WORDS = 5, MAX_BYTES = 1 << 16 };
+
+typedef struct word {
+    const char *text; /* NULL ends the list */
+    int value;
+} word;
+
+typedef struct key {
+    const char *name;
+    size_t offset, size;
+    word words[MAX_WORDS];
+    const char *help;
+} key;
+
+/* enums are stored like the int fields, so one reader and one writer do for all but the bool */
+static_assert(sizeof(bal_grid) == sizeof(int) && sizeof(bal_clip) == sizeof(int), "enum is an int");
+
+#define FIELD(f) offsetof(bal_recipe, f), sizeof(((bal_recipe *)0)->f)
+
+static const key KEYS[] = {
+    {"bits", FIELD(bits), {{"2", 2}, {"3", 3}, {"4", 4}, {"8", 8}}, "bits per weight code"},
+    {"group",
+     FIELD(group),
+     {{"32", 32}, {"64", 64}, {"128", 128}, {"row", 0}},
+     "weights that share a scale and a zero point"},
+    {"grid",
+     FIELD(grid),
+     {{"asym", BAL_GRID_ASYM}, {"sym", BAL_GRID_SYM}},
+     "codes between minimum and maximum, or around zero"},
+    {"scale",
+     FIELD(scale),
+     {{"none", BAL_SCALE_NONE}, {"search", BAL_SCALE_SEARCH}},
+     "channel scales: none, or the best of 20 exponents"},
+    {"balance",
+     FIELD(balance),
+     {{"off", BAL_BALANCE_OFF}, {"one", BAL_BALANCE_ONE}, {"gradient", BAL_BALANCE_GRADIENT}},
+     "weight of vision against answer tokens; off counts the prompt too"},
+    {"loss",
+     FIELD(loss),
+     {{"mae", BAL_LOSS_MAE}, {"mse", BAL_LOSS_MSE}},
+     "what the scale search minimises"},
+    {"floor",
+     FIELD(floor),
+     {{"none", BAL_FLOOR_NONE}, {"median", BAL_FLOOR_MEDIAN}},
+     "least vision weight of a layer: none, or the median over layers"},
+    {"average",
+     FIELD(average),
+     {{"sample", BAL_AVERAGE_SAMPLE}, {"token", BAL_AVERAGE_TOKEN}},
+     "gradients averaged per sample first, or pooled over tokens"},
+    {"statistic",
+     FIELD(statistic),
+     {{"plain", BAL_STATISTIC_PLAIN}, {"balanced", BAL_STATISTIC_BALANCED}},
+     "channel magnitudes over all tokens, or balanced like the loss"},
+    {"language",
+     FIELD(language),
+     {{"answer", BAL_LANGUAGE_ANSWER}, {"text", BAL_LANGUAGE_TEXT}},
+     "language tokens: the answers, or all text"},
+    {"gradient",
+     FIELD(gradient),
+     {{"f32", BAL_GRADIENT_F32}, {"f16", BAL_GRADIENT_F16}},
+     "gradient arithmetic; f16 underflows as the published code does"},
+    {"arithmetic",
+     FIELD(arithmetic),
+     {{"f32", BAL_ARITH_F32},
+      {"f16", BAL_ARITH_F16},
+      {"bf16", BAL_ARITH_BF16},
+      {"model", BAL_ARITH_MODEL}},
+     "arithmetic of the quantizer; model is the checkpoint's type"},
+    {"distort",
+     FIELD(distort),
+     {{"off", false}, {"on", true}},
+     "search on the inputs that the quantized model would see"},
+    {"clip",
+     FIELD(clip),
+     {{"none", BAL_CLIP_NONE}, {"awq", BAL_CLIP_AWQ}, {"diag", BAL_CLIP_DIAG}},
+     "narrower ranges: none, AWQ's, or by balanced second moments"},
+    {"turns",
+     FIELD(turns),
+     {{"all", BAL_TURNS_ALL}, {"last", BAL_TURNS_LAST}},
+     "assistant turns that count as answers"},
+    {"template",
+     FIELD(chat_template),
+     {{"chat", BAL_TEMPLATE_CHAT}, {"legacy", BAL_TEMPLATE_LEGACY}},
+     "the model's own chat template, or the one the published code fell back to"},
+    {"views",
+     FIELD(views),
+     {{"anyres", BAL_VIEWS_ANYRES}, {"single", BAL_VIEWS_SINGLE}},
+     "pictures as in use, or one padded view as published"},
+};
+enum { N_KEYS = sizeof KEYS / sizeof KEYS[0] };
+
+static void set_field(bal_recipe *r, const key *k, int value)
+{
+    const bool flag = value != 0;
+    memcpy((char *)r + k->offset, k->size == sizeof value ? (const void *)&value : &flag, k->size);
+}
+
+static int get_field(const bal_recipe *r, const key *k)
+{
+    int value = 0;
+    bool flag = false;
+    memcpy(k->size == sizeof value ? (void *)&value : &flag, (const char *)r + k->offset, k->size);
+    return k->size == sizeof value ? value : flag;
+}
+
+static const key *find_key(const char *name)
+{
+    for (size_t i = 0; i < N_KEYS; i++)
+        if (strcmp(KEYS[i].name, name) == 0) return &KEYS[i];
+    return NULL;
+}
+
+static void join_words(const key *k, const char *separator, char *out, size_t size)
+{
+    size_t used = 0;
+    out[0] = 0;
+    for (const word *w = k->words; w->text && used < size; w++)
+        used += (size_t)snprintf(out + used, size - used, "%s%s", w == k->words ? "" : separator,
+                                 w->text);
+}
+
+static void join_keys(char *out, size_t size)
+{
+    size_t used = 0;
+    for (size_t i = 0; i < N_KEYS && used < size; i++)
+        used += (size_t)snprintf(out + used, size - used, "%s%s", i ? ", " : "", KEYS[i].name);
+}
+
+static bal_status set_word(bal_recipe *r, const key *k, const char *text, const char *where,
+                           bal_error *err)
+{
+    for (const word *w = k->words; w->text; w++)
+        if (strcmp(w->text, text) == 0) {
+            set_field(r, k, w->value);
+            return BAL_OK;
+        }
+    char words[80];
+    join_words(k, ", ", words, sizeof words);
+    return bal_fail(err, BAL_E_ARG, "%s: %s must be one of %s, found \"%.60s\"", where, k->name,
+                    words, text);
+}
+
+bal_status bal_recipe_set(bal_recipe *r, const char *name, const char *value, bal_error *err)
+{
+    const key *k = find_key(name);
+    if (k) return set_word(r, k, value, "recipe", err);
+    char keys[240];
+    join_keys(keys, sizeof keys);
+    return bal_fail(err, BAL_E_ARG, "recipe: no key \"%.60s\"; the keys are %s", name, keys);
+}
+
+bal_status bal_recipe_assign(bal_recipe *r, const char *assignment, bal_error *err)
+{
+    char name[64];
+    const char *equals = strchr(assignment, '=');
+    if (!equals || equals == assignment || (size_t)(equals - assignment) >= sizeof name)
+        return bal_fail(err, BAL_E_ARG, "recipe: expected KEY=VALUE, found \"%.80s\"", assignment);
+    snprintf(name, sizeof name, "%.*s", (int)(equals - assignment), assignment);
+    return bal_recipe_set(r, name, equals + 1, err);
+}
+
+/* A value in a recipe file is a word, an integer or, for off and on, a boolean. */
+static bal_status set_json(bal_recipe *r, const key *k, const bal_json *v, bal_error *err)
+{
+    char number[32];
+    const char *text = number;
+    if (json_is_string(v->value))
+        text = json_string_value(v->value);
+    else if (json_is_integer(v->value))
+        snprintf(number, sizeof number, "%" JSON_INTEGER_FORMAT, json_integer_value(v->value));
+    else if (json_is_boolean(v->value))
+        text = json_is_true(v->value) ? "on" : "off";
+    else
+        return bal_json_mismatch(v, err, "a word or an integer");
+    return set_word(r, k, text, v->file, err);
+}
+
+static const char *builtin_text(const char *name)
+{
+    for (const bal_recipe_text *t = bal_recipe_builtin; t->name; t++)
+        if (strcmp(t->name, name) == 0) return t->json;
+    return NULL;
+}
+
+static bool is_file_name(const char *name)
+{
+    const size_t n = strlen(name);
+    return strchr(name, '/') || (n > 5 && strcmp(name + n - 5, ".json") == 0);
+}
+
+static bal_status open_doc(bal_json_doc *doc, const char *name, bal_error *err)
+{
+    if (is_file_name(name)) return bal_json_load(doc, name, MAX_BYTES, err);
+    const char *text = builtin_text(name);
+    if (text) return bal_json_parse(doc, text, strlen(text), MAX_BYTES, name, err);
+    char names[200];
+    size_t used = 0;
+    for (const bal_recipe_text *t = bal_recipe_builtin; t->name && used < sizeof names; t++)
+        used += (size_t)snprintf(names + used, sizeof names - used, "%s%s",
+                                 t == bal_recipe_builtin ? "" : ", ", t->name);
+    return bal_fail(err, BAL_E_ARG, "no recipe \"%.80s\"; the recipes are %s, or a FILE.json", name,
+                    names);
+}
+
+static bal_status load(bal_recipe *r, const char *name, int depth, bal_error *err);
+
+static bal_status load_base(bal_recipe *r, const char *base, const char *name, int depth,
+                            bal_error *err)
+{
+    if (depth == MAX_EXTENDS)
+        return bal_fail(err, BAL_E_FORMAT, "%s: more than %d recipes extend each other", name,
+                        MAX_EXTENDS);
+    if (!is_file_name(base)) return load(r, base, depth + 1, err);
+    char dir[1024], path[1200];
+    BAL_TRY(bal_path_dir(dir, sizeof dir, is_file_name(name) ? name : ".", err));
+    BAL_TRY(bal_path_join(path, sizeof path, dir, base, err));
+    return load(r, path, depth + 1, err);
+}
+
+static bal_status read_keys(bal_recipe *r, const bal_json *root, bool complete, bal_error *err)
+{
+    const char *allowed[N_KEYS + 2] = {"extends", "about"};
+    for (size_t i = 0; i < N_KEYS; i++) allowed[i + 2] = KEYS[i].name;
+    BAL_TRY(bal_json_only_keys(root, allowed, N_KEYS + 2, err));
+    for (size_t i = 0; i < N_KEYS; i++) {
+        const bal_json v = bal_json_get(root, KEYS[i].name);
+        if (v.value)
+            BAL_TRY(set_json(r, &KEYS[i], &v, err));
+        else if (complete)
+            return bal_fail(err, BAL_E_FORMAT,
+                            "%s: key \"%s\" is missing; give it, or inherit it with \"extends\"",
+                            root->file, KEYS[i].name);
+    }
+    return BAL_OK;
+}
+
+static bal_status read_doc(bal_recipe *r, const bal_json *root, const char *name, int depth,
+                           bal_error *err)
+{
+    const char *base, *about;
+    BAL_TRY(bal_json_str_or(root, "extends", NULL, &base, err));
+    BAL_TRY(bal_json_str_or(root, "about", NULL, &about, err));
+    if (base) BAL_TRY(load_base(r, base, name, depth, err));
+    return read_keys(r, root, !base, err);
+}
+
+static bal_status load(bal_recipe *r, const char *name, int depth, bal_error *err)
+{
+    bal_json_doc doc = {0};
+    BAL_TRY(open_doc(&doc, name, err));
+    const bal_json root = bal_json_root(&doc);
+    bal_status st = bal_json_as_obj(&root, err);
+    if (st == BAL_OK) st = read_doc(r, &root, name, depth, err);
+    bal_json_close(&doc);
+    return st;
+}
+
+bal_status bal_recipe_load(bal_recipe *r, const char *name, bal_error *err)
+{
+    *r = (bal_recipe){0};
+    const bal_status st = load(r, name, 1, err);
+    if (st < 0) {
+        *r = (bal_recipe){0};
+        return st;
+    }
+    const char *slash = strrchr(name, '/');
+    const char *stem = slash ? slash + 1 : name;
+    const size_t n = strlen(stem) - (is_file_name(name) && strstr(stem, ".json") ? 5 : 0);
+    snprintf(r->name, sizeof r->name, "%.*s", (int)n, stem);
+    return BAL_OK;
+}
+
+static const char *word_of(const bal_recipe *r, const key *k)
+{
+    const int value = get_field(r, k);
+    for (const word *w = k->words; w->text; w++)
+        if (w->value == value) return w->text;
+    return NULL;
+}
+
+bal_status bal_recipe_to_json(const bal_recipe *r, char **out, bal_error *err)
+{
+    *out = NULL;
+    json_t *o = json_object();
+    int bad = json_object_set_new(o, "name", json_string(r->name));
+    for (size_t i = 0; i < N_KEYS; i++) {
+        const char *text = word_of(r, &KEYS[i]);
+        if (!text) {
+            json_decref(o);
+            return bal_fail(err, BAL_E_ARG, "recipe: %s is out of range", KEYS[i].name);
+        }
+        const bool number = text[0] >= '0' && text[0] <= '9';
+        bad |= json_object_set_new(o, KEYS[i].name,
+                                   number ? json_integer(atoi(text)) : json_string(text));
+    }
+    if (!bad) *out = json_dumps(o, JSON_COMPACT | JSON_PRESERVE_ORDER);
+    json_decref(o);
+    return *out ? BAL_OK : bal_nomem(err, MAX_BYTES, "recipe");
+}
+
+bool bal_recipe_describe(size_t i, const char **name, char words[80], const char **help)
+{
+    if (i >= N_KEYS) return false;
+    *name = KEYS[i].name;
+    *help = KEYS[i].help;
+    join_words(&KEYS[i], " ", words, 80);
+    return true;
+}

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT
+ * Recipes: the compiled-in ones, inheritance, overrides, and what is refused. */
+#include "check.h"
+
+#include "quant/recipe.h"
+
+#include <unistd.h>
+
+static char folder[64];
+
+static const char *write_text(const char *name, const char *text)
+{
+    static char path[4][160];
+    static unsigned turn;
+    char *p = path[turn++ % 4];
+    bal_error err;
+    snprintf(p, sizeof path[0], "%s/%s", folder, name);
+    ASSERT_OK(bal_write_file(p, text, strlen(text), &err));
+    return p;
+}
+
+static int make_folder(void **state)
+{
+    (void)state;
+    snprintf(folder, sizeof folder, "/tmp/ballast_recipe_XXXXXX");
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_folder(void **state)
+{
+    (void)state;
+    bal_output o = {0};
+    snprintf(o.partial, sizeof o.partial, "%s", folder);
+    bal_output_abort(&o);
+    return 0;
+}
+
+static void test_published_mbq(void **state)
+{
+    (void)state;
+    bal_recipe r;
+    bal_error err;
+    ASSERT_OK(bal_recipe_load(&r, "mbq", &err));
+    assert_string_equal(r.name, "mbq");
+    assert_int_equal(r.bits, 3);
+    assert_int_equal(r.group, 128);
+    assert_int_equal(r.grid, BAL_GRID_ASYM);
+    assert_int_equal(r.scale, BAL_SCALE_SEARCH);
+    assert_int_equal(r.balance, BAL_BALANCE_GRADIENT);
+    assert_int_equal(r.loss, BAL_LOSS_MAE);
+    assert_int_equal(r.floor, BAL_FLOOR_MEDIAN);
+    assert_int_equal(r.average, BAL_AVERAGE_SAMPLE);
+    assert_int_equal(r.statistic, BAL_STATISTIC_PLAIN);
+    assert_int_equal(r.language, BAL_LANGUAGE_ANSWER);
+    assert_int_equal(r.gradient, BAL_GRADIENT_F16);
+    assert_int_equal(r.arithmetic, BAL_ARITH_MODEL);
+    assert_false(r.distort);
+    assert_int_equal(r.clip, BAL_CLIP_NONE);
+    assert_int_equal(r.chat_template, BAL_TEMPLATE_CHAT);
+    assert_int_equal(r.views, BAL_VIEWS_ANYRES);
+}
+
+/* Every recipe of the tree is compiled in, loads, and equals what its file loads to. */
+static void test_builtin(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"rtn", "awq", "awq+clip", "mbq", "mbq+", "mbq-r1"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        bal_recipe a, b;
+        bal_error err;
+        char relative[80], *ja, *jb;
+        snprintf(relative, sizeof relative, "recipes/%s.json", names[i]);
+        ASSERT_OK(bal_recipe_load(&a, names[i], &err));
+        ASSERT_OK(bal_recipe_load(&b, source_path(relative), &err));
+        ASSERT_OK(bal_recipe_to_json(&a, &ja, &err));
+        ASSERT_OK(bal_recipe_to_json(&b, &jb, &err));
+        assert_string_equal(ja, jb);
+        free(ja);
+        free(jb);
+    }
+    bal_recipe r1, plus;
+    bal_error err;
+    ASSERT_OK(bal_recipe_load(&r1, "mbq-r1", &err));
+    assert_int_equal(r1.balance, BAL_BALANCE_ONE);
+    assert_int_equal(r1.loss, BAL_LOSS_MAE);
+    ASSERT_OK(bal_recipe_load(&plus, "mbq+", &err));
+    assert_int_equal(plus.gradient, BAL_GRADIENT_F32);
+    assert_int_equal(plus.clip, BAL_CLIP_DIAG);
+    assert_int_equal(plus.statistic, BAL_STATISTIC_BALANCED);
+}
+
+static void test_canonical(void **state)
+{
+    (void)state;
+    bal_recipe r;
+    bal_error err;
+    char *json;
+    ASSERT_OK(bal_recipe_load(&r, "rtn", &err));
+    ASSERT_OK(bal_recipe_assign(&r, "group=row", &err));
+    ASSERT_OK(bal_recipe_assign(&r, "distort=on", &err));
+    ASSERT_OK(bal_recipe_to_json(&r, &json, &err));
+    assert_string_equal(
+        json, "{\"name\":\"rtn\",\"bits\":3,\"group\":\"row\",\"grid\":\"asym\",\"scale\":\"none\","
+              "\"balance\":\"off\",\"loss\":\"mse\",\"floor\":\"none\",\"average\":\"sample\","
+              "\"statistic\":\"plain\",\"language\":\"answer\",\"gradient\":\"f32\","
+              "\"arithmetic\":\"f32\",\"distort\":\"on\",\"clip\":\"none\",\"turns\":\"all\","
+              "\"template\":\"chat\",\"views\":\"anyres\"}");
+    free(json);
+    r.bits = 5;
+    ASSERT_FAILS(BAL_E_ARG, "bits", bal_recipe_to_json(&r, &json, &err));
+    assert_null(json);
+}
+
+/* Every word of the table is accepted, lands in the struct and is printed again. */
+static void test_every_word(void **state)
+{
+    (void)state;
+    const char *key, *help;
+    char words[80];
+    size_t n = 0;
+    for (; bal_recipe_describe(n, &key, words, &help); n++) {
+        assert_true(strlen(help) > 10);
+        for (char *save, *w = strtok_r(words, " ", &save); w; w = strtok_r(NULL, " ", &save)) {
+            bal_recipe r;
+            bal_error err;
+            char *json, want[100], quoted[100];
+            ASSERT_OK(bal_recipe_load(&r, "mbq", &err));
+            ASSERT_OK(bal_recipe_set(&r, key, w, &err));
+            ASSERT_OK(bal_recipe_to_json(&r, &json, &err));
+            snprintf(want, sizeof want, "\"%s\":%s", key, w);
+            snprintf(quoted, sizeof quoted, "\"%s\":\"%s\"", key, w);
+            assert_true(strstr(json, want) || strstr(json, quoted));
+            free(json);
+        }
+    }
+    assert_int_equal(n, 17);
+}
+
+static void test_extends_file(void **state)
+{
+    (void)state;
+    bal_recipe r;
+    bal_error err;
+    write_text("base.json", "{\"extends\": \"mbq\", \"bits\": 4, \"distort\": true}");
+    const char *top = write_text("top.json", "{\"extends\": \"base.json\", \"group\": 64}");
+    ASSERT_OK(bal_recipe_load(&r, top, &err));
+    assert_string_equal(r.name, "top");
+    assert_int_equal(r.bits, 4);
+    assert_int_equal(r.group, 64);
+    assert_true(r.distort);
+    assert_int_equal(r.balance, BAL_BALANCE_GRADIENT);
+}
+
+static void test_refused(void **state)
+{
+    (void)state;
+    bal_recipe r;
+    bal_error err;
+    ASSERT_FAILS(BAL_E_ARG, "rtn", bal_recipe_load(&r, "nonesuch", &err));
+    assert_non_null(strstr(err.text, "mbq+"));
+    ASSERT_OK(bal_recipe_load(&r, "mbq", &err));
+    ASSERT_FAILS(BAL_E_ARG, "2, 3, 4, 8", bal_recipe_assign(&r, "bits=5", &err));
+    ASSERT_FAILS(BAL_E_ARG, "32, 64, 128, row", bal_recipe_assign(&r, "group=100", &err));
+    ASSERT_FAILS(BAL_E_ARG, "statistic", bal_recipe_assign(&r, "colour=red", &err));
+    ASSERT_FAILS(BAL_E_ARG, "KEY=VALUE", bal_recipe_assign(&r, "bits", &err));
+    ASSERT_FAILS(BAL_E_ARG, "KEY=VALUE", bal_recipe_assign(&r, "=4", &err));
+    ASSERT_FAILS(BAL_E_ARG, "found \"\"", bal_recipe_assign(&r, "bits=", &err));
+    assert_int_equal(r.bits, 3);
+
+    const char *p = write_text("key.json", "{\"extends\": \"mbq\", \"bitz\": 4}");
+    ASSERT_FAILS(BAL_E_FORMAT, "bitz", bal_recipe_load(&r, p, &err));
+    assert_int_equal(r.bits, 0);
+    p = write_text("value.json", "{\"extends\": \"mbq\", \"bits\": 7}");
+    ASSERT_FAILS(BAL_E_ARG, "value.json: bits", bal_recipe_load(&r, p, &err));
+    p = write_text("type.json", "{\"extends\": \"mbq\", \"bits\": [3]}");
+    ASSERT_FAILS(BAL_E_FORMAT, "bits", bal_recipe_load(&r, p, &err));
+    p = write_text("part.json", "{\"bits\": 3}");
+    ASSERT_FAILS(BAL_E_FORMAT, "\"group\" is missing", bal_recipe_load(&r, p, &err));
+    p = write_text("self.json", "{\"extends\": \"self.json\"}");
+    ASSERT_FAILS(BAL_E_FORMAT, "extend each other", bal_recipe_load(&r, p, &err));
+    p = write_text("list.json", "[1]");
+    ASSERT_FAILS(BAL_E_FORMAT, "list.json", bal_recipe_load(&r, p, &err));
+    ASSERT_FAILS(BAL_E_IO, "absent.json", bal_recipe_load(&r, "/nowhere/absent.json", &err));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_published_mbq), cmocka_unit_test(test_builtin),
+        cmocka_unit_test(test_canonical),     cmocka_unit_test(test_every_word),
+        cmocka_unit_test(test_extends_file),  cmocka_unit_test(test_refused),
+    };
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
