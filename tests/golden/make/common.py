@@ -110,8 +110,12 @@ def make_config(tok, kv_heads, tied, text_layers=3, vision_layers=3, hidden=64, 
         image_grid_pinpoints=GRID, vision_aspect_ratio="anyres_max_9", tie_word_embeddings=tied)
 
 
-def make_model(config, seed):
-    """Random weights, every bias and norm weight included, scaled so that activations are O(1) and the head decides."""
+def make_model(config, seed, exact=False):
+    """Random weights, every bias and norm weight included, scaled so that activations are O(1) and the head decides.
+
+    exact: the decoder blocks' parameters are representable in bf16 and in f16, so that it makes no difference whether an
+    emulation of those types rounds the parameters first.
+    """
     torch.manual_seed(seed)
     model = LlavaOnevisionForConditionalGeneration(config).float().eval()
     with torch.no_grad():
@@ -135,6 +139,9 @@ def make_model(config, seed):
                 if "language_model" in name and any(s in name for s in ("q_proj", "k_proj", "gate_proj", "up_proj")):
                     gain *= 0.7  # their input has been through a loud norm
                 p.normal_(0, gain / fan_in ** 0.5)
+            if exact and "language_model.layers" in name:
+                p.copy_(p.to(torch.bfloat16).float())
+                p[p.abs() < 2 ** -14] = 0
     model.tie_weights()
     return model
 
@@ -272,5 +279,6 @@ class Taps:
         self.handles.append(module.register_forward_hook(lambda mod, a, out: self.put(name, out)))
 
 
-def save_taps(path, tensors):
+def save_tensors(path, tensors):
     save_file({k: v.contiguous() for k, v in tensors.items()}, path)
+    path.chmod(0o644)  # safetensors makes it private
