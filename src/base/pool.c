@@ -161,8 +161,10 @@ int bal_pool_size(const bal_pool *p)
 static void wait_until_idle(bal_pool *p)
 {
     for (int i = 0; atomic_load(&p->busy) > 0; i++) {
-        if (i < SPINS) relax();
-        else sched_yield();
+        if (i < SPINS)
+            relax();
+        else
+            sched_yield();
     }
 }
 

@@ -31,8 +31,8 @@ typedef struct bal_config {
     bal_text_config text;
     int32_t has_vision;
     bal_vision_config vision;
-    int32_t image_token;             /* id of the placeholder <image> */
-    int32_t max_tiles;               /* N of anyres_max_N */
+    int32_t image_token; /* id of the placeholder <image> */
+    int32_t max_tiles;   /* N of anyres_max_N */
     int32_t n_pinpoints;
     int32_t pinpoints[BAL_MAX_PINPOINTS][2]; /* height, width */
     float image_mean[3], image_std[3];
@@ -45,7 +45,6 @@ bal_status bal_config_read(bal_config *c, const char *dir, bal_error *err);
 
 /* Compiled form, little-endian; *out is malloc'ed. Reading checks every field as untrusted. */
 bal_status bal_config_blob(const bal_config *c, uint8_t **out, size_t *n_bytes, bal_error *err);
-bal_status bal_config_from_blob(bal_config *c, const uint8_t *data, size_t n_bytes,
-                                bal_error *err);
+bal_status bal_config_from_blob(bal_config *c, const uint8_t *data, size_t n_bytes, bal_error *err);
 
 #endif

@@ -10,16 +10,16 @@
 /* Points at which a caller may look at intermediate values; data is [rows][cols], valid during the
  * call only. `layer` is -1 where it makes no sense. */
 typedef enum bal_tap {
-    BAL_TAP_VISION_EMBED,  /* after patch embedding and positions */
-    BAL_TAP_VISION_LAYER,  /* output of vision block `layer` */
-    BAL_TAP_VISION_OUT,    /* what enters the projector */
-    BAL_TAP_PROJECTOR,     /* projector output, all views */
-    BAL_TAP_IMAGE,         /* packed image features with newlines */
-    BAL_TAP_EMBED,         /* decoder input embeddings */
-    BAL_TAP_ATTN,          /* attention output (after o_proj), before the residual add */
-    BAL_TAP_MLP,           /* MLP output (after down_proj), before the residual add */
-    BAL_TAP_BLOCK,         /* block output */
-    BAL_TAP_NORM,          /* after the final norm */
+    BAL_TAP_VISION_EMBED, /* after patch embedding and positions */
+    BAL_TAP_VISION_LAYER, /* output of vision block `layer` */
+    BAL_TAP_VISION_OUT,   /* what enters the projector */
+    BAL_TAP_PROJECTOR,    /* projector output, all views */
+    BAL_TAP_IMAGE,        /* packed image features with newlines */
+    BAL_TAP_EMBED,        /* decoder input embeddings */
+    BAL_TAP_ATTN,         /* attention output (after o_proj), before the residual add */
+    BAL_TAP_MLP,          /* MLP output (after down_proj), before the residual add */
+    BAL_TAP_BLOCK,        /* block output */
+    BAL_TAP_NORM,         /* after the final norm */
     BAL_TAP_LOGITS,
 } bal_tap;
 
@@ -42,13 +42,13 @@ typedef struct bal_rows {
  * (input of down_proj) may be read. */
 typedef struct bal_decoder_buf {
     int max_m;
-    float *norm; /* [m][hidden] */
-    float *q;    /* [m][heads * head_dim] */
-    float *k, *v; /* [m][kv_heads * head_dim] */
-    float *ctx;  /* [m][heads * head_dim] */
-    float *act;  /* [m][intermediate]: silu(gate) * up */
-    float *up;   /* [m][intermediate] */
-    float *out;  /* [m][hidden] */
+    float *norm;      /* [m][hidden] */
+    float *q;         /* [m][heads * head_dim] */
+    float *k, *v;     /* [m][kv_heads * head_dim] */
+    float *ctx;       /* [m][heads * head_dim] */
+    float *act;       /* [m][intermediate]: silu(gate) * up */
+    float *up;        /* [m][intermediate] */
+    float *out;       /* [m][hidden] */
     float *cos, *sin; /* [m][head_dim / 2] */
     void *memory;
 } bal_decoder_buf;

@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: MIT */
+#include "model/bind.h"
+
+#include "base/half.h"
+#include "base/size.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { NAME_SIZE = 256 };
+
+typedef struct binder {
+    bal_model *m;
+    const bal_bind_family *family;
+    uint8_t *claimed; /* one per tensor of the set */
+    bal_error *err;
+} binder;
+
+/* A chunk of f32 that the model owns. */
+typedef struct owned {
+    struct owned *next;
+    float data[];
+} owned;
+
+static bal_status own_floats(bal_model *m, size_t n, float **out, bal_error *err)
+{
+    size_t bytes;
+    *out = NULL;
+    if (!bal_size_mul(n, sizeof(float), &bytes) || !bal_size_add(bytes, sizeof(owned), &bytes))
+        return bal_fail(err, BAL_E_FORMAT, "a vector of %zu elements", n);
+    owned *o = malloc(bytes);
+    if (!o) return bal_nomem(err, bytes, "model vectors");
+    o->next = m->owned;
+    m->owned = o;
+    *out = o->data;
+    return BAL_OK;
+}
+
+static uint64_t dim_of(const bal_config *c, bal_bind_dim d)
+{
+    const bal_text_config *t = &c->text;
+    const bal_vision_config *v = &c->vision;
+    switch (d) {
+    case BAL_DIM_NONE: return 0;
+    case BAL_DIM_HIDDEN: return (uint64_t)t->hidden;
+    case BAL_DIM_Q: return (uint64_t)t->heads * (uint64_t)t->head_dim;
+    case BAL_DIM_KV: return (uint64_t)t->kv_heads * (uint64_t)t->head_dim;
+    case BAL_DIM_INTER: return (uint64_t)t->intermediate;
+    case BAL_DIM_VOCAB: return (uint64_t)t->vocab;
+    case BAL_DIM_V_HIDDEN: return (uint64_t)v->hidden;
+    case BAL_DIM_V_INTER: return (uint64_t)v->intermediate;
+    case BAL_DIM_V_PATCHES: return (uint64_t)v->side * (uint64_t)v->side;
+    case BAL_DIM_V_PATCH_SIZE: return 3 * (uint64_t)v->patch_size * (uint64_t)v->patch_size;
+    }
+    return 0;
+}
+
+/* name with prefix `from` replaced by `to`; false if it does not start with `from` */
+static bool swap_prefix(char *out, size_t size, const char *name, const char *from, const char *to)
+{
+    const size_t n = strlen(from);
+    if (strncmp(name, from, n) != 0) return false;
+    return snprintf(out, size, "%s%s", to, name + n) < (int)size;
+}
+
+const bal_tensor_view *bal_bind_find(const bal_tensor_set *set, const bal_bind_family *family,
+                                     const char *canonical)
+{
+    char old[NAME_SIZE];
+    const bal_tensor_view *t = bal_tensor_find(set, canonical);
+    for (size_t i = 0; !t && i < family->n_prefixes; i++) {
+        const bal_bind_prefix *p = &family->prefixes[i];
+        if (swap_prefix(old, sizeof old, canonical, p->canonical, p->old))
+            t = bal_tensor_find(set, old);
+    }
+    return t;
+}
+
+bal_status bal_bind_canonical(char *out, size_t size, const bal_bind_family *family,
+                              const char *name, bal_error *err)
+{
+    for (size_t i = 0; i < family->n_prefixes; i++) {
+        const bal_bind_prefix *p = &family->prefixes[i];
+        if (strncmp(name, p->canonical, strlen(p->canonical)) == 0) break;
+        if (swap_prefix(out, size, name, p->old, p->canonical)) return BAL_OK;
+    }
+    if (snprintf(out, size, "%s", name) < (int)size) return BAL_OK;
+    return bal_fail(err, BAL_E_FORMAT, "tensor name of %zu characters is too long: %.80s...",
+                    strlen(name), name);
+}
+
+static void claim(binder *b, const bal_tensor_view *t)
+{
+    b->claimed[t - b->m->tensors.tensors] = 1;
+}
+
+static void shape_text(char *out, size_t size, const uint64_t *shape, int n_dims)
+{
+    int at = snprintf(out, size, "[");
+    for (int i = 0; i < n_dims && at < (int)size; i++)
+        at += snprintf(out + at, size - (size_t)at, "%s%llu", i ? ", " : "",
+                       (unsigned long long)shape[i]);
+    if (at < (int)size) snprintf(out + at, size - (size_t)at, "]");
+}
+
+static bal_status wrong(const binder *b, const bal_tensor_view *t, const char *expected)
+{
+    char found[120];
+    shape_text(found, sizeof found, t->shape, t->n_dims);
+    return bal_fail(b->err, BAL_E_FORMAT, "%s: tensor %s: expected %s, found %s %s",
+                    bal_tensor_file(&b->m->tensors, t), t->name, expected,
+                    bal_st_dtype_name(t->dtype), found);
+}
+
+/* The shape a row asks for; convolution kernels have four dimensions. */
+static int expected_shape(const bal_config *c, const bal_bind_row *r, uint64_t shape[4])
+{
+    shape[0] = dim_of(c, r->n);
+    if (r->k == BAL_DIM_NONE) return 1;
+    shape[1] = dim_of(c, r->k);
+    if (r->k != BAL_DIM_V_PATCH_SIZE) return 2;
+    shape[1] = 3;
+    shape[2] = shape[3] = (uint64_t)c->vision.patch_size;
+    return 4;
+}
+
+static bool float_type(bal_st_dtype dtype, bal_type *out)
+{
+    if (dtype == BAL_ST_F32)
+        *out = BAL_TYPE_F32;
+    else if (dtype == BAL_ST_F16)
+        *out = BAL_TYPE_F16;
+    else if (dtype == BAL_ST_BF16)
+        *out = BAL_TYPE_BF16;
+    else
+        return false;
+    return true;
+}
+
+static bal_status check_float(const binder *b, const bal_bind_row *r, const bal_tensor_view *t,
+                              bal_type *type)
+{
+    uint64_t shape[4];
+    char text[120], expected[160];
+    const int n_dims = expected_shape(&b->m->config, r, shape);
+    if (float_type(t->dtype, type) && t->n_dims == n_dims &&
+        memcmp(t->shape, shape, (size_t)n_dims * sizeof *shape) == 0)
+        return BAL_OK;
+    shape_text(text, sizeof text, shape, n_dims);
+    snprintf(expected, sizeof expected, "F32, F16 or BF16 %s", text);
+    return wrong(b, t, expected);
+}
+
+static bal_status copy_floats(binder *b, const bal_bind_row *r, const bal_tensor_view *t,
+                              float **out)
+{
+    bal_type type;
+    BAL_TRY(check_float(b, r, t, &type));
+    const size_t bytes = type == BAL_TYPE_F32 ? 4 : 2, n = (size_t)t->n_bytes / bytes;
+    BAL_TRY(own_floats(b->m, n, out, b->err));
+    for (size_t i = 0; i < n; i++) {
+        uint16_t h;
+        if (type == BAL_TYPE_F32) {
+            memcpy(*out + i, t->data + 4 * i, 4);
+            continue;
+        }
+        memcpy(&h, t->data + 2 * i, 2);
+        (*out)[i] = type == BAL_TYPE_BF16 ? bal_bf16_to_f32(h) : bal_f16_to_f32(h);
+    }
+    return BAL_OK;
+}
+
+static bal_status bind_float_linear(binder *b, const bal_bind_row *r, const bal_tensor_view *t,
+                                    bal_linear *l)
+{
+    BAL_TRY(check_float(b, r, t, &l->type));
+    l->n = (int)dim_of(&b->m->config, r->n);
+    l->k = (int)dim_of(&b->m->config, r->k);
+    l->w = t->data;
+    return BAL_OK;
+}
+
+static bal_status bind_packed_linear(binder *b, const bal_bind_row *r, const char *name,
+                                     const bal_tensor_view *t, bal_linear *l)
+{
+    char key[NAME_SIZE + 8];
+    int bits;
+    size_t group;
+    bal_packed_layout layout;
+    snprintf(key, sizeof key, "layout.%s", name);
+    const char *id = bal_tensor_meta(&b->m->tensors, key);
+    if (!id)
+        return bal_fail(b->err, BAL_E_FORMAT, "%s: metadata has no %s for tensor %s", b->m->path,
+                        key, t->name);
+    l->n = (int)dim_of(&b->m->config, r->n);
+    l->k = (int)dim_of(&b->m->config, r->k);
+    BAL_TRY(bal_packed_id_parse(id, &bits, &group, b->err));
+    BAL_TRY(bal_packed_layout_init(&layout, bits, (size_t)l->n, (size_t)l->k, group, b->err));
+    if (t->dtype != BAL_ST_U8 || t->n_dims != 1 || t->n_bytes != layout.n_bytes) {
+        char expected[120];
+        snprintf(expected, sizeof expected, "U8 [%zu] (%s of %d x %d)", layout.n_bytes, id, l->n,
+                 l->k);
+        return wrong(b, t, expected);
+    }
+    BAL_TRY(bal_type_from_bits(&l->type, bits, b->err));
+    return bal_packed_view_init(&l->packed, &layout, t->data, (size_t)t->n_bytes, b->err);
+}
+
+static bal_status missing(const binder *b, const bal_bind_row *r, const char *name)
+{
+    if (r->optional) return BAL_OK;
+    return bal_fail(b->err, BAL_E_FORMAT, "%s: tensor %s is missing", b->m->path, name);
+}
+
+static bal_status bind_row(binder *b, const bal_bind_row *r, const char *name, void *field)
+{
+    char packed[NAME_SIZE + 8];
+    const bal_tensor_view *t = bal_bind_find(&b->m->tensors, b->family, name);
+    if (!t && r->kind == BAL_BIND_LINEAR) {
+        snprintf(packed, sizeof packed, "%s.packed", name);
+        t = bal_tensor_find(&b->m->tensors, packed);
+        if (t) claim(b, t);
+        return t ? bind_packed_linear(b, r, name, t, field) : missing(b, r, name);
+    }
+    if (!t) return missing(b, r, name);
+    claim(b, t);
+    float *copy = NULL;
+    switch (r->kind) {
+    case BAL_BIND_LINEAR: return bind_float_linear(b, r, t, field);
+    case BAL_BIND_UNUSED: return BAL_OK;
+    case BAL_BIND_VECTOR:
+        BAL_TRY(copy_floats(b, r, t, &copy));
+        *(const float **)field = copy;
+        return BAL_OK;
+    case BAL_BIND_BIAS:
+        BAL_TRY(copy_floats(b, r, t, &copy));
+        ((bal_linear *)field)->bias = copy;
+        return BAL_OK;
+    }
+    return BAL_OK;
+}
+
+static bal_status bind_layers(binder *b, const bal_bind_row *r)
+{
+    bal_model *m = b->m;
+    const bool decoder = r->owner == BAL_OWNER_DECODER;
+    const int layers = decoder ? m->config.text.layers : m->config.vision.layers;
+    for (int i = 0; i < layers; i++) {
+        char name[NAME_SIZE];
+        uint8_t *base = decoder ? (uint8_t *)&m->layers[i] : (uint8_t *)&m->vision_layers[i];
+
+        snprintf(name, sizeof name, r->name, i);
+
+        BAL_TRY(bind_row(b, r, name, base + r->offset));
+    }
+    return BAL_OK;
+}
+
+static bal_status check_claims(const binder *b)
+{
+    const bal_tensor_set *set = &b->m->tensors;
+    for (size_t i = 0; i < set->n_tensors; i++) {
+        const bal_tensor_view *t = &set->tensors[i];
+        if (b->claimed[i] || strncmp(t->name, "ballast.", 8) == 0) continue;
+        return bal_fail(b->err, BAL_E_FORMAT,
+                        "%s: tensor %s belongs to no part of this model; a different model type, "
+                        "or more layers than config.json says?",
+                        bal_tensor_file(set, t), t->name);
+    }
+    return BAL_OK;
+}
+
+bal_status bal_bind(bal_model *m, const bal_bind_family *family, bal_error *err)
+{
+    binder b = {.m = m, .family = family, .err = err};
+    b.claimed = calloc(m->tensors.n_tensors + 1, 1);
+    if (!b.claimed) return bal_nomem(err, m->tensors.n_tensors, "tensor claims");
+    bal_status st = BAL_OK;
+    for (size_t i = 0; st == BAL_OK && i < family->n_rows; i++) {
+        const bal_bind_row *r = &family->rows[i];
+        st = r->owner == BAL_OWNER_MODEL ? bind_row(&b, r, r->name, (uint8_t *)m + r->offset)
+                                         : bind_layers(&b, r);
+    }
+    if (st == BAL_OK) st = check_claims(&b);
+    free(b.claimed);
+    return st;
+}

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: MIT */
+#include "model/decoder.h"
+
+#include "base/size.h"
+#include "op/pointwise.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void look(bal_taps t, bal_tap tap, int layer, const float *data, int rows, int cols)
+{
+    if (t.fn) t.fn(t.ctx, tap, layer, data, rows, cols);
+}
+
+bal_status bal_decoder_buf_create(bal_decoder_buf *b, const bal_text_config *c, int max_m,
+                                  bal_error *err)
+{
+    *b = (bal_decoder_buf){.max_m = max_m};
+    const size_t m = (size_t)max_m, hidden = (size_t)c->hidden, inter = (size_t)c->intermediate;
+    const size_t q = (size_t)c->heads * (size_t)c->head_dim;
+    const size_t kv = (size_t)c->kv_heads * (size_t)c->head_dim, half = (size_t)c->head_dim / 2;
+    const size_t width[] = {hidden, q, kv, kv, q, inter, inter, hidden, half, half};
+    float **const slot[] = {&b->norm, &b->q,  &b->k,   &b->v,   &b->ctx,
+                            &b->act,  &b->up, &b->out, &b->cos, &b->sin};
+    enum { SLOTS = sizeof slot / sizeof *slot };
+    size_t per_row = 0;
+    for (int i = 0; i < SLOTS; i++) per_row += bal_round_up(width[i], 16);
+    float *p = m <= SIZE_MAX / sizeof *p / per_row
+                   ? aligned_alloc(64, bal_round_up(m * per_row * sizeof *p, 64))
+                   : NULL;
+    if (!p) return bal_nomem(err, m * per_row * sizeof *p, "decoder buffers");
+    b->memory = p;
+    for (int i = 0; i < SLOTS; i++) {
+        *slot[i] = p;
+        p += m * bal_round_up(width[i], 16);
+    }
+    return BAL_OK;
+}
+
+void bal_decoder_buf_destroy(bal_decoder_buf *b)
+{
+    free(b->memory);
+    *b = (bal_decoder_buf){0};
+}
+
+/* Rows of k and v go to positions first .. first + m - 1 of the pages. */
+static void store_kv(const bal_rows *r, const float *k, const float *v, size_t width)
+{
+    for (int i = 0; i < r->m; i++) {
+        const int pos = r->first + i;
+        const bal_kv_page *page = &r->pages[pos / BAL_PAGE];
+        const size_t at = (size_t)(pos % BAL_PAGE) * width, from = (size_t)i * width;
+        memcpy(page->k + at, k + from, width * sizeof *k);
+        memcpy(page->v + at, v + from, width * sizeof *v);
+    }
+}
+
+void bal_decoder_attn(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
+                      const bal_rows *r, const float *x, bal_decoder_buf *b, float *out)
+{
+    const size_t hidden = (size_t)c->hidden, q = (size_t)c->heads * (size_t)c->head_dim;
+    const size_t kv = (size_t)c->kv_heads * (size_t)c->head_dim;
+    const bal_attention_shape shape = {c->heads, c->kv_heads, c->head_dim, true};
+    bal_linear_forward(e, &l->q, x, hidden, r->m, b->q, q);
+    bal_linear_forward(e, &l->k, x, hidden, r->m, b->k, kv);
+    bal_linear_forward(e, &l->v, x, hidden, r->m, b->v, kv);
+    bal_rope_apply(e, b->q, r->m, c->heads, c->head_dim, r->cos, r->sin, 1.0f);
+    bal_rope_apply(e, b->k, r->m, c->kv_heads, c->head_dim, r->cos, r->sin, 1.0f);
+    store_kv(r, b->k, b->v, kv);
+    bal_attention(e, &shape, b->q, r->m, r->first, r->pages, r->first + r->m, b->ctx, NULL);
+    bal_linear_forward(e, &l->o, b->ctx, q, r->m, out, hidden);
+}
+
+void bal_decoder_mlp(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l, int m,
+                     const float *x, bal_decoder_buf *b, float *out)
+{
+    const size_t hidden = (size_t)c->hidden, inter = (size_t)c->intermediate;
+    bal_linear_forward(e, &l->gate, x, hidden, m, b->act, inter);
+    bal_linear_forward(e, &l->up, x, hidden, m, b->up, inter);
+    bal_silu_mul(e, b->act, b->up, m, c->intermediate);
+    bal_linear_forward(e, &l->down, b->act, inter, m, out, hidden);
+}
+
+void bal_decoder_block(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
+                       const bal_rows *r, float *h, bal_decoder_buf *b, int index, bal_taps taps)
+{
+    const size_t n = (size_t)r->m * (size_t)c->hidden;
+    bal_rms_norm(e, h, l->attn_norm, c->rms_eps, r->m, c->hidden, b->norm);
+    bal_decoder_attn(e, c, l, r, b->norm, b, b->out);
+    look(taps, BAL_TAP_ATTN, index, b->out, r->m, c->hidden);
+    bal_add(e, h, b->out, n);
+    bal_rms_norm(e, h, l->mlp_norm, c->rms_eps, r->m, c->hidden, b->norm);
+    bal_decoder_mlp(e, c, l, r->m, b->norm, b, b->out);
+    look(taps, BAL_TAP_MLP, index, b->out, r->m, c->hidden);
+    bal_add(e, h, b->out, n);
+    look(taps, BAL_TAP_BLOCK, index, h, r->m, c->hidden);
+}
+
+void bal_decoder_logits(const bal_exec *e, const bal_model *model, const float *h, int m,
+                        bal_decoder_buf *b, float *logits, bal_taps taps)
+{
+    const bal_text_config *c = &model->config.text;
+    bal_rms_norm(e, h, model->final_norm, c->rms_eps, m, c->hidden, b->norm);
+    look(taps, BAL_TAP_NORM, -1, b->norm, m, c->hidden);
+    bal_linear_forward(e, &model->head, b->norm, (size_t)c->hidden, m, logits, (size_t)c->vocab);
+    look(taps, BAL_TAP_LOGITS, -1, logits, m, c->vocab);
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+#include "op/exec.h"
+
+#include "base/size.h"
+#include "op/attention.h"
+#include "op/scratch.h"
+#include "type/packed.h"
+
+#include <stdlib.h>
+
+bal_status bal_exec_create(bal_exec *e, bal_pool *pool, const bal_kernels *kernels, int max_k,
+                           bal_error *err)
+{
+    *e = (bal_exec){.pool = pool, .kernels = kernels, .max_k = max_k};
+    const size_t k = (size_t)max_k, lanes = (size_t)bal_pool_size(pool);
+    const size_t tile = bal_round_up(BAL_OUT_TILE * k * sizeof(float), 64);
+    const size_t shared =
+        bal_round_up(BAL_ROW_CHUNK * bal_ceil_div(k, BAL_UNIT) * sizeof(bal_a16), 64);
+    e->lane_bytes = bal_max(bal_max(tile, BAL_GRAD_SCRATCH), BAL_ATTENTION_SCRATCH);
+    e->shared = aligned_alloc(64, shared);
+    e->lanes = aligned_alloc(64, lanes * e->lane_bytes);
+    if (e->shared && e->lanes) return BAL_OK;
+    bal_exec_destroy(e);
+    return bal_nomem(err, shared + lanes * e->lane_bytes, "scratch of the ops");
+}
+
+void bal_exec_destroy(bal_exec *e)
+{
+    free(e->shared);
+    free(e->lanes);
+    *e = (bal_exec){0};
+}

@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: MIT
+ * Blocking and threading only; every multiplication happens in a kernel. Work is split over output
+ * features. Float weights of 16 bits are widened tile by tile when there are enough rows to pay
+ * for it; widening is exact, so results are the same either way. */
+#include "op/linear.h"
+
+#include "base/half.h"
+#include "base/size.h"
+#include "op/scratch.h"
+
+#include <string.h>
+
+enum { WIDEN_ROWS = 8 }; /* fewer rows than this: the 16-bit kernels read the weights directly */
+
+typedef struct job {
+    const bal_exec *e;
+    const bal_linear *w;
+    const float *x;
+    size_t ldx;
+    size_t m;
+    float *y;
+    size_t ldy;
+    bool accumulate;
+} job;
+
+static size_t element_bytes(bal_type type)
+{
+    return (size_t)bal_type_get(type)->bits / 8;
+}
+
+static const uint8_t *row_at(const bal_linear *w, size_t row, size_t column)
+{
+    const size_t at = row * (size_t)w->k + column;
+    return (const uint8_t *)w->w + at * element_bytes(w->type);
+}
+
+static bal_gemm_nt_fn *kernel_of(const bal_kernels *k, bal_type type)
+{
+    if (type == BAL_TYPE_BF16) return k->gemm_nt_bf16;
+    return type == BAL_TYPE_F16 ? k->gemm_nt_f16 : k->gemm_nt_f32;
+}
+
+/* n elements of the float type at src, any alignment, to f32. */
+static void widen(bal_type type, const uint8_t *src, size_t n, float *out)
+{
+    if (type == BAL_TYPE_F32) {
+        memcpy(out, src, n * sizeof *out);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        uint16_t h;
+        memcpy(&h, src + 2 * i, sizeof h);
+        out[i] = type == BAL_TYPE_BF16 ? bal_bf16_to_f32(h) : bal_f16_to_f32(h);
+    }
+}
+
+static void add_bias(const job *j, size_t n0, size_t n)
+{
+    if (!j->w->bias) return;
+    for (size_t i = 0; i < j->m; i++)
+        for (size_t f = n0; f < n0 + n; f++) j->y[i * j->ldy + f] += j->w->bias[f];
+}
+
+static void float_tile(const job *j, size_t n0, size_t n, float *wide)
+{
+    const bal_linear *w = j->w;
+    const size_t k = (size_t)w->k;
+    const void *weights = row_at(w, n0, 0);
+    bal_gemm_nt_fn *fn = kernel_of(j->e->kernels, w->type);
+    if (w->type != BAL_TYPE_F32 && j->m >= WIDEN_ROWS) {
+        widen(w->type, weights, n * k, wide);
+        weights = wide;
+        fn = j->e->kernels->gemm_nt_f32;
+    }
+    for (size_t i = 0; i < j->m; i += BAL_ROW_CHUNK)
+        fn(bal_min(BAL_ROW_CHUNK, j->m - i), n, k, j->x + i * j->ldx, j->ldx, weights, k,
+           j->y + i * j->ldy + n0, j->ldy);
+    add_bias(j, n0, n);
+}
+
+static void float_tiles(void *ctx, size_t begin, size_t end, int lane)
+{
+    const job *j = ctx;
+    const size_t n_out = (size_t)j->w->n;
+    for (size_t t = begin; t < end; t++) {
+        const size_t n0 = t * BAL_OUT_TILE;
+        float_tile(j, n0, bal_min(BAL_OUT_TILE, n_out - n0), bal_exec_lane(j->e, lane));
+    }
+}
+
+static void quantize_rows(void *ctx, size_t begin, size_t end, int lane)
+{
+    (void)lane;
+    const job *j = ctx;
+    bal_a16 *a = (bal_a16 *)(void *)j->e->shared;
+    const size_t k = (size_t)j->w->k, units = j->w->packed.layout.units;
+    for (size_t i = begin; i < end; i++)
+        j->e->kernels->quant_a16(j->x + i * j->ldx, k, a + i * units);
+}
+
+/* One panel of 16 outputs for every row of the chunk; a last panel with fewer real outputs goes
+ * through a buffer, because kernels write all 16. */
+static void packed_panel(const job *j, size_t panel)
+{
+    const bal_packed_view *p = &j->w->packed;
+    const size_t units = p->layout.units, n0 = panel * BAL_PANEL;
+    const size_t real = bal_min(BAL_PANEL, (size_t)j->w->n - n0);
+    const bal_a16 *a = (const bal_a16 *)(const void *)j->e->shared;
+    bal_gemm_w_fn *fn = bal_kernels_gemm_w(j->e->kernels, p->layout.bits);
+    float tail[BAL_GEMM_W_MR * BAL_PANEL];
+    for (size_t i = 0; i < j->m; i += BAL_GEMM_W_MR) {
+        const size_t rows = bal_min(BAL_GEMM_W_MR, j->m - i);
+        float *y = real == BAL_PANEL ? j->y + i * j->ldy + n0 : tail;
+        const size_t ldy = real == BAL_PANEL ? j->ldy : BAL_PANEL;
+        fn((int)rows, units, p->layout.units_per_group, a + i * units, units,
+           bal_packed_codes(p, panel), bal_packed_scales(p, panel), bal_packed_zeros(p, panel), y,
+           ldy);
+        for (size_t r = 0; r < rows && y == tail; r++)
+            memcpy(j->y + (i + r) * j->ldy + n0, tail + r * BAL_PANEL, real * sizeof *tail);
+    }
+    add_bias(j, n0, real);
+}
+
+static void packed_panels(void *ctx, size_t begin, size_t end, int lane)
+{
+    (void)lane;
+    for (size_t p = begin; p < end; p++) packed_panel(ctx, p);
+}
+
+/* Enough pieces for balance, few enough that claiming them costs nothing. */
+static size_t grain_of(const bal_exec *e, size_t items)
+{
+    const size_t pieces = (size_t)bal_pool_size(e->pool) * 8;
+    return bal_max(1, items / pieces);
+}
+
+static void packed_forward(job *j)
+{
+    const size_t panels = j->w->packed.layout.panels, m = j->m;
+    const float *x = j->x;
+    float *y = j->y;
+    for (size_t i = 0; i < m; i += BAL_ROW_CHUNK) {
+        j->m = bal_min(BAL_ROW_CHUNK, m - i);
+        j->x = x + i * j->ldx;
+        j->y = y + i * j->ldy;
+        bal_pool_run(j->e->pool, quantize_rows, j, j->m, 4);
+        bal_pool_run(j->e->pool, packed_panels, j, panels, grain_of(j->e, panels));
+    }
+}
+
+void bal_linear_forward(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx, int m,
+                        float *y, size_t ldy)
+{
+    job j = {.e = e, .w = w, .x = x, .ldx = ldx, .m = (size_t)m, .y = y, .ldy = ldy};
+    if (m < 1) return;
+    if (bal_type_get(w->type)->packed) {
+        packed_forward(&j);
+        return;
+    }
+    const size_t tiles = bal_ceil_div((size_t)w->n, BAL_OUT_TILE);
+    bal_pool_run(e->pool, float_tiles, &j, tiles, grain_of(e, tiles));
+}
+
+/* Columns [c0, c0 + n) of dx: W is widened 64 x 64 elements at a time, rows ascending. */
+static void grad_columns(const job *j, size_t c0, size_t n, float *wide)
+{
+    const size_t rows = (size_t)j->w->n;
+    for (size_t r = 0; r < rows; r += BAL_GRAD_TILE) {
+        const size_t part = bal_min(BAL_GRAD_TILE, rows - r);
+        for (size_t i = 0; i < part; i++)
+            widen(j->w->type, row_at(j->w, r + i, c0), n, wide + i * BAL_GRAD_TILE);
+        j->e->kernels->gemm_nn_f32(j->m, part, n, j->x + r, j->ldx, wide, BAL_GRAD_TILE, j->y + c0,
+                                   j->ldy, j->accumulate || r > 0);
+    }
+}
+
+static void grad_tiles(void *ctx, size_t begin, size_t end, int lane)
+{
+    const job *j = ctx;
+    const size_t k = (size_t)j->w->k;
+    for (size_t t = begin; t < end; t++) {
+        const size_t c0 = t * BAL_GRAD_TILE;
+        grad_columns(j, c0, bal_min(BAL_GRAD_TILE, k - c0), bal_exec_lane(j->e, lane));
+    }
+}
+
+void bal_linear_backward(const bal_exec *e, const bal_linear *w, const float *dy, size_t lddy,
+                         int m, float *dx, size_t lddx, bool accumulate)
+{
+    job j = {.e = e,
+             .w = w,
+             .x = dy,
+             .ldx = lddy,
+             .m = (size_t)m,
+             .y = dx,
+             .ldy = lddx,
+             .accumulate = accumulate};
+    if (m < 1) return;
+    bal_pool_run(e->pool, grad_tiles, &j, bal_ceil_div((size_t)w->k, BAL_GRAD_TILE), 1);
+}
+
+void bal_linear_row(const bal_linear *w, int r, float *out)
+{
+    if (bal_type_get(w->type)->packed)
+        bal_packed_row(&w->packed, (size_t)r, out);
+    else
+        widen(w->type, row_at(w, (size_t)r, 0), (size_t)w->k, out);
+}
