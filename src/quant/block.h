@@ -4,27 +4,21 @@
 #ifndef BAL_QUANT_BLOCK_H
 #define BAL_QUANT_BLOCK_H
 
+#include "quant/quantizer.h"
 #include "quant/sensitivity.h"
+#include "quant/stats.h"
 
 enum { BAL_SCALE_POINTS = 20 };
 /* the scale groups of a block (docs/numerics.md): consumers {q,k,v}, {o}, {gate,up}, {down} */
 enum { BAL_GROUP_QKV, BAL_GROUP_O, BAL_GROUP_GATE_UP, BAL_GROUP_DOWN, BAL_GROUPS };
 
-/* Per-channel statistics of one linear input over the calibration set, per modality. */
-typedef struct bal_channel_stats {
-    int k;
-    int64_t count[BAL_MODALITIES];
-    double *abs_sum[BAL_MODALITIES]; /* [k] sum |x| */
-    double *sq_sum[BAL_MODALITIES];  /* [k] sum x^2 */
-    float *abs_max[BAL_MODALITIES];  /* [k] max |x| */
-} bal_channel_stats;
-
 typedef struct bal_group_log {
     bool searched;
-    int best;                       /* index of the chosen exponent: alpha = best / 20 */
-    double loss[BAL_SCALE_POINTS];  /* loss[0] is plain rounding */
-    double *mean_abs;               /* [k] the statistic m, kept only if asked for */
-    float *scale;                   /* [k] the chosen s, NULL when not searched */
+    int best;                      /* index of the chosen exponent: alpha = best / 20 */
+    double loss[BAL_SCALE_POINTS]; /* loss[0] is plain rounding */
+    int k;
+    float *mean_abs; /* [k] the statistic m, NULL when not searched */
+    float *scale;    /* [k] the chosen s, NULL when not searched */
 } bal_group_log;
 
 /* Output error of a sub-block against the float block on the same inputs, per modality (mean
@@ -33,13 +27,6 @@ typedef struct bal_sub_error {
     double mse[BAL_MODALITIES], mae[BAL_MODALITIES], ref_ms[BAL_MODALITIES];
 } bal_sub_error;
 
-typedef struct bal_quantized_linear {
-    int n, k, bits, group; /* group 0: row */
-    uint8_t *codes;        /* [n][k] */
-    uint16_t *scales;      /* [n][groups] f16 */
-    uint8_t *zeros;        /* [n][groups] */
-} bal_quantized_linear;
-
 typedef struct bal_block_result {
     bal_quantized_linear linear[BAL_DECODER_LINEARS]; /* q k v o gate up down, folded */
     float *bias[BAL_DECODER_LINEARS];                 /* [n] or NULL; v's is folded */
@@ -47,7 +34,7 @@ typedef struct bal_block_result {
     bal_group_log group[BAL_GROUPS];
     bal_sub_error rtn[BAL_SUBS];   /* error of plain rounding at the same bits */
     bal_sub_error final[BAL_SUBS]; /* error of this result */
-    bool clip_undone;              /* the clip raised the balanced error and was dropped */
+    bool clip_undone[BAL_SUBS];    /* the clip raised the balanced error and was dropped */
 } bal_block_result;
 
 /* `layer` must be of float weights. in_float holds the block inputs of the float chain; in_quant

@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: MIT */
+#include "quant/quantizer.h"
+
+#include "base/half.h"
+#include "base/size.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* Adding and subtracting 1.5 * 2^23 rounds to nearest even below 2^22. Beyond that it may be off by
+ * units, but there every use saturates anyway; unlike rintf it vectorizes without SSE4.1. */
+static inline float round_even(float x)
+{
+    return (x + 0x1.8p23f) - 0x1.8p23f;
+}
+
+static inline float clampf(float x, float lo, float hi)
+{
+    x = x > lo ? x : lo;
+    return x < hi ? x : hi;
+}
+
+/* Always inlined with a constant, so that f32 costs nothing. */
+static inline __attribute__((always_inline)) float rd(bal_arith arith, float x)
+{
+    if (arith == BAL_ARITH_F16) return bal_round_f16(x);
+    return arith == BAL_ARITH_BF16 ? bal_round_bf16(x) : x;
+}
+
+float bal_arith_round(bal_arith arith, float x)
+{
+    return rd(arith, x);
+}
+
+bal_quantizer bal_quantizer_of(const bal_recipe *r)
+{
+    return (bal_quantizer){
+        .bits = r->bits, .group = r->group, .grid = r->grid, .arith = r->arithmetic};
+}
+
+int bal_group_size(int k, int group)
+{
+    return group > 0 && group < k ? group : k;
+}
+
+int bal_group_count(int k, int group)
+{
+    const int size = bal_group_size(k, group);
+    return (k + size - 1) / size;
+}
+
+/* What one group is stored with. */
+typedef struct params {
+    float s, z;
+    uint16_t s16;
+} params;
+
+static params storable(float s, float z)
+{
+    uint16_t h = bal_f32_to_f16(s);
+    if (h == 0) h = 1;
+    if (h >= 0x7c00) h = 0x7bff;
+    return (params){.s = bal_f16_to_f32(h), .z = z, .s16 = h};
+}
+
+static inline __attribute__((always_inline)) params group_params(const bal_quantizer *q,
+                                                                 bal_arith a, const float *w, int n)
+{
+    const float top = (float)((1 << q->bits) - 1), half = (float)(1 << (q->bits - 1));
+    const float least = rd(a, 1e-5f);
+    float lo = w[0], hi = w[0];
+    for (int i = 1; i < n; i++) {
+        lo = w[i] < lo ? w[i] : lo;
+        hi = w[i] > hi ? w[i] : hi;
+    }
+    if (q->grid == BAL_GRID_SYM) {
+        const float most = fmaxf(fabsf(lo), fabsf(hi));
+        return storable(rd(a, fmaxf(most, least) / (half - 1.0f)), half);
+    }
+    params p = storable(rd(a, fmaxf(rd(a, hi - lo), least) / top), 0.0f);
+    p.z = clampf(-round_even(rd(a, lo / p.s)), 0.0f, top);
+    return p;
+}
+
+static inline __attribute__((always_inline)) float code_of(bal_arith a, params p, float top,
+                                                           float w)
+{
+    return clampf(round_even(rd(a, w / p.s)) + p.z, 0.0f, top);
+}
+
+static inline __attribute__((always_inline)) void row_codes(const bal_quantizer *q, bal_arith a,
+                                                            const float *w, int k, uint8_t *codes,
+                                                            uint16_t *scales, uint8_t *zeros)
+{
+    const int size = bal_group_size(k, q->group);
+    const float top = (float)((1 << q->bits) - 1);
+    for (int g = 0; g * size < k; g++) {
+        const int at = g * size, n = k - at < size ? k - at : size;
+        const params p = group_params(q, a, w + at, n);
+        for (int i = at; i < at + n; i++) codes[i] = (uint8_t)(int)code_of(a, p, top, w[i]);
+        scales[g] = p.s16;
+        zeros[g] = (uint8_t)(int)p.z;
+    }
+}
+
+void bal_quantize_row(const bal_quantizer *q, const float *w, int k, uint8_t *codes,
+                      uint16_t *scales, uint8_t *zeros)
+{
+    switch (q->arith) {
+    case BAL_ARITH_F16: row_codes(q, BAL_ARITH_F16, w, k, codes, scales, zeros); break;
+    case BAL_ARITH_BF16: row_codes(q, BAL_ARITH_BF16, w, k, codes, scales, zeros); break;
+    default: row_codes(q, BAL_ARITH_F32, w, k, codes, scales, zeros); break;
+    }
+}
+
+static inline __attribute__((always_inline)) void group_values(const bal_quantizer *q, bal_arith a,
+                                                               const float *w, int n, float *out)
+{
+    const float top = (float)((1 << q->bits) - 1);
+    const params p = group_params(q, a, w, n);
+    for (int i = 0; i < n; i++) out[i] = (code_of(a, p, top, w[i]) - p.z) * p.s;
+}
+
+static inline __attribute__((always_inline)) void simulate(const bal_quantizer *q, bal_arith a,
+                                                           const float *w, const float *s, int k,
+                                                           float *work, float *out)
+{
+    const int size = bal_group_size(k, q->group);
+    for (int i = 0; i < k; i++) work[i] = rd(a, w[i] * s[i]);
+    for (int at = 0; at < k; at += size)
+        group_values(q, a, work + at, k - at < size ? k - at : size, work + at);
+    for (int i = 0; i < k; i++) out[i] = rd(a, rd(a, work[i]) / s[i]);
+}
+
+void bal_quantize_simulate(const bal_quantizer *q, const float *w, const float *s, int k,
+                           float *work, float *out)
+{
+    switch (q->arith) {
+    case BAL_ARITH_F16: simulate(q, BAL_ARITH_F16, w, s, k, work, out); break;
+    case BAL_ARITH_BF16: simulate(q, BAL_ARITH_BF16, w, s, k, work, out); break;
+    default: simulate(q, BAL_ARITH_F32, w, s, k, work, out); break;
+    }
+}
+
+void bal_quantize_group(const bal_quantizer *q, const float *w, int n, float *out)
+{
+    switch (q->arith) {
+    case BAL_ARITH_F16: group_values(q, BAL_ARITH_F16, w, n, out); break;
+    case BAL_ARITH_BF16: group_values(q, BAL_ARITH_BF16, w, n, out); break;
+    default: group_values(q, BAL_ARITH_F32, w, n, out); break;
+    }
+}
+
+void bal_scale_candidate(const float *m, int k, int index, int points, bal_arith arith, float *s)
+{
+    const double a = (double)index / points;
+    const float least = rd(arith, 1e-4f);
+    float lo = INFINITY, hi = 0.0f;
+    for (int i = 0; i < k; i++) {
+        s[i] = fmaxf(rd(arith, (float)pow((double)rd(arith, m[i]), a)), least);
+        lo = fminf(lo, s[i]);
+        hi = fmaxf(hi, s[i]);
+    }
+    float norm = rd(arith, sqrtf(rd(arith, hi * lo)));
+    /* max * min below 6e-8 vanishes in f16 (the published code stops there on a NaN) */
+    if (!(norm > 0.0f && norm < INFINITY)) norm = sqrtf(hi) * sqrtf(lo);
+    for (int i = 0; i < k; i++) s[i] = rd(arith, s[i] / norm);
+}
+
+bal_status bal_quantized_linear_create(bal_quantized_linear *q, int n, int k, int bits, int group,
+                                       bal_error *err)
+{
+    *q = (bal_quantized_linear){.n = n, .k = k, .bits = bits, .group = group};
+    size_t codes, pairs;
+    if (n < 1 || k < 1 || !bal_size_mul((size_t)n, (size_t)k, &codes) ||
+        !bal_size_mul((size_t)n, (size_t)bal_group_count(k, group), &pairs))
+        return bal_fail(err, BAL_E_ARG, "a quantized linear of %d x %d", n, k);
+    q->codes = malloc(codes);
+    q->scales = malloc(pairs * sizeof *q->scales);
+    q->zeros = malloc(pairs);
+    if (q->codes && q->scales && q->zeros) return BAL_OK;
+    bal_quantized_linear_free(q);
+    return bal_nomem(err, codes + 3 * pairs, "codes of a linear");
+}
+
+void bal_quantized_linear_free(bal_quantized_linear *q)
+{
+    free(q->codes);
+    free(q->scales);
+    free(q->zeros);
+    *q = (bal_quantized_linear){0};
+}
+
+typedef struct matrix_job {
+    const bal_quantizer *z;
+    const float *w;
+    float *out;
+    const bal_quantized_linear *q;
+} matrix_job;
+
+static void quantize_rows(void *ctx, size_t begin, size_t end, int lane)
+{
+    (void)lane;
+    const matrix_job *j = ctx;
+    const size_t k = (size_t)j->q->k, groups = (size_t)bal_group_count(j->q->k, j->q->group);
+    for (size_t r = begin; r < end; r++)
+        bal_quantize_row(j->z, j->w + r * k, j->q->k, j->q->codes + r * k,
+                         j->q->scales + r * groups, j->q->zeros + r * groups);
+}
+
+void bal_quantize_matrix(bal_pool *pool, const bal_quantizer *z, const float *w,
+                         bal_quantized_linear *q)
+{
+    matrix_job j = {.z = z, .w = w, .q = q};
+    bal_pool_run(pool, quantize_rows, &j, (size_t)q->n, 4);
+}
+
+void bal_quantized_row(const bal_quantized_linear *q, int r, float *out)
+{
+    const int size = bal_group_size(q->k, q->group), groups = bal_group_count(q->k, q->group);
+    const uint8_t *codes = q->codes + (size_t)r * (size_t)q->k;
+    for (int g = 0; g < groups; g++) {
+        const size_t p = (size_t)r * (size_t)groups + (size_t)g;
+        const float s = bal_f16_to_f32(q->scales[p]);
+        const int z = q->zeros[p], end = (g + 1) * size < q->k ? (g + 1) * size : q->k;
+        for (int i = g * size; i < end; i++) out[i] = (float)(codes[i] - z) * s;
+    }
+}
+
+static void dequantize_rows(void *ctx, size_t begin, size_t end, int lane)
+{
+    (void)lane;
+    const matrix_job *j = ctx;
+    for (size_t r = begin; r < end; r++)
+        bal_quantized_row(j->q, (int)r, j->out + r * (size_t)j->q->k);
+}
+
+void bal_quantized_matrix(bal_pool *pool, const bal_quantized_linear *q, float *w)
+{
+    matrix_job j = {.out = w, .q = q};
+    bal_pool_run(pool, dequantize_rows, &j, (size_t)q->n, 4);
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT
+ * Per-channel statistics of one linear input over the calibration set, kept apart by modality and
+ * combined late, so that one pass serves every weighting. */
+#ifndef BAL_QUANT_STATS_H
+#define BAL_QUANT_STATS_H
+
+#include "base/pool.h"
+#include "quant/recipe.h"
+#include "quant/sample.h"
+
+typedef struct bal_channel_stats {
+    int k;
+    int64_t count[BAL_MODALITIES];
+    double *abs_sum[BAL_MODALITIES]; /* [k] sum |x| */
+    double *sq_sum[BAL_MODALITIES];  /* [k] sum x^2 */
+    float *abs_max[BAL_MODALITIES];  /* [k] max |x| */
+} bal_channel_stats;
+
+bal_status bal_stats_create(bal_channel_stats *s, int k, bal_error *err);
+void bal_stats_destroy(bal_channel_stats *s); /* idempotent; zeroed struct is fine */
+void bal_stats_clear(bal_channel_stats *s);
+
+/* Adds rows x [n][k] with modality [n]. Parallel over channels, rows in order. */
+void bal_stats_add(bal_channel_stats *s, bal_pool *pool, const float *x, const uint8_t *modality,
+                   int n);
+
+/* How much one row of each modality counts in losses and balanced statistics: all 1 with balance
+ * off; answers 1, vision r (1 with balance one), prompt 0, or 1 when language is text. */
+void bal_modality_weights(const bal_recipe *recipe, double r, double weight[BAL_MODALITIES]);
+
+/* m[k] = sum_mod weight * sum |x| / sum_mod weight * count, rounded to f32 (AWQ's statistic with
+ * equal weights, the balanced one otherwise). All zeros when nothing has weight. */
+void bal_stats_mean_abs(const bal_channel_stats *s, const double weight[BAL_MODALITIES], float *m);
+
+/* h[k]: balanced diag(H) = sum over modalities of weight * (sum x^2 / count), each modality
+ * normalised by its own count (notes of MBQ's MSE mode); with balance off the plain mean of x^2
+ * over all rows. language text pools answers and prompt before normalising. */
+void bal_stats_diag(const bal_channel_stats *s, const bal_recipe *recipe, double r, double *h);
+
+#endif

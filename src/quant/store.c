@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT */
+#include "quant/sample.h"
+
+#include "base/size.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* A file without a name: nothing is left behind when the program is killed. */
+static bal_status open_unlinked(int *fd, const char *dir, bal_error *err)
+{
+    char path[1100];
+    const int n = snprintf(path, sizeof path, "%s/ballast-store-XXXXXX", dir);
+    if (n < 0 || (size_t)n >= sizeof path)
+        return bal_fail(err, BAL_E_ARG, "%s: folder name is too long", dir);
+    *fd = mkstemp(path);
+    if (*fd < 0)
+        return bal_fail(err, BAL_E_IO, "%s: no temporary file can be made: %s", dir,
+                        strerror(errno));
+    unlink(path);
+    return BAL_OK;
+}
+
+bal_status bal_store_create(bal_store *s, const char *dir, const bal_samples *samples, int cols,
+                            bal_error *err)
+{
+    *s = (bal_store){.fd = -1, .cols = cols, .n_samples = samples->n};
+    if (cols < 1 || samples->n < 0)
+        return bal_fail(err, BAL_E_ARG, "a store of %d samples and %d columns", samples->n, cols);
+    s->row0 = calloc((size_t)samples->n + 1, sizeof *s->row0);
+    if (!s->row0) return bal_nomem(err, ((size_t)samples->n + 1) * sizeof *s->row0, "store index");
+    for (int i = 0; i < samples->n; i++) {
+        size_t bytes;
+        if (samples->items[i].n < 0 ||
+            !bal_size_add(s->row0[i], (size_t)samples->items[i].n, &s->row0[i + 1]) ||
+            !bal_size_mul(s->row0[i + 1], (size_t)cols * sizeof(float), &bytes)) {
+            bal_store_destroy(s);
+            return bal_fail(err, BAL_E_ARG, "sample %d: %d positions", i, samples->items[i].n);
+        }
+    }
+    const bal_status st = open_unlinked(&s->fd, dir, err);
+    if (st < 0) bal_store_destroy(s);
+    return st;
+}
+
+void bal_store_destroy(bal_store *s)
+{
+    /* descriptor 0 of a zeroed struct is not ours: only a made store has an index */
+    if (s->row0 && s->fd >= 0) close(s->fd);
+    free(s->row0);
+    *s = (bal_store){.fd = -1};
+}
+
+typedef struct span {
+    size_t offset, n_bytes;
+} span;
+
+static bal_status span_of(span *out, const bal_store *s, int sample, bal_error *err)
+{
+    *out = (span){0};
+    if (sample < 0 || sample >= s->n_samples)
+        return bal_fail(err, BAL_E_ARG, "sample %d of a store of %d", sample, s->n_samples);
+    const size_t row = (size_t)s->cols * sizeof(float);
+    *out = (span){s->row0[sample] * row, (s->row0[sample + 1] - s->row0[sample]) * row};
+    return BAL_OK;
+}
+
+bal_status bal_store_read(const bal_store *s, int sample, float *rows, bal_error *err)
+{
+    span at;
+    BAL_TRY(span_of(&at, s, sample, err));
+    for (size_t done = 0; done < at.n_bytes;) {
+        const ssize_t n =
+            pread(s->fd, (char *)rows + done, at.n_bytes - done, (off_t)(at.offset + done));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0)
+            return bal_fail(err, BAL_E_IO, "temporary store, sample %d: %s", sample,
+                            strerror(errno));
+        if (n == 0)
+            return bal_fail(err, BAL_E_IO, "temporary store, sample %d was never written", sample);
+        done += (size_t)n;
+    }
+    return BAL_OK;
+}
+
+bal_status bal_store_write(bal_store *s, int sample, const float *rows, bal_error *err)
+{
+    span at;
+    BAL_TRY(span_of(&at, s, sample, err));
+    for (size_t done = 0; done < at.n_bytes;) {
+        const ssize_t n =
+            pwrite(s->fd, (const char *)rows + done, at.n_bytes - done, (off_t)(at.offset + done));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0)
+            return bal_fail(err, BAL_E_IO, "temporary store, sample %d: %s", sample,
+                            strerror(errno));
+        done += (size_t)n;
+    }
+    return BAL_OK;
+}
