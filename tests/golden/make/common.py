@@ -224,11 +224,11 @@ def text_part(s):
 IMAGE_PART = {"type": "image"}
 
 
-def expand(tok, image_processor, vision_tokens, rendered, sizes):
+def expand(image_processor, vision_tokens, aspect_ratio, rendered, sizes):
     """`<image>` -> N copies, by transformers' own rule (`sizes` is a list of (height, width), all of one sample)."""
     p = LlavaOnevisionProcessor.__new__(LlavaOnevisionProcessor)  # its constructor insists on a video processor
     p.image_processor, p.num_image_tokens = image_processor, vision_tokens
-    p.vision_feature_select_strategy, p.vision_aspect_ratio = "full", "anyres_max_9"
+    p.vision_feature_select_strategy, p.vision_aspect_ratio = "full", aspect_ratio
     side = image_processor.size["height"]
     return p._expand_image_tokens([rendered], iter(sizes), side, side, "<image>", iter([len(sizes)]))[0][0]
 
@@ -239,9 +239,10 @@ def prepare(folder, images, rendered):
     out = {}
     if images:
         ip = LlavaOnevisionImageProcessor.from_pretrained(folder)
-        vc = json.loads((pathlib.Path(folder) / "config.json").read_text())["vision_config"]
+        config = json.loads((pathlib.Path(folder) / "config.json").read_text())
+        vc, aspect = config["vision_config"], config.get("vision_aspect_ratio", "anyres_max_9")
         px = ip([images], return_tensors="pt")
-        rendered = expand(tok, ip, (vc["image_size"] // vc["patch_size"]) ** 2, rendered, [(i.height, i.width) for i in images])
+        rendered = expand(ip, (vc["image_size"] // vc["patch_size"]) ** 2, aspect, rendered, [(i.height, i.width) for i in images])
         out = dict(pixel_values=px["pixel_values"], image_sizes=px["image_sizes"], batch_num_images=px["batch_num_images"])
     out["input_ids"] = torch.tensor([tok(rendered)["input_ids"]])
     return out
