@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: MIT */
+#include "quant/part.h"
+
+#include "base/size.h"
+#include "format/safetensors_write.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* packed weight and bias of each linear, two norms */
+enum { MAX_TENSORS = 2 * BAL_DECODER_LINEARS + 2 };
+
+/* ---- Names and sizes ------------------------------------------------------------------------- */
+
+void bal_part_norm_name(char out[BAL_PART_NAME], int index, bool mlp)
+{
+    snprintf(out, BAL_PART_NAME, "model.language_model.layers.%d.%s.weight", index,
+             mlp ? "post_attention_layernorm" : "input_layernorm");
+}
+
+void bal_part_bias_name(char out[BAL_PART_NAME], int index, int linear)
+{
+    snprintf(out, BAL_PART_NAME, "model.language_model.layers.%d.%s.bias", index,
+             bal_decoder_linear_name(linear));
+}
+
+void bal_part_packed_name(char out[BAL_PART_NAME], int index, int linear)
+{
+    snprintf(out, BAL_PART_NAME, "model.language_model.layers.%d.%s.weight.packed", index,
+             bal_decoder_linear_name(linear));
+}
+
+void bal_part_layout_key(char out[BAL_PART_NAME], int index, int linear)
+{
+    snprintf(out, BAL_PART_NAME, "layout.model.language_model.layers.%d.%s.weight", index,
+             bal_decoder_linear_name(linear));
+}
+
+void bal_part_linear_size(const bal_text_config *c, int i, int *n, int *k)
+{
+    const int hidden = c->hidden, inter = c->intermediate, q = c->heads * c->head_dim;
+    const int kv = c->kv_heads * c->head_dim;
+    const int sizes[BAL_DECODER_LINEARS][2] = {{q, hidden},    {kv, hidden},    {kv, hidden},
+                                               {hidden, q},    {inter, hidden}, {inter, hidden},
+                                               {hidden, inter}};
+    *n = sizes[i][0];
+    *k = sizes[i][1];
+}
+
+/* ---- Writing --------------------------------------------------------------------------------- */
+
+typedef struct writer {
+    bal_tensor_view tensors[MAX_TENSORS];
+    char names[MAX_TENSORS][BAL_PART_NAME];
+    int n_tensors;
+    bal_st_meta meta[BAL_DECODER_LINEARS];
+    char keys[BAL_DECODER_LINEARS][BAL_PART_NAME];
+    char ids[BAL_DECODER_LINEARS][BAL_PACKED_ID_SIZE];
+    uint8_t *packed[BAL_DECODER_LINEARS];
+} writer;
+
+static char *add_tensor(writer *w, bal_st_dtype dtype, const void *data, size_t n)
+{
+    const int i = w->n_tensors++;
+    uint64_t n_bytes = 0;
+    bal_st_bytes(dtype, n, &n_bytes);
+    w->tensors[i] = (bal_tensor_view){.name = w->names[i],
+                                      .dtype = dtype,
+                                      .n_dims = 1,
+                                      .shape = {n},
+                                      .data = data,
+                                      .n_bytes = n_bytes};
+    return w->names[i];
+}
+
+static bal_status pack_linear(writer *w, const bal_quantized_linear *q, int index, int i,
+                              bal_error *err)
+{
+    bal_packed_layout layout;
+    BAL_TRY(bal_packed_layout_init(&layout, q->bits, (size_t)q->n, (size_t)q->k, (size_t)q->group,
+                                   err));
+    w->packed[i] = aligned_alloc(BAL_PACKED_ALIGN, layout.n_bytes);
+    if (!w->packed[i]) return bal_nomem(err, layout.n_bytes, "packed weights");
+    const bal_status st = bal_pack(&layout, q->codes, q->scales, q->zeros, w->packed[i], err);
+    if (st < 0) return bal_fail_in(err, st, "block %d, %s", index, bal_decoder_linear_name(i));
+    bal_packed_layout_id(&layout, w->ids[i]);
+    bal_part_layout_key(w->keys[i], index, i);
+    w->meta[i] = (bal_st_meta){w->keys[i], w->ids[i]};
+    bal_part_packed_name(add_tensor(w, BAL_ST_U8, w->packed[i], layout.n_bytes), index, i);
+    return BAL_OK;
+}
+
+static bal_status collect(writer *w, const bal_block_result *r, const bal_text_config *c, int index,
+                          bal_error *err)
+{
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++)
+        BAL_TRY(pack_linear(w, &r->linear[i], index, i, err));
+    const size_t hidden = (size_t)c->hidden;
+    bal_part_norm_name(add_tensor(w, BAL_ST_F32, r->attn_norm, hidden), index, false);
+    bal_part_norm_name(add_tensor(w, BAL_ST_F32, r->mlp_norm, hidden), index, true);
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++)
+        if (r->bias[i])
+            bal_part_bias_name(add_tensor(w, BAL_ST_F32, r->bias[i], (size_t)r->linear[i].n), index,
+                               i);
+    return BAL_OK;
+}
+
+static bal_status write_file(const writer *w, const char *path, bal_error *err)
+{
+    char tmp[1200];
+    if (snprintf(tmp, sizeof tmp, "%s.tmp", path) >= (int)sizeof tmp)
+        return bal_fail(err, BAL_E_ARG, "path too long: %.200s", path);
+    BAL_TRY(bal_safetensors_write(tmp, w->tensors, (size_t)w->n_tensors, w->meta,
+                                  BAL_DECODER_LINEARS, err));
+    if (rename(tmp, path) == 0) return BAL_OK;
+    const int e = errno;
+    unlink(tmp);
+    return bal_fail(err, BAL_E_IO, "%s: cannot rename: %s", tmp, strerror(e));
+}
+
+bal_status bal_part_write(const char *path, const bal_block_result *r, const bal_text_config *c,
+                          int index, bal_error *err)
+{
+    writer *w = calloc(1, sizeof *w);
+    if (!w) return bal_nomem(err, sizeof *w, "block file");
+    bal_status st = collect(w, r, c, index, err);
+    if (st == BAL_OK) st = write_file(w, path, err);
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) free(w->packed[i]);
+    free(w);
+    return st;
+}
+
+/* ---- Reading --------------------------------------------------------------------------------- */
+
+static bal_status vector(const bal_part *p, const char *name, size_t n, const float **out,
+                         bal_error *err)
+{
+    const bal_tensor_view *t;
+    BAL_TRY(bal_tensor_get(&p->set, name, &t, err));
+    *out = (const float *)(const void *)t->data;
+    if (t->dtype == BAL_ST_F32 && t->n_bytes == n * sizeof(float) &&
+        (uintptr_t)t->data % sizeof(float) == 0)
+        return BAL_OK;
+    return bal_fail(err, BAL_E_FORMAT, "%s: tensor %s: expected F32 [%zu], found %s of %llu bytes",
+                    bal_tensor_file(&p->set, t), name, n, bal_st_dtype_name(t->dtype),
+                    (unsigned long long)t->n_bytes);
+}
+
+static bal_status open_linear(bal_part *p, const bal_text_config *c, int index, int i,
+                              bal_error *err)
+{
+    bal_linear *l = bal_decoder_linear(&p->layer, i);
+    char name[BAL_PART_NAME];
+    int bits;
+    size_t group;
+    bal_packed_layout layout;
+    const bal_tensor_view *t;
+    bal_part_linear_size(c, i, &l->n, &l->k);
+    bal_part_packed_name(name, index, i);
+    BAL_TRY(bal_tensor_get(&p->set, name, &t, err));
+    bal_part_layout_key(name, index, i);
+    const char *id = bal_tensor_meta(&p->set, name);
+    if (!id)
+        return bal_fail(err, BAL_E_FORMAT, "%s: metadata has no %s", bal_tensor_file(&p->set, t),
+                        name);
+    BAL_TRY(bal_packed_id_parse(id, &bits, &group, err));
+    BAL_TRY(bal_packed_layout_init(&layout, bits, (size_t)l->n, (size_t)l->k, group, err));
+    BAL_TRY(bal_packed_view_init(&l->packed, &layout, t->data, (size_t)t->n_bytes, err));
+    BAL_TRY(bal_type_from_bits(&l->type, bits, err));
+    bal_part_bias_name(name, index, i);
+    return bal_tensor_find(&p->set, name) ? vector(p, name, (size_t)l->n, &l->bias, err) : BAL_OK;
+}
+
+static bal_status open_part(bal_part *p, const char *path, const bal_text_config *c, int index,
+                            bal_error *err)
+{
+    char name[BAL_PART_NAME];
+    BAL_TRY(bal_tensor_set_open(&p->set, path, err));
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) BAL_TRY(open_linear(p, c, index, i, err));
+    bal_part_norm_name(name, index, false);
+    BAL_TRY(vector(p, name, (size_t)c->hidden, &p->layer.attn_norm, err));
+    bal_part_norm_name(name, index, true);
+    return vector(p, name, (size_t)c->hidden, &p->layer.mlp_norm, err);
+}
+
+bal_status bal_part_open(bal_part *p, const char *path, const bal_text_config *c, int index,
+                         bal_error *err)
+{
+    *p = (bal_part){0};
+    const bal_status st = open_part(p, path, c, index, err);
+    if (st < 0) bal_part_close(p);
+    return st;
+}
+
+void bal_part_close(bal_part *p)
+{
+    bal_tensor_set_close(&p->set);
+    *p = (bal_part){0};
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT
+ * One solved block on disk: packed linears, folded norms and biases under their final names, as a
+ * small safetensors file. A run that was killed goes on from these; the finished file is made of
+ * them; and the quantized stream runs from the bytes in them, so what is measured is what ships. */
+#ifndef BAL_QUANT_PART_H
+#define BAL_QUANT_PART_H
+
+#include "quant/block.h"
+
+typedef struct bal_part {
+    bal_tensor_set set;
+    bal_decoder_layer layer; /* views into set, to be run like any other block */
+} bal_part;
+
+/* Packs `r` and writes it as block `index`; the file appears whole or not at all. */
+bal_status bal_part_write(const char *path, const bal_block_result *r, const bal_text_config *c,
+                          int index, bal_error *err);
+/* Every tensor of the block must be there in the shape that `c` gives it. On failure *p is
+ * empty. */
+bal_status bal_part_open(bal_part *p, const char *path, const bal_text_config *c, int index,
+                         bal_error *err);
+void bal_part_close(bal_part *p); /* idempotent; a zeroed struct is fine */
+
+/* Outputs n and inputs k of decoder linear i (q k v o gate up down). */
+void bal_part_linear_size(const bal_text_config *c, int i, int *n, int *k);
+
+/* Canonical names of what a block has besides its linears' weights. */
+enum { BAL_PART_NAME = 200 };
+void bal_part_norm_name(char out[BAL_PART_NAME], int index, bool mlp);
+void bal_part_bias_name(char out[BAL_PART_NAME], int index, int linear);
+void bal_part_packed_name(char out[BAL_PART_NAME], int index, int linear);
+/* Metadata key of the layout id of linear i. */
+void bal_part_layout_key(char out[BAL_PART_NAME], int index, int linear);
+
+#endif
