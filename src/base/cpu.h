@@ -15,8 +15,8 @@ enum {
 };
 
 /* Mask of what processor and operating system support and this build has kernels for; BAL_ISA_NONE
- * in a portable build. Costs a few instructions and keeps no state: ask again instead of caching.
- */
+ * in a portable build. Keeps no state and executes CPUID, which takes microseconds in a virtual
+ * machine: ask once when opening something and keep the answer there. */
 unsigned bal_cpu_isa(void);
 
 /* "scalar", "avx2" or "avx512" to the mask of that level and all below it. Any other name fails

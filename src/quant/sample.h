@@ -3,9 +3,8 @@
 #ifndef BAL_QUANT_SAMPLE_H
 #define BAL_QUANT_SAMPLE_H
 
+#include "base/modality.h"
 #include "base/status.h"
-
-typedef enum bal_modality { BAL_PROMPT, BAL_ANSWER, BAL_VISION, BAL_MODALITIES } bal_modality;
 
 typedef struct bal_sample {
     int n;             /* positions of the expanded sequence */

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+#include "run/engine.h"
+
+static bal_status choose_kernels(bal_engine *e, const char *isa_name, bal_error *err)
+{
+    const unsigned have = bal_cpu_isa();
+    e->isa = have;
+    if (isa_name) {
+        BAL_TRY(bal_isa_from_name(&e->isa, isa_name, err));
+        if ((e->isa & have) != e->isa)
+            return bal_fail(err, BAL_E_UNSUP, "isa %s: this machine has no more than %s", isa_name,
+                            bal_isa_name(have));
+    }
+    bal_kernels_init(&e->kernels, e->isa);
+    return BAL_OK;
+}
+
+static bal_status open_tokenizer(bal_engine *e, bal_error *err)
+{
+    if (!e->model.is_artifact) return bal_tokenizer_open_dir(&e->tokenizer, e->model.path, err);
+    const bal_tensor_view *t;
+    BAL_TRY(bal_tensor_get(&e->model.tensors, "ballast.tokenizer", &t, err));
+    return bal_tokenizer_open_blob(&e->tokenizer, t->data, (size_t)t->n_bytes, err);
+}
+
+static bal_status open_all(bal_engine *e, const char *path, int threads, const char *isa_name,
+                           bal_error *err)
+{
+    BAL_TRY(choose_kernels(e, isa_name, err));
+    BAL_TRY(bal_model_load(&e->model, path, err));
+    BAL_TRY(open_tokenizer(e, err));
+    if (bal_tokenizer_size(e->tokenizer) > (size_t)e->model.config.text.vocab)
+        return bal_fail(err, BAL_E_FORMAT, "%s: the tokenizer has %zu tokens, the model %d rows",
+                        path, bal_tokenizer_size(e->tokenizer), e->model.config.text.vocab);
+    return bal_pool_create(&e->pool, threads, err);
+}
+
+bal_status bal_engine_open(bal_engine *e, const char *path, int threads, const char *isa_name,
+                           bal_error *err)
+{
+    *e = (bal_engine){0};
+    const bal_status st = open_all(e, path, threads, isa_name, err);
+    if (st < 0) bal_engine_close(e);
+    return st;
+}
+
+void bal_engine_close(bal_engine *e)
+{
+    bal_pool_destroy(e->pool);
+    bal_tokenizer_close(e->tokenizer);
+    bal_model_unload(&e->model);
+    *e = (bal_engine){0};
+}

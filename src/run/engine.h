@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT
+ * A model ready to run: weights, tokenizer, threads and kernels. Immutable once open and shared by
+ * sessions; jobs of several sessions queue on the one pool. */
+#ifndef BAL_RUN_ENGINE_H
+#define BAL_RUN_ENGINE_H
+
+#include "model/decoder.h"
+#include "text/tokenizer.h"
+
+typedef struct bal_engine {
+    bal_model model;
+    bal_tokenizer *tokenizer;
+    bal_pool *pool;
+    bal_kernels kernels;
+    unsigned isa; /* BAL_ISA_* in use */
+} bal_engine;
+
+/* threads 0: one per CPU of the affinity mask. isa_name NULL: all that the CPU has, else at most
+ * that level ("scalar", "avx2", "avx512"); a level the CPU lacks is an error. */
+bal_status bal_engine_open(bal_engine *e, const char *path, int threads, const char *isa_name,
+                           bal_error *err);
+void bal_engine_close(bal_engine *e); /* idempotent; zeroed struct is fine */
+
+#endif

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT
+ * The next token from logits: greedy, or temperature, then top-k, then top-p (the order of
+ * transformers' logits processors). The same seed and logits give the same tokens. */
+#ifndef BAL_RUN_SAMPLER_H
+#define BAL_RUN_SAMPLER_H
+
+#include "base/rng.h"
+#include "base/status.h"
+
+typedef struct bal_sampling {
+    float temperature; /* 0: greedy */
+    int top_k;         /* 0: off */
+    float top_p;       /* 1: off */
+    uint64_t seed;
+} bal_sampling;
+
+typedef struct bal_candidate {
+    float p;
+    int32_t id;
+} bal_candidate;
+
+typedef struct bal_sampler {
+    bal_sampling s;
+    bal_rng rng;
+    int vocab;
+    bal_candidate *work; /* [vocab] */
+} bal_sampler;
+
+/* BAL_E_ARG names the option that is out of range. */
+bal_status bal_sampler_create(bal_sampler *s, const bal_sampling *opts, int vocab, bal_error *err);
+void bal_sampler_destroy(bal_sampler *s);
+
+/* logits [vocab], finite. Of equal logits the lowest id wins. */
+int32_t bal_sampler_next(bal_sampler *s, const float *logits);
+int32_t bal_argmax(const float *x, int n);
+
+#endif
