@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT
+ * Processor features: names and masks, and detection against what Linux reports. */
+#include "check.h"
+
+#include "base/cpu.h"
+
+#include <sched.h>
+
+static void test_names(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"scalar", "avx2", "avx512"};
+    bal_error err;
+    unsigned mask, below = 0;
+    for (int i = 0; i < 3; i++) {
+        ASSERT_OK(bal_isa_from_name(&mask, names[i], &err));
+        assert_string_equal(bal_isa_name(mask), names[i]);
+        assert_int_equal(mask & below, below); /* a level contains those below */
+        assert_true(i == 0 ? mask == BAL_ISA_NONE : mask != below);
+        below = mask;
+    }
+    ASSERT_FAILS(BAL_E_ARG, "scalar, avx2 or avx512", bal_isa_from_name(&mask, "neon", &err));
+    assert_int_equal(mask, BAL_ISA_NONE);
+    ASSERT_FAILS(BAL_E_ARG, "AVX2", bal_isa_from_name(&mask, "AVX2", &err));
+}
+
+/* Whether the first "flags" line of /proc/cpuinfo has all of the words; -1 where there is none. */
+static int kernel_reports(const char *const words[])
+{
+    static char line[1 << 16];
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    int result = -1;
+    while (f && result < 0 && fgets(line, sizeof line, f)) {
+        if (strncmp(line, "flags", 5) != 0) continue;
+        result = 1;
+        line[strcspn(line, "\n")] = ' ';
+        for (int i = 0; words[i]; i++) {
+            char padded[32];
+            snprintf(padded, sizeof padded, " %s ", words[i]);
+            if (!strstr(line, padded)) result = 0;
+        }
+    }
+    if (f) fclose(f);
+    return result;
+}
+
+static void test_detection(void **state)
+{
+    (void)state;
+    static const char *const avx2[] = {"avx2", "fma", "f16c", NULL};
+    static const char *const avx512[] = {"avx512f", "avx512bw", "avx512vl", "avx512dq", NULL};
+    const unsigned isa = bal_cpu_isa();
+    printf("isa: %s\n", bal_isa_name(isa));
+    assert_false(isa & BAL_ISA_AVX512 && !(isa & BAL_ISA_AVX2));
+#if BAL_X86
+    const int want2 = kernel_reports(avx2), want512 = kernel_reports(avx512);
+    if (want2 < 0) skip();
+    assert_int_equal((isa & BAL_ISA_AVX2) != 0, want2);
+    assert_int_equal((isa & BAL_ISA_AVX512) != 0, want2 && want512);
+#else
+    (void)avx2, (void)avx512, (void)kernel_reports;
+    assert_int_equal(isa, BAL_ISA_NONE);
+#endif
+}
+
+static void test_count(void **state)
+{
+    (void)state;
+    cpu_set_t all, one;
+    assert_int_equal(sched_getaffinity(0, sizeof all, &all), 0);
+    assert_int_equal(bal_cpu_count(), CPU_COUNT(&all));
+    int first = 0;
+    while (!CPU_ISSET(first, &all)) first++;
+    CPU_ZERO(&one);
+    CPU_SET(first, &one);
+    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+    assert_int_equal(bal_cpu_count(), 1);
+    assert_int_equal(sched_setaffinity(0, sizeof all, &all), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_detection),
+        cmocka_unit_test(test_count),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
