@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Builds Ballast and runs its tests.
+#
+#   ./test.sh          the quick tier: under 25 minutes on two cores with the build
+#   ./test.sh --all    adds five minutes of fuzzing per parser, an emulated old processor, and big shapes
+#
+# Third-party test data is looked for in $BALLAST_TEST_DATA, by default ../shared/data; tests that need it
+# are skipped with a line when it is absent.
+set -euo pipefail
+. "$(dirname "$0")/scripts/common.sh"
+all=
+case "${1:-}" in
+  '') ;;
+  --all) all=1 ;;
+  *) sed -n '2,9p' "$0"; exit 2 ;;
+esac
+start=$SECONDS
+
+# run PRESET [ctest arguments]
+run() {
+  local dir
+  dir=$root/$(preset_dir "$1")
+  shift
+  ctest --test-dir "$dir" --output-on-failure -j "$jobs" "$@"
+}
+
+install "${build_packages[@]}" "${test_packages[@]}"
+cd "$root"
+
+say "format"
+git ls-files '*.c' '*.h' 2>/dev/null | xargs -r clang-format --dry-run -Werror
+
+say "gcc, release, all tests"
+build release
+run release
+
+say "clang, release: kernels, parity, quantization"
+build clang
+run clang -R 'kernels|parity|oracle|gradients|quant'
+
+say "address and undefined-behaviour sanitizers"
+build asan
+run asan -LE slow
+
+say "thread sanitizer"
+build tsan
+run tsan -R 'pool|session|threads|parity'
+
+say "portable build: scalar kernels only"
+build portable
+run portable -R 'kernels|parity|packed|oracle'
+
+if [ -n "$all" ]; then
+  "$root/scripts/test_long.sh"
+fi
+say "done in $((SECONDS - start)) s"
