@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT
+ * From calibration records to what the solvers read: token ids with modalities, and the decoder
+ * input embeddings of every sample in a store. The vision tower runs once per picture. */
+#ifndef BAL_QUANT_GATHER_H
+#define BAL_QUANT_GATHER_H
+
+#include "base/hash.h"
+#include "quant/calib.h"
+#include "quant/sensitivity.h"
+#include "run/engine.h"
+
+typedef struct bal_gathered {
+    bal_samples samples;
+    bal_store embeds;               /* [positions][hidden] */
+    char sha256[BAL_SHA256_HEX];    /* of the data file and of the pictures in use, in order */
+    int64_t tokens[BAL_MODALITIES]; /* of all samples */
+    int n_images;
+} bal_gathered;
+
+/* order[n] are indices of records. Every picture is opened, hashed and laid out before the first
+ * one is encoded, so an unreadable one is found at once; errors name record, file and picture.
+ * The recipe says template, turns and views. tmp_dir is where the store is made. On failure *g is
+ * empty. */
+bal_status bal_gather(bal_gathered *g, const bal_calib *calib, const size_t *order, size_t n,
+                      const bal_engine *engine, const bal_exec *exec, const bal_recipe *recipe,
+                      const char *tmp_dir, bal_step_fn *step, void *step_ctx, bal_error *err);
+void bal_gathered_free(bal_gathered *g); /* idempotent; a zeroed struct is fine */
+
+#endif
