@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+#include "quant/losses.h"
+
+#include "quant/stats.h"
+
+#include <math.h>
+
+enum { LANES = 8 };
+
+typedef struct job {
+    const float *a, *b;
+    int cols;
+    double *abs, *sq; /* [n] */
+} job;
+
+static void fold_lanes(const double *lane, double *out)
+{
+    *out =
+        ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+}
+
+static void row_sums(const float *a, const float *b, int cols, double *abs_out, double *sq_out)
+{
+    double abs[LANES] = {0}, sq[LANES] = {0};
+    int c = 0;
+    for (; c + LANES <= cols; c += LANES)
+        for (int l = 0; l < LANES; l++) {
+            const double d = fabsf(b ? a[c + l] - b[c + l] : a[c + l]);
+            abs[l] += d;
+            sq[l] += d * d;
+        }
+    for (int l = 0; c < cols; c++, l++) {
+        const double d = fabsf(b ? a[c] - b[c] : a[c]);
+        abs[l] += d;
+        sq[l] += d * d;
+    }
+    fold_lanes(abs, abs_out);
+    fold_lanes(sq, sq_out);
+}
+
+static void rows(void *ctx, size_t begin, size_t end, int lane)
+{
+    (void)lane;
+    const job *j = ctx;
+    for (size_t r = begin; r < end; r++) {
+        const size_t at = r * (size_t)j->cols;
+        row_sums(j->a + at, j->b ? j->b + at : NULL, j->cols, &j->abs[r], &j->sq[r]);
+    }
+}
+
+void bal_error_sums_add(bal_error_sums *s, bal_pool *pool, const float *a, const float *b, int n,
+                        int cols, const uint8_t *modality, double *work)
+{
+    job j = {a, b, cols, work, work + n};
+    bal_pool_run(pool, rows, &j, (size_t)n, 16);
+    for (int r = 0; r < n; r++) {
+        s->abs[modality[r]] += j.abs[r];
+        s->sq[modality[r]] += j.sq[r];
+        s->rows[modality[r]]++;
+    }
+}
+
+static double mean(double sum, int64_t rows_in, int cols)
+{
+    return rows_in > 0 ? sum / ((double)rows_in * cols) : 0.0;
+}
+
+double bal_loss_value(const bal_error_sums *s, int cols, const bal_recipe *recipe, double r)
+{
+    double weight[BAL_MODALITIES];
+    bal_modality_weights(recipe, r, weight);
+    const bool mae = recipe->loss == BAL_LOSS_MAE, prompt = weight[BAL_PROMPT] > 0.0;
+    const double *sum = mae ? s->abs : s->sq;
+    const double language = sum[BAL_ANSWER] + (prompt ? sum[BAL_PROMPT] : 0.0);
+    const double vision = weight[BAL_VISION] * sum[BAL_VISION];
+    const int64_t n_language = s->rows[BAL_ANSWER] + (prompt ? s->rows[BAL_PROMPT] : 0);
+    if (mae || recipe->balance == BAL_BALANCE_OFF)
+        return mean(language + vision, n_language + s->rows[BAL_VISION], cols);
+    return mean(language, n_language, cols) + mean(vision, s->rows[BAL_VISION], cols);
+}

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT */
+#include "quant/pass.h"
+
+#include "base/half.h"
+#include "base/size.h"
+#include "op/pointwise.h"
+
+#include <stdlib.h>
+
+static bal_status make_pages(bal_pass *p, size_t width, bal_error *err)
+{
+    const size_t n = bal_ceil_div((size_t)p->max_len, BAL_PAGE);
+    size_t floats;
+    if (!bal_size_mul(n * 2 * BAL_PAGE, width * sizeof(float), &floats))
+        return bal_fail(err, BAL_E_ARG, "a calibration sample of %d positions", p->max_len);
+    p->pages = calloc(n, sizeof *p->pages);
+    p->page_memory = malloc(floats);
+    if (!p->pages || !p->page_memory) return bal_nomem(err, floats, "keys and values of a sample");
+    for (size_t i = 0; i < n; i++) {
+        p->pages[i].k = p->page_memory + 2 * i * BAL_PAGE * width;
+        p->pages[i].v = p->pages[i].k + BAL_PAGE * width;
+    }
+    return BAL_OK;
+}
+
+static bal_status make_angles(bal_pass *p, const bal_text_config *c, bal_error *err)
+{
+    const size_t n = (size_t)p->max_len, bytes = n * (size_t)c->head_dim / 2 * sizeof(float);
+    int32_t *pos = malloc(n * sizeof *pos);
+    p->cos = malloc(bytes);
+    p->sin = malloc(bytes);
+    if (!pos || !p->cos || !p->sin) {
+        free(pos);
+        return bal_nomem(err, 2 * bytes, "rotary tables");
+    }
+    for (int i = 0; i < p->max_len; i++) pos[i] = i;
+    bal_rope_table(pos, p->max_len, c->head_dim, c->rope_theta, p->cos, p->sin);
+    free(pos);
+    return BAL_OK;
+}
+
+bal_status bal_pass_create(bal_pass *p, const bal_text_config *c, int max_len, bal_error *err)
+{
+    *p = (bal_pass){.max_len = max_len};
+    if (max_len < 1)
+        return bal_fail(err, BAL_E_ARG, "calibration samples of %d positions", max_len);
+    bal_status st = bal_decoder_buf_create(&p->buf, c, max_len, err);
+    if (st >= 0) st = make_pages(p, (size_t)c->kv_heads * (size_t)c->head_dim, err);
+    if (st >= 0) st = make_angles(p, c, err);
+    if (st < 0) bal_pass_destroy(p);
+    return st;
+}
+
+void bal_pass_destroy(bal_pass *p)
+{
+    bal_decoder_buf_destroy(&p->buf);
+    free(p->pages);
+    free(p->page_memory);
+    free(p->cos);
+    free(p->sin);
+    *p = (bal_pass){0};
+}
+
+bal_rows bal_pass_rows(const bal_pass *p, int n)
+{
+    return (bal_rows){.m = n, .first = 0, .cos = p->cos, .sin = p->sin, .pages = p->pages};
+}
+
+static bool not_finite(float x)
+{
+    return (bal_f32_bits(x) & 0x7f800000u) == 0x7f800000u;
+}
+
+/* Two passes, because the first without a branch in its loop is vectorized and nearly always the
+ * only one. */
+long bal_first_not_finite(const float *x, size_t n)
+{
+    unsigned bad = 0;
+    for (size_t i = 0; i < n; i++) bad |= not_finite(x[i]);
+    for (size_t i = 0; bad && i < n; i++)
+        if (not_finite(x[i])) return (long)i;
+    return -1;
+}

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT
+ * What a forward pass of one whole calibration sample through decoder blocks needs: work buffers,
+ * one layer's worth of key and value pages, rotary tables for positions 0 .. max_len - 1. */
+#ifndef BAL_QUANT_PASS_H
+#define BAL_QUANT_PASS_H
+
+#include "model/decoder.h"
+
+typedef struct bal_pass {
+    int max_len;
+    bal_decoder_buf buf;
+    bal_kv_page *pages;
+    float *page_memory;
+    float *cos, *sin; /* [max_len][head_dim / 2] */
+} bal_pass;
+
+bal_status bal_pass_create(bal_pass *p, const bal_text_config *c, int max_len, bal_error *err);
+void bal_pass_destroy(bal_pass *p); /* idempotent; zeroed struct is fine */
+
+/* The rows of a sample of n <= max_len positions; borrows p's tables and pages. */
+bal_rows bal_pass_rows(const bal_pass *p, int n);
+
+/* First NaN or Inf among n floats, or -1. */
+long bal_first_not_finite(const float *x, size_t n);
+
+#endif

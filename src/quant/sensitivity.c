@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: MIT
+ * One sample at a time: forward keeping the two residual streams of every block in memory, backward
+ * with activation gradients (quant/backward.h), sums per block, sub-block and modality.
+ *
+ * gradient f16 emulates the published fp16 backward: the loss is divided by the number of samples
+ * and every gradient tensor is rounded to f16 at module boundaries, so what lies below 2^-25
+ * becomes zero, as it did there. Means are multiplied back by that number, so that both arithmetics
+ * give figures of the same size. The forward pass is f32 in both. */
+#include "quant/sensitivity.h"
+
+#include "op/pointwise.h"
+#include "quant/backward.h"
+#include "quant/losses.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Classes a row can be averaged in: the three modalities, and answer with prompt. */
+enum { CLASS_TEXT = BAL_MODALITIES, CLASSES };
+
+typedef struct class_mean {
+    double abs, sq; /* sum of per-sample means, or of all elements */
+    int64_t weight; /* samples, or elements */
+} class_mean;
+
+typedef class_mean cell_sums[CLASSES];
+
+typedef struct walk {
+    const bal_exec *e;
+    const bal_model *m;
+    const bal_text_config *c;
+    const bal_recipe *recipe;
+    bal_backward_mode mode;
+    bal_pass pass;
+    bal_backward back;
+    float *h, *mid;              /* [layers][max_len][hidden]: block inputs, and after attention */
+    float *out;                  /* [max_len][hidden]: output of the last block */
+    float *dh, *dmid;            /* [max_len][hidden] */
+    double *row_sums;            /* [2 * max_len] */
+    cell_sums (*sums)[BAL_SUBS]; /* [layers] */
+} walk;
+
+static void walk_deinit(walk *w)
+{
+    bal_pass_destroy(&w->pass);
+    bal_backward_destroy(&w->back);
+    free(w->h);
+    free(w->mid);
+    free(w->out);
+    free(w->dh);
+    free(w->dmid);
+    free(w->row_sums);
+    free(w->sums);
+    *w = (walk){0};
+}
+
+static bal_status walk_init(walk *w, const bal_exec *e, const bal_model *m,
+                            const bal_samples *samples, const bal_recipe *recipe, bal_error *err)
+{
+    const bal_text_config *c = &m->config.text;
+    const size_t layers = (size_t)c->layers, n = (size_t)samples->max_len;
+    const size_t row = (size_t)c->hidden * sizeof(float);
+    const bool half = recipe->gradient == BAL_GRADIENT_F16;
+    *w = (walk){.e = e, .m = m, .c = c, .recipe = recipe};
+    w->mode = (bal_backward_mode){half ? 1.0 / samples->n : 1.0, recipe->gradient};
+    BAL_TRY(bal_pass_create(&w->pass, c, samples->max_len, err));
+    BAL_TRY(bal_backward_create(&w->back, c, samples->max_len, err));
+    w->h = calloc(layers * n, row);
+    w->mid = calloc(layers * n, row);
+    w->out = malloc(n * row);
+    w->dh = malloc(n * row);
+    w->dmid = malloc(n * row);
+    w->row_sums = malloc(2 * n * sizeof *w->row_sums);
+    w->sums = calloc(layers, sizeof *w->sums);
+    if (w->h && w->mid && w->out && w->dh && w->dmid && w->row_sums && w->sums) return BAL_OK;
+    return bal_nomem(err, 2 * layers * n * row, "hidden states of a sample");
+}
+
+/* ---- One sample -------------------------------------------------------------------------------
+ */
+
+static float *layer_rows(const walk *w, float *base, int layer)
+{
+    return base + (size_t)layer * (size_t)w->pass.max_len * (size_t)w->c->hidden;
+}
+
+static bal_status check_rows(const walk *w, const float *x, int n, int sample, int layer,
+                             const char *what, bal_error *err)
+{
+    const long at = bal_first_not_finite(x, (size_t)n * (size_t)w->c->hidden);
+    if (at < 0) return BAL_OK;
+    return bal_fail(err, BAL_E_NUMERIC,
+                    "sample %d, layer %d: %s is NaN or Inf at position %ld, channel %ld", sample,
+                    layer, what, at / w->c->hidden, at % w->c->hidden);
+}
+
+static bal_status forward(walk *w, int n, int sample, bal_error *err)
+{
+    const size_t floats = (size_t)n * (size_t)w->c->hidden;
+    const bal_rows rows = bal_pass_rows(&w->pass, n);
+    bal_decoder_buf *b = &w->pass.buf;
+    for (int i = 0; i < w->c->layers; i++) {
+        const bal_decoder_layer *l = &w->m->layers[i];
+        float *h = layer_rows(w, w->h, i), *mid = layer_rows(w, w->mid, i);
+        float *next = i + 1 < w->c->layers ? layer_rows(w, w->h, i + 1) : w->out;
+        bal_rms_norm(w->e, h, l->attn_norm, w->c->rms_eps, n, w->c->hidden, b->norm);
+        bal_decoder_attn(w->e, w->c, l, &rows, b->norm, b, mid);
+        bal_add(w->e, mid, h, floats);
+        bal_rms_norm(w->e, mid, l->mlp_norm, w->c->rms_eps, n, w->c->hidden, b->norm);
+        bal_decoder_mlp(w->e, w->c, l, n, b->norm, b, next);
+        bal_add(w->e, next, mid, floats);
+        BAL_TRY(check_rows(w, next, n, sample, i, "the block output", err));
+    }
+    return BAL_OK;
+}
+
+static void add_class(class_mean *m, bal_average average, double abs, double sq, int64_t elements)
+{
+    if (elements == 0) return;
+    const double per = average == BAL_AVERAGE_SAMPLE ? (double)elements : 1.0;
+    m->abs += abs / per;
+    m->sq += sq / per;
+    m->weight += average == BAL_AVERAGE_SAMPLE ? 1 : elements;
+}
+
+static void add_gradient(walk *w, int layer, int sub, const float *g, const bal_sample *s)
+{
+    bal_error_sums e = {0};
+    class_mean *m = w->sums[layer][sub];
+    const int64_t cols = w->c->hidden;
+    bal_error_sums_add(&e, w->e->pool, g, NULL, s->n, w->c->hidden, s->modality, w->row_sums);
+    for (int i = 0; i < BAL_MODALITIES; i++)
+        add_class(&m[i], w->recipe->average, e.abs[i], e.sq[i], e.rows[i] * cols);
+    add_class(&m[CLASS_TEXT], w->recipe->average, e.abs[BAL_ANSWER] + e.abs[BAL_PROMPT],
+              e.sq[BAL_ANSWER] + e.sq[BAL_PROMPT],
+              (e.rows[BAL_ANSWER] + e.rows[BAL_PROMPT]) * cols);
+}
+
+static bal_status backward(walk *w, const bal_sample *s, int sample, bal_error *err)
+{
+    const bal_rows rows = bal_pass_rows(&w->pass, s->n);
+    for (int i = w->c->layers - 1; i >= 0; i--) {
+        add_gradient(w, i, BAL_SUB_MLP, w->dh, s);
+        bal_backward_block(w->e, w->c, &w->m->layers[i], &rows, w->mode, layer_rows(w, w->h, i),
+                           layer_rows(w, w->mid, i), w->dh, w->dmid, &w->back);
+        BAL_TRY(check_rows(w, w->dmid, s->n, sample, i, "the gradient", err));
+        add_gradient(w, i, BAL_SUB_ATTN, w->dmid, s);
+    }
+    return BAL_OK;
+}
+
+static bal_status one_sample(walk *w, const bal_sample *s, int index, const bal_store *embeds,
+                             double *loss, bal_error *err)
+{
+    BAL_TRY(bal_store_read(embeds, index, w->h, err));
+    BAL_TRY(check_rows(w, w->h, s->n, index, -1, "the input embedding", err));
+    BAL_TRY(forward(w, s->n, index, err));
+    const bal_status st =
+        bal_backward_loss(w->e, w->m, s, w->mode, w->out, loss, w->dh, &w->pass.buf, err);
+    if (st < 0) return bal_fail_in(err, st, "calibration sample %d", index);
+    return backward(w, s, index, err);
+}
+
+/* ---- All samples ------------------------------------------------------------------------------
+ */
+
+static const char *const sub_name[BAL_SUBS] = {"attention", "MLP"};
+
+static bal_status fill_cell(const walk *w, bal_sensitivity_cell *cell, int layer, int sub,
+                            bal_error *err)
+{
+    const class_mean *m = w->sums[layer][sub];
+    double g1[CLASSES], g2[CLASSES];
+    for (int i = 0; i < CLASSES; i++) {
+        const double n = m[i].weight > 0 ? (double)m[i].weight : 1.0;
+        g1[i] = m[i].abs / n / w->mode.scale;
+        g2[i] = m[i].sq / n / (w->mode.scale * w->mode.scale);
+    }
+    memcpy(cell->g1, g1, sizeof cell->g1);
+    memcpy(cell->g2, g2, sizeof cell->g2);
+    const double language =
+        g1[w->recipe->language == BAL_LANGUAGE_TEXT ? (int)CLASS_TEXT : (int)BAL_ANSWER];
+    if (!(language > 0.0))
+        return bal_fail(
+            err, BAL_E_NUMERIC, "layer %d, %s: every answer gradient is zero%s", layer,
+            sub_name[sub],
+            w->recipe->gradient == BAL_GRADIENT_F16 ? " in f16 arithmetic; set gradient=f32" : "");
+    cell->ratio = m[BAL_VISION].weight > 0 ? g1[BAL_VISION] / language : 1.0;
+    return BAL_OK;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Of an even count: the mean of the middle two. */
+static bal_status median_ratio(const bal_sensitivity *s, int sub, double *median, bal_error *err)
+{
+    const size_t n = (size_t)s->layers;
+    double *r = malloc(n * sizeof *r);
+    *median = 0.0;
+    if (!r) return bal_nomem(err, n * sizeof *r, "ratios");
+    for (size_t i = 0; i < n; i++) r[i] = s->cell[i][sub].ratio;
+    qsort(r, n, sizeof *r, by_value);
+    *median = (r[(n - 1) / 2] + r[n / 2]) / 2.0;
+    free(r);
+    return BAL_OK;
+}
+
+static bal_status finish(const walk *w, bal_sensitivity *out, bal_error *err)
+{
+    for (int sub = 0; sub < BAL_SUBS; sub++) {
+        double least = 0.0;
+        for (int i = 0; i < out->layers; i++)
+            BAL_TRY(fill_cell(w, &out->cell[i][sub], i, sub, err));
+        if (w->recipe->floor == BAL_FLOOR_MEDIAN) BAL_TRY(median_ratio(out, sub, &least, err));
+        for (int i = 0; i < out->layers; i++)
+            out->cell[i][sub].weight = fmax(out->cell[i][sub].ratio, least);
+    }
+    return BAL_OK;
+}
+
+static bal_status check_linears(const bal_model *m, bal_error *err)
+{
+    for (int i = 0; i < m->config.text.layers; i++)
+        for (int j = 0; j < BAL_DECODER_LINEARS; j++)
+            if (bal_type_get(bal_decoder_linear(&m->layers[i], j)->type)->packed)
+                return bal_fail(err, BAL_E_ARG,
+                                "%s: layer %d %s is packed; gradients need float "
+                                "weights",
+                                m->path, i, bal_decoder_linear_name(j));
+    return BAL_OK;
+}
+
+static bal_status check_samples(const bal_model *m, const bal_samples *samples,
+                                const bal_store *embeds, bal_error *err)
+{
+    bool vision = false;
+    if (samples->n < 1) return bal_fail(err, BAL_E_ARG, "no calibration samples");
+    if (embeds->n_samples != samples->n || embeds->cols != m->config.text.hidden)
+        return bal_fail(err, BAL_E_ARG, "%d embeddings of %d columns for %d samples of %d",
+                        embeds->n_samples, embeds->cols, samples->n, (int)m->config.text.hidden);
+    for (int i = 0; i < samples->n; i++) {
+        const bal_sample *s = &samples->items[i];
+        bool answer = false;
+        for (int t = 0; t < s->n; t++) {
+            answer = answer || (t > 0 && s->modality[t] == BAL_ANSWER);
+            vision = vision || s->modality[t] == BAL_VISION;
+        }
+        if (!answer) return bal_fail(err, BAL_E_ARG, "calibration sample %d: no answer token", i);
+    }
+    if (m->config.has_vision && !vision)
+        return bal_fail(err, BAL_E_ARG,
+                        "none of the %d calibration samples has vision tokens, but the model has a "
+                        "vision tower: their weight cannot be measured",
+                        samples->n);
+    return BAL_OK;
+}
+
+static bal_status all_samples(walk *w, bal_sensitivity *out, const bal_samples *samples,
+                              const bal_store *embeds, bal_step_fn *step, void *step_ctx,
+                              bal_error *err)
+{
+    for (int i = 0; i < samples->n; i++) {
+        double loss;
+        BAL_TRY(one_sample(w, &samples->items[i], i, embeds, &loss, err));
+        out->loss += loss / samples->n;
+        if (step && step(step_ctx, "sensitivity", i + 1, samples->n) != 0)
+            return bal_fail(err, BAL_E_CANCELLED, "cancelled while measuring sensitivity");
+    }
+    return finish(w, out, err);
+}
+
+bal_status bal_sensitivity_run(bal_sensitivity *out, const bal_exec *e, const bal_model *m,
+                               const bal_samples *samples, const bal_store *embeds,
+                               const bal_recipe *recipe, bal_step_fn *step, void *step_ctx,
+                               bal_error *err)
+{
+    walk w = {0};
+    *out = (bal_sensitivity){.layers = m->config.text.layers};
+    BAL_TRY(check_linears(m, err));
+    BAL_TRY(check_samples(m, samples, embeds, err));
+    out->cell = calloc((size_t)out->layers, sizeof *out->cell);
+    bal_status st = out->cell ? walk_init(&w, e, m, samples, recipe, err)
+                              : bal_nomem(err, (size_t)out->layers, "sensitivity");
+    if (st >= 0) st = all_samples(&w, out, samples, embeds, step, step_ctx, err);
+    walk_deinit(&w);
+    if (st < 0) bal_sensitivity_free(out);
+    return st;
+}
+
+void bal_sensitivity_free(bal_sensitivity *s)
+{
+    free(s->cell);
+    *s = (bal_sensitivity){0};
+}
