@@ -52,7 +52,7 @@ def make_resize(rng):
     (ANYRES / "resize.txt").write_text("\n".join(lines) + "\n")
 
 
-# ---- plans.txt: w h view patches most max_tiles best_h best_w new_h new_w h0 w0 h1 w1 tokens --------------------------
+# ---- plans.txt: w h view patches most max_tiles best_h best_w new_h new_w h0 h0*w0 h1 h1*w1 tokens --------------------------
 
 class Sizes(LlavaOnevisionProcessor):
     """Only the token arithmetic of the processor, without a tokenizer."""
@@ -73,7 +73,7 @@ def plan_line(w, h, view, patches, most, max_tiles):
     grids = []
     for sizes in (unlimited, Sizes(ip, patches * patches, max_tiles)):
         body, rows = sizes._get_unpadded_features(h, w, patches, patches, best_h // view, best_w // view)
-        grids += [rows, body // rows if rows else 0]
+        grids += [rows, body]
     return " ".join(map(str, [w, h, view, patches, most, max_tiles, best_h, best_w, new_h, new_w, *grids, tokens]))
 
 
@@ -129,6 +129,13 @@ def png(w, h, depth, kind, rows, before=b"", interlace=0):
     head = struct.pack(">IIBBBBB", w, h, depth, kind, 0, 0, interlace)
     return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + before + chunk(b"IDAT", zlib.compress(rows, 9))
             + chunk(b"IEND", b""))
+
+
+def flipped(data, at):
+    """One bit wrong: the last byte of IDAT's checksum stands at -13."""
+    out = bytearray(data)
+    out[at] ^= 1
+    return bytes(out)
 
 
 def adam7(a):
@@ -187,7 +194,7 @@ def make_pictures():
     good = list(files)
     plain = files["rgb.png"]
     files |= {
-        "bad_crc.png": plain[:-20] + bytes([plain[-20] ^ 1]) + plain[-19:], "cut.png": plain[:-12],
+        "bad_crc.png": flipped(plain, -13), "bad_zlib.png": flipped(plain, -20), "cut.png": plain[:-12],
         "no_data.png": plain[:plain.index(b"IDAT") - 4] + chunk(b"IEND", b""),
         "huge.png": png(50000, 50000, 8, 2, b""), "long.png": png(1, 0x7fffffff, 1, 0, b""),
         "cut.jpg": files["s420.jpg"][:-60], "cut.webp": files["lossy.webp"][:-9], "empty.bin": b"",
