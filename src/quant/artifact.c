@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: MIT */
+#include "quant/artifact.h"
+
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/size.h"
+#include "format/safetensors_write.h"
+#include "model/bind.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { FIXED_META = 7 };
+
+/* Everything of a decoder block is in its part: linears, biases, norms. */
+static const char BLOCKS[] = "model.language_model.layers.";
+
+typedef struct builder {
+    const bal_engine *engine;
+    const bal_artifact_origin *origin;
+    bal_tensor_view *tensors;
+    bal_st_meta *meta;
+    size_t n_tensors, n_meta, room_tensors, room_meta;
+    char **strings; /* names that were made here */
+    size_t n_strings;
+    uint8_t *config;
+    char *recipe;
+    bal_error *err;
+} builder;
+
+/* ---- Lists -------------------------------------------------------------------------------------
+ */
+
+static bal_status builder_init(builder *b)
+{
+    const size_t layers = (size_t)b->engine->model.config.text.layers;
+    b->room_meta = FIXED_META + layers * BAL_DECODER_LINEARS;
+    b->room_tensors =
+        b->engine->model.tensors.n_tensors + 2 + layers * (2 * BAL_DECODER_LINEARS + 2);
+    b->tensors = calloc(b->room_tensors, sizeof *b->tensors);
+    b->meta = calloc(b->room_meta, sizeof *b->meta);
+    b->strings = calloc(b->room_tensors + 2 * b->room_meta, sizeof *b->strings);
+    if (b->tensors && b->meta && b->strings) return BAL_OK;
+    return bal_nomem(b->err, b->room_tensors * sizeof *b->tensors, "tensor list");
+}
+
+static void builder_deinit(builder *b)
+{
+    for (size_t i = 0; i < b->n_strings; i++) free(b->strings[i]);
+    free(b->strings);
+    free(b->tensors);
+    free(b->meta);
+    free(b->config);
+    free(b->recipe);
+}
+
+static bal_status keep(builder *b, const char *text, const char **out)
+{
+    char *copy = strdup(text);
+    if (!copy) return bal_nomem(b->err, strlen(text) + 1, "a name");
+    b->strings[b->n_strings++] = copy;
+    *out = copy;
+    return BAL_OK;
+}
+
+static bal_status add_tensor(builder *b, const char *name, const bal_tensor_view *t)
+{
+    bal_tensor_view *slot = &b->tensors[b->n_tensors];
+    *slot = *t;
+    BAL_TRY(keep(b, name, &slot->name));
+    b->n_tensors++;
+    return BAL_OK;
+}
+
+static bal_status add_flat(builder *b, const char *name, bal_st_dtype dtype, const void *data,
+                           size_t n)
+{
+    bal_tensor_view t = {.dtype = dtype, .n_dims = 1, .shape = {n}, .data = data};
+    if (!bal_st_bytes(dtype, n, &t.n_bytes))
+        return bal_fail(b->err, BAL_E_ARG, "tensor %s is too large", name);
+    return add_tensor(b, name, &t);
+}
+
+static void add_meta(builder *b, const char *key, const char *value)
+{
+    b->meta[b->n_meta++] = (bal_st_meta){key, value};
+}
+
+static bal_status add_layout(builder *b, int layer, int i, const char *id)
+{
+    char key[BAL_PART_NAME];
+    bal_st_meta *m = &b->meta[b->n_meta];
+    bal_part_layout_key(key, layer, i);
+    BAL_TRY(keep(b, key, &m->key));
+    BAL_TRY(keep(b, id, &m->value));
+    b->n_meta++;
+    return BAL_OK;
+}
+
+/* ---- What goes in ------------------------------------------------------------------------------
+ */
+
+static bal_status add_compiled(builder *b)
+{
+    size_t n;
+    BAL_TRY(bal_config_blob(&b->engine->model.config, &b->config, &n, b->err));
+    BAL_TRY(add_flat(b, "ballast.config", BAL_ST_U8, b->config, n));
+    const uint8_t *blob = bal_tokenizer_blob(b->engine->tokenizer, &n);
+    return add_flat(b, "ballast.tokenizer", BAL_ST_U8, blob, n);
+}
+
+static bal_status add_part(builder *b, const bal_part *part, int layer)
+{
+    char key[BAL_PART_NAME], name[BAL_PART_NAME];
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
+        bal_part_layout_key(key, layer, i);
+        BAL_TRY(add_layout(b, layer, i, bal_tensor_meta(&part->set, key)));
+        bal_part_packed_name(name, layer, i);
+        BAL_TRY(add_tensor(b, name, bal_tensor_find(&part->set, name)));
+    }
+    for (size_t i = 0; i < part->set.n_tensors; i++) {
+        const bal_tensor_view *t = &part->set.tensors[i];
+        if (t->dtype != BAL_ST_U8) BAL_TRY(add_tensor(b, t->name, t));
+    }
+    return BAL_OK;
+}
+
+/* The same names and sizes as a part would have, before there is one. */
+static bal_status add_planned(builder *b, int layer)
+{
+    const bal_text_config *c = &b->engine->model.config.text;
+    char name[BAL_PART_NAME], id[BAL_PACKED_ID_SIZE];
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
+        bal_packed_layout layout;
+        int n, k;
+        bal_part_linear_size(c, i, &n, &k);
+        BAL_TRY(bal_packed_layout_init(&layout, b->origin->recipe->bits, (size_t)n, (size_t)k,
+                                       (size_t)b->origin->recipe->group, b->err));
+        bal_packed_layout_id(&layout, id);
+        BAL_TRY(add_layout(b, layer, i, id));
+        bal_part_packed_name(name, layer, i);
+        BAL_TRY(add_flat(b, name, BAL_ST_U8, NULL, layout.n_bytes));
+        bal_part_bias_name(name, layer, i);
+        if (bal_decoder_linear(&b->engine->model.layers[layer], i)->bias)
+            BAL_TRY(add_flat(b, name, BAL_ST_F32, NULL, (size_t)n));
+    }
+    for (int mlp = 0; mlp < 2; mlp++) {
+        bal_part_norm_name(name, layer, mlp);
+        BAL_TRY(add_flat(b, name, BAL_ST_F32, NULL, (size_t)c->hidden));
+    }
+    return BAL_OK;
+}
+
+static bal_status add_untouched(builder *b)
+{
+    const bal_tensor_set *set = &b->engine->model.tensors;
+    for (size_t i = 0; i < set->n_tensors; i++) {
+        char name[512];
+        BAL_TRY(bal_bind_canonical(name, sizeof name, &bal_llava_onevision_family,
+                                   set->tensors[i].name, b->err));
+        if (strncmp(name, BLOCKS, sizeof BLOCKS - 1) == 0) continue;
+        BAL_TRY(add_tensor(b, name, &set->tensors[i]));
+    }
+    return BAL_OK;
+}
+
+static bal_status add_origin(builder *b)
+{
+    const bal_artifact_origin *o = b->origin;
+    BAL_TRY(bal_recipe_to_json(o->recipe, &b->recipe, b->err));
+    add_meta(b, "ballast_format", BAL_ARTIFACT_FORMAT);
+    add_meta(b, "program", "ballast " BALLAST_VERSION);
+    add_meta(b, "isa", o->isa);
+    add_meta(b, "recipe", b->recipe);
+    add_meta(b, "source", o->source);
+    add_meta(b, "model_sha256", o->model_sha256);
+    if (o->calibration) add_meta(b, "calibration", o->calibration);
+    return BAL_OK;
+}
+
+/* parts NULL: planned sizes instead of data */
+static bal_status collect(builder *b, const bal_part *parts)
+{
+    BAL_TRY(builder_init(b));
+    BAL_TRY(add_origin(b));
+    BAL_TRY(add_compiled(b));
+    for (int i = 0; i < b->engine->model.config.text.layers; i++)
+        BAL_TRY(parts ? add_part(b, &parts[i], i) : add_planned(b, i));
+    return add_untouched(b);
+}
+
+/* ---- Both uses ---------------------------------------------------------------------------------
+ */
+
+static void count_weights(bal_artifact_sizes *s, const builder *b)
+{
+    const bal_tensor_set *set = &b->engine->model.tensors;
+    for (size_t i = 0; i < set->n_tensors; i++) {
+        uint64_t n = 0;
+        bal_st_count(set->tensors[i].shape, set->tensors[i].n_dims, &n);
+        s->all_weights += n;
+    }
+    for (int layer = 0; layer < b->engine->model.config.text.layers; layer++)
+        for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
+            int n, k;
+            bal_part_linear_size(&b->engine->model.config.text, i, &n, &k);
+            s->linear_weights += (uint64_t)n * (uint64_t)k;
+        }
+    for (size_t i = 0; i < b->n_tensors; i++) {
+        const size_t n = strlen(b->tensors[i].name);
+        if (n > 7 && strcmp(b->tensors[i].name + n - 7, ".packed") == 0)
+            s->linear_bytes += b->tensors[i].n_bytes;
+    }
+}
+
+bal_status bal_artifact_size(bal_artifact_sizes *s, const bal_engine *engine,
+                             const bal_artifact_origin *origin, bal_error *err)
+{
+    *s = (bal_artifact_sizes){0};
+    builder b = {.engine = engine, .origin = origin, .err = err};
+    bal_status st = collect(&b, NULL);
+    if (st == BAL_OK) {
+        count_weights(s, &b);
+        st = bal_safetensors_size(&s->n_bytes, b.tensors, b.n_tensors, b.meta, b.n_meta, err);
+    }
+    builder_deinit(&b);
+    return st;
+}
+
+bal_status bal_artifact_write(const char *path, const bal_engine *engine, const bal_part *parts,
+                              const bal_artifact_origin *origin, bal_error *err)
+{
+    builder b = {.engine = engine, .origin = origin, .err = err};
+    bal_status st = collect(&b, parts);
+    if (st == BAL_OK)
+        st = bal_safetensors_write(path, b.tensors, b.n_tensors, b.meta, b.n_meta, err);
+    builder_deinit(&b);
+    return st;
+}
+
+/* ---- Hash of a checkpoint ----------------------------------------------------------------------
+ */
+
+static int is_model_file(const struct dirent *e)
+{
+    static const char *const endings[] = {".safetensors", ".json", ".txt", ".jinja"};
+    const size_t n = strlen(e->d_name);
+    for (size_t i = 0; i < sizeof endings / sizeof endings[0]; i++) {
+        const size_t m = strlen(endings[i]);
+        if (e->d_name[0] != '.' && n > m && strcmp(e->d_name + n - m, endings[i]) == 0) return 1;
+    }
+    return 0;
+}
+
+static int by_name(const struct dirent **a, const struct dirent **b)
+{
+    return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+static bal_status add_file(bal_sha256 *h, const char *dir, const char *name, bal_error *err)
+{
+    char path[1400];
+    uint8_t digest[BAL_SHA256_BYTES];
+    BAL_TRY(bal_path_join(path, sizeof path, dir, name, err));
+    BAL_TRY(bal_sha256_file(digest, path, err));
+    BAL_TRY(bal_sha256_update(h, name, strlen(name) + 1, err));
+    return bal_sha256_update(h, digest, sizeof digest, err);
+}
+
+static bal_status hash_files(bal_sha256 *h, const char *dir, struct dirent **list, int n,
+                             char out[BAL_ARTIFACT_HEX], bal_error *err)
+{
+    uint8_t digest[BAL_SHA256_BYTES];
+    BAL_TRY(bal_sha256_init(h, err));
+    for (int i = 0; i < n; i++) BAL_TRY(add_file(h, dir, list[i]->d_name, err));
+    BAL_TRY(bal_sha256_final(h, digest, err));
+    bal_hex(out, digest, sizeof digest);
+    return BAL_OK;
+}
+
+bal_status bal_artifact_hash_model(char out[BAL_ARTIFACT_HEX], const char *dir, bal_error *err)
+{
+    struct dirent **list = NULL;
+    bal_sha256 h = {0};
+    const int n = scandir(dir, &list, is_model_file, by_name);
+    if (n < 0)
+        return bal_fail(err, BAL_E_IO, "%s: cannot list the folder: %s", dir, strerror(errno));
+    const bal_status st = hash_files(&h, dir, list, n, out, err);
+    bal_sha256_deinit(&h);
+    for (int i = 0; i < n; i++) free(list[i]);
+    free(list);
+    return st;
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT
+ * The Ballast file, put together: packed blocks, everything else of the checkpoint untouched under
+ * canonical names, compiled config and tokenizer, and where it all came from. Layout of the file:
+ * docs/formats.md. The same inputs give the same bytes: no time, no path, no thread count in it. */
+#ifndef BAL_QUANT_ARTIFACT_H
+#define BAL_QUANT_ARTIFACT_H
+
+#include "quant/part.h"
+#include "run/engine.h"
+
+#define BAL_ARTIFACT_FORMAT "1.0"
+
+typedef struct bal_artifact_origin {
+    const bal_recipe *recipe;
+    const char *isa;          /* name of the level that computed it */
+    const char *source;       /* name of the checkpoint's folder, without path */
+    const char *model_sha256; /* of the checkpoint, bal_artifact_hash_model */
+    const char *calibration;  /* JSON text, NULL when no data was used */
+} bal_artifact_origin;
+
+/* What a file would be, without any data. */
+typedef struct bal_artifact_sizes {
+    uint64_t n_bytes;        /* of the file */
+    uint64_t linear_weights; /* in the linears of the decoder blocks */
+    uint64_t linear_bytes;   /* what they take, scales, zeros and padding counted */
+    uint64_t all_weights;    /* of the checkpoint */
+} bal_artifact_sizes;
+
+bal_status bal_artifact_size(bal_artifact_sizes *s, const bal_engine *engine,
+                             const bal_artifact_origin *origin, bal_error *err);
+
+/* parts[layers of the model] are open. Writes `path` whole and synced, or removes it. */
+bal_status bal_artifact_write(const char *path, const bal_engine *engine, const bal_part *parts,
+                              const bal_artifact_origin *origin, bal_error *err);
+
+/* SHA-256 over names and contents of the weights and configuration files of a folder, as hex. */
+enum { BAL_ARTIFACT_HEX = 65 };
+bal_status bal_artifact_hash_model(char out[BAL_ARTIFACT_HEX], const char *dir, bal_error *err);
+
+#endif

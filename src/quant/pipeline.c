@@ -1,0 +1,511 @@
+/* SPDX-License-Identifier: MIT */
+#include "quant/pipeline.h"
+
+#include "quant/gather.h"
+#include "quant/stream.h"
+#include "quant/workspace.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PATH_SIZE = 1200, BLOCK_UNITS = 1000, SOLVE_UNITS = 900 };
+
+typedef struct run {
+    const bal_pipeline_opts *o;
+    bal_recipe recipe; /* with arithmetic resolved */
+    bal_engine engine;
+    bal_exec exec;
+    bal_workspace space;
+    bal_calib calib;
+    size_t *order, n; /* the records in use */
+    bal_gathered data;
+    bal_store quant; /* the quantized stream */
+    bal_streamer streamer;
+    bal_sensitivity sensitivity;
+    bal_part *parts; /* [layers] */
+    json_t *identity, *blocks;
+    char model_sha256[BAL_ARTIFACT_HEX];
+    char *calibration; /* JSON text for the file's metadata */
+    int block;         /* in progress */
+    long unit;         /* of that block, 0 .. BLOCK_UNITS */
+    bal_error *err;
+} run;
+
+static int layers_of(const run *r)
+{
+    return r->engine.model.config.text.layers;
+}
+
+/* ---- Opening -----------------------------------------------------------------------------------
+ */
+
+static bool needs_data(const bal_recipe *r)
+{
+    return r->scale == BAL_SCALE_SEARCH || r->clip != BAL_CLIP_NONE;
+}
+
+static bool needs_sensitivity(const bal_recipe *r)
+{
+    return needs_data(r) && r->balance == BAL_BALANCE_GRADIENT;
+}
+
+static void resolve_arithmetic(bal_recipe *r, const bal_model *m)
+{
+    if (r->arithmetic != BAL_ARITH_MODEL) return;
+    const bal_type t = m->layers[0].q.type;
+    r->arithmetic = t == BAL_TYPE_F16    ? BAL_ARITH_F16
+                    : t == BAL_TYPE_BF16 ? BAL_ARITH_BF16
+                                         : BAL_ARITH_F32;
+}
+
+static bal_status open_model(run *r)
+{
+    const bal_pipeline_opts *o = r->o;
+    BAL_TRY(bal_engine_open(&r->engine, o->model, o->threads, o->isa, r->err));
+    if (r->engine.model.is_artifact)
+        return bal_fail(r->err, BAL_E_ARG,
+                        "%s: quantized already; give the folder of the original checkpoint",
+                        o->model);
+    r->recipe = *o->recipe;
+    resolve_arithmetic(&r->recipe, &r->engine.model);
+    return bal_exec_create(&r->exec, r->engine.pool, &r->engine.kernels,
+                           bal_model_max_k(&r->engine.model), r->err);
+}
+
+static bal_status open_calib(run *r)
+{
+    if (!r->o->calib && needs_data(&r->recipe))
+        return bal_fail(r->err, BAL_E_ARG,
+                        "recipe %s needs calibration data: give --calib FILE.jsonl",
+                        r->recipe.name);
+    if (!r->o->calib) return BAL_OK;
+    BAL_TRY(bal_calib_open(&r->calib, r->o->calib, r->err));
+    return bal_calib_choose(&r->calib, r->o->samples, r->o->seed, &r->order, &r->n, r->err);
+}
+
+static void close_run(run *r)
+{
+    for (int i = 0; r->parts && i < layers_of(r); i++) bal_part_close(&r->parts[i]);
+    free(r->parts);
+    bal_sensitivity_free(&r->sensitivity);
+    bal_streamer_destroy(&r->streamer);
+    bal_store_destroy(&r->quant);
+    bal_gathered_free(&r->data);
+    bal_calib_close(&r->calib);
+    free(r->order);
+    free(r->calibration);
+    json_decref(r->identity);
+    json_decref(r->blocks);
+    bal_workspace_close(&r->space);
+    bal_exec_destroy(&r->exec);
+    bal_engine_close(&r->engine);
+}
+
+/* ---- Progress ----------------------------------------------------------------------------------
+ */
+
+static int step_through(void *ctx, const char *stage, long done, long total)
+{
+    const run *r = ctx;
+    return r->o->step ? r->o->step(r->o->step_ctx, stage, done, total) : 0;
+}
+
+static int report_unit(run *r, long unit)
+{
+    if (unit > r->unit) r->unit = unit;
+    return step_through(r, "blocks", (long)r->block * BLOCK_UNITS + r->unit,
+                        (long)layers_of(r) * BLOCK_UNITS);
+}
+
+/* Inside a block: solving is most of it. Stages that start over do not move the bar back. */
+static int step_solve(void *ctx, const char *stage, long done, long total)
+{
+    (void)stage;
+    return report_unit(ctx, total > 0 ? SOLVE_UNITS * done / total : 0);
+}
+
+static int step_streams(void *ctx, const char *stage, long done, long total)
+{
+    (void)stage;
+    return report_unit(ctx, SOLVE_UNITS + (BLOCK_UNITS - SOLVE_UNITS) * done / total);
+}
+
+/* ---- Identity ----------------------------------------------------------------------------------
+ */
+
+static const char *base_name(const char *path, char *buf, size_t size)
+{
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/') n--;
+    size_t start = n;
+    while (start && path[start - 1] != '/') start--;
+    snprintf(buf, size, "%.*s", (int)(n - start), path + start);
+    return buf;
+}
+
+static json_t *recipe_json(const bal_recipe *recipe, bal_error *err)
+{
+    char *text;
+    if (bal_recipe_to_json(recipe, &text, err) < 0) return NULL;
+    json_t *o = json_loads(text, 0, NULL);
+    free(text);
+    return o;
+}
+
+/* Where the data came from: for the file's metadata (as text) and the identity of the run. */
+static bal_status describe_calibration(run *r, const char *sha256, json_t **out)
+{
+    char file[256];
+    *out = json_pack("{s:s, s:s, s:I, s:I, s:I}", "file", base_name(r->o->calib, file, sizeof file),
+                     "sha256", sha256, "samples", (json_int_t)r->n, "of", (json_int_t)r->calib.n,
+                     "seed", (json_int_t)r->o->seed);
+    r->calibration = *out ? json_dumps(*out, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
+    return r->calibration ? BAL_OK : bal_nomem(r->err, sizeof file, "identity of the run");
+}
+
+/* What must agree for a run to go on; also the head of the report. */
+static bal_status identify(run *r)
+{
+    char source[256];
+    json_t *calib;
+    BAL_TRY(bal_artifact_hash_model(r->model_sha256, r->o->model, r->err));
+    r->identity = json_pack("{s:s, s:s, s:s, s:s, s:o}", "program", "ballast " BALLAST_VERSION,
+                            "isa", bal_isa_name(r->engine.isa), "source",
+                            base_name(r->o->model, source, sizeof source), "model_sha256",
+                            r->model_sha256, "recipe", recipe_json(&r->recipe, r->err));
+    if (!r->identity) return bal_nomem(r->err, sizeof source, "identity of the run");
+    if (!r->o->calib) return BAL_OK;
+    const bal_status st = describe_calibration(r, r->data.sha256, &calib);
+    json_object_set_new(r->identity, "calibration", calib);
+    return st;
+}
+
+static bal_artifact_origin origin_of(const run *r)
+{
+    return (bal_artifact_origin){
+        .recipe = &r->recipe,
+        .isa = bal_isa_name(r->engine.isa),
+        .source = json_string_value(json_object_get(r->identity, "source")),
+        .model_sha256 = r->model_sha256,
+        .calibration = r->calibration,
+    };
+}
+
+/* ---- Measuring ---------------------------------------------------------------------------------
+ */
+
+static bal_status measure(run *r)
+{
+    char path[PATH_SIZE];
+    if (!needs_sensitivity(&r->recipe)) return BAL_OK;
+    BAL_TRY(bal_workspace_path(&r->space, path, sizeof path, "sensitivity.json", r->err));
+    if (bal_path_exists(path))
+        return bal_record_read_sensitivity(&r->sensitivity, path, layers_of(r), r->err);
+    BAL_TRY(bal_sensitivity_run(&r->sensitivity, &r->exec, &r->engine.model, &r->data.samples,
+                                &r->data.embeds, &r->recipe, step_through, r, r->err));
+    json_t *record = bal_record_sensitivity(&r->sensitivity);
+    const bal_status st = bal_record_save(path, record, r->err);
+    json_decref(record);
+    return st;
+}
+
+/* The quantized stream starts where the float stream does. */
+static bal_status open_streams(run *r)
+{
+    const bal_samples *s = &r->data.samples;
+    if (!s->n) return BAL_OK;
+    const bal_text_config *c = &r->engine.model.config.text;
+    BAL_TRY(bal_streamer_create(&r->streamer, &r->exec, c, s->max_len, r->err));
+    BAL_TRY(bal_store_create(&r->quant, r->space.output.partial, s, c->hidden, r->err));
+    for (int i = 0; i < s->n; i++) {
+        BAL_TRY(bal_store_read(&r->data.embeds, i, r->streamer.rows[0], r->err));
+        BAL_TRY(bal_store_write(&r->quant, i, r->streamer.rows[0], r->err));
+    }
+    return BAL_OK;
+}
+
+/* ---- One block ---------------------------------------------------------------------------------
+ */
+
+typedef struct block_paths {
+    char part[PATH_SIZE], record[PATH_SIZE];
+} block_paths;
+
+static bal_status paths_of(const run *r, block_paths *p)
+{
+    char name[64];
+    snprintf(name, sizeof name, "block_%03d.safetensors", r->block);
+    BAL_TRY(bal_workspace_path(&r->space, p->part, sizeof p->part, name, r->err));
+    snprintf(name, sizeof name, "block_%03d.json", r->block);
+    return bal_workspace_path(&r->space, p->record, sizeof p->record, name, r->err);
+}
+
+static bal_status hash_part(const char *path, char hex[BAL_SHA256_HEX], bal_error *err)
+{
+    uint8_t digest[BAL_SHA256_BYTES];
+    BAL_TRY(bal_sha256_file(digest, path, err));
+    bal_hex(hex, digest, sizeof digest);
+    return BAL_OK;
+}
+
+/* The record of a finished block, or NULL: then the block is solved (again). */
+static json_t *finished_record(const block_paths *p)
+{
+    char hex[BAL_SHA256_HEX];
+    json_t *record;
+    if (!bal_path_exists(p->record) || bal_record_load(&record, p->record, NULL) < 0) return NULL;
+    const char *sha = json_string_value(json_object_get(record, "part_sha256"));
+    if (sha && hash_part(p->part, hex, NULL) == BAL_OK && strcmp(sha, hex) == 0) return record;
+    json_decref(record);
+    return NULL;
+}
+
+static bal_status solve(run *r, const block_paths *p, json_t **record)
+{
+    const bal_model *m = &r->engine.model;
+    const int i = r->block;
+    double ratio[BAL_SUBS] = {1.0, 1.0};
+    for (int sub = 0; r->sensitivity.cell && sub < BAL_SUBS; sub++)
+        ratio[sub] = r->sensitivity.cell[i][sub].weight;
+    bal_block_result result = {0};
+    bal_status st = bal_block_solve(&result, &r->exec, &m->config.text, &m->layers[i], i,
+                                    &r->data.samples, &r->data.embeds, &r->quant, ratio, &r->recipe,
+                                    r->space.output.partial, step_solve, r, r->err);
+    if (st == BAL_OK) st = bal_part_write(p->part, &result, &m->config.text, i, r->err);
+    if (st == BAL_OK && !(*record = bal_record_block(&result, i)))
+        st = bal_nomem(r->err, sizeof result, "record of a block");
+    bal_block_result_free(&result);
+    return st;
+}
+
+/* Runs both streams through the block, from the bytes on disk, and completes the record. */
+static bal_status advance(run *r, json_t *record)
+{
+    const int i = r->block;
+    bal_drift drift;
+    if (!r->data.samples.n) return BAL_OK;
+    BAL_TRY(bal_stream_advance(&r->streamer, &r->data.samples, &r->data.embeds, &r->quant,
+                               &r->engine.model.layers[i], &r->parts[i].layer, i, &drift,
+                               step_streams, r, r->err));
+    return json_object_set_new(record, "drift", bal_record_drift(&drift)) < 0
+               ? bal_nomem(r->err, sizeof drift, "record of a block")
+               : BAL_OK;
+}
+
+static bal_status seal(run *r, const block_paths *p, json_t *record)
+{
+    char hex[BAL_SHA256_HEX];
+    BAL_TRY(hash_part(p->part, hex, r->err));
+    if (json_object_set_new(record, "part_sha256", json_string(hex)) < 0)
+        return bal_nomem(r->err, sizeof hex, "record of a block");
+    return bal_record_save(p->record, record, r->err);
+}
+
+static bal_status do_block(run *r)
+{
+    const bal_text_config *c = &r->engine.model.config.text;
+    block_paths p;
+    BAL_TRY(paths_of(r, &p));
+    json_t *record = finished_record(&p);
+    const bool finished = record != NULL;
+    bal_status st = finished ? BAL_OK : solve(r, &p, &record);
+    if (st == BAL_OK) st = bal_part_open(&r->parts[r->block], p.part, c, r->block, r->err);
+    if (st == BAL_OK) st = advance(r, record);
+    if (st == BAL_OK && !finished) st = seal(r, &p, record);
+    if (st == BAL_OK) json_array_append(r->blocks, record);
+    json_decref(record);
+    if (st == BAL_OK && report_unit(r, BLOCK_UNITS))
+        st = bal_fail(r->err, BAL_E_CANCELLED, "cancelled");
+    return st;
+}
+
+static bal_status do_blocks(run *r)
+{
+    r->blocks = json_array();
+    r->parts = calloc((size_t)layers_of(r), sizeof *r->parts);
+    if (!r->parts || !r->blocks)
+        return bal_nomem(r->err, (size_t)layers_of(r) * sizeof *r->parts, "blocks");
+    for (r->block = 0; r->block < layers_of(r); r->block++) {
+        r->unit = 0;
+        BAL_TRY(do_block(r));
+    }
+    return BAL_OK;
+}
+
+/* ---- The end -----------------------------------------------------------------------------------
+ */
+
+static bal_status finish(run *r)
+{
+    char path[PATH_SIZE];
+    const bal_artifact_origin origin = origin_of(r);
+    BAL_TRY(bal_workspace_path(&r->space, path, sizeof path, "out.safetensors", r->err));
+    BAL_TRY(bal_artifact_write(path, &r->engine, r->parts, &origin, r->err));
+    return bal_workspace_commit(&r->space, "out.safetensors", r->err);
+}
+
+static json_t *tokens_json(const run *r)
+{
+    json_t *o = json_object();
+    for (int i = 0; i < BAL_MODALITIES; i++)
+        json_object_set_new(o, bal_modality_names[i], json_integer(r->data.tokens[i]));
+    return o;
+}
+
+static json_t *model_json(const run *r)
+{
+    const bal_config *c = &r->engine.model.config;
+    return json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "family", "llava_onevision",
+                     "layers", c->text.layers, "hidden", c->text.hidden, "intermediate",
+                     c->text.intermediate, "heads", c->text.heads, "kv_heads", c->text.kv_heads,
+                     "vocab", c->text.vocab, "vision_layers", c->has_vision ? c->vision.layers : 0);
+}
+
+static double per_weight(uint64_t n_bytes, uint64_t weights)
+{
+    return weights ? 8.0 * (double)n_bytes / (double)weights : 0.0;
+}
+
+static json_t *sizes_json(const run *r, const bal_artifact_sizes *s)
+{
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "file_bytes", (json_int_t)s->n_bytes,
+                     "source_bytes", (json_int_t)r->engine.model.tensors.n_file_bytes,
+                     "linear_bytes", (json_int_t)s->linear_bytes, "linear_weights",
+                     (json_int_t)s->linear_weights, "all_weights", (json_int_t)s->all_weights,
+                     "linear_bits_per_weight", per_weight(s->linear_bytes, s->linear_weights),
+                     "file_bits_per_weight", per_weight(s->n_bytes, s->all_weights));
+}
+
+static bal_status make_record(const run *r, json_t **out)
+{
+    bal_artifact_sizes sizes;
+    const bal_artifact_origin origin = origin_of(r);
+    BAL_TRY(bal_artifact_size(&sizes, &r->engine, &origin, r->err));
+    json_t *doc = json_pack("{s:s}", "ballast_report", "1.0");
+    int bad = json_object_update(doc, r->identity);
+    bad |= json_object_set_new(doc, "model", model_json(r));
+    bad |= json_object_set_new(doc, "sizes", sizes_json(r, &sizes));
+    if (r->data.samples.n) {
+        bad |= json_object_set_new(doc, "tokens", tokens_json(r));
+        bad |= json_object_set_new(doc, "pictures", json_integer(r->data.n_images));
+    }
+    if (r->sensitivity.cell)
+        bad |= json_object_set_new(doc, "sensitivity", bal_record_sensitivity(&r->sensitivity));
+    bad |= json_object_set(doc, "blocks", r->blocks);
+    *out = bad ? NULL : doc;
+    if (!bad) return BAL_OK;
+    json_decref(doc);
+    return bal_nomem(r->err, sizeof sizes, "report");
+}
+
+static bal_status gather_data(run *r)
+{
+    if (!r->o->calib) return BAL_OK;
+    return bal_gather(&r->data, &r->calib, r->order, r->n, &r->engine, &r->exec, &r->recipe,
+                      r->space.output.partial, step_through, r, r->err);
+}
+
+static bal_status go(run *r, json_t **record)
+{
+    BAL_TRY(open_model(r));
+    BAL_TRY(open_calib(r));
+    BAL_TRY(bal_workspace_open(&r->space, r->o->out, r->o->resume, r->o->force, r->err));
+    BAL_TRY(gather_data(r));
+    BAL_TRY(identify(r));
+    BAL_TRY(bal_workspace_bind(&r->space, r->identity, r->err));
+    BAL_TRY(measure(r));
+    BAL_TRY(open_streams(r));
+    BAL_TRY(do_blocks(r));
+    if (record) BAL_TRY(make_record(r, record));
+    return finish(r);
+}
+
+/* Says how to go on, which matters more to whoever pressed Ctrl-C than where it happened. */
+static bal_status explain_cancel(run *r, bal_status st)
+{
+    if (st != BAL_E_CANCELLED) return st;
+    const int pieces = bal_workspace_pieces(&r->space);
+    if (!pieces) return bal_fail(r->err, st, "cancelled; nothing was finished yet");
+    return bal_fail(r->err, st, "cancelled after %d of %d blocks; --resume goes on from there",
+                    r->block, layers_of(r));
+}
+
+bal_status bal_pipeline_run(const bal_pipeline_opts *o, json_t **record, bal_error *err)
+{
+    bal_error local;
+    json_t *made = NULL;
+    run r = {.o = o, .err = err ? err : &local, .data.embeds.fd = -1, .quant.fd = -1};
+    bal_status st = explain_cancel(&r, go(&r, record ? &made : NULL));
+    close_run(&r);
+    if (st < 0) {
+        json_decref(made);
+        made = NULL;
+    }
+    if (record) *record = made;
+    return st;
+}
+
+/* ---- Planning ----------------------------------------------------------------------------------
+ */
+
+/* Positions of the longest sample that one picture can make; text is small beside it. */
+static uint64_t longest_sample(const bal_config *c)
+{
+    const uint64_t side = c->has_vision ? (uint64_t)c->vision.side : 0;
+    const uint64_t tiles = 1 + (uint64_t)(1.21 * c->max_tiles);
+    return 512 + side * side * (1 + tiles);
+}
+
+/* One sample's activations through a block, the block as f32 with two working copies. */
+static uint64_t ram_estimate(const bal_config *c, uint64_t block_weights)
+{
+    const bal_text_config *t = &c->text;
+    const uint64_t row = 6 * (uint64_t)t->hidden + 4 * (uint64_t)t->intermediate +
+                         4 * (uint64_t)t->heads * (uint64_t)t->head_dim;
+    return 4 * (longest_sample(c) * row + 3 * block_weights);
+}
+
+static void fill_plan(bal_pipeline_plan *p, const run *r)
+{
+    const bal_config *c = &r->engine.model.config;
+    const uint64_t layers = (uint64_t)c->text.layers;
+    p->layers = c->text.layers;
+    p->bits = r->recipe.bits;
+    p->group = r->recipe.group;
+    p->needs_data = needs_data(&r->recipe);
+    p->samples = (int)r->n;
+    p->source_bytes = r->engine.model.tensors.n_file_bytes;
+    p->ram_bytes = ram_estimate(c, p->sizes.linear_weights / layers);
+    p->disk_bytes = p->sizes.n_bytes + p->sizes.linear_bytes +
+                    4 * (uint64_t)r->n * longest_sample(c) * (uint64_t)c->text.hidden * 4;
+}
+
+static bal_status plan(run *r, bal_pipeline_plan *p)
+{
+    char source[256], zeros[BAL_ARTIFACT_HEX] = "";
+    memset(zeros, '0', sizeof zeros - 1);
+    BAL_TRY(open_model(r));
+    BAL_TRY(open_calib(r));
+    json_t *calib = NULL;
+    if (r->o->calib) BAL_TRY(describe_calibration(r, zeros, &calib));
+    json_decref(calib);
+    const bal_artifact_origin origin = {.recipe = &r->recipe,
+                                        .isa = bal_isa_name(r->engine.isa),
+                                        .source = base_name(r->o->model, source, sizeof source),
+                                        .model_sha256 = zeros,
+                                        .calibration = r->calibration};
+    BAL_TRY(bal_artifact_size(&p->sizes, &r->engine, &origin, r->err));
+    fill_plan(p, r);
+    return BAL_OK;
+}
+
+bal_status bal_pipeline_plan_make(bal_pipeline_plan *p, const bal_pipeline_opts *o, bal_error *err)
+{
+    bal_error local;
+    *p = (bal_pipeline_plan){0};
+    run r = {.o = o, .err = err ? err : &local, .data.embeds.fd = -1, .quant.fd = -1};
+    const bal_status st = plan(&r, p);
+    close_run(&r);
+    return st;
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT
+ * Quantizing a checkpoint, start to end: measure, then block by block solve, pack, write, and run
+ * both streams on; then one file. Knows how a run is interrupted and continued; knows no
+ * arithmetic. */
+#ifndef BAL_QUANT_PIPELINE_H
+#define BAL_QUANT_PIPELINE_H
+
+#include "quant/artifact.h"
+
+#include <jansson.h>
+
+typedef struct bal_pipeline_opts {
+    const char *model; /* folder of the checkpoint */
+    const char *out;   /* the file to make; not looked at when only planning */
+    const bal_recipe *recipe;
+    const char *calib; /* data file, NULL for a recipe that needs none */
+    int samples;       /* 0: all */
+    uint64_t seed;     /* of the choice of samples */
+    int threads;       /* 0: one per CPU */
+    const char *isa;   /* NULL: what the CPU has */
+    bool resume, force;
+    bal_step_fn *step; /* may be NULL */
+    void *step_ctx;
+} bal_pipeline_opts;
+
+typedef struct bal_pipeline_plan {
+    int layers, bits, group; /* group 0: row */
+    bool needs_data;
+    int samples; /* that would be used, 0 without data */
+    bal_artifact_sizes sizes;
+    uint64_t source_bytes;
+    uint64_t ram_bytes;  /* at most, beside the mapped checkpoint; an estimate */
+    uint64_t disk_bytes; /* of OUT.partial, at most; an estimate */
+} bal_pipeline_plan;
+
+/* Reads the checkpoint's header and the data file, computes nothing, writes nothing. */
+bal_status bal_pipeline_plan_make(bal_pipeline_plan *p, const bal_pipeline_opts *o, bal_error *err);
+
+/* Makes o->out. *record, when not NULL, receives what was measured (the "report" document of
+ * docs/formats.md) as a new reference.
+ *
+ * Stages given to o->step: "pictures", "sensitivity" (samples), "blocks" (thousandths of a block);
+ * a non-zero return stops with BAL_E_CANCELLED. After a stop, a kill or an error, OUT.partial/
+ * holds the finished pieces; with `resume` they are used if program, isa, model, data, samples,
+ * seed and recipe are all the same, and the result has the same bytes as an uninterrupted run.
+ * Without it a folder that holds pieces is BAL_E_EXISTS, and `force` throws them away. `force` also
+ * replaces an existing OUT. */
+bal_status bal_pipeline_run(const bal_pipeline_opts *o, json_t **record, bal_error *err);
+
+#endif

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT
+ * OUT.partial/, where a run lives until its file is complete: a lock against a second run, the
+ * identity of the run (run.json), and the finished pieces, each with a JSON record that is written
+ * last and vouches for it. */
+#ifndef BAL_QUANT_WORKSPACE_H
+#define BAL_QUANT_WORKSPACE_H
+
+#include "base/file.h"
+
+#include <jansson.h>
+
+typedef struct bal_workspace {
+    bal_output output;
+    int lock;  /* descriptor + 1, 0 when none */
+    bool done; /* committed: the folder is not ours any more */
+} bal_workspace;
+
+/* Makes or enters the folder and locks it. Finished pieces of an earlier run are kept with
+ * `resume`, thrown away with `force`, and otherwise BAL_E_EXISTS. */
+bal_status bal_workspace_open(bal_workspace *w, const char *out, bool resume, bool force,
+                              bal_error *err);
+/* Leaves the folder; removes it unless it holds finished pieces. Idempotent; zeroed is fine. */
+void bal_workspace_close(bal_workspace *w);
+
+/* Ties the folder to a run. Where it is tied already, the first member of `identity` that differs
+ * fails with BAL_E_EXISTS and both values. */
+bal_status bal_workspace_bind(bal_workspace *w, const json_t *identity, bal_error *err);
+
+/* "OUT.partial/name" */
+bal_status bal_workspace_path(const bal_workspace *w, char *out, size_t size, const char *name,
+                              bal_error *err);
+/* Makes `part_name` of the folder the output and removes the folder. */
+bal_status bal_workspace_commit(bal_workspace *w, const char *part_name, bal_error *err);
+
+/* Number of finished pieces. */
+int bal_workspace_pieces(const bal_workspace *w);
+
+#endif
