@@ -282,6 +282,7 @@ static const char *text_fault(const bal_text_config *t)
     if (!in_range(t->intermediate, 1, MAX_DIM)) return "text intermediate size";
     if (!in_range(t->vocab, 1, 1 << 24)) return "vocabulary size";
     if (!in_range(t->max_positions, 1, 1 << 24)) return "maximum positions";
+    if (!in_range(t->tied, 0, 1)) return "tied head";
     if (!(t->rope_theta >= 1.0f && t->rope_theta <= 1e12f)) return "rope theta";
     if (!(t->rms_eps >= 0.0f && t->rms_eps <= 1.0f)) return "rms eps";
     return NULL;
@@ -314,6 +315,7 @@ static const char *vision_fault(const bal_config *c)
 static const char *config_fault(const bal_config *c)
 {
     if (c->family != BAL_FAMILY_LLAVA_ONEVISION) return "family";
+    if (!in_range(c->has_vision, 0, 1)) return "vision flag";
     const char *fault = text_fault(&c->text);
     if (!fault && c->has_vision) fault = vision_fault(c);
     if (fault) return fault;

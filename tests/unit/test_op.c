@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: MIT
+ * Ops against plain definitions in double, and the promise that a row's bits depend on nothing but
+ * that row: not on how many rows go together, on threads or on the ISA level. */
+#include "check.h"
+
+#include "base/half.h"
+#include "base/rng.h"
+#include "op/attention.h"
+#include "op/linear.h"
+#include "op/pointwise.h"
+
+#include <math.h>
+
+typedef struct setup {
+    bal_pool *pool;
+    bal_kernels kernels;
+    bal_exec e;
+} setup;
+
+static void open_setup(setup *s, int threads, unsigned isa, int max_k)
+{
+    bal_error err;
+    ASSERT_OK(bal_pool_create(&s->pool, threads, &err));
+    bal_kernels_init(&s->kernels, isa);
+    ASSERT_OK(bal_exec_create(&s->e, s->pool, &s->kernels, max_k, &err));
+}
+
+static void close_setup(setup *s)
+{
+    bal_exec_destroy(&s->e);
+    bal_pool_destroy(s->pool);
+}
+
+static float *noise(bal_rng *r, size_t n, float scale)
+{
+    float *x = malloc(n * sizeof *x);
+    assert_non_null(x);
+    for (size_t i = 0; i < n; i++) x[i] = (bal_rng_f32(r) * 2.0f - 1.0f) * scale;
+    return x;
+}
+
+static double worst_error(const float *got, const float *x, const float *w, const float *bias,
+                          int m, int n, int k)
+{
+    double worst = 0;
+    for (int i = 0; i < m; i++)
+        for (int f = 0; f < n; f++) {
+            double sum = bias ? (double)bias[f] : 0, scale = 0;
+            for (int c = 0; c < k; c++) {
+                const double p = (double)x[i * k + c] * (double)w[f * k + c];
+                sum += p;
+                scale += fabs(p);
+            }
+            const double d = fabs((double)got[i * n + f] - sum) / (scale + 1e-30);
+            worst = d > worst ? d : worst;
+        }
+    return worst;
+}
+
+static void linear_float_types(void **state)
+{
+    (void)state;
+    enum { N = 37, K = 83, M = 70 };
+    setup s;
+    bal_rng r;
+    bal_rng_seed(&r, 5);
+    open_setup(&s, 2, bal_cpu_isa(), K);
+    float *x = noise(&r, M * K, 2.0f), *w = noise(&r, N * K, 1.0f), *bias = noise(&r, N, 1.0f);
+    static uint16_t half[N * K];
+    static float y[M * N], one[N], row[K];
+    const bal_type types[] = {BAL_TYPE_F32, BAL_TYPE_BF16, BAL_TYPE_F16};
+    for (int t = 0; t < 3; t++) {
+        for (int i = 0; i < N * K; i++) {
+            half[i] = types[t] == BAL_TYPE_BF16 ? bal_f32_to_bf16(w[i]) : bal_f32_to_f16(w[i]);
+            if (types[t] == BAL_TYPE_BF16) w[i] = bal_bf16_to_f32(half[i]);
+            if (types[t] == BAL_TYPE_F16) w[i] = bal_f16_to_f32(half[i]);
+        }
+        const bal_linear l = {.type = types[t],
+                              .n = N,
+                              .k = K,
+                              .w = types[t] == BAL_TYPE_F32 ? (void *)w : (void *)half,
+                              .bias = bias};
+        bal_linear_forward(&s.e, &l, x, K, M, y, N);
+        assert_true(worst_error(y, x, w, bias, M, N, K) < 1e-6);
+        for (int i = 0; i < M; i++) { /* a row alone has the bits it has in a batch */
+            bal_linear_forward(&s.e, &l, x + i * K, K, 1, one, N);
+            assert_memory_equal(one, y + i * N, sizeof one);
+        }
+        bal_linear_row(&l, 3, row);
+        assert_memory_equal(row, w + 3 * K, sizeof row);
+    }
+    free(x);
+    free(w);
+    free(bias);
+    close_setup(&s);
+}
+
+static void make_packed(bal_rng *r, int bits, int n, int k, size_t group, bal_linear *l,
+                        uint8_t **bytes)
+{
+    bal_error err;
+    bal_packed_layout layout;
+    ASSERT_OK(bal_packed_layout_init(&layout, bits, (size_t)n, (size_t)k, group, &err));
+    uint8_t *codes = malloc((size_t)n * (size_t)k), *zeros = malloc((size_t)n * layout.groups);
+    uint16_t *scales = malloc((size_t)n * layout.groups * 2);
+    for (size_t i = 0; i < (size_t)n * (size_t)k; i++)
+        codes[i] = (uint8_t)bal_rng_below(r, 1u << bits);
+    for (size_t i = 0; i < (size_t)n * layout.groups; i++) {
+        zeros[i] = (uint8_t)bal_rng_below(r, 1u << bits);
+        scales[i] = bal_f32_to_f16(0.01f + bal_rng_f32(r) * 0.1f);
+    }
+    *bytes = aligned_alloc(64, layout.n_bytes);
+    ASSERT_OK(bal_pack(&layout, codes, scales, zeros, *bytes, &err));
+    *l = (bal_linear){.n = n, .k = k};
+    ASSERT_OK(bal_type_from_bits(&l->type, bits, &err));
+    ASSERT_OK(bal_packed_view_init(&l->packed, &layout, *bytes, layout.n_bytes, &err));
+    free(codes);
+    free(zeros);
+    free(scales);
+}
+
+/* Packed weights read activations as int16: the result must still be that of the same weights in
+ * float, far below the 1e-3 that a model may lose by it. */
+static void linear_packed(void **state)
+{
+    (void)state;
+    const int bits[] = {2, 3, 4, 8}, shapes[][2] = {{16, 32}, {37, 100}, {5, 704}, {50, 33}};
+    const size_t groups[] = {32, 64, 128, 0};
+    setup s;
+    bal_rng r;
+    bal_rng_seed(&r, 6);
+    open_setup(&s, 2, bal_cpu_isa(), 704);
+    for (int b = 0; b < 4; b++)
+        for (int sh = 0; sh < 4; sh++) {
+            const int n = shapes[sh][0], k = shapes[sh][1], m = 67;
+            bal_linear l;
+            uint8_t *bytes;
+            make_packed(&r, bits[b], n, k, groups[sh], &l, &bytes);
+            float *x = noise(&r, (size_t)(m * k), 3.0f), *w = malloc((size_t)(n * k) * sizeof *w);
+            float *y = malloc((size_t)(m * n) * sizeof *y), *one = malloc((size_t)n * sizeof *one);
+            for (int i = 0; i < n; i++) bal_linear_row(&l, i, w + i * k);
+            bal_linear_forward(&s.e, &l, x, (size_t)k, m, y, (size_t)n);
+            assert_true(worst_error(y, x, w, NULL, m, n, k) < 3e-5);
+            for (int i = 0; i < m; i += 11) {
+                bal_linear_forward(&s.e, &l, x + i * k, (size_t)k, 1, one, (size_t)n);
+                assert_memory_equal(one, y + i * n, (size_t)n * sizeof *one);
+            }
+            free(x);
+            free(w);
+            free(y);
+            free(one);
+            free(bytes);
+        }
+    close_setup(&s);
+}
+
+static void linear_gradient(void **state)
+{
+    (void)state;
+    enum { N = 70, K = 90, M = 9 };
+    setup s;
+    bal_rng r;
+    bal_rng_seed(&r, 7);
+    open_setup(&s, 2, bal_cpu_isa(), K);
+    float *dy = noise(&r, M * N, 1.0f), *w = noise(&r, N * K, 1.0f), *dx = noise(&r, M * K, 1.0f);
+    static float start[M * K];
+    memcpy(start, dx, sizeof start);
+    const bal_linear l = {.type = BAL_TYPE_F32, .n = N, .k = K, .w = w};
+    for (int accumulate = 0; accumulate < 2; accumulate++) {
+        memcpy(dx, start, sizeof start);
+        bal_linear_backward(&s.e, &l, dy, N, M, dx, K, accumulate != 0);
+        for (int i = 0; i < M; i++)
+            for (int c = 0; c < K; c++) {
+                double want = accumulate ? (double)start[i * K + c] : 0;
+                for (int f = 0; f < N; f++) want += (double)dy[i * N + f] * (double)w[f * K + c];
+                assert_true(fabs(want - (double)dx[i * K + c]) < 1e-4);
+            }
+    }
+    free(dy);
+    free(w);
+    free(dx);
+    close_setup(&s);
+}
+
+enum { HEADS = 4, KV_HEADS = 2, DIM = 20, KEYS = 150, PAGES = 3 };
+
+typedef struct attention_data {
+    float *k, *v, *q;
+    bal_kv_page pages[PAGES];
+} attention_data;
+
+static void make_attention(attention_data *a, bal_rng *r)
+{
+    const size_t page = BAL_PAGE * KV_HEADS * DIM;
+    a->k = noise(r, PAGES * page, 1.0f);
+    a->v = noise(r, PAGES * page, 1.0f);
+    a->q = noise(r, KEYS * HEADS * DIM, 4.0f);
+    for (size_t i = 0; i < PAGES; i++)
+        a->pages[i] = (bal_kv_page){a->k + i * page, a->v + i * page};
+}
+
+static void naive_attention(const attention_data *a, int row, int head, int keys, double *out)
+{
+    double score[KEYS], max = -INFINITY, sum = 0;
+    const int kv = head / (HEADS / KV_HEADS);
+    for (int t = 0; t < keys; t++) {
+        score[t] = 0;
+        for (int d = 0; d < DIM; d++)
+            score[t] += (double)a->q[(row * HEADS + head) * DIM + d] *
+                        (double)a->k[(t * KV_HEADS + kv) * DIM + d];
+        score[t] /= sqrt(DIM);
+        max = score[t] > max ? score[t] : max;
+    }
+    memset(out, 0, DIM * sizeof *out);
+    for (int t = 0; t < keys; t++) sum += exp(score[t] - max);
+    for (int t = 0; t < keys; t++)
+        for (int d = 0; d < DIM; d++)
+            out[d] += exp(score[t] - max) / sum * (double)a->v[(t * KV_HEADS + kv) * DIM + d];
+}
+
+static void attention_is_softmax(void **state)
+{
+    (void)state;
+    setup s;
+    bal_rng r;
+    attention_data a;
+    bal_rng_seed(&r, 8);
+    make_attention(&a, &r);
+    open_setup(&s, 2, bal_cpu_isa(), 64);
+    static float out[KEYS * HEADS * DIM], one[HEADS * DIM], ml[KEYS * HEADS * 2];
+    double want[DIM];
+    for (int causal = 0; causal < 2; causal++) {
+        const bal_attention_shape shape = {HEADS, KV_HEADS, DIM, causal != 0};
+        bal_attention(&s.e, &shape, a.q, KEYS, 0, a.pages, KEYS, out, ml);
+        for (int row = 0; row < KEYS; row++) {
+            for (int h = 0; h < HEADS; h++) {
+                naive_attention(&a, row, h, causal ? row + 1 : KEYS, want);
+                for (int d = 0; d < DIM; d++)
+                    assert_true(fabs(want[d] - (double)out[(row * HEADS + h) * DIM + d]) < 1e-5);
+            }
+            /* the same row alone, as in decoding */
+            bal_attention(&s.e, &shape, a.q + row * HEADS * DIM, 1, row, a.pages,
+                          causal ? row + 1 : KEYS, one, NULL);
+            assert_memory_equal(one, out + row * HEADS * DIM, sizeof one);
+        }
+    }
+    free(a.k);
+    free(a.v);
+    free(a.q);
+    close_setup(&s);
+}
+
+/* (O, m, l) of two disjoint key ranges merge into the result over both. */
+static void attention_parts_merge(void **state)
+{
+    (void)state;
+    setup s;
+    bal_rng r;
+    attention_data a;
+    bal_rng_seed(&r, 9);
+    make_attention(&a, &r);
+    open_setup(&s, 1, bal_cpu_isa(), 64);
+    const bal_attention_shape shape = {HEADS, KV_HEADS, DIM, false};
+    static float all[HEADS * DIM], o[2][HEADS * DIM], ml[2][HEADS * 2];
+    bal_attention(&s.e, &shape, a.q, 1, 0, a.pages, KEYS, all, NULL);
+    bal_attention(&s.e, &shape, a.q, 1, 0, a.pages, BAL_PAGE, o[0], ml[0]);
+    bal_attention(&s.e, &shape, a.q, 1, 0, a.pages + 1, KEYS - BAL_PAGE, o[1], ml[1]);
+    for (int h = 0; h < HEADS; h++) {
+        const double top = fmax((double)ml[0][2 * h], (double)ml[1][2 * h]);
+        const double w0 = exp((double)ml[0][2 * h] - top) * (double)ml[0][2 * h + 1];
+        const double w1 = exp((double)ml[1][2 * h] - top) * (double)ml[1][2 * h + 1];
+        for (int d = 0; d < DIM; d++) {
+            const int i = h * DIM + d;
+            const double merged = ((double)o[0][i] * w0 + (double)o[1][i] * w1) / (w0 + w1);
+            assert_true(fabs(merged - (double)all[i]) < 1e-5);
+        }
+    }
+    free(a.k);
+    free(a.v);
+    free(a.q);
+    close_setup(&s);
+}
+
+static void rope_turns_back(void **state)
+{
+    (void)state;
+    enum { M = 5, D = 16 };
+    setup s;
+    bal_rng r;
+    bal_rng_seed(&r, 10);
+    open_setup(&s, 1, bal_cpu_isa(), 64);
+    float cosine[M * D / 2], sine[M * D / 2];
+    const int32_t pos[M] = {0, 1, 7, 100, 4000};
+    float *x = noise(&r, M * 2 * D, 1.0f), before[M * 2 * D];
+    memcpy(before, x, sizeof before);
+    bal_rope_table(pos, M, D, 10000.0f, cosine, sine);
+    bal_rope_apply(&s.e, x, M, 2, D, cosine, sine, 1.0f);
+    assert_memory_equal(x, before, 2 * D * sizeof *x); /* position 0 is left alone */
+    assert_true(fabsf(x[2 * D] - (before[2 * D] * cosf(1) - before[2 * D + D / 2] * sinf(1))) <
+                1e-6f);
+    bal_rope_apply(&s.e, x, M, 2, D, cosine, sine, -1.0f);
+    for (int i = 0; i < M * 2 * D; i++) assert_true(fabsf(x[i] - before[i]) < 1e-6f);
+    free(x);
+    close_setup(&s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(linear_float_types),    cmocka_unit_test(linear_packed),
+        cmocka_unit_test(linear_gradient),       cmocka_unit_test(attention_is_softmax),
+        cmocka_unit_test(attention_parts_merge), cmocka_unit_test(rope_turns_back),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
