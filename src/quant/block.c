@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: MIT
+ * The order of steps for one block: references and statistics -> search -> fold -> clip -> round ->
+ * errors. Of the clip, what raises a sub-block's balanced error is undone. */
+#include "quant/block.h"
+
+#include "quant/job.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- The job ----------------------------------------------------------------------------------
+ */
+
+static void job_deinit(bal_block_job *j)
+{
+    for (int i = 0; i < BAL_SUBS; i++) bal_store_destroy(&j->ref[i]);
+    for (int i = 0; i < BAL_GROUPS; i++) {
+        bal_store_destroy(&j->x[i]);
+        bal_stats_destroy(&j->stats[i]);
+    }
+    bal_layer_copy_destroy(&j->work);
+    bal_layer_copy_destroy(&j->trial);
+    bal_pass_destroy(&j->pass);
+    free(j->h);
+    free(j->out);
+    free(j->want);
+    free(j->rows);
+    free(j->lanes);
+    free(j->tags);
+    free(j->sums);
+    *j = (bal_block_job){0};
+}
+
+static bal_status job_rows(bal_block_job *j, bal_error *err)
+{
+    const size_t n = (size_t)j->samples->max_len, hidden = (size_t)j->c->hidden * sizeof(float);
+    j->h = malloc(n * hidden);
+    j->out = malloc(n * hidden);
+    j->want = malloc(n * hidden);
+    j->rows = malloc(n * (size_t)j->widest * sizeof(float));
+    j->tags = malloc(n);
+    j->sums = malloc(2 * n * sizeof *j->sums);
+    if (j->h && j->out && j->want && j->rows && j->tags && j->sums) return BAL_OK;
+    return bal_nomem(err, n * (size_t)j->widest * sizeof(float), "rows of a sample");
+}
+
+/* What only calibration needs. */
+static bal_status job_calibration(bal_block_job *j, const char *dir, bal_error *err)
+{
+    BAL_TRY(bal_pass_create(&j->pass, j->c, j->samples->max_len, err));
+    BAL_TRY(job_rows(j, err));
+    for (int i = 0; i < BAL_SUBS; i++)
+        BAL_TRY(bal_store_create(&j->ref[i], dir, j->samples, j->c->hidden, err));
+    for (int g = 0; g < BAL_GROUPS; g++) {
+        const int k = bal_job_group_width(j, g);
+        BAL_TRY(bal_store_create(&j->x[g], dir, j->samples, k, err));
+        BAL_TRY(bal_stats_create(&j->stats[g], k, err));
+    }
+    return BAL_OK;
+}
+
+static bool searches(const bal_block_job *j, int group)
+{
+    const bal_decoder_layer *l = j->layer;
+    if (j->recipe->scale != BAL_SCALE_SEARCH) return false;
+    return group != BAL_GROUP_O || (l->v.n == l->o.n && l->v.k == l->o.k);
+}
+
+static bal_status job_init(bal_block_job *j, const char *dir, bal_error *err)
+{
+    j->quantizer = bal_quantizer_of(j->recipe);
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++)
+        j->widest = j->widest > bal_layer_linear(j->layer, i)->k ? j->widest
+                                                                 : bal_layer_linear(j->layer, i)->k;
+    for (int g = 0; g < BAL_GROUPS; g++) j->total += searches(j, g) ? BAL_SCALE_POINTS : 0;
+    if (j->recipe->clip != BAL_CLIP_NONE) j->total += BAL_DECODER_LINEARS;
+    BAL_TRY(bal_layer_copy_create(&j->work, j->e->pool, j->c, j->layer, j->index, err));
+    BAL_TRY(bal_layer_copy_create(&j->trial, j->e->pool, j->c, j->layer, j->index, err));
+    const size_t lanes = (size_t)bal_pool_size(j->e->pool) * 2 * (size_t)j->widest;
+    j->lanes = malloc(lanes * sizeof *j->lanes);
+    if (!j->lanes) return bal_nomem(err, lanes * sizeof *j->lanes, "rows of weights");
+    return j->samples->n > 0 ? job_calibration(j, dir, err) : BAL_OK;
+}
+
+bal_status bal_job_step(bal_block_job *j, const char *stage, bal_error *err)
+{
+    j->done++;
+    if (!j->step || j->step(j->step_ctx, stage, j->done, j->total) == 0) return BAL_OK;
+    return bal_fail(err, BAL_E_CANCELLED, "cancelled while solving layer %d", j->index);
+}
+
+/* ---- Steps ------------------------------------------------------------------------------------
+ */
+
+/* trial = `from` with all seven linears rounded; codes, scales and zeros to q if not NULL. */
+static bal_status round_all(bal_block_job *j, const bal_layer_copy *from, bal_quantized_linear *q,
+                            bal_error *err)
+{
+    bal_layer_copy_assign(&j->trial, from);
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
+        const bal_linear *l = bal_layer_linear(&from->l, i);
+        bal_quantized_linear mine = {0}, *to = q ? &q[i] : &mine;
+        if (!to->codes)
+            BAL_TRY(bal_quantized_linear_create(to, l->n, l->k, j->recipe->bits, j->recipe->group,
+                                                err));
+        bal_quantize_matrix(j->e->pool, &j->quantizer, from->w[i], to);
+        bal_quantized_matrix(j->e->pool, to, j->trial.w[i]);
+        bal_quantized_linear_free(&mine);
+    }
+    return BAL_OK;
+}
+
+static bal_sub_error sub_error(const bal_error_sums *e, const bal_error_sums *ref, int cols)
+{
+    bal_sub_error out = {0};
+    for (int i = 0; i < BAL_MODALITIES; i++) {
+        const double n = (double)e->rows[i] * cols;
+        if (e->rows[i] == 0) continue;
+        out.mse[i] = e->sq[i] / n;
+        out.mae[i] = e->abs[i] / n;
+        out.ref_ms[i] = ref->sq[i] / n;
+    }
+    return out;
+}
+
+static bal_status plain_errors(bal_block_job *j, bal_block_result *out,
+                               bal_error_sums ref[BAL_SUBS], bal_error *err)
+{
+    bal_error_sums e[BAL_SUBS];
+    BAL_TRY(round_all(j, &j->work, NULL, err));
+    BAL_TRY(bal_job_errors(j, &j->trial.l, e, ref, err));
+    for (int i = 0; i < BAL_SUBS; i++) out->rtn[i] = sub_error(&e[i], &ref[i], j->c->hidden);
+    return BAL_OK;
+}
+
+/* With distort a group's inputs are those of the block as quantized so far: `any` tells whether a
+ * scale was found (and folded into work) already. */
+static bal_status collect_distorted(bal_block_job *j, int group, bool any, bal_error *err)
+{
+    if (any) BAL_TRY(round_all(j, &j->work, NULL, err));
+    return bal_job_collect(j, any ? &j->trial.l : j->layer, j->in_quant, 1u << group, false, err);
+}
+
+static bal_status search_and_fold(bal_block_job *j, bal_block_result *out, bal_error *err)
+{
+    bool any = false;
+    for (int g = 0; g < BAL_GROUPS; g++) {
+        const bool inputs = searches(j, g) || j->recipe->clip != BAL_CLIP_NONE;
+        if (j->recipe->distort && inputs) BAL_TRY(collect_distorted(j, g, any, err));
+        if (!searches(j, g)) continue;
+        BAL_TRY(bal_job_search(j, g, &out->group[g], err));
+        bal_fold_group(&j->work, j->e->pool, g, out->group[g].scale, j->recipe->arithmetic);
+        any = true;
+    }
+    return BAL_OK;
+}
+
+static double balanced(const bal_block_job *j, const bal_error_sums *e, int sub)
+{
+    return bal_loss_value(&e[sub], j->c->hidden, j->recipe, j->ratio[sub]);
+}
+
+/* Which half of the block a linear stands in. */
+static int sub_of(int i)
+{
+    return bal_group_table[bal_group_of_linear(i)].sub;
+}
+
+/* Clips work and rounds it to `clipped`; where a sub-block is better for it, that replaces the
+ * codes and errors in hand. */
+static bal_status clip_or_undo(bal_block_job *j, bal_block_result *out,
+                               bal_quantized_linear *clipped, bal_error_sums e[BAL_SUBS],
+                               bal_error *err)
+{
+    bal_error_sums now[BAL_SUBS];
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
+        BAL_TRY(bal_job_clip(j, i, out->group[bal_group_of_linear(i)].scale, err));
+        BAL_TRY(bal_job_step(j, "clip", err));
+    }
+    BAL_TRY(round_all(j, &j->work, clipped, err));
+    BAL_TRY(bal_job_errors(j, &j->trial.l, now, NULL, err));
+    for (int sub = 0; sub < BAL_SUBS; sub++) {
+        out->clip_undone[sub] = balanced(j, now, sub) > balanced(j, e, sub);
+        if (out->clip_undone[sub]) continue;
+        e[sub] = now[sub];
+        for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
+            if (sub_of(i) != sub) continue;
+            const bal_quantized_linear old = out->linear[i];
+            out->linear[i] = clipped[i];
+            clipped[i] = old;
+        }
+    }
+    return BAL_OK;
+}
+
+static bal_status clip(bal_block_job *j, bal_block_result *out, bal_error_sums e[BAL_SUBS],
+                       bal_error *err)
+{
+    bal_quantized_linear clipped[BAL_DECODER_LINEARS] = {0};
+    const bal_status st = clip_or_undo(j, out, clipped, e, err);
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) bal_quantized_linear_free(&clipped[i]);
+    return st;
+}
+
+/* The folded norms and biases leave the job for the result. */
+static void hand_over(bal_block_job *j, bal_block_result *out)
+{
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
+        out->bias[i] = j->work.bias[i];
+        j->work.bias[i] = NULL;
+    }
+    out->attn_norm = j->work.attn_norm;
+    out->mlp_norm = j->work.mlp_norm;
+    j->work.attn_norm = j->work.mlp_norm = NULL;
+}
+
+static bal_status calibrated(bal_block_job *j, bal_block_result *out, bal_error *err)
+{
+    const unsigned groups = j->recipe->distort ? 0u : (1u << BAL_GROUPS) - 1;
+    bal_error_sums e[BAL_SUBS], ref[BAL_SUBS];
+    BAL_TRY(bal_job_collect(j, j->layer, j->in_float, groups, true, err));
+    BAL_TRY(plain_errors(j, out, ref, err));
+    BAL_TRY(search_and_fold(j, out, err));
+    BAL_TRY(round_all(j, &j->work, out->linear, err));
+    BAL_TRY(bal_job_errors(j, &j->trial.l, e, NULL, err));
+    if (j->recipe->clip != BAL_CLIP_NONE) BAL_TRY(clip(j, out, e, err));
+    for (int i = 0; i < BAL_SUBS; i++) out->final[i] = sub_error(&e[i], &ref[i], j->c->hidden);
+    return BAL_OK;
+}
+
+static bal_status check_inputs(const bal_block_job *j, bal_error *err)
+{
+    const bal_recipe *r = j->recipe;
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++)
+        if (bal_type_get(bal_layer_linear(j->layer, i)->type)->packed)
+            return bal_fail(err, BAL_E_ARG, "layer %d, %s is packed already", j->index,
+                            bal_decoder_linear_name(i));
+    if (j->samples->n < 1 && (r->scale != BAL_SCALE_NONE || r->clip != BAL_CLIP_NONE))
+        return bal_fail(err, BAL_E_ARG, "recipe %s needs calibration samples", r->name);
+    if (j->samples->n > 0 && r->distort && !j->in_quant)
+        return bal_fail(err, BAL_E_ARG, "recipe %s needs the quantized stream (distort)", r->name);
+    for (int i = 0; i < BAL_SUBS; i++)
+        if (!(j->ratio[i] >= 0.0 && j->ratio[i] < 1e30))
+            return bal_fail(err, BAL_E_ARG, "layer %d: a vision weight of %g", j->index,
+                            j->ratio[i]);
+    return BAL_OK;
+}
+
+bal_status bal_block_solve(bal_block_result *out, const bal_exec *e, const bal_text_config *c,
+                           const bal_decoder_layer *layer, int index, const bal_samples *samples,
+                           const bal_store *in_float, const bal_store *in_quant,
+                           const double ratio[BAL_SUBS], const bal_recipe *recipe,
+                           const char *tmp_dir, bal_step_fn *step, void *step_ctx, bal_error *err)
+{
+    bal_block_job j = {.e = e,
+                       .c = c,
+                       .layer = layer,
+                       .index = index,
+                       .samples = samples,
+                       .in_float = in_float,
+                       .in_quant = in_quant,
+                       .recipe = recipe,
+                       .step = step,
+                       .step_ctx = step_ctx};
+    for (int i = 0; i < BAL_SUBS; i++) j.ratio[i] = ratio ? ratio[i] : 1.0;
+    *out = (bal_block_result){0};
+    BAL_TRY(check_inputs(&j, err));
+    bal_status st = job_init(&j, tmp_dir, err);
+    if (st >= 0)
+        st = samples->n > 0 ? calibrated(&j, out, err) : round_all(&j, &j.work, out->linear, err);
+    if (st >= 0)
+        hand_over(&j, out);
+    else
+        bal_block_result_free(out);
+    job_deinit(&j);
+    return st;
+}
+
+void bal_block_result_free(bal_block_result *r)
+{
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
+        bal_quantized_linear_free(&r->linear[i]);
+        free(r->bias[i]);
+    }
+    for (int g = 0; g < BAL_GROUPS; g++) {
+        free(r->group[g].mean_abs);
+        free(r->group[g].scale);
+    }
+    free(r->attn_norm);
+    free(r->mlp_norm);
+    *r = (bal_block_result){0};
+}

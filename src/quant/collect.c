@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: MIT
+ * Forward passes of one block over all samples: inputs and outputs of its halves to disk, channel
+ * statistics, output errors. */
+#include "quant/job.h"
+
+#include "base/size.h"
+#include "op/pointwise.h"
+
+#include <string.h>
+
+int bal_job_group_width(const bal_block_job *j, int group)
+{
+    return bal_layer_linear(j->layer, bal_group_table[group].first)->k;
+}
+
+static bal_status check(const bal_block_job *j, const float *x, int n, int cols, int sample,
+                        const char *what, bal_error *err)
+{
+    const long bad = bal_first_not_finite(x, (size_t)n * (size_t)cols);
+    if (bad < 0) return BAL_OK;
+    return bal_fail(err, BAL_E_NUMERIC,
+                    "layer %d, %s: NaN or Inf in sample %d at position %ld, channel %ld", j->index,
+                    what, sample, bad / cols, bad % cols);
+}
+
+static const char *const input_name[BAL_GROUPS] = {"input of q, k and v", "input of o_proj",
+                                                   "input of gate and up", "input of down_proj"};
+
+static bal_status keep_input(bal_block_job *j, int group, const float *x, int sample,
+                             bal_error *err)
+{
+    const bal_sample *s = &j->samples->items[sample];
+    BAL_TRY(check(j, x, s->n, bal_job_group_width(j, group), sample, input_name[group], err));
+    bal_stats_add(&j->stats[group], j->e->pool, x, s->modality, s->n);
+    return bal_store_write(&j->x[group], sample, x, err);
+}
+
+static bal_status keep_output(bal_block_job *j, int sub, int sample, bal_error *err)
+{
+    static const char *const name[BAL_SUBS] = {"output of o_proj", "output of down_proj"};
+    const int n = j->samples->items[sample].n;
+    BAL_TRY(check(j, j->out, n, j->c->hidden, sample, name[sub], err));
+    return bal_store_write(&j->ref[sub], sample, j->out, err);
+}
+
+static bool wants(unsigned groups, int group)
+{
+    return groups >> group & 1u;
+}
+
+/* Attention half: h -> norm, out, and h += out. */
+static bal_status attn_half(bal_block_job *j, const bal_decoder_layer *l, int sample,
+                            unsigned groups, bool keep_ref, bal_error *err)
+{
+    const int n = j->samples->items[sample].n;
+    const bal_rows rows = bal_pass_rows(&j->pass, n);
+    bal_decoder_buf *b = &j->pass.buf;
+    bal_rms_norm(j->e, j->h, l->attn_norm, j->c->rms_eps, n, j->c->hidden, b->norm);
+    if (wants(groups, BAL_GROUP_QKV)) BAL_TRY(keep_input(j, BAL_GROUP_QKV, b->norm, sample, err));
+    if (groups <= 1u << BAL_GROUP_QKV && !keep_ref) return BAL_OK;
+    bal_decoder_attn(j->e, j->c, l, &rows, b->norm, b, j->out);
+    if (wants(groups, BAL_GROUP_O)) BAL_TRY(keep_input(j, BAL_GROUP_O, b->ctx, sample, err));
+    if (keep_ref) BAL_TRY(keep_output(j, BAL_SUB_ATTN, sample, err));
+    bal_add(j->e, j->h, j->out, (size_t)n * (size_t)j->c->hidden);
+    return BAL_OK;
+}
+
+static bal_status mlp_half(bal_block_job *j, const bal_decoder_layer *l, int sample,
+                           unsigned groups, bool keep_ref, bal_error *err)
+{
+    const int n = j->samples->items[sample].n;
+    bal_decoder_buf *b = &j->pass.buf;
+    bal_rms_norm(j->e, j->h, l->mlp_norm, j->c->rms_eps, n, j->c->hidden, b->norm);
+    if (wants(groups, BAL_GROUP_GATE_UP))
+        BAL_TRY(keep_input(j, BAL_GROUP_GATE_UP, b->norm, sample, err));
+    if (groups <= 1u << BAL_GROUP_GATE_UP && !keep_ref) return BAL_OK;
+    bal_decoder_mlp(j->e, j->c, l, n, b->norm, b, j->out);
+    if (wants(groups, BAL_GROUP_DOWN)) BAL_TRY(keep_input(j, BAL_GROUP_DOWN, b->act, sample, err));
+    return keep_ref ? keep_output(j, BAL_SUB_MLP, sample, err) : BAL_OK;
+}
+
+bal_status bal_job_collect(bal_block_job *j, const bal_decoder_layer *seen, const bal_store *in,
+                           unsigned groups, bool keep_ref, bal_error *err)
+{
+    for (int g = 0; g < BAL_GROUPS; g++)
+        if (wants(groups, g)) bal_stats_clear(&j->stats[g]);
+    for (int i = 0; i < j->samples->n; i++) {
+        BAL_TRY(bal_store_read(in, i, j->h, err));
+        BAL_TRY(check(j, j->h, j->samples->items[i].n, j->c->hidden, i, "block input", err));
+        BAL_TRY(attn_half(j, seen, i, groups, keep_ref, err));
+        if (groups > 1u << BAL_GROUP_O || keep_ref)
+            BAL_TRY(mlp_half(j, seen, i, groups, keep_ref, err));
+    }
+    return BAL_OK;
+}
+
+/* Compares j->out with the float output of sub-block `sub`, which is left in j->want. */
+static bal_status compare(bal_block_job *j, int sub, int sample, bal_error_sums *errors,
+                          bal_error_sums *ref, bal_error *err)
+{
+    const bal_sample *s = &j->samples->items[sample];
+    const int cols = j->c->hidden;
+    BAL_TRY(bal_store_read(&j->ref[sub], sample, j->want, err));
+    bal_error_sums_add(&errors[sub], j->e->pool, j->want, j->out, s->n, cols, s->modality, j->sums);
+    if (ref)
+        bal_error_sums_add(&ref[sub], j->e->pool, j->want, NULL, s->n, cols, s->modality, j->sums);
+    return BAL_OK;
+}
+
+bal_status bal_job_errors(bal_block_job *j, const bal_decoder_layer *seen,
+                          bal_error_sums errors[BAL_SUBS], bal_error_sums *ref, bal_error *err)
+{
+    bal_decoder_buf *b = &j->pass.buf;
+    memset(errors, 0, BAL_SUBS * sizeof *errors);
+    if (ref) memset(ref, 0, BAL_SUBS * sizeof *ref);
+    for (int i = 0; i < j->samples->n; i++) {
+        const int n = j->samples->items[i].n, hidden = j->c->hidden;
+        const bal_rows rows = bal_pass_rows(&j->pass, n);
+        BAL_TRY(bal_store_read(j->in_float, i, j->h, err));
+        bal_rms_norm(j->e, j->h, seen->attn_norm, j->c->rms_eps, n, hidden, b->norm);
+        bal_decoder_attn(j->e, j->c, seen, &rows, b->norm, b, j->out);
+        BAL_TRY(compare(j, BAL_SUB_ATTN, i, errors, ref, err));
+        bal_add(j->e, j->h, j->want, (size_t)n * (size_t)hidden);
+        bal_rms_norm(j->e, j->h, seen->mlp_norm, j->c->rms_eps, n, hidden, b->norm);
+        bal_decoder_mlp(j->e, j->c, seen, n, b->norm, b, j->out);
+        BAL_TRY(compare(j, BAL_SUB_MLP, i, errors, ref, err));
+    }
+    return BAL_OK;
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT
+ * Inside quant/ only: everything the steps of solving one block share. block.c owns it; collect.c
+ * fills stores and statistics, search.c finds scales, clip.c shrinks ranges. */
+#ifndef BAL_QUANT_JOB_H
+#define BAL_QUANT_JOB_H
+
+#include "quant/fold.h"
+#include "quant/losses.h"
+#include "quant/pass.h"
+
+typedef struct bal_block_job {
+    const bal_exec *e;
+    const bal_text_config *c;
+    const bal_decoder_layer *layer; /* the float block as it was */
+    int index;
+    const bal_samples *samples;
+    const bal_store *in_float, *in_quant;
+    const bal_recipe *recipe;
+    bal_quantizer quantizer;
+    double ratio[BAL_SUBS];
+    bal_step_fn *step;
+    void *step_ctx;
+    long done, total;
+
+    bal_store ref[BAL_SUBS];             /* sub-module outputs of the float stream */
+    bal_store x[BAL_GROUPS];             /* what each group's candidates read */
+    bal_channel_stats stats[BAL_GROUPS]; /* of x */
+    bal_layer_copy work;                 /* the block with scales folded, later clipped */
+    bal_layer_copy trial;                /* the block with quantized values in it */
+    bal_pass pass;
+    float *h, *out, *want; /* [max_len][hidden] */
+    float *rows;           /* [max_len][widest linear input] */
+    float *lanes;          /* [pool size][2][widest linear input] */
+    uint8_t *tags;         /* [max_len] */
+    double *sums;          /* [2 * max_len] */
+    int widest;
+} bal_block_job;
+
+int bal_job_group_width(const bal_block_job *j, int group);
+
+/* Runs the float or quantized block `seen` on the hidden states `in` of every sample. keep_ref:
+ * writes ref[]. groups (bit per group): writes x[] and starts stats[] anew. NaN and Inf fail,
+ * naming layer, tensor, sample and position. */
+bal_status bal_job_collect(bal_block_job *j, const bal_decoder_layer *seen, const bal_store *in,
+                           unsigned groups, bool keep_ref, bal_error *err);
+
+/* Output errors of both sub-blocks of `seen` on the float stream, and sums of the outputs
+ * themselves where `ref` is not NULL. */
+bal_status bal_job_errors(bal_block_job *j, const bal_decoder_layer *seen,
+                          bal_error_sums errors[BAL_SUBS], bal_error_sums *ref, bal_error *err);
+
+/* The 20-point search for one group: fills the log. Uses `trial` as work memory. */
+bal_status bal_job_search(bal_block_job *j, int group, bal_group_log *log, bal_error *err);
+
+/* Clips the weights of linear i in work (scales already folded; s is the scale of its group or
+ * NULL) as the recipe says. */
+bal_status bal_job_clip(bal_block_job *j, int i, const float *s, bal_error *err);
+
+/* One step is done; BAL_E_CANCELLED if the caller wants to stop. */
+bal_status bal_job_step(bal_block_job *j, const char *stage, bal_error *err);
+
+#endif
