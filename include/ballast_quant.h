@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT
+ * Ballast, public API, the other half: measure, balance, quantize, write. Read ballast.h first for
+ * status values and errors. */
+#ifndef BALLAST_QUANT_H
+#define BALLAST_QUANT_H
+
+#include "ballast.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Part of a long call is finished: `done` of `total` of a stage ("pictures", "sensitivity",
+ * "blocks"; units differ by stage). A non-zero return stops with BAL_E_CANCELLED. */
+typedef int bal_quant_progress_fn(void *ctx, const char *stage, int64_t done, int64_t total);
+
+/* Zero is the default of every field but size. Strings are borrowed for the call. */
+typedef struct bal_quant_opts {
+    uint32_t size;          /* sizeof(bal_quant_opts): lets the struct grow */
+    int threads;            /* 0: one per CPU this process may use; at most 256 */
+    const char *recipe;     /* built-in name or FILE.json; NULL: "mbq" */
+    const char *const *set; /* [n_set] overrides "KEY=VALUE" */
+    size_t n_set;
+    const char *calib;   /* LLaVA conversations, JSON array or JSONL; NULL for recipes without */
+    int samples;         /* 0: 128; negative: all */
+    uint64_t seed;       /* of the choice of samples */
+    const char *isa;     /* "scalar", "avx2", "avx512"; NULL: what the CPU has */
+    bool resume;         /* go on with an interrupted run */
+    bool force;          /* replace an existing file; throw an interrupted run away */
+    const char *report;  /* FILE.html to write, with the same as .json beside it; NULL: none */
+    const char *command; /* shown in the report; NULL: left out */
+    bal_quant_progress_fn *progress;
+    void *progress_ctx;
+} bal_quant_opts;
+
+/* What a run would do and make. ram_bytes and disk_bytes are estimates from above: memory beside
+ * the mapped checkpoint, and room for OUT.partial/. file_bytes is exact. */
+typedef struct bal_quant_plan {
+    char recipe[2048];                /* as JSON, overrides applied */
+    int layers, linears, bits, group; /* group 0: the whole row */
+    bool needs_data;
+    int samples; /* 0 without data */
+    uint64_t source_bytes, file_bytes, ram_bytes, disk_bytes;
+    double linear_bits_per_weight; /* of the quantized linears, scales and zero points counted */
+    double file_bits_per_weight;   /* of the whole file, embeddings and vision tower counted */
+} bal_quant_plan;
+
+/* Reads the checkpoint's header, recipe and data file; computes and writes nothing. */
+bal_status bal_quantize_plan(bal_quant_plan *plan, const char *model_dir,
+                             const bal_quant_opts *opts, bal_error *err);
+
+/* Quantizes the checkpoint in `model_dir` (a Hugging Face folder) to the file `out`, which appears
+ * when it is complete; until then pieces live in the folder OUT.partial/. Same inputs and seed,
+ * same bytes, for any number of threads. BAL_E_EXISTS: out exists, or an interrupted run does, and
+ * neither resume nor force says what to do. BAL_E_CANCELLED: the callback stopped it; resume goes
+ * on. */
+bal_status bal_quantize(const char *model_dir, const char *out, const bal_quant_opts *opts,
+                        bal_error *err);
+
+/* Built-in recipe number i and key number i of recipes, for help texts; NULL or false past the end.
+ * `words` are a key's allowed values with spaces between. */
+const char *bal_quant_recipe_name(size_t i);
+bool bal_quant_recipe_key(size_t i, const char **key, char words[80], const char **help);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
