@@ -466,6 +466,13 @@ static uint64_t ram_estimate(const bal_config *c, uint64_t block_weights)
     return 4 * (longest_sample(c) * row + 3 * block_weights);
 }
 
+/* Bytes of a position in stores: two streams, and of one block two references and its inputs. */
+static uint64_t disk_row(const bal_text_config *t)
+{
+    return 4 * (6 * (uint64_t)t->hidden + (uint64_t)t->heads * (uint64_t)t->head_dim +
+                (uint64_t)t->intermediate);
+}
+
 static void fill_plan(bal_pipeline_plan *p, const run *r)
 {
     const bal_config *c = &r->engine.model.config;
@@ -478,7 +485,7 @@ static void fill_plan(bal_pipeline_plan *p, const run *r)
     p->source_bytes = r->engine.model.tensors.n_file_bytes;
     p->ram_bytes = ram_estimate(c, p->sizes.linear_weights / layers);
     p->disk_bytes = p->sizes.n_bytes + p->sizes.linear_bytes +
-                    4 * (uint64_t)r->n * longest_sample(c) * (uint64_t)c->text.hidden * 4;
+                    (uint64_t)r->n * longest_sample(c) * disk_row(&c->text);
 }
 
 static bal_status plan(run *r, bal_pipeline_plan *p)

@@ -76,12 +76,13 @@ static json_t *group_json(const bal_group_log *g, const char *name)
 
 json_t *bal_record_block(const bal_block_result *r, int index)
 {
-    json_t *groups = json_array();
+    json_t *groups = json_array(), *undone = json_object();
     for (int i = 0; i < BAL_GROUPS; i++)
         json_array_append_new(groups, group_json(&r->group[i], bal_group_names[i]));
-    return json_pack("{s:i, s:o, s:o, s:o, s:b}", "layer", index, "groups", groups, "rtn",
-                     errors_json(r->rtn), "final", errors_json(r->final), "clip_undone",
-                     r->clip_undone);
+    for (int sub = 0; sub < BAL_SUBS; sub++)
+        json_object_set_new(undone, bal_sub_names[sub], json_boolean(r->clip_undone[sub]));
+    return json_pack("{s:i, s:o, s:o, s:o, s:o}", "layer", index, "groups", groups, "rtn",
+                     errors_json(r->rtn), "final", errors_json(r->final), "clip_undone", undone);
 }
 
 json_t *bal_record_drift(const bal_drift *d)
