@@ -55,7 +55,7 @@ static void f32_gradients(const char *name)
     bal_error err = {0};
     quant_case q;
     bal_sensitivity s;
-    case_open(&q, name, 2);
+    case_open(&q, name, 1);
     json_t *root = case_json(name, "gradients.json");
     bal_recipe r = case_recipe();
     ASSERT_OK(
@@ -224,7 +224,7 @@ static void test_f16(void **state)
     static const char *const names[] = {"tiled", "mha"};
     for (int i = 0; i < 2; i++) {
         quant_case q;
-        case_open(&q, names[i], 2);
+        case_open(&q, names[i], 1);
         json_t *root = case_json(names[i], "gradients_f16.json");
         for (int l = 0; l < q.model.config.text.layers; l++) check_f16(&q, root, l);
         json_decref(root);
@@ -278,7 +278,7 @@ static void test_ratio_and_floor(void **state)
     bal_error err = {0};
     quant_case q;
     bal_sensitivity s;
-    case_open(&q, "tiled", 2);
+    case_open(&q, "tiled", 1);
     bal_recipe r = case_recipe();
     json_t *root = case_json("tiled", "mbq_w3_mae.json");
     ASSERT_OK(
