@@ -1,0 +1,5 @@
+/* SPDX-License-Identifier: MIT
+ * Softmax and gated activations for AVX-512; read activation_body.h. */
+#include "kernel/x86/lanes_avx512.h"
+
+#include "kernel/x86/activation_body.h"

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: MIT
+ * gemm_w for AVX-512 (F, BW): one register holds a 32-bit word of all 16 outputs of a panel. The
+ * arithmetic is that of gemm_w_avx2.c, which explains it; here four tokens fit the registers. */
+#include "kernel/gemm_w.h"
+#include "kernel/x86/lanes_avx512.h"
+
+#ifdef BAL_EMULATED_AVX512
+#define KEEP(v) (void)(v)
+#else
+#define KEEP(v) __asm__("" : "+v"(v)) /* see gemm_w_avx2.c */
+#endif
+
+bal_gemm_w2_fn ISA(bal_gemm_w2);
+bal_gemm_w3_fn ISA(bal_gemm_w3);
+bal_gemm_w4_fn ISA(bal_gemm_w4);
+bal_gemm_w8_fn ISA(bal_gemm_w8);
+
+enum { MR = BAL_GEMM_W_MR };
+
+/* How far ahead of the unit in work code words are fetched: about one memory latency. */
+enum { PREFETCH_BYTES = 2048 };
+
+ALWAYS_INLINE __m512i bcast4(const int8_t *p)
+{
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return _mm512_set1_epi32(v);
+}
+
+ALWAYS_INLINE __m512i field(__m512i word, const unsigned shift, int mask)
+{
+    const __m512i m = _mm512_set1_epi8((char)mask);
+    return _mm512_and_si512(shift ? _mm512_srli_epi32(word, shift) : word, m);
+}
+
+/* Codes of quad j, four per lane; w[v] is word v of the unit. */
+ALWAYS_INLINE __m512i quad(const int bits, const __m512i *w, const int j)
+{
+    if (bits == 2) return field(w[j / 4], 2 * (unsigned)(j % 4), 3);
+    if (bits == 4) return field(w[j / 2], 4 * (unsigned)(j % 2), 15);
+    if (j < 6) return field(w[j / 2], 3 * (unsigned)(j % 2), 7);
+    return _mm512_or_si512(field(w[j - 6], 6, 3), field(w[2], (unsigned)j - 2, 4));
+}
+
+/* Adds quad j of the unit to the 16-bit sums of mr tokens. */
+ALWAYS_INLINE void step(const int bits, const int mr, const int j, const bal_a16 *a,
+                        size_t a_stride, const __m512i *w, __m512i *lo, __m512i *hi)
+{
+    const __m512i q = quad(bits, w, j);
+    for (int i = 0; i < mr; i++) {
+        const bal_a16 *x = a + (size_t)i * a_stride;
+        lo[i] = _mm512_add_epi16(lo[i], _mm512_maddubs_epi16(q, bcast4(x->lo + 4 * j)));
+        hi[i] = _mm512_add_epi16(hi[i], _mm512_maddubs_epi16(q, bcast4(x->hi + 4 * j)));
+        KEEP(lo[i]);
+        KEEP(hi[i]);
+    }
+}
+
+/* dot[i] = sum of q_w * q_x over one unit, bits 2, 3, 4 */
+ALWAYS_INLINE void dot_bytes(const int bits, const int mr, const bal_a16 *a, size_t a_stride,
+                             const uint32_t *codes, __m512i *dot)
+{
+    __m512i w[4], lo[MR], hi[MR];
+    for (int v = 0; v < bits; v++) w[v] = _mm512_loadu_si512((const void *)(codes + 16 * v));
+    for (int i = 0; i < mr; i++) lo[i] = hi[i] = _mm512_setzero_si512();
+    step(bits, mr, 0, a, a_stride, w, lo, hi);
+    step(bits, mr, 1, a, a_stride, w, lo, hi);
+    step(bits, mr, 2, a, a_stride, w, lo, hi);
+    step(bits, mr, 3, a, a_stride, w, lo, hi);
+    step(bits, mr, 4, a, a_stride, w, lo, hi);
+    step(bits, mr, 5, a, a_stride, w, lo, hi);
+    step(bits, mr, 6, a, a_stride, w, lo, hi);
+    step(bits, mr, 7, a, a_stride, w, lo, hi);
+    for (int i = 0; i < mr; i++)
+        dot[i] = _mm512_add_epi32(_mm512_madd_epi16(lo[i], _mm512_set1_epi16(1)),
+                                  _mm512_madd_epi16(hi[i], _mm512_set1_epi16(256)));
+}
+
+/* The activations of a unit as 16-bit pairs in the order that dot_words multiplies them:
+ * inputs (0, 2), (1, 3) of each quad. */
+ALWAYS_INLINE void widen(const bal_a16 *a, int32_t pair[16])
+{
+    const __m128i order = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
+    for (int h = 0; h < 2; h++) {
+        const __m128i lo = _mm_loadu_si128((const void *)(a->lo + 16 * h));
+        const __m128i hi = _mm_loadu_si128((const void *)(a->hi + 16 * h));
+        const __m256i l16 = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(lo, order));
+        const __m256i h16 = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(hi, order));
+        _mm256_storeu_si256((void *)(pair + 8 * h),
+                            _mm256_add_epi16(l16, _mm256_slli_epi16(h16, 8)));
+    }
+}
+
+/* The same for 8 bits. */
+ALWAYS_INLINE void dot_words(const int mr, const bal_a16 *a, size_t a_stride, const uint32_t *codes,
+                             __m512i *dot)
+{
+    int32_t pair[MR][16];
+    for (int i = 0; i < mr; i++) {
+        widen(a + (size_t)i * a_stride, pair[i]);
+        dot[i] = _mm512_setzero_si512();
+    }
+    for (int j = 0; j < 8; j++) {
+        const __m512i w = _mm512_loadu_si512((const void *)(codes + 16 * j));
+        const __m512i even = _mm512_and_si512(w, _mm512_set1_epi16(255));
+        const __m512i odd = _mm512_srli_epi16(w, 8);
+        for (int i = 0; i < mr; i++) {
+            const __m512i e = _mm512_madd_epi16(even, _mm512_set1_epi32(pair[i][2 * j]));
+            const __m512i o = _mm512_madd_epi16(odd, _mm512_set1_epi32(pair[i][2 * j + 1]));
+            dot[i] = _mm512_add_epi32(dot[i], _mm512_add_epi32(e, o));
+            KEEP(dot[i]);
+        }
+    }
+}
+
+ALWAYS_INLINE void panel(const int bits, const int mr, size_t units, size_t units_per_group,
+                         const bal_a16 *a, size_t a_stride, const uint32_t *codes,
+                         const uint16_t *scales, const uint8_t *zeros, float *y, size_t y_stride)
+{
+    __m512 acc[MR];
+    for (int i = 0; i < mr; i++) acc[i] = _mm512_setzero_ps();
+    for (size_t left = units; left > 0; scales += 16, zeros += 16) {
+        const __m512 s = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)scales));
+        const __m512i z = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)zeros));
+        const size_t count = left < units_per_group ? left : units_per_group;
+        for (size_t u = 0; u < count; u++, codes += 16 * bits, a++) {
+            __m512i dot[MR];
+            for (int v = 0; v < bits; v++)
+                _mm_prefetch((const char *)(codes + 16 * v) + PREFETCH_BYTES, _MM_HINT_T0);
+            if (bits == 8)
+                dot_words(mr, a, a_stride, codes, dot);
+            else
+                dot_bytes(bits, mr, a, a_stride, codes, dot);
+            for (int i = 0; i < mr; i++) {
+                const bal_a16 *x = a + (size_t)i * a_stride;
+                const __m512i zx = _mm512_mullo_epi32(z, _mm512_set1_epi32(x->sum));
+                const __m512 sx = _mm512_mul_ps(s, _mm512_set1_ps(x->scale));
+                const __m512 d = _mm512_cvtepi32_ps(_mm512_sub_epi32(dot[i], zx));
+                acc[i] = _mm512_fmadd_ps(d, sx, acc[i]);
+            }
+        }
+        left -= count;
+    }
+    for (int i = 0; i < mr; i++) _mm512_storeu_ps(y + (size_t)i * y_stride, acc[i]);
+}
+
+/* The arguments of a kernel behind bits and a literal mr. */
+#define ARGS units, units_per_group, a, a_stride, codes, scales, zeros, y, y_stride
+
+#define GEMM_W(name, bits)                                                                         \
+    void ISA(name)(int mr, size_t units, size_t units_per_group, const bal_a16 *a,                 \
+                   size_t a_stride, const uint32_t *codes, const uint16_t *scales,                 \
+                   const uint8_t *zeros, float *y, size_t y_stride)                                \
+    {                                                                                              \
+        assert(1 <= mr && mr <= MR && units && units_per_group);                                   \
+        if (mr == 1) panel(bits, 1, ARGS);                                                         \
+        if (mr == 2) panel(bits, 2, ARGS);                                                         \
+        if (mr == 3) panel(bits, 3, ARGS);                                                         \
+        if (mr == 4) panel(bits, 4, ARGS);                                                         \
+    }
+
+GEMM_W(bal_gemm_w2, 2)
+GEMM_W(bal_gemm_w3, 3)
+GEMM_W(bal_gemm_w4, 4)
+GEMM_W(bal_gemm_w8, 8)
