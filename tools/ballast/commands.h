@@ -1,0 +1,9 @@
+/* SPDX-License-Identifier: MIT
+ * The subcommands. argv[0] is the command's name; the result is the exit status: 0 success,
+ * 1 failure, 2 usage. Each stands in cmd_NAME.c; main.c has one row per command. */
+#ifndef BAL_TOOL_COMMANDS_H
+#define BAL_TOOL_COMMANDS_H
+
+int bal_cmd_run(int argc, char **argv);
+
+#endif

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT
+ * What commands share at the terminal: a progress bar on stderr, Ctrl-C as a flag, opening a model
+ * with the flags that all commands take, JSON to stdout. */
+#ifndef BAL_TOOL_CONSOLE_H
+#define BAL_TOOL_CONSOLE_H
+
+#include <jansson.h>
+
+#include "args.h"
+#include "ballast.h"
+
+/* A line on stderr that is drawn over itself; silent when stderr is no terminal or under --quiet.
+ * Zero-initialise, then bal_bar_init. */
+typedef struct bal_bar {
+    bool on;
+    double start, drawn; /* seconds */
+    const char *stage;
+} bal_bar;
+
+void bal_bar_init(bal_bar *b, bool quiet);
+/* Draws at most ten times a second; a new stage starts its own clock. */
+void bal_bar_show(bal_bar *b, const char *stage, uint64_t done, uint64_t total);
+/* Clears the line; anything printed afterwards starts at its beginning. */
+void bal_bar_clear(bal_bar *b);
+
+/* From now on Ctrl-C sets a flag; a second one that nobody has looked at ends the program. */
+void bal_interrupt_catch(void);
+/* Whether Ctrl-C was pressed since the last bal_interrupt_reset. */
+bool bal_interrupted(void);
+void bal_interrupt_reset(void);
+
+/* True if common->device is "cpu"; else the sentence is printed already. */
+bool bal_device_known(const char *command, const bal_common *common);
+
+/* Prints a JSON object with a newline to stdout and drops the reference. */
+void bal_print_json(json_t *object);
+
+#endif

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT
+ * The ballast command: finds the subcommand and hands over. Exit status 0 success, 1 failure,
+ * 2 usage. SIGPIPE is ignored so that a closed pipe is reported like any other failed write. */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "args.h"
+#include "ballast.h"
+#include "commands.h"
+
+static const struct {
+    const char *name, *help;
+    int (*fn)(int argc, char **argv);
+} commands[] = {
+    {"run", "ask a question about pictures, once", bal_cmd_run},
+};
+enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
+
+static int print_help(void)
+{
+    printf("Ballast %s: vision-language models from packed low-bit weights\n\n"
+           "usage: ballast COMMAND [...]\n\n",
+           bal_version());
+    for (int i = 0; i < N_COMMANDS; i++) printf("  %-10s %s\n", commands[i].name, commands[i].help);
+    printf(
+        "\nballast COMMAND --help lists a command's flags; ballast --version prints the version\n");
+    return bal_finish(NULL, 0);
+}
+
+static int unknown_command(const char *given)
+{
+    const char *names[N_COMMANDS];
+    char near[200];
+    for (int i = 0; i < N_COMMANDS; i++) names[i] = commands[i].name;
+    bal_nearest(near, sizeof near, given, names, N_COMMANDS);
+    return bal_usage(NULL, "unknown %s '%s'; nearest are %s (ballast --help lists all)",
+                     given[0] == '-' ? "flag" : "command", given, near);
+}
+
+int main(int argc, char **argv)
+{
+    signal(SIGPIPE, SIG_IGN);
+    if (argc < 2) return bal_usage(NULL, "a command is missing (ballast --help lists them)");
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) return print_help();
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("ballast %s\n", bal_version());
+        return bal_finish(NULL, 0);
+    }
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (strcmp(argv[1], commands[i].name) == 0) return commands[i].fn(argc - 1, argv + 1);
+    return unknown_command(argv[1]);
+}
