@@ -101,11 +101,11 @@ static void test_poison(void **state)
     ASSERT_OK(bal_arena_init(&a, 512, "test", &err));
     assert_true(__asan_address_is_poisoned(a.base));
     const bal_arena_mark mark = bal_arena_get_mark(&a);
-    uint8_t *p;
-    ASSERT_OK(bal_arena_alloc(&p, &a, 64, &err));
-    assert_false(__asan_address_is_poisoned(p + 63));
-    assert_true(__asan_address_is_poisoned(p + 64));
+    uint8_t *p, *full;
+    ASSERT_OK(bal_arena_alloc(&full, &a, 64, &err));
     ASSERT_OK(bal_arena_alloc(&p, &a, 13, &err));
+    assert_false(__asan_address_is_poisoned(full + 63));
+    assert_true(__asan_address_is_poisoned(full + 64)); /* the redzone */
     assert_false(__asan_address_is_poisoned(p + 12));
     assert_true(__asan_address_is_poisoned(p + 13));
     bal_arena_reset(&a, mark);
