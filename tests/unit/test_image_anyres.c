@@ -71,7 +71,20 @@ static void plan_line(const char *line)
 static void test_plans(void **state)
 {
     (void)state;
-    assert_int_equal(for_each_line("anyres/plans.txt", plan_line), 309);
+    assert_int_equal(for_each_line("anyres/plans.txt", plan_line), 321);
+}
+
+/* Two resolutions that keep and waste the same: the config's order decides. */
+static void test_first_of_equals(void **state)
+{
+    (void)state;
+    static const int wide_first[][2] = {{28, 56}, {56, 28}}, tall_first[][2] = {{56, 28}, {28, 56}};
+    bal_error err;
+    bal_view_plan p;
+    ASSERT_OK(bal_anyres_plan(&p, 10, 10, wide_first, 2, 28, 2, 9, &err));
+    assert_int_equal(p.cols, 2);
+    ASSERT_OK(bal_anyres_plan(&p, 10, 10, tall_first, 2, 28, 2, 9, &err));
+    assert_int_equal(p.cols, 1);
 }
 
 /* Views of one picture by the rules of one or of several; the caller frees. */
@@ -208,10 +221,10 @@ static void test_pixel_refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_token_counts),   cmocka_unit_test(test_plans),
-        cmocka_unit_test(test_pixels),         cmocka_unit_test(test_pixels_one_by_one),
-        cmocka_unit_test(test_extreme_shapes), cmocka_unit_test(test_plan_refusals),
-        cmocka_unit_test(test_pixel_refusals),
+        cmocka_unit_test(test_token_counts),      cmocka_unit_test(test_plans),
+        cmocka_unit_test(test_first_of_equals),   cmocka_unit_test(test_pixels),
+        cmocka_unit_test(test_pixels_one_by_one), cmocka_unit_test(test_extreme_shapes),
+        cmocka_unit_test(test_plan_refusals),     cmocka_unit_test(test_pixel_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -43,6 +43,8 @@ def pinpoints(view, most):
 def make_resize(rng):
     sizes = [(1, 1, 7, 5), (7, 5, 1, 1), (1, 300, 20, 1), (3000, 1, 13, 2), (40, 30, 40, 17), (40, 30, 23, 30),
              (2, 2, 301, 299), (1, 5000, 9, 9)]
+    # around the size where Pillow 13 turns to the other order of passes
+    sizes += [(40, 80, 30, 60), (40, 80, 30, 59), (40, 80, 50, 79), (40, 80, 50, 81), (31, 57, 30, 55), (31, 57, 30, 54)]
     sizes += [tuple(rng.choice([rng.randint(1, 40), rng.randint(1, 400)]) for _ in range(4)) for _ in range(42)]
     lines = []
     for w, h, new_w, new_h in sizes:
@@ -77,6 +79,18 @@ def plan_line(w, h, view, patches, most, max_tiles):
     return " ".join(map(str, [w, h, view, patches, most, max_tiles, best_h, best_w, new_h, new_w, *grids, tokens]))
 
 
+def rounded_up(rng):
+    """Sizes whose grid depends on round(x, 7) before int(), with an odd result, where it shows."""
+    found = []
+    while len(found) < 12:
+        w, h = rng.randint(1, 1500), rng.randint(1, 1500)
+        best_h, best_w = (n // 384 * 27 for n in select_best_resolution((h, w), pinpoints(384, 6)))
+        side, x = (best_h, h * (best_w / w)) if w / h > best_w / best_h else (best_w, w * (best_h / h))
+        if (side - int(x)) // 2 != (side - int(round(x, 7))) // 2:
+            found.append((w, h))
+    return found
+
+
 def make_plans(rng):
     lines = []
     for h, w in [(384, 384), (336, 336), (480, 640), (899, 1024), (1000, 1000), (1080, 1920), (3024, 4032),
@@ -88,6 +102,7 @@ def make_plans(rng):
                                384, 27, 6, 9))
     for _ in range(60):
         lines.append(plan_line(rng.randint(8, 400), rng.randint(8, 400), 56, 4, 4, rng.choice([1, 4, 9])))
+    lines += [plan_line(w, h, 384, 27, 6, 9) for w, h in rounded_up(rng)]
     for side in range(380, 2400, 67):  # squares: the ratio meets the grid exactly
         lines.append(plan_line(side, side, 384, 27, 6, 9))
     (ANYRES / "plans.txt").write_text("\n".join(lines) + "\n")
