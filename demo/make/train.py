@@ -1,0 +1,255 @@
+"""Trains the demo model from scratch (or goes on) for a given number of minutes on the CPU."""
+import argparse
+import math
+import os
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoTokenizer
+
+import model as M
+from batches import CHARS, SLOTS, WEIGHT, EasyVqa, Vocabulary, training_batch, watch_batches
+from paths import test_data
+from scenes import COLORS, KINDS, SIZES
+
+
+SEEN = ("kind", "color", "size", "character")  # what the log tells about the first patch labels
+
+
+class PatchHeads(nn.Module):
+    """Linear read-outs of the projected features; they are thrown away after training."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.classes = [len(KINDS) + 1, len(COLORS) + 1, len(SIZES) + 1] + [len(CHARS) + 1] * SLOTS
+        self.out = nn.Linear(width, sum(self.classes))
+        self.hits = [0.0] * len(self.classes)
+
+    def forward(self, features, labels):
+        scores = self.out(self.norm(features)).split(self.classes, dim=-1)
+        losses, self.hits = [], []
+        for score, label in zip(scores, labels.unbind(-1)):
+            shown = label > 0
+            self.hits.append((score.argmax(-1) == label)[shown].float().mean().nan_to_num().item())
+            # most patches are empty: they would otherwise drown the few that show something
+            weight = torch.ones(score.shape[-1])
+            weight[0] = 0.2
+            losses.append(F.cross_entropy(score.flatten(0, -2), label.flatten(), weight=weight))
+        return sum(losses) / len(losses)
+
+
+def answer_scores(model, batch, features):
+    """Scores at the positions that predict answer tokens, with targets and weights."""
+    tokens = M.pack(model, features, batch.lay)
+    hidden = M.hidden_states(model, batch.ids, batch.segment, batch.position, tokens, batch.first)
+    wanted = batch.weight[:, 1:] > 0
+    scores = model.lm_head(hidden[:, :-1][wanted])
+    return scores, batch.ids[:, 1:][wanted], batch.weight[:, 1:][wanted]
+
+
+def losses(model, heads, batch, vision_only):
+    features = M.view_features(model, batch.views)
+    seen = heads(features, batch.labels) if batch.labels is not None else torch.zeros(())
+    if vision_only:
+        return torch.zeros(()), seen
+    scores, target, weight = answer_scores(model, batch, features)
+    each = F.cross_entropy(scores, target, reduction="none")
+    return (each * weight).sum() / weight.sum(), seen
+
+
+TYPES = sorted(WEIGHT) + ["describe", "easy_vqa"]
+
+
+@torch.no_grad()
+def watch(model, batches):
+    """[type, (right, total)] of fully right answers: teacher-forced, which for a right answer is the same as greedy."""
+    counts = torch.zeros(len(TYPES), 2)
+    for b in batches:
+        scores, target, _ = answer_scores(model, b, M.view_features(model, b.views))
+        hit = torch.zeros(b.ids.shape, dtype=torch.bool)
+        wanted = b.weight > 0
+        hit[wanted] = scores.argmax(-1) == target
+        for row, spans in zip(hit, b.spans):
+            for start, end, kind in spans:
+                counts[TYPES.index(kind)] += torch.tensor([float(row[start:end].all()), 1.0])
+    return counts
+
+
+def learning_rate(args, minutes, step):
+    """Warm-up by steps, then a cosine over the time that is left, so that the run ends well when it must end."""
+    return args.lr * min(1.0, (step + 1) / args.warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, minutes / args.minutes)))
+
+
+class Trainer:
+    """One of several equal processes, each with one thread, which meet once per step to add up their gradients.
+
+    On a machine that others use too, this loses far less than threads that meet in every operation.
+    """
+
+    def __init__(self, args, rank):
+        self.args, self.rank = args, rank
+        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
+        self.processor = M.new_processor(tokenizer)
+        self.vocab = Vocabulary(tokenizer)
+        self.easy = EasyVqa(args.data)
+        torch.manual_seed(args.seed)
+        self.model = M.LlavaOnevisionForConditionalGeneration.from_pretrained(
+            args.init_from, dtype=torch.float32) if args.init_from else M.new_model(tokenizer)
+        self.heads = PatchHeads(self.model.config.text_config.hidden_size)
+        self.params = list(self.model.parameters()) + list(self.heads.parameters())
+        decay = [p for p in self.params if p.ndim >= 2]
+        plain = [p for p in self.params if p.ndim < 2]
+        self.optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
+                                           lr=args.lr, betas=(0.9, 0.97), fused=True)
+        self.step, self.minutes = 0, 0.0
+        self.file = args.state / "state.pt"
+        if self.file.exists():
+            self.resume()
+
+    def log(self, text):
+        if self.rank == 0:
+            line = f"{time.strftime('%H:%M:%S', time.gmtime())} {self.minutes:6.1f} min step {self.step:6d} {text}"
+            print(line, flush=True)
+            with open(self.args.state / "log.txt", "a") as f:
+                f.write(line + "\n")
+
+    def resume(self):
+        s = torch.load(self.file, weights_only=True)
+        self.model.load_state_dict(s["model"])
+        self.heads.load_state_dict(s["heads"])
+        self.optimizer.load_state_dict(s["optimizer"])
+        torch.set_rng_state(s["rng"])
+        self.step, self.minutes = s["step"], s["minutes"]
+        self.log("resumed")
+
+    def save(self):
+        if self.rank:
+            return
+        partial = self.file.with_suffix(".partial")
+        torch.save({"model": self.model.state_dict(), "heads": self.heads.state_dict(), "step": self.step,
+                    "optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state(), "minutes": self.minutes}, partial)
+        os.replace(partial, self.file)
+
+    def export(self):
+        if self.rank == 0 and self.args.export:
+            M.save(self.model, self.processor, self.args.export)
+
+    def watch(self, batches, name):
+        self.model.eval()
+        counts = watch(self.model, batches[self.rank::self.args.workers])
+        self.model.train()
+        dist.all_reduce(counts)
+        self.log(name + " ".join(f"{t} {r / n:.3f}" for t, (r, n) in zip(TYPES, counts.tolist())))
+
+    def share_gradients(self, minutes, values):
+        """Mean of the gradients and of the values over the processes; the time is that of the first one."""
+        used = [p for p in self.params if p.grad is not None]
+        flat = torch.cat([p.grad.flatten() for p in used] + [torch.tensor(values)])
+        dist.all_reduce(flat)
+        flat /= self.args.workers
+        for p, g in zip(used, flat[:-len(values)].split([p.numel() for p in used])):
+            p.grad.copy_(g.view_as(p))
+        clock = torch.tensor([minutes], dtype=torch.float64)
+        dist.broadcast(clock, 0)
+        return clock.item(), flat[-len(values):].tolist()
+
+    def one_step(self, begun):
+        a = self.args
+        vision_only = self.minutes < a.vision_minutes
+        batch = training_batch(self.vocab, self.easy, a.seed, self.step, a.pictures // a.workers * (2 if vision_only else 1),
+                               self.rank, vision_only, a.easy_share, 1.0 if self.minutes < a.describe_minutes else 0.4)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(a, self.minutes, self.step)
+        answer, seen = losses(self.model, self.heads, batch, vision_only)
+        if not vision_only:
+            # seeing goes on being taught from crowded pictures: it costs a tenth of a step with questions
+            extra = training_batch(self.vocab, self.easy, a.seed, self.step, a.pictures // a.workers, self.rank, True, 0, 0)
+            seen = seen + losses(self.model, self.heads, extra, True)[1]
+        share = 1.0 if vision_only else max(a.patch_loss * (1 - self.minutes / a.minutes), 0.1)
+        (answer + share * seen).backward()
+        self.minutes, values = self.share_gradients(begun(), [answer.item(), seen.item()] + self.heads.hits[:4])
+        nn.utils.clip_grad_norm_(self.params, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return batch, values
+
+    def run(self):
+        a = self.args
+        held_out = watch_batches(self.vocab, self.easy)
+        start, before = time.monotonic(), self.minutes
+        elapsed = lambda: before + (time.monotonic() - start) / 60
+        watched = saved = exported = before
+        sums, pictures, mark = defaultdict(float), 0, time.monotonic()
+        while self.minutes < a.minutes:
+            batch, (answer, seen, *hits) = self.one_step(elapsed)
+            pictures += len(batch.spans) * a.workers
+            named = {"easy": answer} if batch.labels is None else {"scene": answer, "patch": seen}
+            if batch.labels is not None:
+                named.update(zip(SEEN, hits))
+            for name, value in named.items():
+                sums[name] += value
+                sums["n " + name] += 1
+            if self.step % 50 == 0:
+                text = " ".join(f"{k} {sums[k] / sums['n ' + k]:.4f}" for k in ("scene", "easy", "patch") + SEEN if sums["n " + k])
+                self.log(f"{text} {pictures / (time.monotonic() - mark):.1f} pictures/s")
+                sums.clear()
+                pictures, mark = 0, time.monotonic()
+            if self.minutes - saved > 4:
+                self.save()
+                saved = self.minutes
+            if self.minutes > a.vision_minutes and self.minutes - watched > a.watch_minutes:
+                self.watch(held_out, "")
+                watched = self.minutes
+            if self.minutes > a.vision_minutes and self.minutes - exported > a.export_minutes:
+                self.export()
+                exported = self.minutes
+        self.save()
+        self.export()
+        self.watch(held_out, "end: ")
+
+
+def work(rank, args):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{args.state.resolve()}/meet", rank=rank, world_size=args.workers)
+    trainer = Trainer(args, rank)
+    trainer.log(f"{sum(p.numel() for p in trainer.model.parameters()) / 1e6:.2f} M parameters, {vars(args)}")
+    trainer.run()
+    dist.destroy_process_group()
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__)
+    ap.add_argument("--minutes", type=float, default=100)
+    ap.add_argument("--vision-minutes", type=float, default=6, help="first minutes, on patch labels only")
+    ap.add_argument("--watch-minutes", type=float, default=6)
+    ap.add_argument("--export-minutes", type=float, default=10)
+    ap.add_argument("--describe-minutes", type=float, default=50,
+                    help="first minutes with a description of every picture: it teaches the most per token")
+    ap.add_argument("--easy-share", type=float, default=0.25, help="of the steps")
+    ap.add_argument("--pictures", type=int, default=10, help="per step")
+    ap.add_argument("--lr", type=float, default=1e-3)
+    ap.add_argument("--warmup", type=int, default=150)
+    ap.add_argument("--patch-loss", type=float, default=0.5)
+    ap.add_argument("--seed", type=int, default=1)
+    ap.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    ap.add_argument("--data", type=Path, default=test_data(), help="folder that holds easy_vqa/")
+    ap.add_argument("--tokenizer", type=Path, required=True)
+    ap.add_argument("--state", type=Path, required=True)
+    ap.add_argument("--init-from", type=Path)
+    ap.add_argument("--export", type=Path)
+    args = ap.parse_args()
+    args.state.mkdir(parents=True, exist_ok=True)
+    (args.state / "meet").unlink(missing_ok=True)
+    mp.spawn(work, (args,), nprocs=args.workers)
+
+
+if __name__ == "__main__":
+    main()
