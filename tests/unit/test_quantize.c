@@ -1,0 +1,507 @@
+/* SPDX-License-Identifier: MIT
+ * Quantizing from end to end on the tiny golden model: the file, its reproducibility, interruption
+ * at every block, and what is refused. */
+#include "scratch.h"
+
+#include "ballast_quant.h"
+#include "base/half.h"
+#include "format/safetensors.h"
+#include "model/model.h"
+
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+#define MODEL "tests/golden/tiled/model"
+#define DATA  "tests/golden/calib/calib.jsonl"
+
+enum { LAYERS = 3, UNITS = 1000 };
+
+static const char *const SMALL[] = {"group=32", "bits=3"};
+
+static bal_quant_opts options(void)
+{
+    return (bal_quant_opts){.size = sizeof(bal_quant_opts),
+                            .threads = 1,
+                            .recipe = "mbq+",
+                            .set = SMALL,
+                            .n_set = 2,
+                            .calib = source_path(DATA),
+                            .samples = -1};
+}
+
+static void make(const char *out, const bal_quant_opts *o)
+{
+    bal_error err;
+    ASSERT_OK(bal_quantize(source_path(MODEL), out, o, &err));
+}
+
+static void assert_same_file(const char *a, const char *b)
+{
+    bal_mapping x, y;
+    bal_error err;
+    ASSERT_OK(bal_map_open(&x, a, &err));
+    ASSERT_OK(bal_map_open(&y, b, &err));
+    assert_int_equal(x.n_bytes, y.n_bytes);
+    assert_memory_equal(x.data, y.data, x.n_bytes);
+    bal_map_close(&x);
+    bal_map_close(&y);
+}
+
+/* Made once; other tests compare with it. */
+static const char *reference(void)
+{
+    static char path[600];
+    if (path[0]) return path;
+    snprintf(path, sizeof path, "%s", scratch("reference.safetensors"));
+    const bal_quant_opts o = options();
+    make(path, &o);
+    assert_int_equal(scratch_count(scratch("reference.safetensors.partial")), -1);
+    return path;
+}
+
+/* ---- The file ----------------------------------------------------------------------------------
+ */
+
+static void test_file(void **state)
+{
+    (void)state;
+    bal_model m, source;
+    bal_error err;
+    ASSERT_OK(bal_model_load(&m, reference(), &err));
+    ASSERT_OK(bal_model_load(&source, source_path(MODEL), &err));
+    assert_true(m.is_artifact);
+    assert_memory_equal(&m.config, &source.config, sizeof m.config);
+    for (int i = 0; i < m.config.text.layers; i++)
+        for (int k = 0; k < BAL_DECODER_LINEARS; k++) {
+            const bal_linear *l = bal_decoder_linear(&m.layers[i], k);
+            assert_int_equal(l->type, BAL_TYPE_W3);
+            assert_int_equal((uintptr_t)l->packed.codes % 64, 0);
+        }
+    const bal_tensor_set *s = &m.tensors;
+    assert_string_equal(bal_tensor_meta(s, "ballast_format"), "1.0");
+    assert_string_equal(bal_tensor_meta(s, "source"), "model");
+    assert_non_null(strstr(bal_tensor_meta(s, "recipe"), "\"name\":\"mbq+\",\"bits\":3"));
+    assert_int_equal(strlen(bal_tensor_meta(s, "model_sha256")), 64);
+    assert_non_null(strstr(bal_tensor_meta(s, "calibration"), "\"samples\":3,\"of\":3"));
+    assert_non_null(strstr(bal_tensor_meta(s, "program"), "ballast "));
+    /* what is not quantized is there bit for bit */
+    const bal_tensor_view *a = bal_tensor_find(s, "model.language_model.embed_tokens.weight");
+    const bal_tensor_view *b =
+        bal_tensor_find(&source.tensors, "model.language_model.embed_tokens.weight");
+    assert_non_null(a);
+    assert_int_equal(a->n_bytes, b->n_bytes);
+    assert_memory_equal(a->data, b->data, a->n_bytes);
+    bal_model_unload(&m);
+    bal_model_unload(&source);
+}
+
+/* Plain rounding without data: each weight is within half a step of the checkpoint's. */
+static void test_rounding_without_data(void **state)
+{
+    (void)state;
+    bal_quant_opts o = options();
+    bal_model m, source;
+    bal_error err;
+    static const char *const eight[] = {"bits=8", "group=32"};
+    o.recipe = "rtn";
+    o.calib = NULL;
+    o.set = eight;
+    const char *out = scratch("rtn.safetensors");
+    make(out, &o);
+    ASSERT_OK(bal_model_load(&m, out, &err));
+    ASSERT_OK(bal_model_load(&source, source_path(MODEL), &err));
+    assert_null(bal_tensor_meta(&m.tensors, "calibration"));
+    for (int k = 0; k < BAL_DECODER_LINEARS; k++) {
+        const bal_linear *q = bal_decoder_linear(&m.layers[1], k);
+        const bal_linear *w = bal_decoder_linear(&source.layers[1], k);
+        float got[512], want[512];
+        assert_true(q->k <= 512);
+        for (int row = 0; row < q->n; row += 7) {
+            bal_linear_row(q, row, got);
+            bal_linear_row(w, row, want);
+            const uint16_t *scale = bal_packed_scales(&q->packed, (size_t)row / BAL_PANEL);
+            for (int i = 0; i < q->k; i++) {
+                const float step = bal_f16_to_f32(scale[i / 32 * BAL_PANEL + row % BAL_PANEL]);
+                /* zero points are whole numbers, so the ends of a group may be a step off */
+                assert_true(got[i] - want[i] <= 1.01f * step && want[i] - got[i] <= 1.01f * step);
+            }
+        }
+    }
+    bal_model_unload(&m);
+    bal_model_unload(&source);
+}
+
+static void test_old_names_and_half(void **state)
+{
+    (void)state;
+    bal_quant_opts o = options();
+    bal_model m;
+    bal_error err;
+    o.recipe = "mbq";
+    const char *out = scratch("half.safetensors");
+    ASSERT_OK(bal_quantize(source_path("tests/golden/two_images_f16/model"), out, &o, &err));
+    ASSERT_OK(bal_model_load(&m, out, &err));
+    assert_non_null(strstr(bal_tensor_meta(&m.tensors, "recipe"), "\"arithmetic\":\"f16\""));
+    assert_non_null(bal_tensor_find(&m.tensors, "model.image_newline"));
+    assert_null(bal_tensor_find(&m.tensors, "image_newline"));
+    bal_model_unload(&m);
+}
+
+static void test_threads(void **state)
+{
+    (void)state;
+    const int threads[] = {2, 7};
+    for (int i = 0; i < 2; i++) {
+        bal_quant_opts o = options();
+        o.threads = threads[i];
+        const char *out = scratch(i ? "t7.safetensors" : "t2.safetensors");
+        make(out, &o);
+        assert_same_file(reference(), out);
+    }
+}
+
+/* Everything that changes the result must change the bytes; otherwise this file tests nothing. */
+static void test_options_matter(void **state)
+{
+    (void)state;
+    static const char *const sets[][2] = {
+        {"group=32", "bits=4"}, {"group=64", "bits=3"}, {"group=32", "clip=none"}};
+    for (int i = 0; i < 3; i++) {
+        bal_quant_opts o = options();
+        bal_mapping a, b;
+        bal_error err;
+        o.set = sets[i];
+        o.force = true;
+        make(scratch("other.safetensors"), &o);
+        ASSERT_OK(bal_map_open(&a, reference(), &err));
+        ASSERT_OK(bal_map_open(&b, scratch("other.safetensors"), &err));
+        assert_true(a.n_bytes != b.n_bytes || memcmp(a.data, b.data, a.n_bytes) != 0);
+        bal_map_close(&a);
+        bal_map_close(&b);
+    }
+}
+
+static void test_plan(void **state)
+{
+    (void)state;
+    bal_quant_opts o = options();
+    bal_quant_plan p;
+    bal_mapping file;
+    bal_error err;
+    ASSERT_OK(bal_quantize_plan(&p, source_path(MODEL), &o, &err));
+    ASSERT_OK(bal_map_open(&file, reference(), &err));
+    assert_int_equal(p.file_bytes, file.n_bytes);
+    bal_map_close(&file);
+    assert_int_equal(p.layers, LAYERS);
+    assert_int_equal(p.linears, 7 * LAYERS);
+    assert_int_equal(p.bits, 3);
+    assert_int_equal(p.group, 32);
+    assert_int_equal(p.samples, 3);
+    assert_true(p.needs_data);
+    /* codes, one f16 scale and one byte zero point per 32 weights */
+    assert_true(p.linear_bits_per_weight >= 3.75 && p.linear_bits_per_weight < 4.2);
+    assert_true(p.file_bits_per_weight > p.linear_bits_per_weight);
+    o.samples = 2;
+    ASSERT_OK(bal_quantize_plan(&p, source_path(MODEL), &o, &err));
+    assert_int_equal(p.samples, 2);
+}
+
+/* ---- Interruption ------------------------------------------------------------------------------
+ */
+
+typedef struct stopper {
+    int64_t stop_at; /* thousandths of a block; -1: at the first picture */
+    bool kill;       /* die instead of asking politely */
+    long calls;
+} stopper;
+
+static int stop(void *ctx, const char *stage, int64_t done, int64_t total)
+{
+    stopper *s = ctx;
+    s->calls++;
+    assert_true(done >= 0 && done <= total);
+    const bool blocks = strcmp(stage, "blocks") == 0;
+    if (s->stop_at < 0 ? blocks : !blocks || done < s->stop_at) return 0;
+    if (s->kill) raise(SIGKILL);
+    return 1;
+}
+
+static bal_quant_opts stopping(stopper *s)
+{
+    bal_quant_opts o = options();
+    o.progress = stop;
+    o.progress_ctx = s;
+    return o;
+}
+
+static void test_cancel_and_resume(void **state)
+{
+    (void)state;
+    const char *out = scratch("cancel.safetensors");
+    bal_error err;
+    for (int block = 0; block < LAYERS; block++)
+        for (int late = 0; late < 2; late++) {
+            /* early in the block, and when it is finished */
+            stopper s = {.stop_at = block * UNITS + (late ? UNITS : 1)};
+            bal_quant_opts o = stopping(&s);
+            char part[80];
+            snprintf(part, sizeof part, "after %d of 3 blocks", block);
+            ASSERT_FAILS(BAL_E_CANCELLED, part, bal_quantize(source_path(MODEL), out, &o, &err));
+            assert_false(bal_path_exists(out));
+
+            o = options();
+            ASSERT_FAILS(BAL_E_EXISTS, "--resume", bal_quantize(source_path(MODEL), out, &o, &err));
+            o.resume = true;
+            make(out, &o);
+            assert_same_file(reference(), out);
+            assert_int_equal(unlink(out), 0);
+        }
+}
+
+/* Before anything is finished there is nothing to keep. */
+static void test_cancel_first(void **state)
+{
+    (void)state;
+    stopper s = {.stop_at = -1};
+    const bal_quant_opts o = stopping(&s);
+    const char *out = scratch("first.safetensors");
+    bal_error err;
+    ASSERT_FAILS(BAL_E_CANCELLED, "nothing was finished",
+                 bal_quantize(source_path(MODEL), out, &o, &err));
+    assert_int_equal(s.calls, 1);
+    assert_false(bal_path_exists(scratch("first.safetensors.partial")));
+}
+
+static void kill_at(const char *out, int64_t unit)
+{
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        stopper s = {.stop_at = unit, .kill = true};
+        const bal_quant_opts o = stopping(&s);
+        bal_quantize(source_path(MODEL), out, &o, NULL);
+        _exit(0);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    assert_false(bal_path_exists(out));
+}
+
+static void test_kill_and_resume(void **state)
+{
+    (void)state;
+    const char *out = scratch("kill.safetensors");
+    for (int block = 0; block < LAYERS; block++) {
+        kill_at(out, block * UNITS + 950);
+        bal_quant_opts o = options();
+        o.resume = true;
+        o.threads = 2;
+        make(out, &o);
+        assert_same_file(reference(), out);
+        assert_int_equal(unlink(out), 0);
+    }
+}
+
+/* A finished block whose bytes are not what its record says is solved again. */
+static void test_damaged_piece(void **state)
+{
+    (void)state;
+    const char *out = scratch("damaged.safetensors");
+    kill_at(out, 2 * UNITS + 1);
+    const char *part = scratch("damaged.safetensors.partial/block_000.safetensors");
+    uint8_t *bytes;
+    size_t n;
+    bal_error err;
+    ASSERT_OK(bal_read_file(&bytes, &n, part, 1 << 26, &err));
+    bytes[n - 1] ^= 1;
+    ASSERT_OK(bal_write_file(part, bytes, n, &err));
+    free(bytes);
+    bal_quant_opts o = options();
+    o.resume = true;
+    make(out, &o);
+    assert_same_file(reference(), out);
+}
+
+static void test_resume_needs_the_same_run(void **state)
+{
+    (void)state;
+    const char *out = scratch("same.safetensors");
+    bal_error err;
+    kill_at(out, UNITS + 1);
+    bal_quant_opts o = options();
+    o.resume = true;
+    o.samples = 2;
+    ASSERT_FAILS(BAL_E_EXISTS, "sha256", bal_quantize(source_path(MODEL), out, &o, &err));
+    o = options();
+    o.resume = true;
+    o.seed = 9;
+    ASSERT_FAILS(BAL_E_EXISTS, "seed 0, this run has 9",
+                 bal_quantize(source_path(MODEL), out, &o, &err));
+    o = options();
+    o.resume = true;
+    o.set = (const char *const[]){"group=32", "bits=4"};
+    ASSERT_FAILS(BAL_E_EXISTS, "bits 3, this run has 4",
+                 bal_quantize(source_path(MODEL), out, &o, &err));
+    o = options();
+    o.resume = true;
+    o.isa = "scalar";
+    if (bal_cpu_isa() != BAL_ISA_NONE)
+        ASSERT_FAILS(BAL_E_EXISTS, "isa", bal_quantize(source_path(MODEL), out, &o, &err));
+    /* the finished piece survived all that, and force throws it away */
+    assert_true(bal_path_exists(scratch("same.safetensors.partial/block_000.json")));
+    o = options();
+    o.force = true;
+    make(out, &o);
+    assert_same_file(reference(), out);
+}
+
+/* ---- Refusals ----------------------------------------------------------------------------------
+ */
+
+static void test_existing_output(void **state)
+{
+    (void)state;
+    const char *out = scratch("exists.safetensors");
+    bal_quant_opts o = options();
+    bal_error err;
+    ASSERT_OK(bal_write_file(out, "precious", 8, &err));
+    ASSERT_FAILS(BAL_E_EXISTS, "--force", bal_quantize(source_path(MODEL), out, &o, &err));
+    assert_false(bal_path_exists(scratch("exists.safetensors.partial")));
+    o.force = true;
+    make(out, &o);
+    assert_same_file(reference(), out);
+}
+
+/* A full disk, as a limit on the size of files: a sentence, no output, and resume afterwards. */
+static void test_full_disk(void **state)
+{
+    (void)state;
+    const char *out = scratch("full.safetensors");
+    struct rlimit old, small;
+    bal_quant_opts o = options();
+    bal_error err;
+    signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &old);
+    /* large enough for the blocks, too small for the whole file; then for nothing */
+    const rlim_t limits[] = {600000, 3000};
+    for (int i = 0; i < 2; i++) {
+        small = old;
+        small.rlim_cur = limits[i];
+        setrlimit(RLIMIT_FSIZE, &small);
+        const bal_status st = bal_quantize(source_path(MODEL), out, &o, &err);
+        setrlimit(RLIMIT_FSIZE, &old);
+        assert_int_equal(st, BAL_E_IO);
+        assert_non_null(strstr(err.text, "File too large"));
+        assert_false(bal_path_exists(out));
+        o.resume = true;
+        make(out, &o);
+        o.resume = false;
+        assert_same_file(reference(), out);
+        unlink(out);
+    }
+}
+
+static void test_bad_data(void **state)
+{
+    (void)state;
+    const char *out = scratch("bad.safetensors"), *data = scratch("bad.jsonl");
+    static const char text[] =
+        "{\"conversations\": [{\"from\": \"human\", \"value\": \"a\"},"
+        "{\"from\": \"gpt\", \"value\": \"b\"}]}\n"
+        "{\"image\": \"missing.png\", \"conversations\": [{\"from\": \"human\", \"value\": "
+        "\"<image>a\"}, {\"from\": \"gpt\", \"value\": \"b\"}]}\n";
+    bal_quant_opts o = options();
+    bal_error err;
+    ASSERT_OK(bal_write_file(data, text, sizeof text - 1, &err));
+    o.calib = data;
+    ASSERT_FAILS(BAL_E_IO, "record 2 of", bal_quantize(source_path(MODEL), out, &o, &err));
+    assert_non_null(strstr(err.text, "missing.png"));
+    ASSERT_OK(bal_write_file(scratch("missing.png"), "not a picture", 13, &err));
+    ASSERT_FAILS(BAL_E_FORMAT, "record 2 of", bal_quantize(source_path(MODEL), out, &o, &err));
+    assert_false(bal_path_exists(scratch("bad.safetensors.partial")));
+    o.calib = NULL;
+    ASSERT_FAILS(BAL_E_ARG, "needs calibration data",
+                 bal_quantize(source_path(MODEL), out, &o, &err));
+}
+
+static void test_bad_arguments(void **state)
+{
+    (void)state;
+    bal_quant_opts o = options();
+    bal_error err;
+    const char *model = source_path(MODEL), *out = scratch("args.safetensors");
+    ASSERT_FAILS(BAL_E_ARG, "quantized already", bal_quantize(reference(), out, &o, &err));
+    ASSERT_FAILS(BAL_E_IO, "/nowhere", bal_quantize("/nowhere", out, &o, &err));
+    ASSERT_FAILS(BAL_E_ARG, "model", bal_quantize(NULL, out, &o, &err));
+    ASSERT_FAILS(BAL_E_ARG, "output", bal_quantize(model, "", &o, &err));
+    o.size = 2;
+    ASSERT_FAILS(BAL_E_ARG, "opts.size", bal_quantize(model, out, &o, &err));
+    o = options();
+    o.threads = 999;
+    ASSERT_FAILS(BAL_E_ARG, "threads", bal_quantize(model, out, &o, &err));
+    o = options();
+    o.report = "/nowhere/at/all.html";
+    ASSERT_FAILS(BAL_E_ARG, "/nowhere/at", bal_quantize(model, out, &o, &err));
+    o = options();
+    o.set = (const char *const[]){"bits=9", "group=32"};
+    ASSERT_FAILS(BAL_E_ARG, "bits", bal_quantize(model, out, &o, &err));
+    assert_false(bal_path_exists(scratch("args.safetensors.partial")));
+}
+
+/* A second run on the same output while the first is at work. */
+typedef struct second {
+    bal_status status;
+    bal_error err;
+    const char *out;
+} second;
+
+static int start_second(void *ctx, const char *stage, int64_t done, int64_t total)
+{
+    (void)done;
+    (void)total;
+    second *s = ctx;
+    if (strcmp(stage, "blocks") != 0 || s->status != BAL_OK) return 0;
+    bal_quant_opts o = options();
+    o.resume = true;
+    o.force = true;
+    s->status = bal_quantize(source_path(MODEL), s->out, &o, &s->err);
+    return 0;
+}
+
+static void test_two_runs_on_one_output(void **state)
+{
+    (void)state;
+    second s = {.out = scratch("locked.safetensors")};
+    bal_quant_opts o = options();
+    o.progress = start_second;
+    o.progress_ctx = &s;
+    make(s.out, &o);
+    assert_int_equal(s.status, BAL_E_EXISTS);
+    assert_non_null(strstr(s.err.text, "another run"));
+    assert_same_file(reference(), s.out);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_file),
+        cmocka_unit_test(test_rounding_without_data),
+        cmocka_unit_test(test_old_names_and_half),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_options_matter),
+        cmocka_unit_test(test_plan),
+        cmocka_unit_test(test_cancel_and_resume),
+        cmocka_unit_test(test_cancel_first),
+        cmocka_unit_test(test_kill_and_resume),
+        cmocka_unit_test(test_damaged_piece),
+        cmocka_unit_test(test_resume_needs_the_same_run),
+        cmocka_unit_test(test_existing_output),
+        cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_bad_data),
+        cmocka_unit_test(test_bad_arguments),
+        cmocka_unit_test(test_two_runs_on_one_output),
+    };
+    return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
+}
