@@ -4,6 +4,7 @@
 #ifndef BAL_TOOL_COMMANDS_H
 #define BAL_TOOL_COMMANDS_H
 
+int bal_cmd_eval(int argc, char **argv);
 int bal_cmd_run(int argc, char **argv);
 
 #endif
