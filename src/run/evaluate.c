@@ -96,9 +96,18 @@ static bal_status text_of(char **out, const bal_tokenizer *t, const int32_t *ids
         if (v.n) memcpy(raw + bytes, v.bytes, v.n);
         bytes += v.n;
     }
-    const bal_status st = bal_utf8_repair(out, &n_out, raw, bytes, err);
+    char *repaired;
+    const bal_status st = bal_utf8_repair(&repaired, &n_out, raw, bytes, err);
     free(raw);
-    return st;
+    BAL_TRY(st);
+    char *ended = realloc(repaired, n_out + 1);
+    if (!ended) {
+        free(repaired);
+        return bal_nomem(err, n_out + 1, "an answer");
+    }
+    ended[n_out] = 0;
+    *out = ended;
+    return BAL_OK;
 }
 
 /* ---- One question, one model ----------------------------------------------------------------- */
