@@ -10,14 +10,10 @@
 extern "C" {
 #endif
 
-/* Part of a long call is finished: `done` of `total` of a stage ("pictures", "sensitivity",
- * "blocks"; units differ by stage). A non-zero return stops with BAL_E_CANCELLED. */
-typedef int bal_quant_progress_fn(void *ctx, const char *stage, int64_t done, int64_t total);
-
 /* Zero is the default of every field but size. Strings are borrowed for the call. */
 typedef struct bal_quant_opts {
     uint32_t size;          /* sizeof(bal_quant_opts): lets the struct grow */
-    int threads;            /* 0: one per CPU this process may use; at most 256 */
+    uint32_t threads;       /* 0: one per CPU this process may use; at most 256 */
     const char *recipe;     /* built-in name or FILE.json; NULL: "mbq" */
     const char *const *set; /* [n_set] overrides "KEY=VALUE" */
     size_t n_set;
@@ -29,7 +25,8 @@ typedef struct bal_quant_opts {
     bool force;          /* replace an existing file; throw an interrupted run away */
     const char *report;  /* FILE.html to write, with the same as .json beside it; NULL: none */
     const char *command; /* shown in the report; NULL: left out */
-    bal_quant_progress_fn *progress;
+    bal_progress_fn *progress; /* stages "pictures" and "sensitivity" (samples), "blocks"
+                                  (thousandths of a block); false stops with BAL_E_CANCELLED */
     void *progress_ctx;
 } bal_quant_opts;
 

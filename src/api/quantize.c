@@ -21,7 +21,8 @@ typedef struct call {
 static int on_step(void *ctx, const char *stage, long done, long total)
 {
     const bal_quant_opts *o = ctx;
-    return o->progress ? o->progress(o->progress_ctx, stage, done, total) : 0;
+    const bal_progress p = {stage, (uint64_t)done, (uint64_t)total};
+    return o->progress && !o->progress(o->progress_ctx, &p);
 }
 
 /* A caller that was built with an older header has a shorter struct: the rest is zero. */
@@ -38,8 +39,8 @@ static bal_status copy_opts(bal_quant_opts *to, const bal_quant_opts *from, bal_
 
 static bal_status check_opts(const bal_quant_opts *o, bal_error *err)
 {
-    if (o->threads < 0 || o->threads > MAX_THREADS)
-        return bal_fail(err, BAL_E_ARG, "threads is %d, expected 0 to %d", o->threads, MAX_THREADS);
+    if (o->threads > MAX_THREADS)
+        return bal_fail(err, BAL_E_ARG, "threads is %u, expected 0 to %d", o->threads, MAX_THREADS);
     if (o->n_set && !o->set)
         return bal_fail(err, BAL_E_ARG, "n_set is %zu, but set is NULL", o->n_set);
     char dir[1024];
@@ -68,7 +69,7 @@ static bal_status prepare(call *c, const char *model_dir, const char *out,
                    : o->samples < 0 ? 0
                                     : o->samples,
         .seed = o->seed,
-        .threads = o->threads,
+        .threads = (int)o->threads,
         .isa = o->isa,
         .resume = o->resume,
         .force = o->force,

@@ -19,15 +19,24 @@ enum { LAYERS = 3, UNITS = 1000 };
 
 static const char *const SMALL[] = {"group=32", "bits=3"};
 
+/* Rounding, with both streams run for the record: cheap, so most tests of the flow use it. */
 static bal_quant_opts options(void)
 {
     return (bal_quant_opts){.size = sizeof(bal_quant_opts),
                             .threads = 1,
-                            .recipe = "mbq+",
+                            .recipe = "rtn",
                             .set = SMALL,
                             .n_set = 2,
                             .calib = source_path(DATA),
                             .samples = -1};
+}
+
+/* Everything there is: gradients, search, clip. */
+static bal_quant_opts full_options(void)
+{
+    bal_quant_opts o = options();
+    o.recipe = "mbq+";
+    return o;
 }
 
 static void make(const char *out, const bal_quant_opts *o)
@@ -48,16 +57,30 @@ static void assert_same_file(const char *a, const char *b)
     bal_map_close(&y);
 }
 
-/* Made once; other tests compare with it. */
+/* Made once; other tests compare with them. */
+static const char *made_once(char path[600], const char *name, const bal_quant_opts *o)
+{
+    if (path[0]) return path;
+    snprintf(path, 600, "%s", scratch(name));
+    make(path, o);
+    char partial[700];
+    snprintf(partial, sizeof partial, "%s.partial", path);
+    assert_false(bal_path_exists(partial));
+    return path;
+}
+
 static const char *reference(void)
 {
     static char path[600];
-    if (path[0]) return path;
-    snprintf(path, sizeof path, "%s", scratch("reference.safetensors"));
     const bal_quant_opts o = options();
-    make(path, &o);
-    assert_int_equal(scratch_count(scratch("reference.safetensors.partial")), -1);
-    return path;
+    return made_once(path, "reference.safetensors", &o);
+}
+
+static const char *full_reference(void)
+{
+    static char path[600];
+    const bal_quant_opts o = full_options();
+    return made_once(path, "full.safetensors", &o);
 }
 
 /* ---- The file ----------------------------------------------------------------------------------
@@ -68,7 +91,7 @@ static void test_file(void **state)
     (void)state;
     bal_model m, source;
     bal_error err;
-    ASSERT_OK(bal_model_load(&m, reference(), &err));
+    ASSERT_OK(bal_model_load(&m, full_reference(), &err));
     ASSERT_OK(bal_model_load(&source, source_path(MODEL), &err));
     assert_true(m.is_artifact);
     assert_memory_equal(&m.config, &source.config, sizeof m.config);
@@ -135,7 +158,7 @@ static void test_rounding_without_data(void **state)
 static void test_old_names_and_half(void **state)
 {
     (void)state;
-    bal_quant_opts o = options();
+    bal_quant_opts o = full_options();
     bal_model m;
     bal_error err;
     o.recipe = "mbq";
@@ -153,11 +176,11 @@ static void test_threads(void **state)
     (void)state;
     const int threads[] = {2, 7};
     for (int i = 0; i < 2; i++) {
-        bal_quant_opts o = options();
-        o.threads = threads[i];
+        bal_quant_opts o = full_options();
+        o.threads = (uint32_t)threads[i];
         const char *out = scratch(i ? "t7.safetensors" : "t2.safetensors");
         make(out, &o);
-        assert_same_file(reference(), out);
+        assert_same_file(full_reference(), out);
     }
 }
 
@@ -166,15 +189,16 @@ static void test_options_matter(void **state)
 {
     (void)state;
     static const char *const sets[][2] = {
-        {"group=32", "bits=4"}, {"group=64", "bits=3"}, {"group=32", "clip=none"}};
-    for (int i = 0; i < 3; i++) {
-        bal_quant_opts o = options();
+        {"group=32", "bits=4"}, {"group=64", "bits=3"}, {"group=32", "grid=sym"}};
+    for (int i = 0; i < 4; i++) {
+        bal_quant_opts o = i < 3 ? options() : full_options();
         bal_mapping a, b;
         bal_error err;
-        o.set = sets[i];
+        if (i < 3) o.set = sets[i];
+        o.samples = i < 3 ? -1 : 1;
         o.force = true;
         make(scratch("other.safetensors"), &o);
-        ASSERT_OK(bal_map_open(&a, reference(), &err));
+        ASSERT_OK(bal_map_open(&a, i < 3 ? reference() : full_reference(), &err));
         ASSERT_OK(bal_map_open(&b, scratch("other.safetensors"), &err));
         assert_true(a.n_bytes != b.n_bytes || memcmp(a.data, b.data, a.n_bytes) != 0);
         bal_map_close(&a);
@@ -198,7 +222,7 @@ static void test_plan(void **state)
     assert_int_equal(p.bits, 3);
     assert_int_equal(p.group, 32);
     assert_int_equal(p.samples, 3);
-    assert_true(p.needs_data);
+    assert_false(p.needs_data);
     /* codes, one f16 scale and one byte zero point per 32 weights */
     assert_true(p.linear_bits_per_weight >= 3.75 && p.linear_bits_per_weight < 4.2);
     assert_true(p.file_bits_per_weight > p.linear_bits_per_weight);
@@ -216,15 +240,15 @@ typedef struct stopper {
     long calls;
 } stopper;
 
-static int stop(void *ctx, const char *stage, int64_t done, int64_t total)
+static bool stop(void *ctx, const bal_progress *p)
 {
     stopper *s = ctx;
     s->calls++;
-    assert_true(done >= 0 && done <= total);
-    const bool blocks = strcmp(stage, "blocks") == 0;
-    if (s->stop_at < 0 ? blocks : !blocks || done < s->stop_at) return 0;
+    assert_true(p->done <= p->total);
+    const bool blocks = strcmp(p->stage, "blocks") == 0;
+    if (s->stop_at < 0 ? blocks : !blocks || (int64_t)p->done < s->stop_at) return true;
     if (s->kill) raise(SIGKILL);
-    return 1;
+    return false;
 }
 
 static bal_quant_opts stopping(stopper *s)
@@ -273,13 +297,15 @@ static void test_cancel_first(void **state)
     assert_false(bal_path_exists(scratch("first.safetensors.partial")));
 }
 
-static void kill_at(const char *out, int64_t unit)
+static void kill_at(const char *out, const bal_quant_opts *opts, int64_t unit)
 {
     const pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) {
         stopper s = {.stop_at = unit, .kill = true};
-        const bal_quant_opts o = stopping(&s);
+        bal_quant_opts o = *opts;
+        o.progress = stop;
+        o.progress_ctx = &s;
         bal_quantize(source_path(MODEL), out, &o, NULL);
         _exit(0);
     }
@@ -294,8 +320,8 @@ static void test_kill_and_resume(void **state)
     (void)state;
     const char *out = scratch("kill.safetensors");
     for (int block = 0; block < LAYERS; block++) {
-        kill_at(out, block * UNITS + 950);
         bal_quant_opts o = options();
+        kill_at(out, &o, block * UNITS + 950);
         o.resume = true;
         o.threads = 2;
         make(out, &o);
@@ -304,12 +330,30 @@ static void test_kill_and_resume(void **state)
     }
 }
 
+/* With gradients that were measured before the kill, and candidates that see the quantized stream:
+ * both must come back to the last bit. */
+static void test_kill_and_resume_full(void **state)
+{
+    (void)state;
+    static const char *const set[] = {"group=32", "distort=on"};
+    const char *whole = scratch("whole.safetensors"), *out = scratch("kill_full.safetensors");
+    bal_quant_opts o = full_options();
+    o.set = set;
+    make(whole, &o);
+    kill_at(out, &o, UNITS + 500);
+    assert_true(bal_path_exists(scratch("kill_full.safetensors.partial/sensitivity.json")));
+    o.resume = true;
+    make(out, &o);
+    assert_same_file(whole, out);
+}
+
 /* A finished block whose bytes are not what its record says is solved again. */
 static void test_damaged_piece(void **state)
 {
     (void)state;
     const char *out = scratch("damaged.safetensors");
-    kill_at(out, 2 * UNITS + 1);
+    bal_quant_opts o = options();
+    kill_at(out, &o, 2 * UNITS + 1);
     const char *part = scratch("damaged.safetensors.partial/block_000.safetensors");
     uint8_t *bytes;
     size_t n;
@@ -318,7 +362,6 @@ static void test_damaged_piece(void **state)
     bytes[n - 1] ^= 1;
     ASSERT_OK(bal_write_file(part, bytes, n, &err));
     free(bytes);
-    bal_quant_opts o = options();
     o.resume = true;
     make(out, &o);
     assert_same_file(reference(), out);
@@ -329,8 +372,8 @@ static void test_resume_needs_the_same_run(void **state)
     (void)state;
     const char *out = scratch("same.safetensors");
     bal_error err;
-    kill_at(out, UNITS + 1);
     bal_quant_opts o = options();
+    kill_at(out, &o, UNITS + 1);
     o.resume = true;
     o.samples = 2;
     ASSERT_FAILS(BAL_E_EXISTS, "sha256", bal_quantize(source_path(MODEL), out, &o, &err));
@@ -378,7 +421,7 @@ static void test_existing_output(void **state)
 static void test_full_disk(void **state)
 {
     (void)state;
-    const char *out = scratch("full.safetensors");
+    const char *out = scratch("disk.safetensors");
     struct rlimit old, small;
     bal_quant_opts o = options();
     bal_error err;
@@ -422,6 +465,7 @@ static void test_bad_data(void **state)
     ASSERT_FAILS(BAL_E_FORMAT, "record 2 of", bal_quantize(source_path(MODEL), out, &o, &err));
     assert_false(bal_path_exists(scratch("bad.safetensors.partial")));
     o.calib = NULL;
+    o.recipe = "awq";
     ASSERT_FAILS(BAL_E_ARG, "needs calibration data",
                  bal_quantize(source_path(MODEL), out, &o, &err));
 }
@@ -457,17 +501,15 @@ typedef struct second {
     const char *out;
 } second;
 
-static int start_second(void *ctx, const char *stage, int64_t done, int64_t total)
+static bool start_second(void *ctx, const bal_progress *p)
 {
-    (void)done;
-    (void)total;
     second *s = ctx;
-    if (strcmp(stage, "blocks") != 0 || s->status != BAL_OK) return 0;
+    if (strcmp(p->stage, "blocks") != 0 || s->status != BAL_OK) return true;
     bal_quant_opts o = options();
     o.resume = true;
     o.force = true;
     s->status = bal_quantize(source_path(MODEL), s->out, &o, &s->err);
-    return 0;
+    return true;
 }
 
 static void test_two_runs_on_one_output(void **state)
@@ -495,6 +537,7 @@ int main(void)
         cmocka_unit_test(test_cancel_and_resume),
         cmocka_unit_test(test_cancel_first),
         cmocka_unit_test(test_kill_and_resume),
+        cmocka_unit_test(test_kill_and_resume_full),
         cmocka_unit_test(test_damaged_piece),
         cmocka_unit_test(test_resume_needs_the_same_run),
         cmocka_unit_test(test_existing_output),
