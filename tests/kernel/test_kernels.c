@@ -1,0 +1,474 @@
+/* SPDX-License-Identifier: MIT
+ * Every line of kernels.def against the scalar definition, bit for bit: random shapes, inputs that
+ * cycle through uniform, all extremes, mixed extremes, one outlier, zeros, subnormals and NaN/Inf,
+ * half of them ending at a page that must not be read. Outputs are compared whole, canaries
+ * included. AVX-512 variants are checked a second time under emulation where SIMDe was found.
+ *   test_kernels [--seed N] [--filter TEXT] [--trials N] [--isa-off avx2|avx512]
+ * A failure line names seed and trial, which reproduce it. */
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/half.h"
+#include "base/rng.h"
+#include "kernel/ref/exp_ref.h"
+#include "kernel/table.h"
+
+#define KERNEL(op, variant, needs) bal_##op##_fn bal_##op##_##variant;
+#include "kernel/kernels.def"
+#undef KERNEL
+
+/* ---- Random numbers and shapes ------------------------------------------------------------- */
+
+static bal_rng rng;
+static int trials = 120;
+static int trial;
+
+/* uniform in [lo, hi] */
+static size_t pick(size_t lo, size_t hi)
+{
+    return lo + (size_t)bal_rng_below(&rng, hi - lo + 1);
+}
+
+enum { UNIFORM, EXTREMES, MIXED, OUTLIER, ZEROS, SUBNORMAL, SPECIAL, MODES };
+
+static float unit_float(void)
+{
+    return 2.0f * bal_rng_f32(&rng) - 1.0f;
+}
+
+/* `extreme` is the largest magnitude that makes sense for the op. */
+static void fill_floats(float *p, size_t n, int mode, float extreme)
+{
+    static const float special[] = {NAN, INFINITY, -INFINITY, -0.0f, 0x1.fffffep127f, 0x1p-149f};
+    for (size_t i = 0; i < n; i++) {
+        p[i] = unit_float();
+        if (mode == EXTREMES) p[i] = extreme;
+        if (mode == MIXED) p[i] = p[i] < 0 ? -extreme : extreme;
+        if (mode == ZEROS) p[i] = p[i] < 0 ? -0.0f : 0.0f;
+        if (mode == SUBNORMAL) p[i] *= 0x1p-126f;
+        if (mode == SPECIAL && pick(0, 40) == 0) p[i] = special[pick(0, 5)];
+    }
+    if (mode == OUTLIER && n) p[pick(0, n - 1)] = extreme;
+}
+
+/* ---- Memory -------------------------------------------------------------------------------- */
+
+/* Input memory in numbered slots, a page without access behind each. Odd trials: the bytes end at
+ * that page. Even trials: they start on byte `offset`, so that alignment varies. */
+enum { SLOTS = 5, SLOT_BYTES = 1 << 20 };
+
+static void *input(int slot, size_t n_bytes, size_t offset)
+{
+    static uint8_t *base[SLOTS];
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    if (!base[slot]) {
+        base[slot] = mmap(NULL, SLOT_BYTES + page, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (base[slot] == MAP_FAILED || mprotect(base[slot] + SLOT_BYTES, page, PROT_NONE)) exit(2);
+    }
+    if (n_bytes + offset > SLOT_BYTES) {
+        fprintf(stderr, "slot of %d bytes is too small for %zu\n", SLOT_BYTES, n_bytes);
+        exit(2);
+    }
+    return trial % 2 ? base[slot] + SLOT_BYTES - n_bytes : base[slot] + offset;
+}
+
+static float *input_floats(int slot, size_t n, int mode, float extreme)
+{
+    float *p = input(slot, n * sizeof *p, 4 * pick(0, 15));
+    fill_floats(p, n, mode, extreme);
+    return p;
+}
+
+/* A pair of output buffers with equal contents: canaries everywhere, which a kernel may only
+ * replace where the definition does. */
+enum { OUT_FLOATS = 1 << 15, OUT_PAD = 32, CANARY = 0x7fc0dead };
+
+static uint32_t want_buf[OUT_FLOATS], got_buf[OUT_FLOATS];
+static size_t out_used;
+
+/* Prepares n floats of output; *want and *got point behind the first canaries. */
+static void outputs(size_t n, float **want, float **got)
+{
+    out_used = n + 2 * OUT_PAD;
+    if (out_used > OUT_FLOATS) {
+        fprintf(stderr, "output of %zu floats is too large\n", n);
+        exit(2);
+    }
+    for (size_t i = 0; i < out_used; i++) want_buf[i] = got_buf[i] = CANARY;
+    *want = (float *)(want_buf + OUT_PAD);
+    *got = (float *)(got_buf + OUT_PAD);
+}
+
+/* The same start contents for kernels that work in place or add. */
+static void copy_outputs(size_t n, const float *from, float *want, float *got)
+{
+    memcpy(want, from, n * sizeof *from);
+    memcpy(got, from, n * sizeof *from);
+}
+
+static bool same_bits(uint32_t a, uint32_t b)
+{
+    const bool nan_a = (a & 0x7fffffffu) > 0x7f800000u, nan_b = (b & 0x7fffffffu) > 0x7f800000u;
+    if (a == CANARY || b == CANARY) return a == b;
+    return a == b || (nan_a && nan_b); /* payloads are unspecified */
+}
+
+static bool outputs_agree(const char *name, uint64_t seed, const char *shape)
+{
+    for (size_t i = 0; i < out_used; i++)
+        if (!same_bits(want_buf[i], got_buf[i])) {
+            printf("FAIL %s --seed %llu trial %d %s at %td: want %08x (%g) got %08x (%g)\n", name,
+                   (unsigned long long)seed, trial, shape, (ptrdiff_t)i - OUT_PAD, want_buf[i],
+                   (double)bal_f32_from_bits(want_buf[i]), got_buf[i],
+                   (double)bal_f32_from_bits(got_buf[i]));
+            return false;
+        }
+    return true;
+}
+
+/* ---- One checker per kind of op ------------------------------------------------------------ */
+
+static bool check_quant_a16(const char *name, bal_quant_a16_fn *fn, bal_quant_a16_fn *ref,
+                            uint64_t seed)
+{
+    const int mode = trial % MODES;
+    const float scale = powf(10.0f, (float)(int)pick(0, 72) - 36.0f);
+    const size_t k = pick(1, 300), n_units = (k + 31) / 32;
+    float *x = input_floats(0, k, mode, 0x1.fffffep127f), *want, *got;
+    for (size_t i = 0; i < k && mode == UNIFORM; i++) x[i] *= scale;
+    outputs(n_units * sizeof(bal_a16) / sizeof(float), &want, &got);
+    ref(x, k, (void *)want);
+    fn(x, k, (void *)got);
+    char shape[64];
+    snprintf(shape, sizeof shape, "mode=%d k=%zu", mode, k);
+    return outputs_agree(name, seed, shape);
+}
+
+/* Units as quant_a16 could have made them: |q| <= 32639. */
+static void fill_units(bal_a16 *a, size_t n, int mode)
+{
+    for (size_t u = 0; u < n; u++) {
+        a[u] = (bal_a16){.scale = bal_rng_f32(&rng) * 0.01f};
+        if (mode == SPECIAL && pick(0, 20) == 0) a[u].scale = NAN;
+        if (mode == SUBNORMAL) a[u].scale *= 0x1p-120f;
+        for (int k = 0; k < 32; k++) {
+            const bool up = bal_rng_u64(&rng) >> 63;
+            int q = (int)pick(0, 2 * BAL_A16_MAX) - BAL_A16_MAX;
+            if (mode == EXTREMES) q = trial & 8 ? BAL_A16_MAX : -BAL_A16_MAX;
+            if (mode == MIXED) q = up ? BAL_A16_MAX : -BAL_A16_MAX;
+            if (mode == OUTLIER) q = up ? 126 * 256 - 128 : -126 * 256 - 128; /* low byte -128 */
+            if (mode == ZEROS) q = 0;
+            a[u].hi[k] = (int8_t)((q + 128) >> 8);
+            a[u].lo[k] = (int8_t)(q - 256 * a[u].hi[k]);
+            a[u].sum += q;
+        }
+    }
+}
+
+static bool check_gemm_w(const char *name, bal_gemm_w_fn *fn, bal_gemm_w_fn *ref, uint64_t seed,
+                         int bits)
+{
+    const int mode = trial % MODES, mr = (int)pick(1, BAL_GEMM_W_MR);
+    const size_t units = pick(1, 24), upg = trial % 5 ? pick(1, units) : SIZE_MAX / 2;
+    const size_t groups = (units - 1) / upg + 1, a_stride = units + pick(0, 3);
+    const size_t y_stride = 16 + pick(0, 5), n_words = units * (size_t)bits * 16;
+    const size_t n_a = a_stride * (size_t)(mr - 1) + units;
+    uint32_t *codes = input(0, n_words * 4, 4 * pick(0, 15));
+    uint16_t *scales = input(1, groups * 16 * 2, 2 * pick(0, 15));
+    uint8_t *zeros = input(2, groups * 16, pick(0, 63));
+    bal_a16 *a = input(3, n_a * sizeof *a, 4 * pick(0, 15));
+    for (size_t i = 0; i < n_words; i++)
+        codes[i] = mode == EXTREMES ? UINT32_MAX : (uint32_t)bal_rng_u64(&rng);
+    for (size_t i = 0; i < groups * 16; i++) {
+        scales[i] = bal_f32_to_f16(unit_float() * (mode == SUBNORMAL ? 0x1p-16f : 1.0f));
+        if (mode == SPECIAL && pick(0, 30) == 0) scales[i] = trial & 8 ? 0x7c00 : 0x7e01;
+        zeros[i] = mode == EXTREMES ? 0 : mode == MIXED ? 255 : (uint8_t)pick(0, (1u << bits) - 1);
+    }
+    fill_units(a, n_a, mode);
+    float *want, *got;
+    outputs(y_stride * (size_t)mr, &want, &got);
+    ref(mr, units, upg, a, a_stride, codes, scales, zeros, want, y_stride);
+    fn(mr, units, upg, a, a_stride, codes, scales, zeros, got, y_stride);
+    char shape[96];
+    snprintf(shape, sizeof shape, "mode=%d mr=%d units=%zu group=%zu ys=%zu", mode, mr, units, upg,
+             y_stride);
+    return outputs_agree(name, seed, shape);
+}
+
+/* Row-major weights of 2- or 4-byte elements, on any byte in even trials. */
+static const void *weights(int slot, size_t n, int mode, int type)
+{
+    const size_t size = type ? 2 : 4;
+    uint8_t *w = input(slot, n * size, pick(0, 63));
+    for (size_t i = 0; i < n; i++) {
+        float v;
+        fill_floats(&v, 1, mode == OUTLIER ? UNIFORM : mode, 0x1.fffffep15f);
+        const uint16_t h = type == 1 ? bal_f32_to_bf16(v) : bal_f32_to_f16(v);
+        memcpy(w + i * size, type ? (const void *)&h : (const void *)&v, size);
+    }
+    return w;
+}
+
+static bool check_gemm_nt(const char *name, bal_gemm_nt_fn *fn, bal_gemm_nt_fn *ref, uint64_t seed,
+                          int type)
+{
+    const int mode = trial % MODES;
+    const bool deep = trial % 10 == 0;
+    const size_t m = trial % 3 ? pick(1, 5) : pick(1, deep ? 4 : 40);
+    const size_t n = pick(1, deep ? 5 : 30), k = deep ? pick(900, 2200) : pick(1, 100);
+    const size_t ldx = k + pick(0, 3), ldw = k + pick(0, 3), ldy = n + pick(0, 5);
+    const float *x = input_floats(0, ldx * (m - 1) + k, mode, 0x1.fffffep60f);
+    const void *w = weights(1, ldw * (n - 1) + k, mode, type);
+    float *want, *got;
+    outputs(ldy * m, &want, &got);
+    ref(m, n, k, x, ldx, w, ldw, want, ldy);
+    fn(m, n, k, x, ldx, w, ldw, got, ldy);
+    char shape[96];
+    snprintf(shape, sizeof shape, "mode=%d m=%zu n=%zu k=%zu ldw=%zu", mode, m, n, k, ldw);
+    return outputs_agree(name, seed, shape);
+}
+
+static bool check_gemm_nn_f32(const char *name, bal_gemm_nn_f32_fn *fn, bal_gemm_nn_f32_fn *ref,
+                              uint64_t seed)
+{
+    const int mode = trial % MODES;
+    const bool deep = trial % 10 == 0, accumulate = pick(0, 1);
+    const size_t m = trial % 3 ? pick(1, 9) : pick(1, deep ? 9 : 40);
+    const size_t n_t = deep ? pick(250, 700) : pick(0, 40), n_d = pick(1, 100);
+    const size_t ldp = n_t + pick(0, 3), ldv = n_d + pick(0, 3), ldy = n_d + pick(0, 5);
+    const float *p = input_floats(0, n_t ? ldp * (m - 1) + n_t : 0, mode, 0x1.fffffep60f);
+    const float *v = input_floats(1, n_t ? ldv * (n_t - 1) + n_d : 0, mode, 0x1.fffffep60f);
+    const float *y = input_floats(2, ldy * m, mode, 1.0f);
+    float *want, *got;
+    outputs(ldy * m, &want, &got);
+    for (size_t i = 0; i < m && accumulate; i++)
+        copy_outputs(n_d, y + i * ldy, want + i * ldy, got + i * ldy);
+    ref(m, n_t, n_d, p, ldp, v, ldv, want, ldy, accumulate);
+    fn(m, n_t, n_d, p, ldp, v, ldv, got, ldy, accumulate);
+    char shape[96];
+    snprintf(shape, sizeof shape, "mode=%d m=%zu t=%zu d=%zu add=%d", mode, m, n_t, n_d,
+             accumulate);
+    return outputs_agree(name, seed, shape);
+}
+
+/* Arguments over the whole range where exp does something. */
+static const float *exp_inputs(int slot, size_t n, int mode)
+{
+    float *x = input_floats(slot, n, mode, trial & 8 ? 87.0f : 100.0f);
+    const float spread = (float)pick(1, 110);
+    for (size_t i = 0; i < n && mode == UNIFORM; i++) x[i] *= spread;
+    for (size_t i = 0; i < n && mode == EXTREMES && trial & 16; i++) x[i] = -INFINITY;
+    return x;
+}
+
+static bool check_softmax_exp(const char *name, bal_softmax_exp_fn *fn, bal_softmax_exp_fn *ref,
+                              uint64_t seed)
+{
+    const int mode = trial % MODES;
+    const size_t n = pick(1, trial % 4 ? 70 : 1000);
+    const float *x = exp_inputs(0, n, mode);
+    float *want, *got;
+    outputs(n + 2, &want, &got);
+    copy_outputs(n, x, want, got);
+    ref(want, n, want + n, want + n + 1);
+    fn(got, n, got + n, got + n + 1);
+    char shape[64];
+    snprintf(shape, sizeof shape, "mode=%d n=%zu", mode, n);
+    return outputs_agree(name, seed, shape);
+}
+
+static bool check_softmax_row(const char *name, bal_softmax_row_fn *fn, bal_softmax_row_fn *ref,
+                              uint64_t seed)
+{
+    const int mode = trial % MODES;
+    const size_t n = pick(1, trial % 4 ? 70 : 1000);
+    const float *x = exp_inputs(0, n, mode);
+    float *want, *got;
+    outputs(n, &want, &got);
+    copy_outputs(n, x, want, got);
+    ref(want, n);
+    fn(got, n);
+    char shape[64];
+    snprintf(shape, sizeof shape, "mode=%d n=%zu", mode, n);
+    return outputs_agree(name, seed, shape);
+}
+
+static bool check_silu_mul(const char *name, bal_silu_mul_fn *fn, bal_silu_mul_fn *ref,
+                           uint64_t seed)
+{
+    const int mode = trial % MODES, alias = trial % 3;
+    const size_t n = pick(1, 200);
+    const float *g = exp_inputs(0, n, mode), *u = input_floats(1, n, mode, 3.0f);
+    float *want, *got;
+    outputs(n, &want, &got);
+    copy_outputs(n, alias == 2 ? u : g, want, got);
+    ref(want, alias == 1 ? want : g, alias == 2 ? want : u, n);
+    fn(got, alias == 1 ? got : g, alias == 2 ? got : u, n);
+    char shape[64];
+    snprintf(shape, sizeof shape, "mode=%d n=%zu alias=%d", mode, n, alias);
+    return outputs_agree(name, seed, shape);
+}
+
+static bool check_unary(const char *name, bal_gelu_tanh_fn *fn, bal_gelu_tanh_fn *ref,
+                        uint64_t seed)
+{
+    const int mode = trial % MODES;
+    const bool alias = trial % 3 == 1;
+    const size_t n = pick(1, 200);
+    const float *x = exp_inputs(0, n, mode);
+    float *want, *got;
+    outputs(n, &want, &got);
+    copy_outputs(n, x, want, got);
+    ref(want, alias ? want : x, n);
+    fn(got, alias ? got : x, n);
+    char shape[64];
+    snprintf(shape, sizeof shape, "mode=%d n=%zu alias=%d", mode, n, alias);
+    return outputs_agree(name, seed, shape);
+}
+
+#define check_gelu_tanh                      check_unary
+#define check_gelu_quick                     check_unary
+#define check_gemm_w2(name, fn, ref, seed)   check_gemm_w(name, fn, ref, seed, 2)
+#define check_gemm_w3(name, fn, ref, seed)   check_gemm_w(name, fn, ref, seed, 3)
+#define check_gemm_w4(name, fn, ref, seed)   check_gemm_w(name, fn, ref, seed, 4)
+#define check_gemm_w8(name, fn, ref, seed)   check_gemm_w(name, fn, ref, seed, 8)
+#define check_gemm_nt_f32(name, fn, ref, s)  check_gemm_nt(name, fn, ref, s, 0)
+#define check_gemm_nt_bf16(name, fn, ref, s) check_gemm_nt(name, fn, ref, s, 1)
+#define check_gemm_nt_f16(name, fn, ref, s)  check_gemm_nt(name, fn, ref, s, 2)
+
+/* ---- Accuracy of what everything else is compared with -------------------------------------- */
+
+/* Error of bal_exp_ref against exp in double, in units of the last place of the result. */
+static double exp_error_ulp(float x)
+{
+    const double exact = exp((double)x);
+    const float nearest = (float)exact;
+    if (!(nearest < INFINITY)) return bal_exp_ref(x) == nearest ? 0 : 1e9;
+    int e;
+    frexp(exact, &e);
+    return fabs((double)bal_exp_ref(x) - exact) / ldexp(1.0, e < -125 ? -149 : e - 24);
+}
+
+static int check_exp(void)
+{
+    double worst = 0;
+    float at = 0;
+    for (float x = -105.0f; x < 90.0f; x += 0x1p-13f) {
+        const double e = exp_error_ulp(x);
+        if (e > worst) worst = e, at = x;
+    }
+    const bool exact = bal_exp_ref(0.0f) == 1.0f && bal_exp_ref(-INFINITY) == 0.0f &&
+                       bal_exp_ref(INFINITY) == INFINITY && isnan(bal_exp_ref(NAN));
+    printf("%s exp: at most %.3f ulp (at %a)\n", worst <= 2 && exact ? "ok  " : "FAIL", worst,
+           (double)at);
+    return !(worst <= 2 && exact);
+}
+
+/* ---- The list ------------------------------------------------------------------------------ */
+
+/* Runs all trials of one variant; 1 on failure. */
+#define RUN(op, variant, text)                                                                     \
+    do {                                                                                           \
+        bool ok = true;                                                                            \
+        bal_rng_seed(&rng, seed);                                                                  \
+        for (trial = 0; trial < trials && ok; trial++)                                             \
+            ok = check_##op(#op "_" #variant, bal_##op##_##variant, bal_##op##_ref, seed);         \
+        if (ok) printf("ok   " #op "_" #variant text "\n");                                        \
+        bad += !ok;                                                                                \
+    } while (0)
+
+/* The emulated twin of a variant: there is one for each avx512 line. */
+#if BAL_HAVE_EMULATED_AVX512
+#define TWIN_ref(op)
+#define TWIN_avx2(op)
+#define TWIN_avx512(op)                                                                            \
+    if (!filter || strstr(#op "_emulated", filter)) RUN(op, emulated, " (avx512 in SIMDe)");
+#define KERNEL(op, variant, needs) DECLARE_##variant(op)
+#define DECLARE_ref(op)
+#define DECLARE_avx2(op)
+#define DECLARE_avx512(op) bal_##op##_fn bal_##op##_emulated;
+#include "kernel/kernels.def"
+#undef KERNEL
+#define TWIN(op, variant) TWIN_##variant(op)
+#else
+#define TWIN(op, variant)
+#endif
+
+static int check_list(uint64_t seed, const char *filter, unsigned isa)
+{
+    int bad = 0;
+#define KERNEL(op, variant, needs)                                                                 \
+    if (!filter || strstr(#op "_" #variant, filter)) {                                             \
+        if ((isa & (needs)) == (needs))                                                            \
+            RUN(op, variant, "");                                                                  \
+        else                                                                                       \
+            printf("skip " #op "_" #variant ": this processor lacks it\n");                        \
+    }                                                                                              \
+    TWIN(op, variant)
+#include "kernel/kernels.def"
+#undef KERNEL
+    return bad;
+}
+
+/* Every pointer is set, also with nothing but the scalar definitions. */
+static int check_table(unsigned isa)
+{
+    const unsigned masks[] = {BAL_ISA_NONE, isa & BAL_ISA_AVX2, isa};
+    for (int i = 0; i < 3; i++) {
+        union {
+            bal_kernels t;
+            void *p[sizeof(bal_kernels) / sizeof(void *)];
+        } u;
+        memset(&u, 0, sizeof u);
+        bal_kernels_init(&u.t, masks[i]);
+        for (size_t j = 0; j < sizeof u.p / sizeof *u.p; j++)
+            if (!u.p[j]) {
+                printf("FAIL table: no kernel at slot %zu for mask %u\n", j, masks[i]);
+                return 1;
+            }
+    }
+    return 0;
+}
+
+static int usage(const char *arg)
+{
+    fprintf(stderr,
+            "unknown or incomplete argument '%s'\nusage: test_kernels [--seed N] [--filter TEXT] "
+            "[--trials N] [--isa-off avx2|avx512]\n",
+            arg);
+    return 2;
+}
+
+int main(int argc, char **argv)
+{
+    uint64_t seed = 1;
+    const char *filter = NULL;
+    unsigned isa = bal_cpu_isa();
+    for (int i = 1; i < argc; i += 2) {
+        const char *value = i + 1 < argc ? argv[i + 1] : NULL;
+        if (!value) return usage(argv[i]);
+        if (!strcmp(argv[i], "--seed"))
+            seed = strtoull(value, NULL, 0);
+        else if (!strcmp(argv[i], "--filter"))
+            filter = value;
+        else if (!strcmp(argv[i], "--trials"))
+            trials = atoi(value);
+        else if (!strcmp(argv[i], "--isa-off") && !strcmp(value, "avx2"))
+            isa = BAL_ISA_NONE;
+        else if (!strcmp(argv[i], "--isa-off") && !strcmp(value, "avx512"))
+            isa &= ~(unsigned)BAL_ISA_AVX512;
+        else
+            return usage(argv[i]);
+    }
+    setvbuf(stdout, NULL, _IOLBF, 0); /* a kernel that faults leaves the list up to it */
+    printf("seed %llu, %d trials each\n", (unsigned long long)seed, trials);
+    const int bad = check_list(seed, filter, isa) + check_table(isa) + (filter ? 0 : check_exp());
+    if (bad) printf("%d checks failed\n", bad);
+    return bad != 0;
+}
