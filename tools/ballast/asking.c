@@ -97,7 +97,7 @@ void bal_asker_print_stats(const bal_asker *a)
             "first token %.2f s, answer %.2f s (%.1f/s); %s]\n",
             r->n_prompt, r->n_vision, r->n_generated, r->vision_s, r->prefill_s,
             r->prefill_s > 0 ? r->n_prompt / r->prefill_s : 0.0, first, r->decode_s,
-            r->decode_s > 0 ? r->n_generated / r->decode_s : 0.0, bal_stop_name(r->stop));
+            r->decode_s > 0 ? (r->n_generated - 1) / r->decode_s : 0.0, bal_stop_name(r->stop));
 }
 
 const char *bal_stop_name(bal_stop_reason stop)

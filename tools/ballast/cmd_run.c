@@ -72,7 +72,8 @@ static int answer(const run_flags *f, bal_asker *a, const char *model)
     a->collect = f->common.json;
     if (bal_asker_ask(a, f->ask.max_tokens, &err) < 0) {
         if (a->stream && a->result.n_generated > 0) fputc('\n', stdout);
-        return bal_finish("run", bal_failure("run", "%s", err.text));
+        fflush(stdout);
+        return bal_failure("run", "%s", err.text);
     }
     if (f->common.json)
         print_result(f, a, model);

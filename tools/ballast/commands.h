@@ -4,7 +4,9 @@
 #ifndef BAL_TOOL_COMMANDS_H
 #define BAL_TOOL_COMMANDS_H
 
+int bal_cmd_chat(int argc, char **argv);
 int bal_cmd_eval(int argc, char **argv);
+int bal_cmd_quantize(int argc, char **argv);
 int bal_cmd_run(int argc, char **argv);
 
 #endif

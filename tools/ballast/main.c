@@ -13,6 +13,7 @@ static const struct {
     const char *name, *help;
     int (*fn)(int argc, char **argv);
 } commands[] = {
+    {"chat", "a conversation about pictures", bal_cmd_chat},
     {"eval", "accuracy, likelihood and distance from a reference model", bal_cmd_eval},
     {"run", "ask a question about pictures, once", bal_cmd_run},
 };
