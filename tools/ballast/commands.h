@@ -6,6 +6,7 @@
 
 int bal_cmd_chat(int argc, char **argv);
 int bal_cmd_eval(int argc, char **argv);
+int bal_cmd_inspect(int argc, char **argv);
 int bal_cmd_quantize(int argc, char **argv);
 int bal_cmd_run(int argc, char **argv);
 

@@ -15,6 +15,8 @@ static const struct {
 } commands[] = {
     {"chat", "a conversation about pictures", bal_cmd_chat},
     {"eval", "accuracy, likelihood and distance from a reference model", bal_cmd_eval},
+    {"inspect", "what a model holds, byte for byte, and where it came from", bal_cmd_inspect},
+    {"quantize", "make one packed file of a checkpoint", bal_cmd_quantize},
     {"run", "ask a question about pictures, once", bal_cmd_run},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };

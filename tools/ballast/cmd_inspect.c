@@ -1,0 +1,380 @@
+/* SPDX-License-Identifier: MIT
+ * ballast inspect: what a model file or folder holds, in bits and bytes, and where it came from.
+ * Every byte is accounted for: header, padding and tensors add up to the size on disk, or the
+ * command fails. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/file.h"
+#include "commands.h"
+#include "console.h"
+#include "model/bind.h"
+
+/* What a tensor is part of. */
+typedef enum part {
+    PART_LINEARS,
+    PART_VECTORS,
+    PART_EMBEDDINGS,
+    PART_HEAD,
+    PART_VISION,
+    PART_PROJECTOR,
+    PART_COMPILED,
+    PARTS
+} part;
+
+static const char *const part_names[PARTS] = {
+    "decoder linears", "decoder norms and biases", "embeddings", "head", "vision tower",
+    "projector",       "config, tokenizer"};
+
+typedef struct item {
+    const bal_tensor_view *t;
+    char name[256];   /* canonical */
+    char storage[48]; /* "F16", or the layout id of packed weights */
+    part part;
+    uint64_t weights;
+    uint64_t offset; /* in its file */
+} item;
+
+typedef struct sheet {
+    bal_model model;
+    item *items;
+    size_t n;
+    uint64_t json_bytes, padding_bytes, tensor_bytes, disk_bytes;
+} sheet;
+
+/* ---- Gathering ---------------------------------------------------------------------------------
+ */
+
+static bool starts(const char *name, const char *prefix)
+{
+    return strncmp(name, prefix, strlen(prefix)) == 0;
+}
+
+static bool ends(const char *name, const char *suffix)
+{
+    const size_t n = strlen(name), m = strlen(suffix);
+    return n >= m && strcmp(name + n - m, suffix) == 0;
+}
+
+static part part_of(const char *name)
+{
+    if (starts(name, "ballast.")) return PART_COMPILED;
+    if (starts(name, "lm_head.")) return PART_HEAD;
+    if (starts(name, "model.vision_tower.")) return PART_VISION;
+    if (starts(name, "model.language_model.embed_tokens.")) return PART_EMBEDDINGS;
+    if (!starts(name, "model.language_model.")) return PART_PROJECTOR;
+    return strstr(name, "_proj.weight") ? PART_LINEARS : PART_VECTORS;
+}
+
+/* Weights behind the packed tensors: their sizes stand in the config, not in the file's shapes. */
+static void count_packed(sheet *s, item *it)
+{
+    char name[256];
+    for (int layer = 0; layer < s->model.config.text.layers; layer++)
+        for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
+            bal_decoder_tensor_name(name, sizeof name, layer, i);
+            if (!starts(it->name, name) || strcmp(it->name + strlen(name), ".packed") != 0)
+                continue;
+            const bal_linear *l = bal_decoder_linear(&s->model.layers[layer], i);
+            it->weights = (uint64_t)l->n * (uint64_t)l->k;
+            bal_packed_layout_id(&l->packed.layout, it->storage);
+            return;
+        }
+}
+
+static bal_status fill_item(sheet *s, item *it, const bal_tensor_view *t, bal_error *err)
+{
+    it->t = t;
+    BAL_TRY(
+        bal_bind_canonical(it->name, sizeof it->name, &bal_llava_onevision_family, t->name, err));
+    it->part = part_of(it->name);
+    snprintf(it->storage, sizeof it->storage, "%s", bal_st_dtype_name(t->dtype));
+    if (ends(it->name, ".packed"))
+        count_packed(s, it);
+    else if (it->part != PART_COMPILED)
+        bal_st_count(t->shape, t->n_dims, &it->weights);
+    s->tensor_bytes += t->n_bytes;
+    return BAL_OK;
+}
+
+/* Header of one file: the length word and JSON, and the spaces behind it. */
+static bal_status read_header(sheet *s, const char *path, uint64_t *start, bal_error *err)
+{
+    bal_mapping m;
+    uint64_t n;
+    BAL_TRY(bal_map_open(&m, path, err));
+    memcpy(&n, m.data, sizeof n); /* the set was opened, so the file has a checked header */
+    uint64_t spaces = 0;
+    while (spaces < n && m.data[8 + n - 1 - spaces] == ' ') spaces++;
+    *start = 8 + n;
+    s->json_bytes += 8 + n - spaces;
+    s->padding_bytes += spaces;
+    s->disk_bytes += m.n_bytes;
+    bal_map_close(&m);
+    return BAL_OK;
+}
+
+/* Tensors of a file follow each other without holes, so the first one starts behind the header. */
+static bal_status place_file(sheet *s, int file, bal_error *err)
+{
+    const uint8_t *first = NULL;
+    const bal_tensor_view *any = NULL;
+    uint64_t start;
+    for (size_t i = 0; i < s->n; i++) {
+        const bal_tensor_view *t = s->items[i].t;
+        if (t->file != file) continue;
+        any = t;
+        if (!first || t->data < first) first = t->data;
+    }
+    if (!any) return BAL_OK;
+    BAL_TRY(read_header(s, bal_tensor_file(&s->model.tensors, any), &start, err));
+    for (size_t i = 0; i < s->n; i++)
+        if (s->items[i].t->file == file)
+            s->items[i].offset = start + (uint64_t)(s->items[i].t->data - first);
+    return BAL_OK;
+}
+
+static int by_place(const void *a, const void *b)
+{
+    const item *x = a, *y = b;
+    if (x->t->file != y->t->file) return x->t->file < y->t->file ? -1 : 1;
+    if (x->offset != y->offset) return x->offset < y->offset ? -1 : 1;
+    return strcmp(x->name, y->name);
+}
+
+static bal_status sheet_fill(sheet *s, bal_error *err)
+{
+    const bal_tensor_set *set = &s->model.tensors;
+    s->items = calloc(set->n_tensors + 1, sizeof *s->items);
+    if (!s->items) return bal_nomem(err, set->n_tensors * sizeof *s->items, "tensor list");
+    for (size_t i = 0; i < set->n_tensors; i++)
+        BAL_TRY(fill_item(s, &s->items[s->n++], &set->tensors[i], err));
+    for (size_t f = 0; f < set->n_files; f++) BAL_TRY(place_file(s, (int)f, err));
+    qsort(s->items, s->n, sizeof *s->items, by_place);
+    const uint64_t sum = s->json_bytes + s->padding_bytes + s->tensor_bytes;
+    if (sum == s->disk_bytes) return BAL_OK;
+    return bal_fail(err, BAL_E_FORMAT, "%s: %" PRIu64 " bytes on disk, %" PRIu64 " accounted for",
+                    s->model.path, s->disk_bytes, sum);
+}
+
+static bal_status sheet_open(sheet *s, const char *path, bal_error *err)
+{
+    *s = (sheet){0};
+    BAL_TRY(bal_model_load(&s->model, path, err));
+    return sheet_fill(s, err);
+}
+
+static void sheet_close(sheet *s)
+{
+    free(s->items);
+    bal_model_unload(&s->model);
+}
+
+/* ---- Text --------------------------------------------------------------------------------------
+ */
+
+static double bits(uint64_t n_bytes, uint64_t weights)
+{
+    return weights ? 8.0 * (double)n_bytes / (double)weights : 0.0;
+}
+
+static uint64_t all_weights(const sheet *s)
+{
+    uint64_t n = 0;
+    for (size_t i = 0; i < s->n; i++) n += s->items[i].weights;
+    return n;
+}
+
+static void print_architecture(const sheet *s)
+{
+    const bal_text_config *t = &s->model.config.text;
+    const bal_vision_config *v = &s->model.config.vision;
+    printf("%s\n", s->model.path);
+    if (s->model.is_artifact)
+        printf("  Ballast file, format %s\n", bal_tensor_meta(&s->model.tensors, "ballast_format"));
+    else
+        printf("  Hugging Face folder, %zu weight file%s\n", s->model.tensors.n_files,
+               s->model.tensors.n_files == 1 ? "" : "s");
+    printf("  llava_onevision, %.1f million weights\n", (double)all_weights(s) / 1e6);
+    printf("  decoder  %d layers, width %d, MLP %d, %d heads of %d (%d for keys), %d words\n",
+           t->layers, t->hidden, t->intermediate, t->heads, t->head_dim, t->kv_heads, t->vocab);
+    if (s->model.config.has_vision)
+        printf("  vision   %d layers, width %d, MLP %d, views of %d pixels, %d tokens each\n",
+               v->layers, v->hidden, v->intermediate, v->image_size, v->side * v->side);
+}
+
+static void print_row(const char *label, const char *storage, size_t n, uint64_t weights,
+                      uint64_t n_bytes)
+{
+    printf("  %-26s %-18s", label, storage);
+    if (n)
+        printf("%6zu", n);
+    else
+        printf("%6s", "");
+    printf(" %14" PRIu64, n_bytes);
+    if (weights)
+        printf(" %14" PRIu64 " %8.3f\n", weights, bits(n_bytes, weights));
+    else
+        printf("\n");
+}
+
+static bool seen_before(const sheet *s, size_t i)
+{
+    for (size_t j = 0; j < i; j++)
+        if (s->items[j].part == s->items[i].part &&
+            strcmp(s->items[j].storage, s->items[i].storage) == 0)
+            return true;
+    return false;
+}
+
+/* One row per part and storage type, in the order of the parts. */
+static void print_parts(const sheet *s)
+{
+    for (int p = 0; p < PARTS; p++)
+        for (size_t i = 0; i < s->n; i++) {
+            if (s->items[i].part != (part)p || seen_before(s, i)) continue;
+            uint64_t n_bytes = 0, weights = 0;
+            size_t n = 0;
+            for (size_t j = i; j < s->n; j++) {
+                const item *it = &s->items[j];
+                if (it->part != (part)p || strcmp(it->storage, s->items[i].storage) != 0) continue;
+                n_bytes += it->t->n_bytes;
+                weights += it->weights;
+                n++;
+            }
+            print_row(part_names[p], s->items[i].storage, n, weights, n_bytes);
+        }
+}
+
+static void print_tensors(const sheet *s)
+{
+    for (size_t i = 0; i < s->n; i++) {
+        const item *it = &s->items[i];
+        printf("  %12" PRIu64 " %12" PRIu64 "  %-18s %s\n", it->offset, it->t->n_bytes, it->storage,
+               it->name);
+    }
+}
+
+static void print_origin(const sheet *s)
+{
+    static const char *const keys[] = {"source",      "model_sha256", "recipe",
+                                       "calibration", "program",      "isa"};
+    if (!s->model.is_artifact) return;
+    printf("\nwhere it came from\n");
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        const char *value = bal_tensor_meta(&s->model.tensors, keys[i]);
+        printf("  %-13s %s\n", keys[i], value ? value : "none");
+    }
+}
+
+static void print_text(const sheet *s, bool tensors)
+{
+    print_architecture(s);
+    printf("\n  %-26s %-18s%6s %14s %14s %8s\n", "part", "storage", "n", "bytes", "weights",
+           "bits");
+    print_parts(s);
+    print_row("header", "JSON", 0, 0, s->json_bytes);
+    print_row("padding of the header", "", 0, 0, s->padding_bytes);
+    print_row("all, as on disk", "", s->n, all_weights(s), s->disk_bytes);
+    if (tensors) {
+        printf("\n  %12s %12s  %-18s tensor\n", "offset", "bytes", "storage");
+        print_tensors(s);
+    }
+    print_origin(s);
+}
+
+/* ---- JSON --------------------------------------------------------------------------------------
+ */
+
+static json_t *tensors_json(const sheet *s)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < s->n; i++) {
+        const item *it = &s->items[i];
+        json_t *shape = json_array();
+        for (int d = 0; d < it->t->n_dims; d++)
+            json_array_append_new(shape, json_integer((json_int_t)it->t->shape[d]));
+        json_array_append_new(
+            list,
+            json_pack("{s:s, s:s, s:s, s:o, s:s, s:I, s:I, s:I}", "name", it->name, "part",
+                      part_names[it->part], "storage", it->storage, "shape", shape, "file",
+                      bal_tensor_file(&s->model.tensors, it->t), "offset", (json_int_t)it->offset,
+                      "bytes", (json_int_t)it->t->n_bytes, "weights", (json_int_t)it->weights));
+    }
+    return list;
+}
+
+/* Metadata but for the layouts, which the tensors show; JSON in it as JSON. */
+static json_t *origin_json(const sheet *s)
+{
+    json_t *o = json_object();
+    for (size_t i = 0; i < s->model.tensors.n_meta; i++) {
+        const bal_st_meta *m = &s->model.tensors.meta[i];
+        if (starts(m->key, "layout.")) continue;
+        json_t *value = m->value[0] == '{' ? json_loads(m->value, 0, NULL) : NULL;
+        json_object_set_new(o, m->key, value ? value : json_string(m->value));
+    }
+    return o;
+}
+
+static json_t *config_json(const bal_config *c)
+{
+    const bal_text_config *t = &c->text;
+    const bal_vision_config *v = &c->vision;
+    json_t *text = json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "layers", t->layers, "hidden",
+                             t->hidden, "intermediate", t->intermediate, "heads", t->heads,
+                             "kv_heads", t->kv_heads, "head_dim", t->head_dim, "vocab", t->vocab);
+    json_t *vision = c->has_vision
+                         ? json_pack("{s:i, s:i, s:i, s:i, s:i}", "layers", v->layers, "hidden",
+                                     v->hidden, "intermediate", v->intermediate, "image_size",
+                                     v->image_size, "view_tokens", v->side * v->side)
+                         : json_null();
+    return json_pack("{s:s, s:o, s:o}", "family", "llava_onevision", "text", text, "vision",
+                     vision);
+}
+
+static void print_json(const sheet *s)
+{
+    bal_print_json(json_pack(
+        "{s:s, s:b, s:o, s:I, s:f, s:I, s:I, s:I, s:I, s:o, s:o}", "model", s->model.path,
+        "ballast_file", s->model.is_artifact, "config", config_json(&s->model.config), "weights",
+        (json_int_t)all_weights(s), "bits_per_weight", bits(s->disk_bytes, all_weights(s)), "bytes",
+        (json_int_t)s->disk_bytes, "header_bytes", (json_int_t)s->json_bytes, "padding_bytes",
+        (json_int_t)s->padding_bytes, "tensor_bytes", (json_int_t)s->tensor_bytes, "origin",
+        origin_json(s), "tensors", tensors_json(s)));
+}
+
+int bal_cmd_inspect(int argc, char **argv)
+{
+    bal_common common;
+    bool tensors = false;
+    const bal_arg args[] = {
+        {"--tensors", 0, BAL_ARG_BOOL, &tensors, "", "list every tensor and where it stands", 0, 0},
+    };
+    const bal_command cmd = {"inspect",
+                             "MODEL",
+                             "Shows what a Hugging Face folder or a Ballast file holds, byte for\n"
+                             "byte, and where it came from.",
+                             args,
+                             sizeof args / sizeof args[0],
+                             1,
+                             1};
+    const char *path;
+    int n;
+    sheet s;
+    bal_error err;
+    const int st = bal_args_read(&cmd, &common, argc, argv, &path, &n);
+    if (st >= 0) return st;
+    const bal_status opened = sheet_open(&s, path, &err);
+    if (opened == BAL_OK) {
+        if (common.json)
+            print_json(&s);
+        else
+            print_text(&s, tensors);
+    }
+    sheet_close(&s);
+    return opened < 0 ? bal_failure("inspect", "%s", err.text) : bal_finish("inspect", 0);
+}

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: MIT
+ * ballast quantize: a checkpoint to one packed file. The plan goes to stderr before the work
+ * starts; --dry-run prints it to stdout and stops there. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ballast_quant.h"
+#include "commands.h"
+#include "console.h"
+
+enum { MAX_SET = BAL_ARG_LIST_MAX + 2 };
+
+typedef struct quantize_flags {
+    bal_common common;
+    const char *out, *recipe, *bits, *group, *calib, *report;
+    bal_arg_list set;
+    int samples;
+    bool resume, force, dry_run, help_recipes;
+} quantize_flags;
+
+static bool watch(void *ctx, const bal_progress *p)
+{
+    if (strcmp(p->stage, "blocks") == 0)
+        bal_bar_show(ctx, "blocks, percent", p->done * 100 / p->total, 100);
+    else
+        bal_bar_show(ctx, p->stage, p->done, p->total);
+    return !bal_interrupted();
+}
+
+/* What the library calls an argument came from the command line. */
+static int fail(bal_status st, const bal_error *err)
+{
+    return st == BAL_E_ARG ? bal_usage("quantize", "%s", err->text)
+                           : bal_failure("quantize", "%s", err->text);
+}
+
+/* The command as it could be typed again; quoting is for reading, not for a shell. */
+static char *command_line(int argc, char **argv)
+{
+    size_t n = sizeof "ballast";
+    for (int i = 0; i < argc; i++) n += strlen(argv[i]) + 3;
+    char *text = malloc(n);
+    if (!text) return NULL;
+    strcpy(text, "ballast");
+    for (int i = 0; i < argc; i++) {
+        const char *quote = argv[i][0] == 0 || strchr(argv[i], ' ') ? "'" : "";
+        strcat(strcat(strcat(strcat(text, " "), quote), argv[i]), quote);
+    }
+    return text;
+}
+
+static void print_recipes(void)
+{
+    const char *key, *help, *name;
+    char words[80];
+    printf("recipes:");
+    for (size_t i = 0; (name = bal_quant_recipe_name(i)); i++) printf(" %s", name);
+    printf("\n\nkeys of a recipe, for --set KEY=VALUE or a file:\n");
+    for (size_t i = 0; bal_quant_recipe_key(i, &key, words, &help); i++)
+        printf("  %-10s %-22s %s\n", key, words, help);
+}
+
+static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, const char *out)
+{
+    fprintf(f, "%s -> %s\n", model, out ? out : "(no file)");
+    fprintf(f, "  recipe   %s\n", p->recipe);
+    fprintf(f, "  layers   %d blocks, %d linears to %d bits, ", p->layers, p->linears, p->bits);
+    if (p->group)
+        fprintf(f, "groups of %d\n", p->group);
+    else
+        fprintf(f, "one group per row\n");
+    fprintf(f, "  data     ");
+    if (p->samples)
+        fprintf(f, "%d samples\n", p->samples);
+    else
+        fprintf(f, "%s\n", p->needs_data ? "missing" : "none needed");
+    fprintf(f,
+            "  size     %.1f MB -> %.1f MB (%.2f bits per weight in the linears, %.2f over all)\n",
+            (double)p->source_bytes / 1e6, (double)p->file_bytes / 1e6, p->linear_bits_per_weight,
+            p->file_bits_per_weight);
+    fprintf(f, "  needs    up to %.1f GB of memory beside the checkpoint, up to %.1f GB of disk\n",
+            (double)p->ram_bytes / 1e9, (double)p->disk_bytes / 1e9);
+}
+
+static json_t *plan_json(const bal_quant_plan *p, const char *model)
+{
+    return json_pack("{s:s, s:o, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:f, s:f}", "model",
+                     model, "recipe", json_loads(p->recipe, 0, NULL), "layers", p->layers,
+                     "linears", p->linears, "bits", p->bits, "group", p->group, "samples",
+                     p->samples, "source_bytes", (json_int_t)p->source_bytes, "file_bytes",
+                     (json_int_t)p->file_bytes, "ram_bytes", (json_int_t)p->ram_bytes, "disk_bytes",
+                     (json_int_t)p->disk_bytes, "linear_bits_per_weight", p->linear_bits_per_weight,
+                     "file_bits_per_weight", p->file_bits_per_weight);
+}
+
+static void print_done(const quantize_flags *f, const bal_quant_plan *p, const char *model)
+{
+    if (f->common.json) {
+        json_t *o = plan_json(p, model);
+        json_object_set_new(o, "out", json_string(f->out));
+        json_object_set_new(o, "report", f->report ? json_string(f->report) : json_null());
+        bal_print_json(o);
+        return;
+    }
+    printf("%s: %.1f MB, %.2f bits per weight in the linears, %.2f over the whole file\n", f->out,
+           (double)p->file_bytes / 1e6, p->linear_bits_per_weight, p->file_bits_per_weight);
+    if (f->report) printf("report: %s\n", f->report);
+}
+
+static int quantize(const quantize_flags *f, bal_quant_opts *o, const char *model)
+{
+    bal_error err;
+    bal_quant_plan plan;
+    bal_bar bar;
+    bal_status st = bal_quantize_plan(&plan, model, o, &err);
+    if (st < 0) return fail(st, &err);
+    if (f->dry_run) {
+        if (f->common.json)
+            bal_print_json(plan_json(&plan, model));
+        else
+            print_plan(stdout, &plan, model, f->out);
+        return bal_finish("quantize", 0);
+    }
+    if (!f->common.quiet) print_plan(stderr, &plan, model, f->out);
+    bal_bar_init(&bar, f->common.quiet);
+    o->progress = watch;
+    o->progress_ctx = &bar;
+    bal_interrupt_catch();
+    st = bal_quantize(model, f->out, o, &err);
+    bal_bar_clear(&bar);
+    if (st < 0) return fail(st, &err);
+    print_done(f, &plan, model);
+    return bal_finish("quantize", 0);
+}
+
+/* --bits and --group are shorthands of --set and win over it. */
+static size_t overrides(const quantize_flags *f, const char *set[MAX_SET], char bits[40],
+                        char group[40])
+{
+    size_t n = 0;
+    for (int i = 0; i < f->set.n; i++) set[n++] = f->set.items[i];
+    snprintf(bits, 40, "bits=%.30s", f->bits ? f->bits : "");
+    snprintf(group, 40, "group=%.30s", f->group ? f->group : "");
+    if (f->bits) set[n++] = bits;
+    if (f->group) set[n++] = group;
+    return n;
+}
+
+static int start(const quantize_flags *f, const char *model, int argc, char **argv)
+{
+    const char *set[MAX_SET];
+    char bits[40], group[40];
+    char *command = command_line(argc, argv);
+    bal_quant_opts o = {
+        .size = sizeof o,
+        .threads = (uint32_t)f->common.threads,
+        .recipe = f->recipe,
+        .set = set,
+        .n_set = overrides(f, set, bits, group),
+        .calib = f->calib,
+        .samples = f->samples == 0 ? -1 : f->samples,
+        .seed = f->common.seed,
+        .isa = f->common.isa,
+        .resume = f->resume,
+        .force = f->force,
+        .report = f->report,
+        .command = command,
+    };
+    const int status = quantize(f, &o, model);
+    free(command);
+    return status;
+}
+
+int bal_cmd_quantize(int argc, char **argv)
+{
+    quantize_flags f = {.recipe = "mbq", .samples = 128};
+    const bal_arg args[] = {
+        {"--output", 'o', BAL_ARG_STRING, &f.out, "FILE", "the file to make", 0, 0},
+        {"--recipe", 0, BAL_ARG_STRING, &f.recipe, "NAME", "built-in recipe or FILE.json (mbq)", 0,
+         0},
+        {"--set", 0, BAL_ARG_LIST, &f.set, "KEY=VALUE", "change one option of the recipe", 0, 0},
+        {"--bits", 0, BAL_ARG_STRING, &f.bits, "B", "short for --set bits=B", 0, 0},
+        {"--group", 0, BAL_ARG_STRING, &f.group, "G", "short for --set group=G", 0, 0},
+        {"--calib", 0, BAL_ARG_STRING, &f.calib, "FILE",
+         "calibration data: LLaVA conversations, JSON or JSONL", 0, 0},
+        {"--samples", 0, BAL_ARG_INT, &f.samples, "N",
+         "records to use, chosen by --seed; 0 for all (128)", 0, 1e9},
+        {"--report", 0, BAL_ARG_STRING, &f.report, "FILE",
+         "write a page about the run, and FILE.json beside it", 0, 0},
+        {"--resume", 0, BAL_ARG_BOOL, &f.resume, "", "go on with an interrupted run", 0, 0},
+        {"--force", 0, BAL_ARG_BOOL, &f.force, "", "replace FILE; throw an interrupted run away", 0,
+         0},
+        {"--dry-run", 0, BAL_ARG_BOOL, &f.dry_run, "", "print the plan and stop", 0, 0},
+        {"--help-recipes", 0, BAL_ARG_BOOL, &f.help_recipes, "", "list recipes and their keys", 0,
+         0},
+    };
+    const bal_command cmd = {"quantize",
+                             "MODEL_DIR",
+                             "Quantizes a Hugging Face folder to one packed file. Pieces live in\n"
+                             "FILE.partial/ until it is complete; --resume goes on from them.",
+                             args,
+                             sizeof args / sizeof args[0],
+                             0,
+                             1};
+    const char *model = NULL;
+    int n;
+    const int st = bal_args_read(&cmd, &f.common, argc, argv, &model, &n);
+    if (st >= 0) return st;
+    if (f.help_recipes) {
+        print_recipes();
+        return bal_finish("quantize", 0);
+    }
+    if (n == 0) return bal_usage("quantize", "MODEL_DIR is missing: the folder of a checkpoint");
+    if (!f.out && !f.dry_run) return bal_usage("quantize", "-o is missing: the file to make");
+    if (!bal_device_known("quantize", &f.common)) return 1;
+    return start(&f, model, argc, argv);
+}
