@@ -80,7 +80,7 @@ bal_status bal_packed_id_parse(const char *id, int *bits, size_t *group, bal_err
         l.group = g;
         bal_packed_layout_id(&l, again);
     }
-    if (strcmp(id, again))
+    if (!again[0] || strcmp(id, again))
         return bal_fail(err, BAL_E_UNSUP,
                         "layout id '%s' is not known to this build; expected w{2,3,4,8}gG.p%du%d.v1"
                         " with G a multiple of %d",
