@@ -99,6 +99,7 @@ static bal_status put_scaffold(chat_writer *w, const char *text)
 static bal_status flush(chat_writer *w, bal_token_tag content)
 {
     const size_t first = w->ids.n;
+    if (w->n_text == 0) return BAL_OK;
     BAL_TRY(bal_tokenizer_append(w->t, w->text, w->n_text, &w->ids, w->err));
     BAL_TRY(tag_from(w, first, content));
     size_t i = first, n_bytes = 0;
