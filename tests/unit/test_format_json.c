@@ -100,6 +100,8 @@ static void test_other_scalars(void **state)
     ASSERT_OK(bal_json_f64(&root, "r", 1.5, 1.5, &d, &err));
     ASSERT_FAILS(BAL_E_FORMAT, "r: expected a number from 2 to 3, found 1.5",
                  bal_json_f64(&root, "r", 2, 3, &d, &err));
+    ASSERT_FAILS(BAL_E_FORMAT, "r: expected a number from 0 to 1, found 1.5",
+                 bal_json_f64(&root, "r", 0, 1, &d, &err));
     ASSERT_FAILS(BAL_E_FORMAT, "s: expected a number",
                  bal_json_f64(&root, "s", -1e9, 1e9, &d, &err));
     ASSERT_OK(bal_json_bool(&root, "t", &b, &err));

@@ -37,11 +37,8 @@ static void check_places(const bal_tensor_set *set, const bal_tensor_view *in, s
     assert_int_equal(set->n_tensors, n);
     assert_int_equal(set->n_header_bytes % 64, 0);
     assert_int_equal(set->n_header_bytes + set->n_data_bytes, set->n_file_bytes);
-    uint64_t sum = 0, n_aligned = 0;
-    for (size_t i = 0; i < n; i++) {
-        sum += in[i].n_bytes;
-        n_aligned += in[i].n_bytes % 64 == 0 ? in[i].n_bytes : 0;
-    }
+    uint64_t sum = 0;
+    for (size_t i = 0; i < n; i++) sum += in[i].n_bytes;
     assert_int_equal(sum, set->n_data_bytes); /* no hole, no rest */
     for (size_t i = 0; i < n; i++) {
         const bal_tensor_view *t = bal_tensor_find(set, in[i].name);
