@@ -61,6 +61,14 @@ static void print_recipes(void)
         printf("  %-10s %-22s %s\n", key, words, help);
 }
 
+/* "1.5 GB" or "1.5 MB" */
+static const char *amount(char out[32], uint64_t n_bytes)
+{
+    const bool giga = n_bytes >= 1000000000;
+    snprintf(out, 32, "%.1f %s", (double)n_bytes / (giga ? 1e9 : 1e6), giga ? "GB" : "MB");
+    return out;
+}
+
 static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, const char *out)
 {
     fprintf(f, "%s -> %s\n", model, out ? out : "(no file)");
@@ -75,12 +83,12 @@ static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, cons
         fprintf(f, "%d samples\n", p->samples);
     else
         fprintf(f, "%s\n", p->needs_data ? "missing" : "none needed");
-    fprintf(f,
-            "  size     %.1f MB -> %.1f MB (%.2f bits per weight in the linears, %.2f over all)\n",
-            (double)p->source_bytes / 1e6, (double)p->file_bytes / 1e6, p->linear_bits_per_weight,
+    char a[32], b[32];
+    fprintf(f, "  size     %s -> %s (%.2f bits per weight in the linears, %.2f over all)\n",
+            amount(a, p->source_bytes), amount(b, p->file_bytes), p->linear_bits_per_weight,
             p->file_bits_per_weight);
-    fprintf(f, "  needs    up to %.1f GB of memory beside the checkpoint, up to %.1f GB of disk\n",
-            (double)p->ram_bytes / 1e9, (double)p->disk_bytes / 1e9);
+    fprintf(f, "  needs    up to %s of memory beside the checkpoint, up to %s of disk\n",
+            amount(a, p->ram_bytes), amount(b, p->disk_bytes));
 }
 
 static json_t *plan_json(const bal_quant_plan *p, const char *model)
@@ -103,8 +111,9 @@ static void print_done(const quantize_flags *f, const bal_quant_plan *p, const c
         bal_print_json(o);
         return;
     }
-    printf("%s: %.1f MB, %.2f bits per weight in the linears, %.2f over the whole file\n", f->out,
-           (double)p->file_bytes / 1e6, p->linear_bits_per_weight, p->file_bits_per_weight);
+    char size[32];
+    printf("%s: %s, %.2f bits per weight in the linears, %.2f over the whole file\n", f->out,
+           amount(size, p->file_bytes), p->linear_bits_per_weight, p->file_bits_per_weight);
     if (f->report) printf("report: %s\n", f->report);
 }
 

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# quantize and inspect as they are typed: exit status, what goes to stdout, files that are left.
+set -euo pipefail
+ballast=${BALLAST_BINARY_DIR:?}/ballast
+golden=${BALLAST_SOURCE_DIR:?}/tests/golden
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+cd "$scratch"
+
+# status WANTED PATTERN COMMAND...: exit status, and a sentence in what was printed
+status() {
+    local wanted=$1 pattern=$2 got=0
+    shift 2
+    "$@" >out.txt 2>err.txt || got=$?
+    if [ "$got" != "$wanted" ] || ! grep -q -- "$pattern" out.txt err.txt; then
+        echo "$*: status $got, wanted $wanted and '$pattern' in:"
+        cat out.txt err.txt
+        exit 1
+    fi
+}
+quantize() { "$ballast" quantize "$golden/tiled/model" "$@"; }
+
+status 2 "MODEL_DIR is missing" "$ballast" quantize
+status 2 "-o is missing" quantize --recipe rtn
+status 2 "the recipes are" quantize -o a.st --recipe nonesuch
+status 2 "bits must be one of 2, 3, 4, 8" quantize -o a.st --recipe rtn --bits 5
+status 2 "no key" quantize -o a.st --recipe rtn --set colour=red
+status 2 "needs calibration data" quantize -o a.st --recipe mbq
+status 1 "no such file" "$ballast" quantize nowhere -o a.st --recipe rtn
+status 1 "missing.jsonl" quantize -o a.st --calib missing.jsonl
+status 0 "mbq-r1" "$ballast" quantize --help-recipes
+[ -z "$(ls -d a.st* 2>/dev/null)" ] || { echo "a refused run left files"; exit 1; }
+
+# the plan, and that it leaves nothing
+status 0 "21 linears to 4 bits" quantize -o a.st --recipe rtn --bits 4 --dry-run
+[ ! -e a.st ] && [ ! -e a.st.partial ]
+
+status 0 "bits per weight" quantize -o a.st --recipe rtn --bits 4 --group row \
+    --calib "$golden/calib/calib.jsonl" --report a.html
+[ ! -e a.st.partial ]
+grep -q "<svg" a.html
+grep -q '"ballast_report": "1.0"' a.json
+grep -q "'\\|ballast quantize" a.html
+status 1 "exists already" quantize -o a.st --recipe rtn --bits 4
+status 0 "bits per weight" quantize -o a.st --recipe rtn --bits 4 --force
+
+# the rows of the table and the tensors of the JSON add up to the file
+for model in a.st "$golden/tiled/model" "$golden/two_images_f16/model"; do
+    status 0 "as on disk" "$ballast" inspect "$model"
+    if [ -d "$model" ]; then size=$(cat "$model"/*.safetensors | wc -c); else size=$(wc -c <"$model"); fi
+    sum=$(awk '/^  part/ {on = 1; next} /all, as on disk/ {print sum; exit}
+        on && NF {for (i = NF; i > 0; i--) if ($i ~ /^[0-9]+$/) n[i] = $i
+            # bytes: the last whole number, or the one before it where weights follow
+            k = NF; if ($NF ~ /\./) k = NF - 2; sum += $k}' out.txt)
+    [ "$sum" = "$size" ] || { echo "$model: rows add up to $sum, the file has $size"; cat out.txt; exit 1; }
+    status 0 '"tensor_bytes"' "$ballast" inspect "$model" --json
+    sum=$(awk -F'[:,]' '/"bytes"/ && ++n > 1 {s += $2} /"(header|padding)_bytes"/ {s += $2} END {print s}' out.txt)
+    [ "$sum" = "$size" ] || { echo "$model: JSON adds up to $sum, the file has $size"; exit 1; }
+done
+status 0 "self_attn.q_proj.weight.packed" "$ballast" inspect a.st --tensors
+status 0 "model_sha256" "$ballast" inspect a.st
+status 1 "nowhere" "$ballast" inspect nowhere
+head -c 100 a.st >cut.st
+status 1 "cut.st" "$ballast" inspect cut.st
+echo "quantize and inspect: as documented"
