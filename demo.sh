@@ -11,7 +11,7 @@ full=
 while [ $# -gt 0 ]; do
   case "$1" in
     --full) full=1 ;;
-    --json) [ $# -ge 2 ] || { sed -n '2,6p' "$0"; exit 2; }; args+=(--json "$(realpath -m "$2")"); shift ;;
+    --json) [ $# -ge 2 ] || { sed -n '2,6p' "$0"; exit 2; }; args+=(--out-json "$(realpath -m "$2")"); shift ;;
     *) sed -n '2,6p' "$0"; exit 2 ;;
   esac
   shift

@@ -16,6 +16,13 @@ const char *bal_status_text(bal_status status)
     return "unknown status";
 }
 
+/* Names from outside end up in messages and from there on terminals: no escape sequences. */
+static void disarm(char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7f) *text = '?';
+}
+
 bal_status bal_fail(bal_error *err, bal_status status, const char *fmt, ...)
 {
     if (!err) return status;
@@ -24,6 +31,7 @@ bal_status bal_fail(bal_error *err, bal_status status, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(err->text, sizeof err->text, fmt, ap);
     va_end(ap);
+    disarm(err->text);
     return status;
 }
 

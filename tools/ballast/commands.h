@@ -4,7 +4,9 @@
 #ifndef BAL_TOOL_COMMANDS_H
 #define BAL_TOOL_COMMANDS_H
 
+int bal_cmd_bench(int argc, char **argv);
 int bal_cmd_chat(int argc, char **argv);
+int bal_cmd_demo(int argc, char **argv);
 int bal_cmd_eval(int argc, char **argv);
 int bal_cmd_inspect(int argc, char **argv);
 int bal_cmd_quantize(int argc, char **argv);
