@@ -13,7 +13,9 @@ static const struct {
     const char *name, *help;
     int (*fn)(int argc, char **argv);
 } commands[] = {
+    {"bench", "what this machine can do and how much of it the kernels reach", bal_cmd_bench},
     {"chat", "a conversation about pictures", bal_cmd_chat},
+    {"demo", "the tour on the embedded model", bal_cmd_demo},
     {"eval", "accuracy, likelihood and distance from a reference model", bal_cmd_eval},
     {"inspect", "what a model holds, byte for byte, and where it came from", bal_cmd_inspect},
     {"quantize", "make one packed file of a checkpoint", bal_cmd_quantize},
