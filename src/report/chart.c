@@ -8,7 +8,8 @@ enum { WIDTH = 360, HEIGHT = 200, LEFT = 52, RIGHT = 8, TOP = 26, BOTTOM = 30 };
 enum { SPARK_W = 96, SPARK_H = 28 };
 
 typedef struct axis {
-    double low, high; /* of the plotted quantity: the value or its logarithm */
+    double low, high; /* of the plotted quantity: the value or its logarithm; multiples of step */
+    double step;
     bool log;
 } axis;
 
@@ -37,6 +38,14 @@ static double plotted(double y, bool log)
     return log ? log10(y) : y;
 }
 
+/* 1, 2 or 5 times a power of ten, at most five of them in `span`; whole decades on a log axis. */
+static double nice_step(double span, bool log)
+{
+    if (log) return ceil(span / 5);
+    const double ten = pow(10, floor(log10(span / 5))), part = span / 5 / ten;
+    return ten * (part <= 1 ? 1 : part <= 2 ? 2 : part <= 5 ? 5 : 10);
+}
+
 static bool find_range(axis *a, const bal_chart *c)
 {
     bool any = false;
@@ -56,6 +65,9 @@ static bool find_range(axis *a, const bal_chart *c)
         a->high = ceil(a->high);
     }
     if (a->high <= a->low) a->high = a->low + 1;
+    a->step = nice_step(a->high - a->low, c->log);
+    a->low = floor(a->low / a->step + 1e-9) * a->step;
+    a->high = ceil(a->high / a->step - 1e-9) * a->step;
     return true;
 }
 
@@ -80,12 +92,8 @@ static void write_tick(FILE *f, const axis *a, double v)
 
 static void write_y_axis(FILE *f, const axis *a)
 {
-    if (!a->log) {
-        for (int i = 0; i <= 4; i++) write_tick(f, a, a->low + (a->high - a->low) * i / 4);
-        return;
-    }
-    const double decades = a->high - a->low, every = ceil(decades / 5);
-    for (double v = a->low; v <= a->high + 1e-9; v += every) write_tick(f, a, v);
+    const int n = (int)lround((a->high - a->low) / a->step);
+    for (int i = 0; i <= n; i++) write_tick(f, a, a->low + i * a->step);
 }
 
 static void write_x_axis(FILE *f, const bal_chart *c)
