@@ -128,7 +128,7 @@ static int step_solve(void *ctx, const char *stage, long done, long total)
 static int step_streams(void *ctx, const char *stage, long done, long total)
 {
     (void)stage;
-    return report_unit(ctx, SOLVE_UNITS + (BLOCK_UNITS - SOLVE_UNITS) * done / total);
+    return report_unit(ctx, SOLVE_UNITS + (BLOCK_UNITS - 1 - SOLVE_UNITS) * done / total);
 }
 
 /* ---- Identity ----------------------------------------------------------------------------------
@@ -427,8 +427,8 @@ static bal_status explain_cancel(run *r, bal_status st)
     if (st != BAL_E_CANCELLED) return st;
     const int pieces = bal_workspace_pieces(&r->space);
     if (!pieces) return bal_fail(r->err, st, "cancelled; nothing was finished yet");
-    return bal_fail(r->err, st, "cancelled after %d of %d blocks; --resume goes on from there",
-                    r->block, layers_of(r));
+    return bal_fail(r->err, st, "cancelled after %zu of %d blocks; --resume goes on from there",
+                    json_array_size(r->blocks), layers_of(r));
 }
 
 bal_status bal_pipeline_run(const bal_pipeline_opts *o, json_t **record, bal_error *err)
