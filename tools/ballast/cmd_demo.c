@@ -58,12 +58,15 @@ static bool show_step(void *ctx, const bal_progress *p)
     return !bal_interrupted();
 }
 
-static bal_status load_record(demo_row *r, const char *path, bal_error *err)
+/* *calibration: conversations, if the recipe used any. */
+static bal_status load_record(demo_row *r, const char *path, int *calibration, bal_error *err)
 {
     bal_json_doc doc;
     const bal_status st = bal_json_load(&doc, path, (size_t)64 << 20, err);
     if (st < 0) return st;
     r->record = json_incref(doc.root);
+    const json_t *samples = json_object_get(json_object_get(r->record, "calibration"), "samples");
+    if (json_is_integer(samples)) *calibration = (int)json_integer_value(samples);
     bal_json_close(&doc);
     return BAL_OK;
 }
@@ -104,7 +107,7 @@ static bal_status quantize(demo_state *s, const char *recipe, int bits, bal_erro
     printf("  %-9s W%d  %5.1f s   %s\n", recipe, bits, r->quantize_s, s->paths[i]);
     fflush(stdout);
     snprintf(report, sizeof report, "%s.json", base);
-    return load_record(r, report, err);
+    return load_record(r, report, &s->table.calibration, err);
 }
 
 static bal_status quantize_all(demo_state *s, bal_error *err)
