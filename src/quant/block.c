@@ -19,13 +19,13 @@ static void job_deinit(bal_block_job *j)
         bal_stats_destroy(&j->stats[i]);
     }
     bal_layer_copy_destroy(&j->work);
-    bal_layer_copy_destroy(&j->trial);
+    bal_wide_layer_destroy(&j->trial);
     bal_pass_destroy(&j->pass);
+    bal_probe_destroy(&j->probe);
     free(j->h);
     free(j->out);
     free(j->want);
     free(j->rows);
-    free(j->lanes);
     free(j->tags);
     free(j->sums);
     *j = (bal_block_job){0};
@@ -37,17 +37,18 @@ static bal_status job_rows(bal_block_job *j, bal_error *err)
     j->h = malloc(n * hidden);
     j->out = malloc(n * hidden);
     j->want = malloc(n * hidden);
-    j->rows = malloc(n * (size_t)j->widest * sizeof(float));
+    j->rows = malloc(n * (size_t)j->trial.widest * sizeof(float));
     j->tags = malloc(n);
     j->sums = malloc(2 * n * sizeof *j->sums);
     if (j->h && j->out && j->want && j->rows && j->tags && j->sums) return BAL_OK;
-    return bal_nomem(err, n * (size_t)j->widest * sizeof(float), "rows of a sample");
+    return bal_nomem(err, n * (size_t)j->trial.widest * sizeof(float), "rows of a sample");
 }
 
 /* What only calibration needs. */
 static bal_status job_calibration(bal_block_job *j, const char *dir, bal_error *err)
 {
     BAL_TRY(bal_pass_create(&j->pass, j->c, j->samples->max_len, err));
+    BAL_TRY(bal_probe_create(&j->probe, j->e, j->c, j->samples->max_len, err));
     BAL_TRY(job_rows(j, err));
     for (int i = 0; i < BAL_SUBS; i++)
         BAL_TRY(bal_store_create(&j->ref[i], dir, j->samples, j->c->hidden, err));
@@ -69,16 +70,10 @@ static bool searches(const bal_block_job *j, int group)
 static bal_status job_init(bal_block_job *j, const char *dir, bal_error *err)
 {
     j->quantizer = bal_quantizer_of(j->recipe);
-    for (int i = 0; i < BAL_DECODER_LINEARS; i++)
-        j->widest = j->widest > bal_layer_linear(j->layer, i)->k ? j->widest
-                                                                 : bal_layer_linear(j->layer, i)->k;
     for (int g = 0; g < BAL_GROUPS; g++) j->total += searches(j, g) ? BAL_SCALE_POINTS : 0;
     if (j->recipe->clip != BAL_CLIP_NONE) j->total += BAL_DECODER_LINEARS;
     BAL_TRY(bal_layer_copy_create(&j->work, j->e->pool, j->c, j->layer, j->index, err));
-    BAL_TRY(bal_layer_copy_create(&j->trial, j->e->pool, j->c, j->layer, j->index, err));
-    const size_t lanes = (size_t)bal_pool_size(j->e->pool) * 2 * (size_t)j->widest;
-    j->lanes = malloc(lanes * sizeof *j->lanes);
-    if (!j->lanes) return bal_nomem(err, lanes * sizeof *j->lanes, "rows of weights");
+    BAL_TRY(bal_wide_layer_create(&j->trial, j->e, j->layer, err));
     return j->samples->n > 0 ? job_calibration(j, dir, err) : BAL_OK;
 }
 
@@ -92,21 +87,27 @@ bal_status bal_job_step(bal_block_job *j, const char *stage, bal_error *err)
 /* ---- Steps ------------------------------------------------------------------------------------
  */
 
-/* trial = `from` with all seven linears rounded; codes, scales and zeros to q if not NULL. */
-static bal_status round_all(bal_block_job *j, const bal_layer_copy *from, bal_quantized_linear *q,
-                            bal_error *err)
+static void quantized_row(const void *ctx, int r, float *out, float *work)
 {
-    bal_layer_copy_assign(&j->trial, from);
+    (void)work;
+    bal_quantized_row(ctx, r, out);
+}
+
+/* trial = work with all seven linears rounded; codes, scales and zeros to q if not NULL. */
+static bal_status round_all(bal_block_job *j, bal_quantized_linear *q, bal_error *err)
+{
     for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
-        const bal_linear *l = bal_layer_linear(&from->l, i);
+        const bal_linear *l = bal_layer_linear(&j->work.l, i);
         bal_quantized_linear mine = {0}, *to = q ? &q[i] : &mine;
-        if (!to->codes)
-            BAL_TRY(bal_quantized_linear_create(to, l->n, l->k, j->recipe->bits, j->recipe->group,
-                                                err));
-        bal_quantize_matrix(j->e->pool, &j->quantizer, from->w[i], to);
-        bal_quantized_matrix(j->e->pool, to, j->trial.w[i]);
+        BAL_TRY(
+            bal_quantized_linear_create(to, l->n, l->k, j->recipe->bits, j->recipe->group, err));
+        bal_quantize_matrix(j->e->pool, &j->quantizer, j->work.w[i], to);
+        bal_wide_fill(&j->trial, j->e, i, quantized_row, to);
+        j->trial.w[i].bias = l->bias;
         bal_quantized_linear_free(&mine);
     }
+    j->trial.attn_norm = j->work.attn_norm;
+    j->trial.mlp_norm = j->work.mlp_norm;
     return BAL_OK;
 }
 
@@ -127,8 +128,8 @@ static bal_status plain_errors(bal_block_job *j, bal_block_result *out,
                                bal_error_sums ref[BAL_SUBS], bal_error *err)
 {
     bal_error_sums e[BAL_SUBS];
-    BAL_TRY(round_all(j, &j->work, NULL, err));
-    BAL_TRY(bal_job_errors(j, &j->trial.l, e, ref, err));
+    BAL_TRY(round_all(j, NULL, err));
+    BAL_TRY(bal_job_errors(j, e, ref, err));
     for (int i = 0; i < BAL_SUBS; i++) out->rtn[i] = sub_error(&e[i], &ref[i], j->c->hidden);
     return BAL_OK;
 }
@@ -137,8 +138,11 @@ static bal_status plain_errors(bal_block_job *j, bal_block_result *out,
  * scale was found (and folded into work) already. */
 static bal_status collect_distorted(bal_block_job *j, int group, bool any, bal_error *err)
 {
-    if (any) BAL_TRY(round_all(j, &j->work, NULL, err));
-    return bal_job_collect(j, any ? &j->trial.l : j->layer, j->in_quant, 1u << group, false, err);
+    if (any)
+        BAL_TRY(round_all(j, NULL, err));
+    else
+        bal_wide_copy_all(&j->trial, j->e, j->layer);
+    return bal_job_collect(j, j->in_quant, 1u << group, false, err);
 }
 
 static bal_status search_and_fold(bal_block_job *j, bal_block_result *out, bal_error *err)
@@ -177,8 +181,8 @@ static bal_status clip_or_undo(bal_block_job *j, bal_block_result *out,
         BAL_TRY(bal_job_clip(j, i, out->group[bal_group_of_linear(i)].scale, err));
         BAL_TRY(bal_job_step(j, "clip", err));
     }
-    BAL_TRY(round_all(j, &j->work, clipped, err));
-    BAL_TRY(bal_job_errors(j, &j->trial.l, now, NULL, err));
+    BAL_TRY(round_all(j, clipped, err));
+    BAL_TRY(bal_job_errors(j, now, NULL, err));
     for (int sub = 0; sub < BAL_SUBS; sub++) {
         out->clip_undone[sub] = balanced(j, now, sub) > balanced(j, e, sub);
         if (out->clip_undone[sub]) continue;
@@ -218,11 +222,12 @@ static bal_status calibrated(bal_block_job *j, bal_block_result *out, bal_error 
 {
     const unsigned groups = j->recipe->distort ? 0u : (1u << BAL_GROUPS) - 1;
     bal_error_sums e[BAL_SUBS], ref[BAL_SUBS];
-    BAL_TRY(bal_job_collect(j, j->layer, j->in_float, groups, true, err));
+    bal_wide_copy_all(&j->trial, j->e, j->layer);
+    BAL_TRY(bal_job_collect(j, j->in_float, groups, true, err));
     BAL_TRY(plain_errors(j, out, ref, err));
     BAL_TRY(search_and_fold(j, out, err));
-    BAL_TRY(round_all(j, &j->work, out->linear, err));
-    BAL_TRY(bal_job_errors(j, &j->trial.l, e, NULL, err));
+    BAL_TRY(round_all(j, out->linear, err));
+    BAL_TRY(bal_job_errors(j, e, NULL, err));
     if (j->recipe->clip != BAL_CLIP_NONE) BAL_TRY(clip(j, out, e, err));
     for (int i = 0; i < BAL_SUBS; i++) out->final[i] = sub_error(&e[i], &ref[i], j->c->hidden);
     return BAL_OK;
@@ -266,8 +271,7 @@ bal_status bal_block_solve(bal_block_result *out, const bal_exec *e, const bal_t
     *out = (bal_block_result){0};
     BAL_TRY(check_inputs(&j, err));
     bal_status st = job_init(&j, tmp_dir, err);
-    if (st >= 0)
-        st = samples->n > 0 ? calibrated(&j, out, err) : round_all(&j, &j.work, out->linear, err);
+    if (st >= 0) st = samples->n > 0 ? calibrated(&j, out, err) : round_all(&j, out->linear, err);
     if (st >= 0)
         hand_over(&j, out);
     else

@@ -91,7 +91,7 @@ static void diag_rows(void *ctx, size_t begin, size_t end, int lane)
 {
     const diag_job *d = ctx;
     const int size = bal_group_size(d->k, d->j->quantizer.group);
-    float *work = d->j->lanes + 2 * (size_t)lane * (size_t)d->j->widest;
+    float *work = bal_wide_lane(&d->j->trial, lane);
     for (size_t r = begin; r < end; r++)
         for (int at = 0; at < d->k; at += size)
             diag_group(&d->j->quantizer, d->w + r * (size_t)d->k + at, d->h + at,

@@ -49,47 +49,45 @@ static bool wants(unsigned groups, int group)
 }
 
 /* Attention half: h -> norm, out, and h += out. */
-static bal_status attn_half(bal_block_job *j, const bal_decoder_layer *l, int sample,
-                            unsigned groups, bool keep_ref, bal_error *err)
+static bal_status attn_half(bal_block_job *j, int sample, unsigned groups, bool keep_ref,
+                            bal_error *err)
 {
     const int n = j->samples->items[sample].n;
-    const bal_rows rows = bal_pass_rows(&j->pass, n);
     bal_decoder_buf *b = &j->pass.buf;
-    bal_rms_norm(j->e, j->h, l->attn_norm, j->c->rms_eps, n, j->c->hidden, b->norm);
+    bal_rms_norm(j->e, j->h, j->trial.attn_norm, j->c->rms_eps, n, j->c->hidden, b->norm);
     if (wants(groups, BAL_GROUP_QKV)) BAL_TRY(keep_input(j, BAL_GROUP_QKV, b->norm, sample, err));
     if (groups <= 1u << BAL_GROUP_QKV && !keep_ref) return BAL_OK;
-    bal_decoder_attn(j->e, j->c, l, &rows, b->norm, b, j->out);
+    bal_probe_attn(j->e, j->c, &j->trial, n, b->norm, &j->probe, &j->pass, j->out);
     if (wants(groups, BAL_GROUP_O)) BAL_TRY(keep_input(j, BAL_GROUP_O, b->ctx, sample, err));
     if (keep_ref) BAL_TRY(keep_output(j, BAL_SUB_ATTN, sample, err));
     bal_add(j->e, j->h, j->out, (size_t)n * (size_t)j->c->hidden);
     return BAL_OK;
 }
 
-static bal_status mlp_half(bal_block_job *j, const bal_decoder_layer *l, int sample,
-                           unsigned groups, bool keep_ref, bal_error *err)
+static bal_status mlp_half(bal_block_job *j, int sample, unsigned groups, bool keep_ref,
+                           bal_error *err)
 {
     const int n = j->samples->items[sample].n;
     bal_decoder_buf *b = &j->pass.buf;
-    bal_rms_norm(j->e, j->h, l->mlp_norm, j->c->rms_eps, n, j->c->hidden, b->norm);
+    bal_rms_norm(j->e, j->h, j->trial.mlp_norm, j->c->rms_eps, n, j->c->hidden, b->norm);
     if (wants(groups, BAL_GROUP_GATE_UP))
         BAL_TRY(keep_input(j, BAL_GROUP_GATE_UP, b->norm, sample, err));
     if (groups <= 1u << BAL_GROUP_GATE_UP && !keep_ref) return BAL_OK;
-    bal_decoder_mlp(j->e, j->c, l, n, b->norm, b, j->out);
+    bal_probe_mlp(j->e, j->c, &j->trial, n, b->norm, &j->pass, j->out);
     if (wants(groups, BAL_GROUP_DOWN)) BAL_TRY(keep_input(j, BAL_GROUP_DOWN, b->act, sample, err));
     return keep_ref ? keep_output(j, BAL_SUB_MLP, sample, err) : BAL_OK;
 }
 
-bal_status bal_job_collect(bal_block_job *j, const bal_decoder_layer *seen, const bal_store *in,
-                           unsigned groups, bool keep_ref, bal_error *err)
+bal_status bal_job_collect(bal_block_job *j, const bal_store *in, unsigned groups, bool keep_ref,
+                           bal_error *err)
 {
     for (int g = 0; g < BAL_GROUPS; g++)
         if (wants(groups, g)) bal_stats_clear(&j->stats[g]);
     for (int i = 0; i < j->samples->n; i++) {
         BAL_TRY(bal_store_read(in, i, j->h, err));
         BAL_TRY(check(j, j->h, j->samples->items[i].n, j->c->hidden, i, "block input", err));
-        BAL_TRY(attn_half(j, seen, i, groups, keep_ref, err));
-        if (groups > 1u << BAL_GROUP_O || keep_ref)
-            BAL_TRY(mlp_half(j, seen, i, groups, keep_ref, err));
+        BAL_TRY(attn_half(j, i, groups, keep_ref, err));
+        if (groups > 1u << BAL_GROUP_O || keep_ref) BAL_TRY(mlp_half(j, i, groups, keep_ref, err));
     }
     return BAL_OK;
 }
@@ -107,22 +105,21 @@ static bal_status compare(bal_block_job *j, int sub, int sample, bal_error_sums 
     return BAL_OK;
 }
 
-bal_status bal_job_errors(bal_block_job *j, const bal_decoder_layer *seen,
-                          bal_error_sums errors[BAL_SUBS], bal_error_sums *ref, bal_error *err)
+bal_status bal_job_errors(bal_block_job *j, bal_error_sums errors[BAL_SUBS], bal_error_sums *ref,
+                          bal_error *err)
 {
     bal_decoder_buf *b = &j->pass.buf;
     memset(errors, 0, BAL_SUBS * sizeof *errors);
     if (ref) memset(ref, 0, BAL_SUBS * sizeof *ref);
     for (int i = 0; i < j->samples->n; i++) {
         const int n = j->samples->items[i].n, hidden = j->c->hidden;
-        const bal_rows rows = bal_pass_rows(&j->pass, n);
         BAL_TRY(bal_store_read(j->in_float, i, j->h, err));
-        bal_rms_norm(j->e, j->h, seen->attn_norm, j->c->rms_eps, n, hidden, b->norm);
-        bal_decoder_attn(j->e, j->c, seen, &rows, b->norm, b, j->out);
+        bal_rms_norm(j->e, j->h, j->trial.attn_norm, j->c->rms_eps, n, hidden, b->norm);
+        bal_probe_attn(j->e, j->c, &j->trial, n, b->norm, &j->probe, &j->pass, j->out);
         BAL_TRY(compare(j, BAL_SUB_ATTN, i, errors, ref, err));
         bal_add(j->e, j->h, j->want, (size_t)n * (size_t)hidden);
-        bal_rms_norm(j->e, j->h, seen->mlp_norm, j->c->rms_eps, n, hidden, b->norm);
-        bal_decoder_mlp(j->e, j->c, seen, n, b->norm, b, j->out);
+        bal_rms_norm(j->e, j->h, j->trial.mlp_norm, j->c->rms_eps, n, hidden, b->norm);
+        bal_probe_mlp(j->e, j->c, &j->trial, n, b->norm, &j->pass, j->out);
         BAL_TRY(compare(j, BAL_SUB_MLP, i, errors, ref, err));
     }
     return BAL_OK;

@@ -108,18 +108,6 @@ void bal_layer_copy_destroy(bal_layer_copy *copy)
     *copy = (bal_layer_copy){0};
 }
 
-void bal_layer_copy_assign(bal_layer_copy *to, const bal_layer_copy *from)
-{
-    const size_t hidden = (size_t)from->l.q.k * sizeof(float);
-    for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
-        const bal_linear *l = bal_layer_linear(&from->l, i);
-        memcpy(to->w[i], from->w[i], (size_t)l->n * (size_t)l->k * sizeof(float));
-        if (from->bias[i]) memcpy(to->bias[i], from->bias[i], (size_t)l->n * sizeof(float));
-    }
-    memcpy(to->attn_norm, from->attn_norm, hidden);
-    memcpy(to->mlp_norm, from->mlp_norm, hidden);
-}
-
 /* ---- Folding ----------------------------------------------------------------------------------
  */
 

@@ -46,9 +46,6 @@ typedef struct bal_layer_copy {
 bal_status bal_layer_copy_create(bal_layer_copy *out, bal_pool *pool, const bal_text_config *c,
                                  const bal_decoder_layer *l, int index, bal_error *err);
 void bal_layer_copy_destroy(bal_layer_copy *copy); /* idempotent; zeroed struct is fine */
-/* Makes `to` hold the values of `from`; both of one shape. */
-void bal_layer_copy_assign(bal_layer_copy *to, const bal_layer_copy *from);
-
 /* Folds s (length: inputs of the group's consumers) into the copy. Every result is rounded to
  * `arith`, as the published code folds in its own 16-bit type. Group {o} needs v and o of one
  * shape. */

@@ -6,7 +6,7 @@
 
 #include "quant/fold.h"
 #include "quant/losses.h"
-#include "quant/pass.h"
+#include "quant/probe.h"
 
 typedef struct bal_block_job {
     const bal_exec *e;
@@ -26,30 +26,29 @@ typedef struct bal_block_job {
     bal_store x[BAL_GROUPS];             /* what each group's candidates read */
     bal_channel_stats stats[BAL_GROUPS]; /* of x */
     bal_layer_copy work;                 /* the block with scales folded, later clipped */
-    bal_layer_copy trial;                /* the block with quantized values in it */
+    bal_wide_layer trial;                /* what runs: the float block, a candidate, or rounded */
+    bal_probe probe;
     bal_pass pass;
     float *h, *out, *want; /* [max_len][hidden] */
     float *rows;           /* [max_len][widest linear input] */
-    float *lanes;          /* [pool size][2][widest linear input] */
     uint8_t *tags;         /* [max_len] */
     double *sums;          /* [2 * max_len] */
-    int widest;
 } bal_block_job;
 
 int bal_job_group_width(const bal_block_job *j, int group);
 
-/* Runs the float or quantized block `seen` on the hidden states `in` of every sample. keep_ref:
+/* Runs the block in trial on the hidden states `in` of every sample. keep_ref:
  * writes ref[]. groups (bit per group): writes x[] and starts stats[] anew. NaN and Inf fail,
  * naming layer, tensor, sample and position. */
-bal_status bal_job_collect(bal_block_job *j, const bal_decoder_layer *seen, const bal_store *in,
-                           unsigned groups, bool keep_ref, bal_error *err);
+bal_status bal_job_collect(bal_block_job *j, const bal_store *in, unsigned groups, bool keep_ref,
+                           bal_error *err);
 
-/* Output errors of both sub-blocks of `seen` on the float stream, and sums of the outputs
+/* Output errors of both sub-blocks of trial on the float stream, and sums of the float outputs
  * themselves where `ref` is not NULL. */
-bal_status bal_job_errors(bal_block_job *j, const bal_decoder_layer *seen,
-                          bal_error_sums errors[BAL_SUBS], bal_error_sums *ref, bal_error *err);
+bal_status bal_job_errors(bal_block_job *j, bal_error_sums errors[BAL_SUBS], bal_error_sums *ref,
+                          bal_error *err);
 
-/* The 20-point search for one group: fills the log. Uses `trial` as work memory. */
+/* The 20-point search for one group: fills the log. Leaves the last candidate in trial. */
 bal_status bal_job_search(bal_block_job *j, int group, bal_group_log *log, bal_error *err);
 
 /* Clips the weights of linear i in work (scales already folded; s is the scale of its group or

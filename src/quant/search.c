@@ -8,38 +8,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct candidate_job {
-    const bal_block_job *j;
+typedef struct candidate {
+    const bal_quantizer *z;
     const bal_linear *from;
     const float *s;
-    float *out;
-} candidate_job;
+} candidate;
 
-static void candidate_rows(void *ctx, size_t begin, size_t end, int lane)
+static void candidate_row(const void *ctx, int r, float *out, float *work)
 {
-    const candidate_job *c = ctx;
-    const size_t k = (size_t)c->from->k;
-    float *row = c->j->lanes + 2 * (size_t)lane * (size_t)c->j->widest;
-    for (size_t r = begin; r < end; r++) {
-        bal_linear_row(c->from, (int)r, row);
-        bal_quantize_simulate(&c->j->quantizer, row, c->s, (int)k, row + c->j->widest,
-                              c->out + r * k);
-    }
+    const candidate *c = ctx;
+    bal_linear_row(c->from, r, out);
+    bal_quantize_simulate(c->z, out, c->s, c->from->k, work, out);
 }
 
-/* The block with only this group quantized: its weights live in trial's memory. */
-static bal_decoder_layer make_candidate(bal_block_job *j, int group, const float *s)
+/* Of trial only the group's linears change: the rest of the sub-module keeps its float values. */
+static void make_candidate(bal_block_job *j, int group, const float *s)
 {
     const bal_group_info *g = &bal_group_table[group];
-    bal_decoder_layer l = *j->layer;
     for (int i = g->first; i < g->first + g->count; i++) {
-        const bal_linear *from = bal_layer_linear(j->layer, i);
-        candidate_job c = {j, from, s, j->trial.w[i]};
-        bal_pool_run(j->e->pool, candidate_rows, &c, (size_t)from->n, 4);
-        *bal_decoder_linear(&l, i) = bal_decoder_linear(&j->trial.l, i)[0];
-        bal_decoder_linear(&l, i)->bias = from->bias;
+        const candidate c = {&j->quantizer, bal_layer_linear(j->layer, i), s};
+        bal_wide_fill(&j->trial, j->e, i, candidate_row, &c);
     }
-    return l;
 }
 
 /* Moves the rows that have weight to the front of x and want; returns how many. Rows are
@@ -60,24 +49,20 @@ static int keep_weighted(const bal_block_job *j, const bal_sample *s, const doub
     return n;
 }
 
-static void run_candidate(bal_block_job *j, int group, const bal_decoder_layer *l, int n)
+static void run_candidate(bal_block_job *j, int group, int n)
 {
-    const size_t hidden = (size_t)j->c->hidden;
-    const bal_rows rows = bal_pass_rows(&j->pass, n);
     switch (group) {
     case BAL_GROUP_QKV:
-        bal_decoder_attn(j->e, j->c, l, &rows, j->rows, &j->pass.buf, j->out);
+        bal_probe_attn(j->e, j->c, &j->trial, n, j->rows, &j->probe, &j->pass, j->out);
         break;
-    case BAL_GROUP_GATE_UP: bal_decoder_mlp(j->e, j->c, l, n, j->rows, &j->pass.buf, j->out); break;
-    case BAL_GROUP_O:
-        bal_linear_forward(j->e, &l->o, j->rows, (size_t)l->o.k, n, j->out, hidden);
+    case BAL_GROUP_GATE_UP:
+        bal_probe_mlp(j->e, j->c, &j->trial, n, j->rows, &j->pass, j->out);
         break;
-    default: bal_linear_forward(j->e, &l->down, j->rows, (size_t)l->down.k, n, j->out, hidden);
+    default: bal_probe_linear(j->e, &j->trial.w[bal_group_table[group].first], j->rows, n, j->out);
     }
 }
 
-static bal_status candidate_loss(bal_block_job *j, int group, const bal_decoder_layer *l,
-                                 double *loss, bal_error *err)
+static bal_status candidate_loss(bal_block_job *j, int group, double *loss, bal_error *err)
 {
     const int sub = bal_group_table[group].sub, width = bal_job_group_width(j, group);
     double weight[BAL_MODALITIES];
@@ -91,7 +76,7 @@ static bal_status candidate_loss(bal_block_job *j, int group, const bal_decoder_
         BAL_TRY(bal_store_read(&j->ref[sub], i, j->want, err));
         const int n = keep_weighted(j, s, weight, j->rows, width);
         if (n == 0) continue;
-        run_candidate(j, group, l, n);
+        run_candidate(j, group, n);
         bal_error_sums_add(&sums, j->e->pool, j->want, j->out, n, j->c->hidden, j->tags, j->sums);
     }
     *loss = bal_loss_value(&sums, j->c->hidden, j->recipe, j->ratio[sub]);
@@ -117,10 +102,11 @@ bal_status bal_job_search(bal_block_job *j, int group, bal_group_log *log, bal_e
 {
     const bal_arith arith = j->recipe->arithmetic;
     BAL_TRY(make_log(j, group, log, err));
+    bal_wide_copy_all(&j->trial, j->e, j->layer);
     for (int i = 0; i < BAL_SCALE_POINTS; i++) {
         bal_scale_candidate(log->mean_abs, log->k, i, BAL_SCALE_POINTS, arith, log->scale);
-        const bal_decoder_layer l = make_candidate(j, group, log->scale);
-        BAL_TRY(candidate_loss(j, group, &l, &log->loss[i], err));
+        make_candidate(j, group, log->scale);
+        BAL_TRY(candidate_loss(j, group, &log->loss[i], err));
         if (log->loss[i] < log->loss[log->best]) log->best = i;
         BAL_TRY(bal_job_step(j, "scale search", err));
     }

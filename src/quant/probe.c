@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: MIT */
+#include "quant/probe.h"
+
+#include "base/size.h"
+#include "op/pointwise.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { COLUMNS = 32 }; /* outputs of one work item of a linear */
+
+bal_status bal_probe_create(bal_probe *p, const bal_exec *e, const bal_text_config *c, int max_len,
+                            bal_error *err)
+{
+    *p = (bal_probe){.max_len = max_len};
+    const size_t lanes = (size_t)bal_pool_size(e->pool), row = (size_t)max_len * sizeof(float);
+    const size_t kv = (size_t)c->kv_heads * (size_t)c->head_dim;
+    p->keys = malloc(kv * row);
+    p->scores = malloc(lanes * BAL_PROBE_ROWS * row);
+    if (p->keys && p->scores) return BAL_OK;
+    bal_probe_destroy(p);
+    return bal_nomem(err, (kv + lanes * BAL_PROBE_ROWS) * row, "attention scores");
+}
+
+void bal_probe_destroy(bal_probe *p)
+{
+    free(p->keys);
+    free(p->scores);
+    *p = (bal_probe){0};
+}
+
+/* ---- Transposed layers ------------------------------------------------------------------------
+ */
+
+bal_status bal_wide_layer_create(bal_wide_layer *l, const bal_exec *e,
+                                 const bal_decoder_layer *like, bal_error *err)
+{
+    *l = (bal_wide_layer){0};
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
+        const bal_linear *from = bal_decoder_linear((bal_decoder_layer *)(uintptr_t)like, i);
+        const size_t bytes = (size_t)from->n * (size_t)from->k * sizeof(float);
+        l->memory[i] = malloc(bytes);
+        if (!l->memory[i]) {
+            bal_wide_layer_destroy(l);
+            return bal_nomem(err, bytes, "a transposed layer");
+        }
+        l->w[i] = (bal_wide){.n = from->n, .k = from->k, .ld = from->n, .w = l->memory[i]};
+        l->widest = from->k > l->widest ? from->k : l->widest;
+    }
+    const size_t floats = (size_t)bal_pool_size(e->pool) * (BAL_WIDE_PANEL + 1) * (size_t)l->widest;
+    l->lanes = malloc(floats * sizeof *l->lanes);
+    if (l->lanes) return BAL_OK;
+    bal_wide_layer_destroy(l);
+    return bal_nomem(err, floats * sizeof *l->lanes, "rows of weights");
+}
+
+void bal_wide_layer_destroy(bal_wide_layer *l)
+{
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) free(l->memory[i]);
+    free(l->lanes);
+    *l = (bal_wide_layer){0};
+}
+
+float *bal_wide_lane(const bal_wide_layer *l, int lane)
+{
+    return l->lanes + (size_t)lane * (BAL_WIDE_PANEL + 1) * (size_t)l->widest;
+}
+
+typedef struct fill_job {
+    const bal_wide_layer *l;
+    int i;
+    bal_wide_row_fn *fn;
+    const void *ctx;
+} fill_job;
+
+/* Some rows are made in the lane's scratch and written out as columns. */
+static void fill_panel(const fill_job *j, size_t r0, float *scratch)
+{
+    const size_t n = (size_t)j->l->w[j->i].n, k = (size_t)j->l->w[j->i].k;
+    const size_t rows = bal_min(BAL_WIDE_PANEL, n - r0);
+    float *out = j->l->memory[j->i];
+    for (size_t r = 0; r < rows; r++)
+        j->fn(j->ctx, (int)(r0 + r), scratch + r * k, scratch + BAL_WIDE_PANEL * k);
+    for (size_t c = 0; c < k; c++)
+        for (size_t r = 0; r < rows; r++) out[c * n + r0 + r] = scratch[r * k + c];
+}
+
+static void fill_panels(void *ctx, size_t begin, size_t end, int lane)
+{
+    const fill_job *j = ctx;
+    for (size_t i = begin; i < end; i++)
+        fill_panel(j, i * BAL_WIDE_PANEL, bal_wide_lane(j->l, lane));
+}
+
+void bal_wide_fill(bal_wide_layer *l, const bal_exec *e, int i, bal_wide_row_fn *fn,
+                   const void *ctx)
+{
+    fill_job j = {l, i, fn, ctx};
+    bal_pool_run(e->pool, fill_panels, &j, bal_ceil_div((size_t)l->w[i].n, BAL_WIDE_PANEL), 1);
+}
+
+static void copy_row(const void *ctx, int r, float *out, float *work)
+{
+    (void)work;
+    bal_linear_row(ctx, r, out);
+}
+
+void bal_wide_copy(bal_wide_layer *l, const bal_exec *e, int i, const bal_decoder_layer *from)
+{
+    const bal_linear *w = bal_decoder_linear((bal_decoder_layer *)(uintptr_t)from, i);
+    bal_wide_fill(l, e, i, copy_row, w);
+    l->w[i].bias = w->bias;
+}
+
+void bal_wide_copy_all(bal_wide_layer *l, const bal_exec *e, const bal_decoder_layer *from)
+{
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) bal_wide_copy(l, e, i, from);
+    l->attn_norm = from->attn_norm;
+    l->mlp_norm = from->mlp_norm;
+}
+
+/* ---- Linears ----------------------------------------------------------------------------------
+ */
+
+typedef struct linear_job {
+    const bal_exec *e;
+    const bal_wide *w;
+    const float *x;
+    size_t m;
+    float *y;
+} linear_job;
+
+static void linear_columns(void *ctx, size_t begin, size_t end, int lane)
+{
+    (void)lane;
+    const linear_job *j = ctx;
+    const size_t n = (size_t)j->w->n, k = (size_t)j->w->k;
+    const size_t c0 = begin * COLUMNS, c1 = bal_min(end * COLUMNS, n);
+    j->e->kernels->gemm_nn_f32(j->m, k, c1 - c0, j->x, k, j->w->w + c0, (size_t)j->w->ld, j->y + c0,
+                               n, false);
+    for (size_t r = 0; j->w->bias && r < j->m; r++)
+        for (size_t c = c0; c < c1; c++) j->y[r * n + c] += j->w->bias[c];
+}
+
+void bal_probe_linear(const bal_exec *e, const bal_wide *w, const float *x, int m, float *y)
+{
+    linear_job j = {e, w, x, (size_t)m, y};
+    bal_pool_run(e->pool, linear_columns, &j, bal_ceil_div((size_t)w->n, COLUMNS), 1);
+}
+
+typedef struct transpose_job {
+    const float *x;
+    size_t ldx, rows;
+    float *t;
+} transpose_job;
+
+static void transpose_columns(void *ctx, size_t begin, size_t end, int lane)
+{
+    (void)lane;
+    const transpose_job *j = ctx;
+    for (size_t c = begin; c < end; c++)
+        for (size_t r = 0; r < j->rows; r++) j->t[c * j->rows + r] = j->x[r * j->ldx + c];
+}
+
+void bal_probe_transpose(const bal_exec *e, const float *x, size_t ldx, int rows, int cols,
+                         float *t)
+{
+    transpose_job j = {x, ldx, (size_t)rows, t};
+    bal_pool_run(e->pool, transpose_columns, &j, (size_t)cols, 16);
+}
+
+/* ---- Attention --------------------------------------------------------------------------------
+ */
+
+typedef struct attn_job {
+    const bal_exec *e;
+    const bal_text_config *c;
+    const bal_probe *p;
+    const bal_decoder_buf *b;
+    size_t m;
+} attn_job;
+
+/* Row r of a chunk that starts at position first: causal weights over n keys. */
+static void softmax(const attn_job *j, float *row, size_t seen, size_t n)
+{
+    const float scale = 1.0f / sqrtf((float)j->c->head_dim);
+    for (size_t i = 0; i < seen; i++) row[i] *= scale;
+    j->e->kernels->softmax_row(row, seen);
+    memset(row + seen, 0, (n - seen) * sizeof *row);
+}
+
+static void attend(const attn_job *j, size_t head, size_t first, float *scores)
+{
+    const size_t dim = (size_t)j->c->head_dim, ldq = (size_t)j->c->heads * dim;
+    const size_t ldv = (size_t)j->c->kv_heads * dim;
+    const size_t kv = head / (size_t)(j->c->heads / j->c->kv_heads) * dim;
+    const size_t rows = bal_min(BAL_PROBE_ROWS, j->m - first), n = first + rows;
+    const size_t at = first * ldq + head * dim;
+    j->e->kernels->gemm_nn_f32(rows, dim, n, j->b->q + at, ldq, j->p->keys + kv * j->m, j->m,
+                               scores, n, false);
+    for (size_t r = 0; r < rows; r++) softmax(j, scores + r * n, first + r + 1, n);
+    j->e->kernels->gemm_nn_f32(rows, n, dim, scores, n, j->b->v + kv, ldv, j->b->ctx + at, ldq,
+                               false);
+}
+
+static void attend_items(void *ctx, size_t begin, size_t end, int lane)
+{
+    const attn_job *j = ctx;
+    const size_t chunks = bal_ceil_div(j->m, BAL_PROBE_ROWS);
+    float *scores = j->p->scores + (size_t)lane * BAL_PROBE_ROWS * (size_t)j->p->max_len;
+    for (size_t i = begin; i < end; i++) attend(j, i / chunks, i % chunks * BAL_PROBE_ROWS, scores);
+}
+
+void bal_probe_attn(const bal_exec *e, const bal_text_config *c, const bal_wide_layer *l, int m,
+                    const float *x, bal_probe *p, bal_pass *pass, float *out)
+{
+    bal_decoder_buf *b = &pass->buf;
+    attn_job j = {e, c, p, b, (size_t)m};
+    const size_t items = bal_ceil_div((size_t)m, BAL_PROBE_ROWS) * (size_t)c->heads;
+    const int kv = c->kv_heads * c->head_dim;
+    bal_probe_linear(e, &l->w[0], x, m, b->q);
+    bal_probe_linear(e, &l->w[1], x, m, b->k);
+    bal_probe_linear(e, &l->w[2], x, m, b->v);
+    bal_rope_apply(e, b->q, m, c->heads, c->head_dim, pass->cos, pass->sin, 1.0f);
+    bal_rope_apply(e, b->k, m, c->kv_heads, c->head_dim, pass->cos, pass->sin, 1.0f);
+    bal_probe_transpose(e, b->k, (size_t)kv, m, kv, p->keys);
+    bal_pool_run(e->pool, attend_items, &j, items, 1);
+    bal_probe_linear(e, &l->w[3], b->ctx, m, out);
+}
+
+void bal_probe_mlp(const bal_exec *e, const bal_text_config *c, const bal_wide_layer *l, int m,
+                   const float *x, bal_pass *pass, float *out)
+{
+    bal_decoder_buf *b = &pass->buf;
+    bal_probe_linear(e, &l->w[4], x, m, b->act);
+    bal_probe_linear(e, &l->w[5], x, m, b->up);
+    bal_silu_mul(e, b->act, b->up, m, c->intermediate);
+    bal_probe_linear(e, &l->w[6], b->act, m, out);
+}
