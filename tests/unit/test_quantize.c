@@ -135,6 +135,15 @@ static void test_rounding_without_data(void **state)
     ASSERT_OK(bal_model_load(&m, out, &err));
     ASSERT_OK(bal_model_load(&source, source_path(MODEL), &err));
     assert_null(bal_tensor_meta(&m.tensors, "calibration"));
+    const size_t row_bytes = (size_t)m.config.text.hidden * sizeof(float);
+    for (int i = 0; i < LAYERS; i++) {
+        const bal_decoder_layer *a = &m.layers[i], *b = &source.layers[i];
+        assert_memory_equal(a->attn_norm, b->attn_norm, row_bytes);
+        assert_memory_equal(a->mlp_norm, b->mlp_norm, row_bytes);
+        assert_memory_equal(a->q.bias, b->q.bias, (size_t)a->q.n * sizeof(float));
+        assert_memory_equal(a->k.bias, b->k.bias, (size_t)a->k.n * sizeof(float));
+        assert_memory_equal(a->v.bias, b->v.bias, (size_t)a->v.n * sizeof(float));
+    }
     for (int k = 0; k < BAL_DECODER_LINEARS; k++) {
         const bal_linear *q = bal_decoder_linear(&m.layers[1], k);
         const bal_linear *w = bal_decoder_linear(&source.layers[1], k);
@@ -344,12 +353,16 @@ static void test_kill_and_resume_full(void **state)
     const char *whole = scratch("whole.safetensors"), *out = scratch("kill_full.safetensors");
     bal_quant_opts o = full_options();
     o.set = set;
+    o.report = scratch("whole.html");
     make(whole, &o);
     kill_at(out, &o, UNITS + 500);
     assert_true(bal_path_exists(scratch("kill_full.safetensors.partial/sensitivity.json")));
     o.resume = true;
+    o.report = scratch("resumed.html");
     make(out, &o);
     assert_same_file(whole, out);
+    assert_same_file(scratch("whole.json"), scratch("resumed.json"));
+    assert_same_file(scratch("whole.html"), scratch("resumed.html"));
 }
 
 /* A finished block whose bytes are not what its record says is solved again. */
