@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
  * gemm_nt_f32, bf16, f16 on 16 lanes; included after a lanes_*.h by gemm_nt_<isa>.c, which defines
- * ISA(), the tile MR tokens x NR rows for several tokens, NR1 rows for one token (3 or 4 both), and
- * the larger of the two as NR_MAX.
+ * ISA() and the tile MR = 4 tokens x NR rows, NR 3 or 4.
  * One token streams the weights once and converts on the way. Several tokens work on blocks that
  * stay in L1: K_BLOCK inputs of NR rows, converted to f32 once, against all tokens of the block;
  * partial sums of all lanes wait in `part` between blocks of k, which is exact. */
+#include <stdbool.h>
+
 #include "kernel/gemm_nt.h"
 
 bal_gemm_nt_f32_fn ISA(bal_gemm_nt_f32);
@@ -12,7 +13,8 @@ bal_gemm_nt_bf16_fn ISA(bal_gemm_nt_bf16);
 bal_gemm_nt_f16_fn ISA(bal_gemm_nt_f16);
 
 enum { F32, BF16, F16 };
-enum { M_BLOCK = 16, N_BLOCK = 12, K_BLOCK = 1024 };
+/* N_BLOCK is whole tiles for NR 3 and 4. K_BLOCK inputs of MR + NR rows take 14 to 16 KiB. */
+enum { M_BLOCK = 64, N_BLOCK = 12, K_BLOCK = 512, STREAMS = 4 };
 
 ALWAYS_INLINE size_t element_size(const int type)
 {
@@ -24,53 +26,77 @@ ALWAYS_INLINE v16 load_w(const int type, const void *p)
     return type == F32 ? v16_load(p) : type == BF16 ? v16_from_bf16(p) : v16_from_f16(p);
 }
 
-/* Continues the 16 sums of mr x nr outputs over 16 * steps inputs. Sums of token i, row j lie at
- * part + (i * N_BLOCK + j) * 16. Strides in bytes for w, which may stand on any byte. */
-ALWAYS_INLINE void tile(const int type, const int mr, const int nr, size_t steps, const float *x,
-                        size_t ldx, const uint8_t *w, size_t w_stride, float *part)
+/* Starts (first) or continues the 16 sums of mr x nr outputs over 16 * steps inputs, f32 weights,
+ * steps >= 0. Those of token i and row j lie at part + (i * N_BLOCK + j) * 16. One pass per
+ * register of the 16 lanes: 12 or 16 sums and what they are made of fit the registers, and a step
+ * needs mr + nr loads for mr * nr products. Both halves of an AVX2 tile at once (2 x 3 outputs)
+ * would need 10 loads for 12 products. */
+ALWAYS_INLINE void tile(const int mr, const int nr, size_t steps, const float *x, size_t ldx,
+                        const float *w, size_t ldw, float *part, bool first)
 {
-    v16 acc[MR][NR_MAX];
-    for (int i = 0; i < mr; i++)
-        for (int j = 0; j < nr; j++) acc[i][j] = v16_load(part + (i * N_BLOCK + j) * 16);
-    for (size_t s = 0; s < steps; s++) {
-        v16 a[MR];
-        for (int i = 0; i < mr; i++) a[i] = v16_load(x + (size_t)i * ldx + 16 * s);
-        for (int j = 0; j < nr; j++) {
-            const v16 b = load_w(type, w + (size_t)j * w_stride + 16 * element_size(type) * s);
-            for (int i = 0; i < mr; i++) acc[i][j] = v16_fma(a[i], b, acc[i][j]);
+    for (int p = 0; p < PARTS; p++, x += VEC, w += VEC, part += VEC) {
+        vec acc[MR][NR];
+        for (int i = 0; i < mr; i++)
+            for (int j = 0; j < nr; j++)
+                acc[i][j] = first ? vec_zero() : vec_load(part + (i * N_BLOCK + j) * 16);
+        for (size_t s = 0; s < 16 * steps; s += 16) {
+            vec b[NR];
+            for (int j = 0; j < nr; j++) b[j] = vec_load(w + (size_t)j * ldw + s);
+            for (int i = 0; i < mr; i++) {
+                const vec a = vec_load(x + (size_t)i * ldx + s);
+                for (int j = 0; j < nr; j++) acc[i][j] = vec_fma(a, b[j], acc[i][j]);
+            }
         }
+        for (int i = 0; i < mr; i++)
+            for (int j = 0; j < nr; j++) vec_store(part + (i * N_BLOCK + j) * 16, acc[i][j]);
     }
-    for (int i = 0; i < mr; i++)
-        for (int j = 0; j < nr; j++) v16_store(part + (i * N_BLOCK + j) * 16, acc[i][j]);
 }
 
-/* One row count with 1..max columns as literals, max 3 or 4. */
-#define TILE_COLUMNS(type, mr, max)                                                                \
-    switch (nr) {                                                                                  \
-    case 1: tile(type, mr, 1, steps, x, ldx, w, w_stride, part); break;                            \
-    case 2: tile(type, mr, 2, steps, x, ldx, w, w_stride, part); break;                            \
-    case 3: tile(type, mr, 3, steps, x, ldx, w, w_stride, part); break;                            \
-    default: tile(type, mr, max, steps, x, ldx, w, w_stride, part);                                \
-    }
-
-#define TILE_ROW(name, type)                                                                       \
-    static void name(size_t nr, size_t steps, const float *x, size_t ldx, const uint8_t *w,        \
-                     size_t w_stride, float *part)                                                 \
-    {                                                                                              \
-        TILE_COLUMNS(type, 1, NR1)                                                                 \
-    }
-
-TILE_ROW(row_f32, F32)
-TILE_ROW(row_bf16, BF16)
-TILE_ROW(row_f16, F16)
+/* nr literal; m tokens */
+ALWAYS_INLINE void column(size_t m, const int nr, size_t steps, const float *x, size_t ldx,
+                          const float *w, size_t ldw, float *part, bool first)
+{
+    for (; m >= 4; m -= 4, x += 4 * ldx, part += 4 * N_BLOCK * 16)
+        tile(4, nr, steps, x, ldx, w, ldw, part, first);
+    if (m == 3) tile(3, nr, steps, x, ldx, w, ldw, part, first);
+    if (m == 2) tile(2, nr, steps, x, ldx, w, ldw, part, first);
+    if (m == 1) tile(1, nr, steps, x, ldx, w, ldw, part, first);
+}
 
 /* m tokens x nr <= NR rows of f32 weights */
-static void column_f32(size_t m, size_t nr, size_t steps, const float *x, size_t ldx,
-                       const uint8_t *w, size_t w_stride, float *part)
+static void columns(size_t m, size_t nr, size_t steps, const float *x, size_t ldx, const float *w,
+                    size_t ldw, float *part, bool first)
 {
-    for (; m >= MR; m -= MR, x += MR * ldx, part += MR * N_BLOCK * 16) TILE_COLUMNS(F32, MR, NR)
-    for (; m > 0; m--, x += ldx, part += N_BLOCK * 16)
-        row_f32(nr, steps, x, ldx, w, w_stride, part);
+    if (nr == 1) column(m, 1, steps, x, ldx, w, ldw, part, first);
+    if (nr == 2) column(m, 2, steps, x, ldx, w, ldw, part, first);
+    if (nr == 3) column(m, 3, steps, x, ldx, w, ldw, part, first);
+    if (nr == 4 && NR == 4) column(m, NR, steps, x, ldx, w, ldw, part, first);
+}
+
+/* One token, all inputs, weights of any type, which may stand on any byte; stride in bytes. */
+ALWAYS_INLINE void stream(const int type, const int nr, size_t steps, const float *x,
+                          const uint8_t *w, size_t w_stride, float *part)
+{
+    v16 acc[STREAMS];
+    for (int j = 0; j < nr; j++) acc[j] = v16_set1(0.0f);
+    for (size_t s = 0; s < steps; s++) {
+        const v16 a = v16_load(x + 16 * s);
+        for (int j = 0; j < nr; j++) {
+            const v16 b = load_w(type, w + (size_t)j * w_stride + 16 * element_size(type) * s);
+            acc[j] = v16_fma(a, b, acc[j]);
+        }
+    }
+    for (int j = 0; j < nr; j++) v16_store(part + j * 16, acc[j]);
+}
+
+/* nr <= STREAMS rows */
+ALWAYS_INLINE void streams(const int type, size_t nr, size_t steps, const float *x,
+                           const uint8_t *w, size_t w_stride, float *part)
+{
+    if (nr == 1) stream(type, 1, steps, x, w, w_stride, part);
+    if (nr == 2) stream(type, 2, steps, x, w, w_stride, part);
+    if (nr == 3) stream(type, 3, steps, x, w, w_stride, part);
+    if (nr == 4) stream(type, 4, steps, x, w, w_stride, part);
 }
 
 /* Rows of `count` elements to f32 rows of `width` >= count, the rest zero. */
@@ -93,7 +119,7 @@ ALWAYS_INLINE void convert(const int type, const uint8_t *w, size_t w_stride, si
 ALWAYS_INLINE void tail_step(const int type, size_t m, size_t nr, size_t rest, const float *x,
                              size_t ldx, const uint8_t *w, size_t w_stride, float *part)
 {
-    float xt[M_BLOCK * 16], wt[NR_MAX * 16];
+    float xt[M_BLOCK * 16], wt[STREAMS * 16];
     convert(F32, (const uint8_t *)x, ldx * sizeof *x, m, rest, xt, 16);
     convert(type, w, w_stride, nr, rest, wt, 16);
     for (size_t i = 0; i < m; i++)
@@ -105,19 +131,17 @@ ALWAYS_INLINE void tail_step(const int type, size_t m, size_t nr, size_t rest, c
 
 /* count inputs of m tokens and nr rows */
 ALWAYS_INLINE void strip(const int type, size_t m, size_t nr, size_t count, const float *x,
-                         size_t ldx, const uint8_t *w, size_t w_stride, float *part)
+                         size_t ldx, const uint8_t *w, size_t w_stride, float *part, bool first)
 {
     const size_t steps = count / 16, rest = count % 16;
     if (m == 1) {
-        if (type == F32) row_f32(nr, steps, x, ldx, w, w_stride, part);
-        if (type == BF16) row_bf16(nr, steps, x, ldx, w, w_stride, part);
-        if (type == F16) row_f16(nr, steps, x, ldx, w, w_stride, part);
-    } else if (type == F32) {
-        column_f32(m, nr, steps, x, ldx, w, w_stride, part);
+        streams(type, nr, steps, x, w, w_stride, part);
     } else {
         float wide[NR * K_BLOCK];
-        convert(type, w, w_stride, nr, steps * 16, wide, K_BLOCK);
-        column_f32(m, nr, steps, x, ldx, (const uint8_t *)wide, K_BLOCK * sizeof *wide, part);
+        const bool direct = type == F32 && m < 16; /* copying f32 only pays for many tokens */
+        if (!direct) convert(type, w, w_stride, nr, steps * 16, wide, K_BLOCK);
+        columns(m, nr, steps, x, ldx, direct ? (const void *)w : wide,
+                direct ? w_stride / sizeof *wide : K_BLOCK, part, first);
     }
     if (rest)
         tail_step(type, m, nr, rest, x + 16 * steps, ldx, w + 16 * steps * element_size(type),
@@ -129,12 +153,11 @@ ALWAYS_INLINE void block(const int type, size_t m, size_t n, size_t k, const flo
                          const uint8_t *w, size_t w_stride, float *y, size_t ldy)
 {
     float part[M_BLOCK * N_BLOCK * 16];
-    memset(part, 0, m * N_BLOCK * 16 * sizeof *part);
-    const size_t nr_max = m == 1 ? NR1 : NR, k_step = m == 1 ? k : K_BLOCK;
+    const size_t nr_max = m == 1 ? STREAMS : NR, k_step = m == 1 ? k : K_BLOCK;
     for (size_t c = 0; c < k; c += k_step)
         for (size_t j = 0; j < n; j += nr_max)
             strip(type, m, n - j < nr_max ? n - j : nr_max, k - c < k_step ? k - c : k_step, x + c,
-                  ldx, w + j * w_stride + c * element_size(type), w_stride, part + j * 16);
+                  ldx, w + j * w_stride + c * element_size(type), w_stride, part + j * 16, c == 0);
     for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < n; j++)
             y[i * ldy + j] = v16_sum(v16_load(part + (i * N_BLOCK + j) * 16));

@@ -16,6 +16,30 @@ typedef struct v16 {
     __m256 a, b; /* lanes 0..7, 8..15 */
 } v16;
 
+/* One register: 16 lanes are PARTS of them with VEC lanes each. */
+typedef __m256 vec;
+enum { VEC = 8, PARTS = 2 };
+
+ALWAYS_INLINE vec vec_zero(void)
+{
+    return _mm256_setzero_ps();
+}
+
+ALWAYS_INLINE vec vec_load(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+
+ALWAYS_INLINE void vec_store(float *p, vec x)
+{
+    _mm256_storeu_ps(p, x);
+}
+
+ALWAYS_INLINE vec vec_fma(vec x, vec y, vec z)
+{
+    return _mm256_fmadd_ps(x, y, z);
+}
+
 #define V16_UNARY(name, op)                                                                        \
     ALWAYS_INLINE v16 name(v16 x)                                                                  \
     {                                                                                              \

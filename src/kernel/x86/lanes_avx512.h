@@ -17,6 +17,30 @@
 
 typedef __m512 v16;
 
+/* One register: 16 lanes are PARTS of them with VEC lanes each. */
+typedef __m512 vec;
+enum { VEC = 16, PARTS = 1 };
+
+ALWAYS_INLINE vec vec_zero(void)
+{
+    return _mm512_setzero_ps();
+}
+
+ALWAYS_INLINE vec vec_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+
+ALWAYS_INLINE void vec_store(float *p, vec x)
+{
+    _mm512_storeu_ps(p, x);
+}
+
+ALWAYS_INLINE vec vec_fma(vec x, vec y, vec z)
+{
+    return _mm512_fmadd_ps(x, y, z);
+}
+
 ALWAYS_INLINE v16 v16_add(v16 x, v16 y)
 {
     return _mm512_add_ps(x, y);
