@@ -29,8 +29,9 @@ bal_status bal_backward_create(bal_backward *b, const bal_text_config *c, int ma
         {&b->up, n, inter},    {&b->dact, n, inter},   {&b->q, n, q},          {&b->dq, n, q},
         {&b->dctx, n, q},      {&b->k, n, kv},         {&b->v, n, kv},         {&b->dk, n, kv},
         {&b->dv, n, kv},       {&b->kh, n, dim},       {&b->vh, n, dim},       {&b->dkh, n, dim},
-        {&b->dvh, n, dim},     {&b->qh, some, dim},    {&b->dqh, some, dim},   {&b->doh, some, dim},
-        {&b->p, some, n},      {&b->dp, some, n},      {&b->t, n, some},
+        {&b->dvh, n, dim},     {&b->kt, dim, n},       {&b->vt, dim, n},       {&b->qh, some, dim},
+        {&b->dqh, some, dim},  {&b->doh, some, dim},   {&b->p, some, n},       {&b->dp, some, n},
+        {&b->t, n, some},
     };
     enum { SLOTS = sizeof slot / sizeof *slot };
     size_t total = 0;
@@ -161,13 +162,13 @@ static void swiglu_rows(void *ctx, size_t begin, size_t end, int lane)
 
 /* dout [m][hidden]: gradient of down_proj's output -> b->dnorm: gradient of mid through the norm */
 static void mlp_backward(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
-                         bal_backward_mode mode, int m, const float *mid, const float *dout,
-                         bal_backward *b)
+                         const bal_wide_layer *wide, bal_backward_mode mode, int m,
+                         const float *mid, const float *dout, bal_backward *b)
 {
     const size_t hidden = (size_t)c->hidden, inter = (size_t)c->intermediate;
     bal_rms_norm(e, mid, l->mlp_norm, c->rms_eps, m, c->hidden, b->norm);
-    bal_linear_forward(e, &l->gate, b->norm, hidden, m, b->gate, inter);
-    bal_linear_forward(e, &l->up, b->norm, hidden, m, b->up, inter);
+    bal_probe_linear(e, &wide->w[4], b->norm, m, b->gate);
+    bal_probe_linear(e, &wide->w[5], b->norm, m, b->up);
     linear_backward(e, &l->down, mode, dout, m, b->dact);
     row_job j = {
         .half = mode.arith == BAL_GRADIENT_F16, .x = b->gate, .a = b->dact, .b = b->up, .n = inter};
@@ -247,16 +248,15 @@ static void transpose(const float *x, int rows, int cols, float *t)
             t[(size_t)c * (size_t)rows + (size_t)r] = x[(size_t)r * (size_t)cols + (size_t)c];
 }
 
-/* Queries [r0, r0 + m) of one query head against the kept keys and values of its head: writes their
- * dq, adds to dkh and dvh. */
+/* Queries [r0, r0 + m) of one query head against the kept keys and values of its head, `all` of
+ * them: writes their dq, adds to dkh and dvh. */
 static void attend_backward(const bal_exec *e, const bal_text_config *c, bal_backward_mode mode,
-                            int head, int r0, int m, bal_backward *b)
+                            int head, int all, int r0, int m, bal_backward *b)
 {
     const int dim = c->head_dim, keys = r0 + m; /* causal: later keys are not seen */
     const size_t d = (size_t)dim, n = (size_t)keys, width = (size_t)c->heads * d;
     const size_t at = (size_t)head * d;
     const bal_linear by_k = rows_as_linear(b->kh, keys, dim);
-    const bal_linear by_v = rows_as_linear(b->vh, keys, dim);
     const bal_linear by_q = rows_as_linear(b->qh, m, dim), by_o = rows_as_linear(b->doh, m, dim);
     row_job j = {.half = mode.arith == BAL_GRADIENT_F16,
                  .n = n,
@@ -265,9 +265,9 @@ static void attend_backward(const bal_exec *e, const bal_text_config *c, bal_bac
                  .scale = 1.0f / sqrtf((float)dim)};
     take_head(b->q, width, at, r0, m, d, b->qh);
     take_head(b->dctx, width, at, r0, m, d, b->doh);
-    bal_linear_forward(e, &by_k, b->qh, d, m, b->p, n);
+    bal_probe_linear(e, &(bal_wide){.n = keys, .k = dim, .ld = all, .w = b->kt}, b->qh, m, b->p);
     bal_pool_run(e->pool, softmax_rows, &j, (size_t)m, ROW_GRAIN);
-    bal_linear_forward(e, &by_v, b->doh, d, m, b->dp, n);
+    bal_probe_linear(e, &(bal_wide){.n = keys, .k = dim, .ld = all, .w = b->vt}, b->doh, m, b->dp);
     j.x = b->p;
     j.a = b->dp;
     bal_pool_run(e->pool, score_rows, &j, (size_t)m, ROW_GRAIN);
@@ -300,12 +300,14 @@ static void kv_head_backward(const bal_exec *e, const bal_text_config *c, bal_ba
     const int shared = c->heads / c->kv_heads;
     take_head(b->k, width, at, 0, n, d, b->kh);
     take_head(b->v, width, at, 0, n, d, b->vh);
+    bal_probe_transpose(e, b->kh, d, n, c->head_dim, b->kt);
+    bal_probe_transpose(e, b->vh, d, n, c->head_dim, b->vt);
     for (int i = 0; i < shared; i++) {
         memset(b->dkh, 0, bytes);
         memset(b->dvh, 0, bytes);
         for (int r0 = 0; r0 < n; r0 += BAL_BACKWARD_ROWS) {
             const int m = n - r0 < BAL_BACKWARD_ROWS ? n - r0 : BAL_BACKWARD_ROWS;
-            attend_backward(e, c, mode, kv_head * shared + i, r0, m, b);
+            attend_backward(e, c, mode, kv_head * shared + i, n, r0, m, b);
         }
         add_head(mode, b->dk, width, at, n, d, b->dkh);
         add_head(mode, b->dv, width, at, n, d, b->dvh);
@@ -322,16 +324,16 @@ static void projection_backward(const bal_exec *e, const bal_linear *w, bal_back
 
 /* dout [n][hidden]: gradient of o_proj's output -> b->dnorm: gradient of h through the norm */
 static void attn_backward(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
-                          const bal_rows *rows, bal_backward_mode mode, const float *h,
-                          const float *dout, bal_backward *b)
+                          const bal_wide_layer *wide, const bal_rows *rows, bal_backward_mode mode,
+                          const float *h, const float *dout, bal_backward *b)
 {
     const int n = rows->m;
     const size_t hidden = (size_t)c->hidden, q = (size_t)c->heads * (size_t)c->head_dim;
     const size_t kv = (size_t)c->kv_heads * (size_t)c->head_dim;
     bal_rms_norm(e, h, l->attn_norm, c->rms_eps, n, c->hidden, b->norm);
-    bal_linear_forward(e, &l->q, b->norm, hidden, n, b->q, q);
-    bal_linear_forward(e, &l->k, b->norm, hidden, n, b->k, kv);
-    bal_linear_forward(e, &l->v, b->norm, hidden, n, b->v, kv);
+    bal_probe_linear(e, &wide->w[0], b->norm, n, b->q);
+    bal_probe_linear(e, &wide->w[1], b->norm, n, b->k);
+    bal_probe_linear(e, &wide->w[2], b->norm, n, b->v);
     bal_rope_apply(e, b->q, n, c->heads, c->head_dim, rows->cos, rows->sin, 1.0f);
     bal_rope_apply(e, b->k, n, c->kv_heads, c->head_dim, rows->cos, rows->sin, 1.0f);
     linear_backward(e, &l->o, mode, dout, n, b->dctx);
@@ -351,14 +353,14 @@ static void attn_backward(const bal_exec *e, const bal_text_config *c, const bal
 }
 
 void bal_backward_block(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
-                        const bal_rows *rows, bal_backward_mode mode, const float *h,
-                        const float *mid, float *dh, float *dmid, bal_backward *b)
+                        const bal_wide_layer *wide, const bal_rows *rows, bal_backward_mode mode,
+                        const float *h, const float *mid, float *dh, float *dmid, bal_backward *b)
 {
     const size_t hidden = (size_t)c->hidden;
-    mlp_backward(e, c, l, mode, rows->m, mid, dh, b);
+    mlp_backward(e, c, l, wide, mode, rows->m, mid, dh, b);
     add(e, mode, dh, b->dnorm, rows->m, hidden);
     memcpy(dmid, dh, (size_t)rows->m * hidden * sizeof *dh);
-    attn_backward(e, c, l, rows, mode, h, dmid, b);
+    attn_backward(e, c, l, wide, rows, mode, h, dmid, b);
     add(e, mode, dh, b->dnorm, rows->m, hidden);
 }
 

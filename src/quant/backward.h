@@ -5,7 +5,7 @@
 #ifndef BAL_QUANT_BACKWARD_H
 #define BAL_QUANT_BACKWARD_H
 
-#include "quant/pass.h"
+#include "quant/probe.h"
 #include "quant/recipe.h"
 #include "quant/sample.h"
 
@@ -25,6 +25,7 @@ typedef struct bal_backward {
     float *q, *dq, *dctx;        /* [n][heads * head_dim] */
     float *k, *v, *dk, *dv;      /* [n][kv_heads * head_dim] */
     float *kh, *vh, *dkh, *dvh;  /* [n][head_dim]: one head */
+    float *kt, *vt;              /* [head_dim][n]: kh and vh transposed */
     float *qh, *dqh, *doh;       /* [BAL_BACKWARD_ROWS][head_dim]: some rows of one head */
     float *p, *dp, *t;           /* [BAL_BACKWARD_ROWS][n]; t transposed */
     void *memory;
@@ -36,12 +37,13 @@ bal_status bal_backward_create(bal_backward *b, const bal_text_config *c, int ma
                                bal_error *err);
 void bal_backward_destroy(bal_backward *b); /* idempotent; zeroed struct is fine */
 
-/* h [n][hidden]: input of the block; mid: h plus the attention output. dh enters as the gradient of
+/* l, wide: the block's weights, once as they are and once transposed for what is recomputed.
+ * h [n][hidden]: input of the block; mid: h plus the attention output. dh enters as the gradient of
  * the block's output, which is also that of down_proj's output, and leaves as the gradient of h;
  * dmid receives the gradient of o_proj's output. rows: positions of the n rows. */
 void bal_backward_block(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
-                        const bal_rows *rows, bal_backward_mode mode, const float *h,
-                        const float *mid, float *dh, float *dmid, bal_backward *b);
+                        const bal_wide_layer *wide, const bal_rows *rows, bal_backward_mode mode,
+                        const float *h, const float *mid, float *dh, float *dmid, bal_backward *b);
 
 /* Mean cross-entropy (nats) of predicting each ANSWER token from the position before it, and its
  * gradient dh [n][hidden] with respect to h, the output of the last block. A sample without an

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
- * One sample at a time: forward keeping the two residual streams of every block in memory, backward
- * with activation gradients (quant/backward.h), sums per block, sub-block and modality.
+ * A few samples at a time: forward keeping the two residual streams of every block in memory,
+ * backward with activation gradients (quant/backward.h), sums per block, sub-block and modality.
+ * Weights are transposed once a layer and batch (quant/probe.h says why).
  *
  * gradient f16 emulates the published fp16 backward: the loss is divided by the number of samples
  * and every gradient tensor is rounded to f16 at module boundaries, so what lies below 2^-25
@@ -8,6 +9,7 @@
  * give figures of the same size. The forward pass is f32 in both. */
 #include "quant/sensitivity.h"
 
+#include "base/size.h"
 #include "op/pointwise.h"
 #include "quant/backward.h"
 #include "quant/losses.h"
@@ -26,28 +28,38 @@ typedef struct class_mean {
 
 typedef class_mean cell_sums[CLASSES];
 
+/* Hidden states kept at a time: enough samples to pay for transposing a layer, not more memory. */
+#define STATE_BYTES ((size_t)16 << 20)
+
 typedef struct walk {
     const bal_exec *e;
     const bal_model *m;
     const bal_text_config *c;
     const bal_recipe *recipe;
+    const bal_samples *samples;
     bal_backward_mode mode;
     bal_pass pass;
+    bal_probe probe;
+    bal_wide_layer wide;
     bal_backward back;
-    float *h, *mid;              /* [layers][max_len][hidden]: block inputs, and after attention */
-    float *out;                  /* [max_len][hidden]: output of the last block */
-    float *dh, *dmid;            /* [max_len][hidden] */
-    double *row_sums;            /* [2 * max_len] */
+    int first, n;     /* the batch: samples first .. first + n - 1 */
+    int batch;        /* largest n */
+    float *h;         /* [layers + 1][batch][max_len][hidden]: block inputs, the output */
+    float *mid;       /* [layers][batch][max_len][hidden]: after attention */
+    float *dh;        /* [batch][max_len][hidden] */
+    float *dmid;      /* [max_len][hidden] */
+    double *row_sums; /* [2 * max_len] */
     cell_sums (*sums)[BAL_SUBS]; /* [layers] */
 } walk;
 
 static void walk_deinit(walk *w)
 {
     bal_pass_destroy(&w->pass);
+    bal_probe_destroy(&w->probe);
+    bal_wide_layer_destroy(&w->wide);
     bal_backward_destroy(&w->back);
     free(w->h);
     free(w->mid);
-    free(w->out);
     free(w->dh);
     free(w->dmid);
     free(w->row_sums);
@@ -55,62 +67,86 @@ static void walk_deinit(walk *w)
     *w = (walk){0};
 }
 
+static bal_status walk_states(walk *w, bal_error *err)
+{
+    const size_t layers = (size_t)w->c->layers, n = (size_t)w->samples->max_len;
+    const size_t sample = n * (size_t)w->c->hidden * sizeof(float);
+    const size_t fit = bal_max(1, STATE_BYTES / ((2 * layers + 2) * sample));
+    const size_t batch = bal_min(fit, (size_t)w->samples->n);
+    w->batch = (int)batch;
+    w->h = malloc((layers + 1) * batch * sample);
+    w->mid = malloc(layers * batch * sample);
+    w->dh = malloc(batch * sample);
+    w->dmid = malloc(sample);
+    w->row_sums = malloc(2 * n * sizeof *w->row_sums);
+    w->sums = calloc(layers, sizeof *w->sums);
+    if (w->h && w->mid && w->dh && w->dmid && w->row_sums && w->sums) return BAL_OK;
+    return bal_nomem(err, (2 * layers + 2) * batch * sample, "hidden states of samples");
+}
+
 static bal_status walk_init(walk *w, const bal_exec *e, const bal_model *m,
                             const bal_samples *samples, const bal_recipe *recipe, bal_error *err)
 {
-    const bal_text_config *c = &m->config.text;
-    const size_t layers = (size_t)c->layers, n = (size_t)samples->max_len;
-    const size_t row = (size_t)c->hidden * sizeof(float);
     const bool half = recipe->gradient == BAL_GRADIENT_F16;
-    *w = (walk){.e = e, .m = m, .c = c, .recipe = recipe};
+    *w = (walk){.e = e, .m = m, .c = &m->config.text, .recipe = recipe, .samples = samples};
     w->mode = (bal_backward_mode){half ? 1.0 / samples->n : 1.0, recipe->gradient};
-    BAL_TRY(bal_pass_create(&w->pass, c, samples->max_len, err));
-    BAL_TRY(bal_backward_create(&w->back, c, samples->max_len, err));
-    w->h = calloc(layers * n, row);
-    w->mid = calloc(layers * n, row);
-    w->out = malloc(n * row);
-    w->dh = malloc(n * row);
-    w->dmid = malloc(n * row);
-    w->row_sums = malloc(2 * n * sizeof *w->row_sums);
-    w->sums = calloc(layers, sizeof *w->sums);
-    if (w->h && w->mid && w->out && w->dh && w->dmid && w->row_sums && w->sums) return BAL_OK;
-    return bal_nomem(err, 2 * layers * n * row, "hidden states of a sample");
+    BAL_TRY(bal_pass_create(&w->pass, w->c, samples->max_len, err));
+    BAL_TRY(bal_probe_create(&w->probe, e, w->c, samples->max_len, err));
+    BAL_TRY(bal_wide_layer_create(&w->wide, e, &m->layers[0], err));
+    BAL_TRY(bal_backward_create(&w->back, w->c, samples->max_len, err));
+    return walk_states(w, err);
 }
 
-/* ---- One sample -------------------------------------------------------------------------------
+/* ---- A batch of samples -----------------------------------------------------------------------
  */
 
-static float *layer_rows(const walk *w, float *base, int layer)
+/* Rows of sample i of the batch in layer `layer` of h or mid (0 for dh). */
+static float *sample_rows(const walk *w, float *base, int layer, int i)
 {
-    return base + (size_t)layer * (size_t)w->pass.max_len * (size_t)w->c->hidden;
+    const size_t at = (size_t)layer * (size_t)w->batch + (size_t)i;
+    return base + at * (size_t)w->samples->max_len * (size_t)w->c->hidden;
 }
 
-static bal_status check_rows(const walk *w, const float *x, int n, int sample, int layer,
-                             const char *what, bal_error *err)
+static const bal_sample *sample_at(const walk *w, int i)
 {
-    const long at = bal_first_not_finite(x, (size_t)n * (size_t)w->c->hidden);
+    return &w->samples->items[w->first + i];
+}
+
+static bal_status check_rows(const walk *w, const float *x, int i, int layer, const char *what,
+                             bal_error *err)
+{
+    const long at = bal_first_not_finite(x, (size_t)sample_at(w, i)->n * (size_t)w->c->hidden);
     if (at < 0) return BAL_OK;
     return bal_fail(err, BAL_E_NUMERIC,
-                    "sample %d, layer %d: %s is NaN or Inf at position %ld, channel %ld", sample,
-                    layer, what, at / w->c->hidden, at % w->c->hidden);
+                    "sample %d, layer %d: %s is NaN or Inf at position %ld, channel %ld",
+                    w->first + i, layer, what, at / w->c->hidden, at % w->c->hidden);
 }
 
-static bal_status forward(walk *w, int n, int sample, bal_error *err)
+static bal_status forward_block(walk *w, int layer, int i, bal_error *err)
 {
-    const size_t floats = (size_t)n * (size_t)w->c->hidden;
-    const bal_rows rows = bal_pass_rows(&w->pass, n);
-    bal_decoder_buf *b = &w->pass.buf;
-    for (int i = 0; i < w->c->layers; i++) {
-        const bal_decoder_layer *l = &w->m->layers[i];
-        float *h = layer_rows(w, w->h, i), *mid = layer_rows(w, w->mid, i);
-        float *next = i + 1 < w->c->layers ? layer_rows(w, w->h, i + 1) : w->out;
-        bal_rms_norm(w->e, h, l->attn_norm, w->c->rms_eps, n, w->c->hidden, b->norm);
-        bal_decoder_attn(w->e, w->c, l, &rows, b->norm, b, mid);
-        bal_add(w->e, mid, h, floats);
-        bal_rms_norm(w->e, mid, l->mlp_norm, w->c->rms_eps, n, w->c->hidden, b->norm);
-        bal_decoder_mlp(w->e, w->c, l, n, b->norm, b, next);
-        bal_add(w->e, next, mid, floats);
-        BAL_TRY(check_rows(w, next, n, sample, i, "the block output", err));
+    const int n = sample_at(w, i)->n, hidden = w->c->hidden;
+    const size_t floats = (size_t)n * (size_t)hidden;
+    float *h = sample_rows(w, w->h, layer, i), *mid = sample_rows(w, w->mid, layer, i);
+    float *next = sample_rows(w, w->h, layer + 1, i), *norm = w->pass.buf.norm;
+    bal_rms_norm(w->e, h, w->wide.attn_norm, w->c->rms_eps, n, hidden, norm);
+    bal_probe_attn(w->e, w->c, &w->wide, n, norm, &w->probe, &w->pass, mid);
+    bal_add(w->e, mid, h, floats);
+    bal_rms_norm(w->e, mid, w->wide.mlp_norm, w->c->rms_eps, n, hidden, norm);
+    bal_probe_mlp(w->e, w->c, &w->wide, n, norm, &w->pass, next);
+    bal_add(w->e, next, mid, floats);
+    return check_rows(w, next, i, layer, "the block output", err);
+}
+
+static bal_status forward(walk *w, const bal_store *embeds, bal_error *err)
+{
+    for (int i = 0; i < w->n; i++) {
+        float *h = sample_rows(w, w->h, 0, i);
+        BAL_TRY(bal_store_read(embeds, w->first + i, h, err));
+        BAL_TRY(check_rows(w, h, i, -1, "the input embedding", err));
+    }
+    for (int l = 0; l < w->c->layers; l++) {
+        bal_wide_copy_all(&w->wide, w->e, &w->m->layers[l]);
+        for (int i = 0; i < w->n; i++) BAL_TRY(forward_block(w, l, i, err));
     }
     return BAL_OK;
 }
@@ -137,29 +173,41 @@ static void add_gradient(walk *w, int layer, int sub, const float *g, const bal_
               (e.rows[BAL_ANSWER] + e.rows[BAL_PROMPT]) * cols);
 }
 
-static bal_status backward(walk *w, const bal_sample *s, int sample, bal_error *err)
+static bal_status backward_block(walk *w, int layer, int i, bal_error *err)
 {
+    const bal_sample *s = sample_at(w, i);
     const bal_rows rows = bal_pass_rows(&w->pass, s->n);
-    for (int i = w->c->layers - 1; i >= 0; i--) {
-        add_gradient(w, i, BAL_SUB_MLP, w->dh, s);
-        bal_backward_block(w->e, w->c, &w->m->layers[i], &rows, w->mode, layer_rows(w, w->h, i),
-                           layer_rows(w, w->mid, i), w->dh, w->dmid, &w->back);
-        BAL_TRY(check_rows(w, w->dmid, s->n, sample, i, "the gradient", err));
-        add_gradient(w, i, BAL_SUB_ATTN, w->dmid, s);
+    float *dh = sample_rows(w, w->dh, 0, i);
+    add_gradient(w, layer, BAL_SUB_MLP, dh, s);
+    bal_backward_block(w->e, w->c, &w->m->layers[layer], &w->wide, &rows, w->mode,
+                       sample_rows(w, w->h, layer, i), sample_rows(w, w->mid, layer, i), dh,
+                       w->dmid, &w->back);
+    BAL_TRY(check_rows(w, w->dmid, i, layer, "the gradient", err));
+    add_gradient(w, layer, BAL_SUB_ATTN, w->dmid, s);
+    return BAL_OK;
+}
+
+static bal_status backward(walk *w, bal_error *err)
+{
+    for (int l = w->c->layers - 1; l >= 0; l--) {
+        bal_wide_copy_all(&w->wide, w->e, &w->m->layers[l]);
+        for (int i = 0; i < w->n; i++) BAL_TRY(backward_block(w, l, i, err));
     }
     return BAL_OK;
 }
 
-static bal_status one_sample(walk *w, const bal_sample *s, int index, const bal_store *embeds,
-                             double *loss, bal_error *err)
+static bal_status one_batch(walk *w, const bal_store *embeds, double *loss, bal_error *err)
 {
-    BAL_TRY(bal_store_read(embeds, index, w->h, err));
-    BAL_TRY(check_rows(w, w->h, s->n, index, -1, "the input embedding", err));
-    BAL_TRY(forward(w, s->n, index, err));
-    const bal_status st =
-        bal_backward_loss(w->e, w->m, s, w->mode, w->out, loss, w->dh, &w->pass.buf, err);
-    if (st < 0) return bal_fail_in(err, st, "calibration sample %d", index);
-    return backward(w, s, index, err);
+    BAL_TRY(forward(w, embeds, err));
+    for (int i = 0; i < w->n; i++) {
+        double mine;
+        const bal_status st = bal_backward_loss(w->e, w->m, sample_at(w, i), w->mode,
+                                                sample_rows(w, w->h, w->c->layers, i), &mine,
+                                                sample_rows(w, w->dh, 0, i), &w->pass.buf, err);
+        if (st < 0) return bal_fail_in(err, st, "calibration sample %d", w->first + i);
+        *loss += mine / w->samples->n;
+    }
+    return backward(w, err);
 }
 
 /* ---- All samples ------------------------------------------------------------------------------
@@ -260,15 +308,14 @@ static bal_status check_samples(const bal_model *m, const bal_samples *samples,
     return BAL_OK;
 }
 
-static bal_status all_samples(walk *w, bal_sensitivity *out, const bal_samples *samples,
-                              const bal_store *embeds, bal_step_fn *step, void *step_ctx,
-                              bal_error *err)
+static bal_status all_samples(walk *w, bal_sensitivity *out, const bal_store *embeds,
+                              bal_step_fn *step, void *step_ctx, bal_error *err)
 {
-    for (int i = 0; i < samples->n; i++) {
-        double loss;
-        BAL_TRY(one_sample(w, &samples->items[i], i, embeds, &loss, err));
-        out->loss += loss / samples->n;
-        if (step && step(step_ctx, "sensitivity", i + 1, samples->n) != 0)
+    const int all = w->samples->n;
+    for (w->first = 0; w->first < all; w->first += w->batch) {
+        w->n = all - w->first < w->batch ? all - w->first : w->batch;
+        BAL_TRY(one_batch(w, embeds, &out->loss, err));
+        if (step && step(step_ctx, "sensitivity", w->first + w->n, all) != 0)
             return bal_fail(err, BAL_E_CANCELLED, "cancelled while measuring sensitivity");
     }
     return finish(w, out, err);
@@ -286,7 +333,7 @@ bal_status bal_sensitivity_run(bal_sensitivity *out, const bal_exec *e, const ba
     out->cell = calloc((size_t)out->layers, sizeof *out->cell);
     bal_status st = out->cell ? walk_init(&w, e, m, samples, recipe, err)
                               : bal_nomem(err, (size_t)out->layers, "sensitivity");
-    if (st >= 0) st = all_samples(&w, out, samples, embeds, step, step_ctx, err);
+    if (st >= 0) st = all_samples(&w, out, embeds, step, step_ctx, err);
     walk_deinit(&w);
     if (st < 0) bal_sensitivity_free(out);
     return st;

@@ -116,6 +116,7 @@ static void walk_to(const quant_case *q, int layer, bal_backward_mode mode, walk
     const size_t floats = (size_t)s->n * (size_t)c->hidden, layers = (size_t)c->layers;
     bal_pass pass;
     bal_backward b;
+    bal_wide_layer wide;
     w->h = malloc((layers + 1) * floats * sizeof *w->h);
     w->mid = malloc(layers * floats * sizeof *w->mid);
     w->dh = malloc(floats * sizeof *w->dh);
@@ -127,9 +128,14 @@ static void walk_to(const quant_case *q, int layer, bal_backward_mode mode, walk
     ASSERT_OK(bal_backward_loss(&q->exec, &q->model, s, mode, w->h + layers * floats, &w->loss,
                                 w->dh, &pass.buf, &err));
     const bal_rows rows = bal_pass_rows(&pass, s->n);
-    for (int i = c->layers - 1; i >= layer; i--)
-        bal_backward_block(&q->exec, c, &q->model.layers[i], &rows, mode, w->h + (size_t)i * floats,
-                           w->mid + (size_t)i * floats, w->dh, w->dmid, &b);
+    ASSERT_OK(bal_wide_layer_create(&wide, &q->exec, &q->model.layers[0], &err));
+    for (int i = c->layers - 1; i >= layer; i--) {
+        bal_wide_copy_all(&wide, &q->exec, &q->model.layers[i]);
+        bal_backward_block(&q->exec, c, &q->model.layers[i], &wide, &rows, mode,
+                           w->h + (size_t)i * floats, w->mid + (size_t)i * floats, w->dh, w->dmid,
+                           &b);
+    }
+    bal_wide_layer_destroy(&wide);
     bal_backward_destroy(&b);
     bal_pass_destroy(&pass);
 }
@@ -352,12 +358,43 @@ static void test_refusals(void **state)
     case_close(&q);
 }
 
+/* The golden samples 23 times over are more than one batch; means stay what they were. */
+static void test_many_batches(void **state)
+{
+    (void)state;
+    enum { COPIES = 23, MANY = COPIES * CASE_SAMPLES };
+    bal_error err = {0};
+    quant_case q;
+    bal_sample items[MANY];
+    bal_store embeds;
+    bal_sensitivity s;
+    case_open(&q, "tiled", 1);
+    const bal_recipe r = case_recipe();
+    for (int i = 0; i < MANY; i++) items[i] = q.items[i % CASE_SAMPLES];
+    const bal_samples many = {.n = MANY, .max_len = q.samples.max_len, .items = items};
+    float *x = malloc((size_t)many.max_len * (size_t)q.embeds.cols * sizeof *x);
+    ASSERT_OK(bal_store_create(&embeds, "/tmp", &many, q.embeds.cols, &err));
+    for (int i = 0; i < MANY; i++) {
+        ASSERT_OK(bal_store_read(&q.embeds, i % CASE_SAMPLES, x, &err));
+        ASSERT_OK(bal_store_write(&embeds, i, x, &err));
+    }
+    ASSERT_OK(bal_sensitivity_run(&s, &q.exec, &q.model, &many, &embeds, &r, NULL, NULL, &err));
+    json_t *root = case_json("tiled", "gradients.json");
+    check_all(&s, root, "abs_mean", "sq_mean", 1.0, 1e-4);
+    assert_true(fabs(s.loss - mean_loss(root)) < 1e-5 * s.loss);
+    json_decref(root);
+    bal_sensitivity_free(&s);
+    bal_store_destroy(&embeds);
+    free(x);
+    case_close(&q);
+}
+
 static int stop_at_two(void *ctx, const char *stage, long done, long total)
 {
     (void)ctx;
     assert_string_equal(stage, "sensitivity");
     assert_int_equal(total, CASE_SAMPLES);
-    return done == 2;
+    return done >= 2;
 }
 
 static void test_cancel(void **state)
@@ -404,6 +441,7 @@ int main(void)
         cmocka_unit_test(test_f16_underflow_is_an_error),
         cmocka_unit_test(test_ratio_and_floor),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_many_batches),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_threads),
     };
