@@ -83,7 +83,7 @@ static uint8_t *tiny_blob(size_t *n)
     return copy;
 }
 
-static void test_every_truncation_is_refused(void **state)
+static void test_every_other_length_is_refused(void **state)
 {
     (void)state;
     bal_error err;
@@ -98,7 +98,12 @@ static void test_every_truncation_is_refused(void **state)
         assert_null(t);
         free(exact);
     }
-    free(blob);
+    uint8_t *longer = realloc(blob, n + 1);
+    assert_non_null(longer);
+    longer[n] = 0;
+    ASSERT_FAILS(BAL_E_FORMAT, "its header promises",
+                 bal_tokenizer_open_blob(&t, longer, n + 1, &err));
+    free(longer);
 }
 
 /* What still opens must encode and decode without harm and keep its promises. */
@@ -189,6 +194,7 @@ static void test_rules(void **state)
     check_refused(p.offsets + 4 * 5, 4, BAL_E_FORMAT, "token 4 has no bytes");
     check_refused(p.offsets + 4 * 5, UINT32_MAX, BAL_E_FORMAT, "token 5 has no bytes");
     check_refused(p.merges, 261, BAL_E_FORMAT, "merge 0 of tokens 261");
+    check_refused(p.merges + 8, 257, BAL_E_FORMAT, "merge 0: token 257 is not");
     check_refused(p.merges + 4, 'c', BAL_E_FORMAT, "merge 0: token 256 is not");
     check_refused(p.added, 259, BAL_E_FORMAT, "added token 1 has id 259");
     check_refused(p.added + 16, 261, BAL_E_FORMAT, "added token 2 has id 261");
@@ -218,7 +224,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_same_bytes_every_time),
-        cmocka_unit_test(test_every_truncation_is_refused),
+        cmocka_unit_test(test_every_other_length_is_refused),
         cmocka_unit_test(test_bit_flips),
         cmocka_unit_test(test_rules),
         cmocka_unit_test(test_repeated_merge),

@@ -132,6 +132,11 @@ static void test_components(void **state)
         "\"pattern\":{\"Regex\":\"\\\\w\"}},{\"type\":\"ByteLevel\",\"add_prefix_space\":false,"
         "\"use_regex\":false}]}",
         BAL_E_UNSUP, "split pattern: '\\w' at byte 0");
+    BROKEN(
+        pre_tokenizer,
+        "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"behavior\":\"Isolated\","
+        "\"pattern\":{\"Regex\":\"a\"}},{\"type\":\"ByteLevel\",\"add_prefix_space\":false}]}",
+        BAL_E_UNSUP, "Split and then ByteLevel with use_regex");
     BROKEN(more_root, ",\"post_processor\":{\"type\":\"TemplateProcessing\"}", BAL_E_UNSUP,
            "post_processor of type 'TemplateProcessing'");
     BROKEN(more_root, ",\"decoder\":{\"type\":\"WordPiece\"}", BAL_E_UNSUP, "decoder of type");

@@ -181,6 +181,12 @@ static void test_invalid_utf8_is_replaced(void **state)
     const int32_t composed[] = {0xc3, 0xa9};
     assert_ids(t, "e\xcc\x81", 3, composed, 2);
     bal_tokenizer_close(t);
+    tiny_json j = tiny_default;
+    j.normalizer = "null";
+    ASSERT_OK(tiny_open(&t, j, &err));
+    const int32_t surrogate[] = {256, 0xef, 0xbf, 0xbd, 0xef, 0xbf, 0xbd, 0xef, 0xbf, 0xbd};
+    assert_ids(t, "ab\xed\xa0\x80", 5, surrogate, 10);
+    bal_tokenizer_close(t);
 }
 
 /* ---- Special tokens in text ------------------------------------------------------------------ */
@@ -217,6 +223,30 @@ static void test_decode(void **state)
     assert_int_equal(bal_tokenizer_decode(t, 0x80, false).n, 1);
     assert_int_equal(bal_tokenizer_decode(t, 261, true).n, 0); /* a padding row of the model */
     assert_int_equal(bal_tokenizer_decode(t, -1, true).n, 0);
+    bal_tokenizer_close(t);
+}
+
+/* Every other one of eleven added tokens is special; every search path is walked. */
+static void test_many_added_tokens(void **state)
+{
+    (void)state;
+    bal_error err;
+    bal_tokenizer *t = NULL;
+    char added[1024];
+    size_t n = 0;
+    for (int i = 0; i < 11; i++)
+        n += (size_t)snprintf(added + n, sizeof added - n,
+                              "%s{\"id\":%d,\"content\":\"<%d>\",\"special\":%s}", i ? "," : "[",
+                              258 + i, i, i % 2 ? "true" : "false");
+    snprintf(added + n, sizeof added - n, "]");
+    tiny_json j = tiny_default;
+    j.added = added;
+    ASSERT_OK(tiny_open(&t, j, &err));
+    for (int i = 0; i < 11; i++) assert_int_equal(bal_tokenizer_is_special(t, 258 + i), i % 2);
+    assert_int_equal(bal_tokenizer_token_id(t, "<10>"), 268);
+    assert_false(bal_tokenizer_is_special(t, 257));
+    assert_false(bal_tokenizer_is_special(t, -1));
+    assert_false(bal_tokenizer_is_special(t, 269));
     bal_tokenizer_close(t);
 }
 
@@ -349,6 +379,7 @@ int main(void)
         cmocka_unit_test(test_invalid_utf8_is_replaced),
         cmocka_unit_test(test_text_cannot_make_special_tokens),
         cmocka_unit_test(test_decode),
+        cmocka_unit_test(test_many_added_tokens),
         cmocka_unit_test(test_golden_tiny),
         cmocka_unit_test(test_golden_demo),
         cmocka_unit_test(test_no_text_is_slow),
