@@ -4,6 +4,7 @@
 #include "quant_case.h"
 
 #include "base/rng.h"
+#include "op/pointwise.h"
 #include "quant/fold.h"
 #include "quant/losses.h"
 #include "quant/pass.h"
@@ -214,6 +215,132 @@ static void test_clip_helps_or_is_undone(void **state)
     case_close(&q);
 }
 
+/* ---- The two clip searches, written out plainly for q and v -----------------------------------
+ */
+
+enum { WIDTH = 64, GROUP = 32 };
+
+typedef struct inputs {
+    float *x; /* [n][WIDTH]: normed inputs of q, k, v over all samples */
+    uint8_t *tags;
+    int n;
+} inputs;
+
+static inputs collect_inputs(quant_case *q, const bal_decoder_layer *l)
+{
+    bal_error err = {0};
+    inputs in = {.n = 0};
+    const int all = CASE_SAMPLES * q->samples.max_len;
+    in.x = malloc((size_t)all * WIDTH * sizeof *in.x);
+    in.tags = malloc((size_t)all);
+    for (int i = 0; i < CASE_SAMPLES; i++) {
+        float *at = in.x + (size_t)in.n * WIDTH;
+        ASSERT_OK(bal_store_read(&q->embeds, i, at, &err));
+        bal_rms_norm(&q->exec, at, l->attn_norm, q->model.config.text.rms_eps, q->items[i].n, WIDTH,
+                     at);
+        memcpy(in.tags + in.n, q->items[i].modality, (size_t)q->items[i].n);
+        in.n += q->items[i].n;
+    }
+    return in;
+}
+
+static double diag_error(const inputs *in, const float *s, const double *delta, int at)
+{
+    double error = 0.0;
+    for (int c = 0; c < GROUP; c++) {
+        double sum[BAL_MODALITIES] = {0}, n[BAL_MODALITIES] = {0};
+        for (int t = 0; t < in->n; t++) {
+            const double x = (double)in->x[t * WIDTH + at + c] / (double)s[at + c];
+            sum[in->tags[t]] += x * x;
+            n[in->tags[t]] += 1.0;
+        }
+        const double h = sum[BAL_ANSWER] / n[BAL_ANSWER] + 0.5 * sum[BAL_VISION] / n[BAL_VISION];
+        error += h * delta[c] * delta[c];
+    }
+    return error;
+}
+
+/* All rows here are fewer than 512 tokens, so every one is sampled. */
+static double partial_error(const inputs *in, const float *s, const double *delta, int at)
+{
+    double error = 0.0;
+    for (int t = 0; t < in->n; t++) {
+        double d = 0.0;
+        for (int c = 0; c < GROUP; c++)
+            d += (double)in->x[t * WIDTH + at + c] / (double)s[at + c] * delta[c];
+        error += d * d;
+    }
+    return error;
+}
+
+/* Folded weights of one group -> clipped by exhaustive trial. */
+static void clip_plainly(const inputs *in, const float *s, bool awq, int bits, float *w, int at)
+{
+    const bal_quantizer z = {.bits = bits};
+    float lo = w[0], hi = w[0], clipped[GROUP], rounded[GROUP], best_w[GROUP];
+    double best = INFINITY, delta[GROUP];
+    for (int c = 0; c < GROUP; c++) {
+        lo = fminf(lo, w[c]);
+        hi = fmaxf(hi, w[c]);
+    }
+    if (awq) lo = -(hi = fmaxf(-lo, hi));
+    for (int i = 0; i < (awq ? 10 : 25); i++) {
+        const float shrink = awq ? 1.0f - (float)i / 20 : 1.0f - (float)i / 40;
+        for (int c = 0; c < GROUP; c++) clipped[c] = fminf(fmaxf(w[c], lo * shrink), hi * shrink);
+        bal_quantize_group(&z, clipped, GROUP, rounded);
+        for (int c = 0; c < GROUP; c++) delta[c] = (double)rounded[c] - (double)w[c];
+        const double e = awq ? partial_error(in, s, delta, at) : diag_error(in, s, delta, at);
+        if (e >= best) continue;
+        best = e;
+        memcpy(best_w, clipped, sizeof best_w);
+    }
+    memcpy(w, best_w, sizeof best_w);
+}
+
+static void check_clip_definition(quant_case *q, const bal_decoder_layer *l, bal_clip clip)
+{
+    bal_error err = {0};
+    bal_block_result got;
+    bal_recipe r = case_recipe();
+    r.group = GROUP;
+    r.clip = clip;
+    const int i = clip == BAL_CLIP_AWQ ? BAL_LINEAR_V : BAL_LINEAR_Q;
+    const bal_linear *from = bal_layer_linear(l, i);
+    const bal_quantizer z = bal_quantizer_of(&r);
+    inputs in = collect_inputs(q, l);
+    assert_true(in.n < 512 && from->k == WIDTH);
+    ASSERT_OK(solve(&got, q, l, &r, half, &err));
+    assert_false(got.clip_undone[BAL_SUB_ATTN]);
+    const float *s = got.group[BAL_GROUP_QKV].scale;
+    int different = 0;
+    for (int row = 0; row < from->n; row++) {
+        float w[WIDTH];
+        uint8_t codes[WIDTH], zeros[WIDTH / GROUP];
+        uint16_t scales[WIDTH / GROUP];
+        bal_linear_row(from, row, w);
+        for (int c = 0; c < WIDTH; c++) w[c] *= s[c];
+        for (int at = 0; at < WIDTH; at += GROUP)
+            clip_plainly(&in, s, clip == BAL_CLIP_AWQ, r.bits, w + at, at);
+        bal_quantize_row(&z, w, WIDTH, codes, scales, zeros);
+        different += memcmp(codes, got.linear[i].codes + row * WIDTH, WIDTH) != 0;
+    }
+    /* two shrinks may be equal but for the order of a sum */
+    if (different > from->n / 50) fail_msg("%d of %d rows differ", different, from->n);
+    bal_block_result_free(&got);
+    free(in.x);
+    free(in.tags);
+}
+
+static void test_clip_definition(void **state)
+{
+    (void)state;
+    quant_case q;
+    case_open(&q, "tiled", 1);
+    check_clip_definition(&q, &q.model.layers[1], BAL_CLIP_DIAG);
+    check_clip_definition(&q, &q.model.layers[1], BAL_CLIP_AWQ);
+    case_close(&q);
+}
+
 /* The statistics come from a quantized stream that knows two channels only, so the clip search
  * ruins all others: on the real inputs the error rises, and the result must be the one without
  * clip. */
@@ -387,6 +514,7 @@ int main(void)
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_equal_weights),
         cmocka_unit_test(test_clip_helps_or_is_undone),
+        cmocka_unit_test(test_clip_definition),
         cmocka_unit_test(test_clip_is_undone),
         cmocka_unit_test(test_degenerate_layers),
         cmocka_unit_test(test_without_samples),
