@@ -457,12 +457,15 @@ static uint64_t longest_sample(const bal_config *c)
     return 512 + side * side * (1 + tiles);
 }
 
-/* One sample's activations through a block, the block as f32 with two working copies. */
-static uint64_t ram_estimate(const bal_config *c, uint64_t block_weights)
+/* One sample's activations through a block, the block as f32 with two working copies; for gradients
+ * the sample's two residual streams behind every block. */
+static uint64_t ram_estimate(const bal_config *c, const bal_recipe *r, uint64_t block_weights)
 {
     const bal_text_config *t = &c->text;
-    const uint64_t row = 6 * (uint64_t)t->hidden + 4 * (uint64_t)t->intermediate +
-                         4 * (uint64_t)t->heads * (uint64_t)t->head_dim;
+    const uint64_t hidden = (uint64_t)t->hidden;
+    uint64_t row =
+        6 * hidden + 4 * (uint64_t)t->intermediate + 4 * (uint64_t)t->heads * (uint64_t)t->head_dim;
+    if (needs_sensitivity(r)) row += 2 * (uint64_t)t->layers * hidden;
     return 4 * (longest_sample(c) * row + 3 * block_weights);
 }
 
@@ -483,7 +486,7 @@ static void fill_plan(bal_pipeline_plan *p, const run *r)
     p->needs_data = needs_data(&r->recipe);
     p->samples = (int)r->n;
     p->source_bytes = r->engine.model.tensors.n_file_bytes;
-    p->ram_bytes = ram_estimate(c, p->sizes.linear_weights / layers);
+    p->ram_bytes = ram_estimate(c, &r->recipe, p->sizes.linear_weights / layers);
     p->disk_bytes = p->sizes.n_bytes + p->sizes.linear_bytes +
                     (uint64_t)r->n * longest_sample(c) * disk_row(&c->text);
 }
