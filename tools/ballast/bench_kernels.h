@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT
+ * Measures kernels against the limits of the machine they run on: sustained read bandwidth and
+ * fused multiply-add peak. Cases are run in turn, round after round, so that a busy neighbour hits
+ * all of them alike; a row reports the median round and the slowest and fastest. */
+#ifndef BAL_TOOL_BENCH_KERNELS_H
+#define BAL_TOOL_BENCH_KERNELS_H
+
+#include "base/pool.h"
+#include "kernel/table.h"
+
+/* What to measure. The shape is n outputs x k inputs; packed weights have groups of `group`. */
+typedef struct bal_bench_plan {
+    const bal_kernels *kernels;
+    const char *isa; /* name of the level of `kernels` */
+    bal_pool *pool;
+    size_t n, k, group;
+    int rows; /* tokens of the second set of cases; the first has one */
+    int repeats;
+} bal_bench_plan;
+
+/* weights_per_s counts a weight once per call whatever the rows; for "fma" it is multiply-adds and
+ * for "read" 0. bytes_per_s counts weights with their scales and zero points. */
+typedef struct bal_bench_row {
+    char name[24];
+    const char *isa;
+    int bits;           /* 32 for "fma", 0 for "read" */
+    size_t group, n, k; /* group 0 where it does not apply */
+    int rows, threads;
+    double weights_per_s, bytes_per_s;
+    double slowest, fastest; /* of the rounds, relative to the median */
+    const char *limit;       /* "read" (bytes), "fma" (multiply-adds), or NULL for a limit itself */
+    double limit_per_s, fraction;
+} bal_bench_row;
+
+enum { BAL_BENCH_ROWS = 32 };
+
+/* Fills rows[BAL_BENCH_ROWS] and *n_rows: both limits at every thread count up to the pool's. */
+bal_status bal_bench_limits(const bal_bench_plan *plan, bal_bench_row *rows, int *n_rows,
+                            bal_error *err);
+
+/* The same, for the limits at the pool's size and the matrix kernels of the plan. */
+bal_status bal_bench_kernels(const bal_bench_plan *plan, bal_bench_row *rows, int *n_rows,
+                             bal_error *err);
+
+#endif
