@@ -13,8 +13,9 @@ bal_gemm_nt_bf16_fn ISA(bal_gemm_nt_bf16);
 bal_gemm_nt_f16_fn ISA(bal_gemm_nt_f16);
 
 enum { F32, BF16, F16 };
-/* N_BLOCK is whole tiles for NR 3 and 4. K_BLOCK inputs of MR + NR rows take 14 to 16 KiB. */
-enum { M_BLOCK = 64, N_BLOCK = 12, K_BLOCK = 512, STREAMS = 4 };
+/* K_BLOCK inputs of MR + NR rows take 14 to 16 KiB of L1; those of M_BLOCK tokens, 128 KiB, and
+ * `part`, 192 KiB, stay in L2 while N_BLOCK rows (whole tiles for NR 3 and 4) pass by. */
+enum { M_BLOCK = 64, N_BLOCK = 48, K_BLOCK = 512, STREAMS = 4 };
 
 ALWAYS_INLINE size_t element_size(const int type)
 {
@@ -148,16 +149,45 @@ ALWAYS_INLINE void strip(const int type, size_t m, size_t nr, size_t count, cons
                   w_stride, part);
 }
 
+/* Asks for n_bytes of nr rows. A piece of a row is too short for the processor to see a stream in
+ * it, and waiting for memory at the start of each piece costs more than multiplying 16 tokens. */
+ALWAYS_INLINE void prefetch_rows(const uint8_t *w, size_t w_stride, size_t nr, size_t n_bytes)
+{
+    for (size_t j = 0; j < nr; j++)
+        for (size_t i = 0; i < n_bytes; i += 64)
+            _mm_prefetch((const char *)w + j * w_stride + i, _MM_HINT_T1);
+}
+
+/* Several tokens: blocks of k, within them strips of NR rows, the next strip on its way already. */
+ALWAYS_INLINE void block_many(const int type, size_t m, size_t n, size_t k, const float *x,
+                              size_t ldx, const uint8_t *w, size_t w_stride, float *part)
+{
+    const size_t size = element_size(type);
+    for (size_t c = 0; c < k; c += K_BLOCK) {
+        const size_t count = k - c < K_BLOCK ? k - c : K_BLOCK;
+        for (size_t j = 0; j < n; j += NR) {
+            const size_t nr = n - j < NR ? n - j : NR;
+            if (j + NR < n)
+                prefetch_rows(w + (j + NR) * w_stride + c * size, w_stride, nr, count * size);
+            else if (c + K_BLOCK < k)
+                prefetch_rows(w + (c + K_BLOCK) * size, w_stride, nr, count * size);
+            strip(type, m, nr, count, x + c, ldx, w + j * w_stride + c * size, w_stride,
+                  part + j * 16, c == 0);
+        }
+    }
+}
+
 /* Up to M_BLOCK tokens x N_BLOCK rows */
 ALWAYS_INLINE void block(const int type, size_t m, size_t n, size_t k, const float *x, size_t ldx,
                          const uint8_t *w, size_t w_stride, float *y, size_t ldy)
 {
     float part[M_BLOCK * N_BLOCK * 16];
-    const size_t nr_max = m == 1 ? STREAMS : NR, k_step = m == 1 ? k : K_BLOCK;
-    for (size_t c = 0; c < k; c += k_step)
-        for (size_t j = 0; j < n; j += nr_max)
-            strip(type, m, n - j < nr_max ? n - j : nr_max, k - c < k_step ? k - c : k_step, x + c,
-                  ldx, w + j * w_stride + c * element_size(type), w_stride, part + j * 16, c == 0);
+    if (m > 1)
+        block_many(type, m, n, k, x, ldx, w, w_stride, part);
+    else
+        for (size_t j = 0; j < n; j += STREAMS)
+            strip(type, 1, n - j < STREAMS ? n - j : STREAMS, k, x, ldx, w + j * w_stride, w_stride,
+                  part + j * 16, true);
     for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < n; j++)
             y[i * ldy + j] = v16_sum(v16_load(part + (i * N_BLOCK + j) * 16));
