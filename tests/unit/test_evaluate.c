@@ -169,7 +169,7 @@ static void test_bootstrap_of_groups(void **state)
 
 /* ---- Models ---------------------------------------------------------------------------------- */
 
-enum { N_QUESTIONS = 6 };
+enum { N_QUESTIONS = 7 };
 static const char *const QUESTIONS[N_QUESTIONS][3] = {
     /* picture, question, answer */
     {"tests/golden/tiled/picture0_100x70.png", "What is it?", "a red circle"},
@@ -178,6 +178,7 @@ static const char *const QUESTIONS[N_QUESTIONS][3] = {
     {NULL, "Say yes", "yes"},
     {"tests/golden/tiled/picture0_100x70.png", "What is it, and where?", "x"},
     {NULL, "Say yes", "no way"},
+    {"tests/golden/tiled/picture0_100x70.png", "What is it, and where?", "here"}, /* once more */
 };
 
 static void write_data(bal_evaldata *d)
@@ -325,7 +326,7 @@ static void test_figures(void **state)
                 1e-12);
     assert_int_equal(result[0].n_types, 2);
     assert_string_equal(result[0].types[0].name, "picture");
-    assert_int_equal(result[0].types[0].n, 4);
+    assert_int_equal(result[0].types[0].n, 5);
     /* against itself: nothing differs, to the last bit */
     assert_true(result[1].kl.value == 0.0 && result[1].kl.hi == 0.0);
     assert_true(result[1].top1.value == 1.0 && result[1].nll_gain.hi == 0.0);
@@ -413,6 +414,23 @@ static void test_threads_and_answers(void **state)
     bal_evaldata_close(&d);
 }
 
+/* Where the model leaves the target after some tokens, it goes on from there as it would alone. */
+static void check_long_answers(const bal_engine *e, bal_evaldata *d)
+{
+    bal_error err = {0};
+    bal_eval_result r;
+    const bal_eval_opts opts = {.ctx = 512, .max_tokens = 7, .draws = 50};
+    for (int i = 0; i < N_QUESTIONS; i++) {
+        char longer[256];
+        snprintf(longer, sizeof longer, "%s and more", d->questions[i].answers[0]);
+        free(d->questions[i].answers[0]);
+        d->questions[i].answers[0] = strdup(longer);
+    }
+    ASSERT_OK(bal_eval_run(NULL, &e, 1, d, &opts, &r, NULL, &err));
+    for (int i = 0; i < N_QUESTIONS; i++) check_said(e, i, 7, r.rows[i].said);
+    bal_eval_result_free(&r);
+}
+
 /* An answer that the model does give is right: what it says greedily becomes the answer. */
 static void test_right_answers(void **state)
 {
@@ -446,6 +464,7 @@ static void test_right_answers(void **state)
     assert_true(second.n_right >= n_words);
     bal_eval_result_free(&first);
     bal_eval_result_free(&second);
+    check_long_answers(&e, &d);
     bal_evaldata_close(&d);
     bal_engine_close(&e);
 }
@@ -468,7 +487,7 @@ static void test_refusals(void **state)
     write_data(&d);
     const bal_engine *one = &a, *other = &b;
     bal_eval_opts opts = {.ctx = 512, .progress = stop_at_three};
-    ASSERT_FAILS(BAL_E_CANCELLED, "3 of 6", bal_eval_run(NULL, &one, 1, &d, &opts, &r, NULL, &err));
+    ASSERT_FAILS(BAL_E_CANCELLED, "3 of 7", bal_eval_run(NULL, &one, 1, &d, &opts, &r, NULL, &err));
     assert_null(r.rows);
     opts = (bal_eval_opts){.ctx = 64};
     ASSERT_FAILS(BAL_E_CAPACITY, "/data.jsonl, line 1",

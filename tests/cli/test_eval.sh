@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# ballast eval as it is typed: table, JSON with a stable schema, a model against itself and another.
+source "${BALLAST_SOURCE_DIR:?}/tests/cli/status.sh"
+model=$golden/tiled/model
+other=$golden/mha/model
+cp "$golden/tiled/picture0_100x70.png" a.png
+cp "$golden/calib/calib1_60x90.png" b.png
+cat >data.jsonl <<'END'
+{"id": 1, "image": "a.png", "question": "What is it?", "answers": ["a circle", "circle"], "type": "what"}
+{"id": 2, "image": "a.png", "question": "How many?", "answers": ["3"], "type": "count"}
+{"images": ["b.png"], "question": "What is it?", "answers": ["a cat"], "type": "what"}
+
+{"question": "Say yes", "answers": ["yes"]}
+END
+eval_() { "$ballast" eval "$@" --data data.jsonl --ctx 512; }
+
+status 0 "4 questions about 3 pictures" eval_ "$model"
+grep -q "of 4" out.txt && grep -q "^what  *2 " out.txt && [ ! -s err.txt ]
+status 0 "2 questions about 1 pictures" eval_ "$model" --limit 2
+
+eval_ "$model" "$other" --against "$model" --json --rows --threads 1 >one.json
+eval_ "$model" "$other" --against "$model" --json --rows --threads 3 --isa scalar >three.json
+for f in one three; do grep -v '"seconds":' $f.json >$f.txt; done
+same one.txt three.txt "results for other threads and ISA"
+for key in data n n_groups n_positions models against model n_right accuracy accuracy_lo accuracy_hi \
+    nll nll_lo nll_hi perplexity kl kl_lo kl_hi top1 top1_lo top1_hi accuracy_gain accuracy_gain_lo \
+    accuracy_gain_hi nll_gain nll_gain_lo nll_gain_hi seconds types type rows line id said right \
+    positions agree; do
+    grep -q "\"$key\":" one.json || { echo "eval --json lacks $key"; exit 1; }
+done
+# the first model is the reference itself, the second is not
+[ "$(grep -m1 '"kl":' one.json)" = '      "kl": 0.0,' ]
+[ "$(grep -m1 '"top1":' one.json)" = '      "top1": 1.0,' ]
+[ "$(grep -c '"kl_hi": 0.0' one.json)" = 1 ]
+
+# ---- what is refused
+bad() { printf '%s\n' "$1" >bad.jsonl; }
+eval_bad() { "$ballast" eval "$model" --data bad.jsonl; }
+bad '{"question": "q"}' && refused 1 "bad.jsonl, line 1: answers" eval_bad
+bad '{"question": "q", "answers": [], "image": "a.png"}' && refused 1 "answers" eval_bad
+bad '{"question": 1, "answers": ["a"]}' && refused 1 "question" eval_bad
+bad '{"question": "q", "answers": ["a"], "image": "lost.png"}' && refused 1 "line 1: .*lost.png" eval_bad
+bad '{"question": "q", ' && refused 1 "bad.jsonl, line 1" eval_bad
+bad '' && refused 1 "no question" eval_bad
+refused 1 "lost.jsonl" "$ballast" eval "$model" --data lost.jsonl
+refused 1 "line 1: .*does\|line 1: .*context" "$ballast" eval "$model" --data data.jsonl --ctx 64
+cp -r "$model" renamed && chmod -R u+w renamed && sed -i 's/<video>/<vidio>/g' renamed/tokenizer.json
+refused 1 "tokenizer is not that of .*not comparable" eval_ renamed --against "$model"
