@@ -31,3 +31,16 @@ refused() {
 same() {
     cmp "$1" "$2" || { echo "$3 differ"; exit 1; }
 }
+
+# differ A B WHAT: two files with other bytes
+differ() {
+    ! cmp -s "$1" "$2" || { echo "$3 are the same"; exit 1; }
+}
+
+# holds COMMAND...: a condition. (set -e looks past the first half of "a && b", and past "! a".)
+holds() {
+    "$@" || { echo "does not hold: $*"; exit 1; }
+}
+lacks() {
+    ! "$@" || { echo "should not hold: $*"; exit 1; }
+}

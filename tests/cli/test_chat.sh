@@ -10,30 +10,33 @@ chat() { "$ballast" chat "$model" -n 6 "$@"; }
 "$ballast" run "$model" -i "$picture" -n 6 -p "What is it?" >run.txt
 printf '/image %s\nWhat is it?\n' "$picture" | chat >chat.txt 2>err.txt
 same run.txt chat.txt "answers of run and chat"
-grep -q "100 x 70 pixels -> 2 x 2 tiles and an overview, 70 tokens" err.txt
+holds grep -q "100 x 70 pixels -> 2 x 2 tiles and an overview, 70 tokens" err.txt
 
 # cleared: the same question, the same answer; not cleared: the second turn is another
 printf '/image %s\nWhat is it?\n/clear\n/image %s\n  What is it?  \n' "$picture" "$picture" |
     chat --quiet >twice.txt 2>err.txt
-cat run.txt run.txt | cmp - twice.txt
-[ ! -s err.txt ]
+cat run.txt run.txt >run2.txt
+same run2.txt twice.txt "answers before and after /clear"
+holds [ ! -s err.txt ]
 printf '/image %s\nWhat is it?\nWhat is it?\n' "$picture" | chat >turns.txt 2>/dev/null
-cmp -n "$(wc -c <run.txt)" run.txt turns.txt
-! cat run.txt run.txt | cmp -s - turns.txt
+holds cmp -n "$(wc -c <run.txt)" run.txt turns.txt
+differ run2.txt turns.txt "answers to a question asked twice"
 printf '/image %s\nWhat is it?\nWhat is it?' "$picture" | chat --threads 1 >again.txt 2>/dev/null
 same turns.txt again.txt "turns of two chats"
 
 # a second picture: squares from now on
 printf '/image %s\nA?\n/image %s\nB?\n' "$picture" "$picture" | chat >/dev/null 2>err.txt
-grep -q "one square, " err.txt && grep -q "the first one now too" err.txt
+holds grep -q "one square, " err.txt
+holds grep -q "the first one now too" err.txt
 
 # ---- save
 printf '/image %s\nWhat is it?\nAnd "this"?\n/save talk.json\n/image %s\n/save late.json\n/quit\nnot read\n' \
     "$picture" "$picture" | chat >saved.txt 2>err.txt
-grep -q "saved to talk.json" err.txt
-[ "$(grep -c '"from": "gpt"' talk.json)" = 2 ]
-grep -qF '"<image>\nWhat is it?"' talk.json && grep -qF "$picture" talk.json
-grep -qF 'And \"this\"?' talk.json
+holds grep -q "saved to talk.json" err.txt
+holds [ "$(grep -c '"from": "gpt"' talk.json)" = 2 ]
+holds grep -qF '"<image>\nWhat is it?"' talk.json
+holds grep -qF "$picture" talk.json
+holds grep -qF 'And \"this\"?' talk.json
 same talk.json late.json "a picture not yet shown is not saved; conversations"
 if "$ballast" --help | grep -q "^  quantize "; then
     status 0 "" "$ballast" quantize "$model" -o q.st --recipe awq --calib talk.json --dry-run
@@ -60,9 +63,10 @@ refuses "does not fit" "$long\nhi\n"
 # nothing said is fine; a conversation that fills its context fails and says so
 printf '' | chat
 printf '\n  \n/help\n' | chat 2>err.txt
-grep -q "/image PATH" err.txt
+holds grep -q "/image PATH" err.txt
 if [ -w /dev/full ]; then
     got=0
     printf 'hi\n' | chat >/dev/full 2>err.txt || got=$?
-    [ $got = 1 ] && grep -q "No space left" err.txt
+    holds [ $got = 1 ]
+    holds grep -q "No space left" err.txt
 fi

@@ -86,20 +86,24 @@ broken && sed -i 's/input_layernorm/input_layernoXX/' broken/model.safetensors
 refused 1 "layerno" "$ballast" run broken -p hi
 
 # ---- output that cannot be written: 1
+failed_with() {
+    holds [ $got = 1 ]
+    holds grep -q "$1" err.txt
+}
 if [ -w /dev/full ]; then
     got=0
     run -p hi >/dev/full 2>err.txt || got=$?
-    [ $got = 1 ] && grep -q "No space left" err.txt
+    failed_with "No space left"
     got=0
     "$ballast" run --help >/dev/full 2>err.txt || got=$?
-    [ $got = 1 ] && grep -q "No space left" err.txt
+    failed_with "No space left"
     got=0
     run -p hi --json >/dev/full 2>err.txt || got=$?
-    [ $got = 1 ] && grep -q "No space left" err.txt
+    failed_with "No space left"
 fi
 mkfifo pipe
 (exec 3<pipe) & # opens the reading end and closes it
 got=0
 (sleep 1; run -p hi -n 50 2>err.txt) >pipe || got=$?
 wait
-[ $got = 1 ] && grep -q "Broken pipe" err.txt
+failed_with "Broken pipe"

@@ -16,7 +16,9 @@ END
 eval_() { "$ballast" eval "$@" --data data.jsonl --ctx 512; }
 
 status 0 "4 questions about 3 pictures" eval_ "$model"
-grep -q "of 4" out.txt && grep -q "^what  *2 " out.txt && [ ! -s err.txt ]
+holds grep -q "of 4" out.txt
+holds grep -q "^what  *2 " out.txt
+holds [ ! -s err.txt ]
 status 0 "2 questions about 1 pictures" eval_ "$model" --limit 2
 
 eval_ "$model" "$other" --against "$model" --json --rows --threads 1 >one.json
@@ -30,9 +32,9 @@ for key in data n n_groups n_positions models against model n_right accuracy acc
     grep -q "\"$key\":" one.json || { echo "eval --json lacks $key"; exit 1; }
 done
 # the first model is the reference itself, the second is not
-[ "$(grep -m1 '"kl":' one.json)" = '      "kl": 0.0,' ]
-[ "$(grep -m1 '"top1":' one.json)" = '      "top1": 1.0,' ]
-[ "$(grep -c '"kl_hi": 0.0' one.json)" = 1 ]
+holds [ "$(grep -m1 '"kl":' one.json)" = '      "kl": 0.0,' ]
+holds [ "$(grep -m1 '"top1":' one.json)" = '      "top1": 1.0,' ]
+holds [ "$(grep -c '"kl_hi": 0.0' one.json)" = 1 ]
 
 # ---- what is refused
 bad() { printf '%s\n' "$1" >bad.jsonl; }
