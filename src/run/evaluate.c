@@ -649,6 +649,7 @@ static bal_status result_of(const evaluation *ev, scorer *s, const double *base,
     r->n_rows = r->n = (int)ev->n;
     r->n_groups = (int)groups_in_use(ev);
     r->seconds = s->seconds;
+    r->shared_vision = s->eyes != s;
     s->rows = NULL;
     bal_status st = figures(ev, r, sums, base, err);
     free(sums);

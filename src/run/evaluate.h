@@ -47,7 +47,8 @@ typedef struct bal_eval_result {
     bool compared;              /* the four below are there */
     bal_interval kl, top1;
     bal_interval accuracy_gain, nll_gain; /* model minus reference */
-    double seconds;                       /* spent in this model, shared vision not counted */
+    bool shared_vision;                   /* saw through the tower of an earlier, equal model */
+    double seconds;                       /* spent in this model's decoder */
     int n_types;
     bal_eval_type *types; /* in the order of their first question; none if no question has one */
     int n_rows;

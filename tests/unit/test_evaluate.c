@@ -332,6 +332,8 @@ static void test_figures(void **state)
     assert_true(result[1].top1.value == 1.0 && result[1].nll_gain.hi == 0.0);
     assert_memory_equal(&result[1].nll, &of_reference.nll, sizeof of_reference.nll);
     assert_false(of_reference.compared);
+    assert_true(result[1].shared_vision);
+    assert_false(result[0].shared_vision || of_reference.shared_vision);
     bal_eval_result_free(&result[0]);
     bal_eval_result_free(&result[1]);
     bal_eval_result_free(&of_reference);

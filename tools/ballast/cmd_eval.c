@@ -143,6 +143,7 @@ static json_t *model_json(const eval_state *s, const char *path, const bal_eval_
         put_interval(o, "accuracy_gain", &r->accuracy_gain);
         put_interval(o, "nll_gain", &r->nll_gain);
     }
+    json_object_set_new(o, "shared_vision", json_boolean(r->shared_vision));
     json_object_set_new(o, "seconds", json_real(r->seconds));
     json_object_set_new(o, "types", types_json(r));
     if (s->f->rows) json_object_set_new(o, "rows", rows_json(s, r));
