@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static bal_status say(bal_error *err, bal_status status, const char *text, const char *detail)
 {
@@ -26,6 +27,7 @@ bal_status bal_asker_open(bal_asker *a, const char *path, const bal_common *comm
                                 .top_k = flags->top_k,
                                 .top_p = (float)flags->top_p,
                                 .seed = common->seed};
+    a->to_terminal = isatty(STDOUT_FILENO);
     const bal_status st = bal_open(&a->model, path, &open, err);
     return st < 0 ? st : bal_chat_open(&a->chat, a->model, &chat, err);
 }
@@ -55,11 +57,33 @@ static bool collect(bal_asker *a, const char *text, size_t n)
     return true;
 }
 
+/* A terminal obeys control characters, and a picture can make a model say them. */
+static size_t control_length(const char *s, size_t n)
+{
+    const unsigned char a = (unsigned char)s[0], b = n > 1 ? (unsigned char)s[1] : 0;
+    if ((a < 0x20 && a != '\n' && a != '\t') || a == 0x7f) return 1;
+    return a == 0xc2 && b >= 0x80 && b < 0xa0 ? 2 : 0;
+}
+
+static bool show(const bal_asker *a, const char *text, size_t n)
+{
+    if (!a->to_terminal) return fwrite(text, 1, n, stdout) == n && fflush(stdout) == 0;
+    for (size_t i = 0; i < n;) {
+        const size_t control = control_length(text + i, n - i);
+        if (control)
+            fputs("\xef\xbf\xbd", stdout);
+        else
+            putchar(text[i]);
+        i += control ? control : 1;
+    }
+    return fflush(stdout) == 0;
+}
+
 static bool on_text(void *ctx, const char *text, size_t n)
 {
     bal_asker *a = ctx;
     bal_bar_clear(&a->bar);
-    if (a->stream && (fwrite(text, 1, n, stdout) != n || fflush(stdout) != 0)) a->broken = true;
+    if (a->stream && !show(a, text, n)) a->broken = true;
     if (a->collect && !collect(a, text, n)) return false;
     return !a->broken && !bal_interrupted();
 }

@@ -38,10 +38,11 @@ typedef struct bal_asker {
     bal_chat *chat;
     bal_bar bar;
     const char *question;
-    bool stream;  /* the answer goes to stdout as it comes */
-    bool collect; /* and into `answer` */
-    bool broken;  /* stdout could not be written */
-    char *answer; /* owned; of the last question */
+    bool stream;      /* the answer goes to stdout as it comes */
+    bool collect;     /* and into `answer` */
+    bool to_terminal; /* stdout is one */
+    bool broken;      /* stdout could not be written */
+    char *answer;     /* owned; of the last question */
     size_t n_answer, cap_answer;
     bal_ask_result result;
 } bal_asker;
