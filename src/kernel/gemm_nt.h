@@ -9,7 +9,7 @@
 
 /* y[i][j] = sum over c of x[i][c] * w[j][c], i < m tokens, j < n rows, c < k. Any m, n, k >= 1; the
  * kernel blocks for registers and L1, so a caller splits only for threads: up to 64 tokens
- * and 48 rows a call are a good size, since x is read once per 48 rows.
+ * and 36 rows a call are a good size, since x is read once per 36 rows.
  *   x, y   f32, row strides ldx, ldy in elements
  *   w      little-endian elements of the named type, row stride ldw in elements, any alignment
  * Definition, per output, independent of m and n:

@@ -13,9 +13,12 @@ bal_gemm_nt_bf16_fn ISA(bal_gemm_nt_bf16);
 bal_gemm_nt_f16_fn ISA(bal_gemm_nt_f16);
 
 enum { F32, BF16, F16 };
-/* K_BLOCK inputs of MR + NR rows take 14 to 16 KiB of L1; those of M_BLOCK tokens, 128 KiB, and
- * `part`, 192 KiB, stay in L2 while N_BLOCK rows (whole tiles for NR 3 and 4) pass by. */
-enum { M_BLOCK = 64, N_BLOCK = 48, K_BLOCK = 512, STREAMS = 4 };
+/* L1 holds K_BLOCK inputs of M_L1 tokens and NR rows, 22 to 24 KiB. L2 holds those of M_BLOCK
+ * tokens (128 KiB) and N_BLOCK rows (72 KiB; whole tiles for NR 3 and 4), and `part` (144 KiB). */
+enum { M_BLOCK = 64, N_BLOCK = 36, K_BLOCK = 512, M_L1 = 8, STREAMS = 4 };
+
+/* Rows of a copied block are not a power of two apart: 1.1 times faster on Zen 3. */
+enum { COPY_LD = K_BLOCK + 32 };
 
 ALWAYS_INLINE size_t element_size(const int type)
 {
@@ -120,7 +123,7 @@ ALWAYS_INLINE void convert(const int type, const uint8_t *w, size_t w_stride, si
 ALWAYS_INLINE void tail_step(const int type, size_t m, size_t nr, size_t rest, const float *x,
                              size_t ldx, const uint8_t *w, size_t w_stride, float *part)
 {
-    float xt[M_BLOCK * 16], wt[STREAMS * 16];
+    float xt[M_BLOCK * 16], wt[N_BLOCK * 16];
     convert(F32, (const uint8_t *)x, ldx * sizeof *x, m, rest, xt, 16);
     convert(type, w, w_stride, nr, rest, wt, 16);
     for (size_t i = 0; i < m; i++)
@@ -128,25 +131,6 @@ ALWAYS_INLINE void tail_step(const int type, size_t m, size_t nr, size_t rest, c
             float *sum = part + (i * N_BLOCK + j) * 16;
             v16_store(sum, v16_fma(v16_load(xt + 16 * i), v16_load(wt + 16 * j), v16_load(sum)));
         }
-}
-
-/* count inputs of m tokens and nr rows */
-ALWAYS_INLINE void strip(const int type, size_t m, size_t nr, size_t count, const float *x,
-                         size_t ldx, const uint8_t *w, size_t w_stride, float *part, bool first)
-{
-    const size_t steps = count / 16, rest = count % 16;
-    if (m == 1) {
-        streams(type, nr, steps, x, w, w_stride, part);
-    } else {
-        float wide[NR * K_BLOCK];
-        const bool direct = type == F32 && m < 16; /* copying f32 only pays for many tokens */
-        if (!direct) convert(type, w, w_stride, nr, steps * 16, wide, K_BLOCK);
-        columns(m, nr, steps, x, ldx, direct ? (const void *)w : wide,
-                direct ? w_stride / sizeof *wide : K_BLOCK, part, first);
-    }
-    if (rest)
-        tail_step(type, m, nr, rest, x + 16 * steps, ldx, w + 16 * steps * element_size(type),
-                  w_stride, part);
 }
 
 /* Asks for n_bytes of nr rows. A piece of a row is too short for the processor to see a stream in
@@ -158,23 +142,44 @@ ALWAYS_INLINE void prefetch_rows(const uint8_t *w, size_t w_stride, size_t nr, s
             _mm_prefetch((const char *)w + j * w_stride + i, _MM_HINT_T1);
 }
 
-/* Several tokens: blocks of k, within them strips of NR rows, the next strip on its way already. */
+/* Several tokens. While the first ones work on a block of k, the weights of the next are on their
+ * way. */
 ALWAYS_INLINE void block_many(const int type, size_t m, size_t n, size_t k, const float *x,
                               size_t ldx, const uint8_t *w, size_t w_stride, float *part)
 {
     const size_t size = element_size(type);
-    for (size_t c = 0; c < k; c += K_BLOCK) {
-        const size_t count = k - c < K_BLOCK ? k - c : K_BLOCK;
-        for (size_t j = 0; j < n; j += NR) {
-            const size_t nr = n - j < NR ? n - j : NR;
-            if (j + NR < n)
-                prefetch_rows(w + (j + NR) * w_stride + c * size, w_stride, nr, count * size);
-            else if (c + K_BLOCK < k)
-                prefetch_rows(w + (c + K_BLOCK) * size, w_stride, nr, count * size);
-            strip(type, m, nr, count, x + c, ldx, w + j * w_stride + c * size, w_stride,
-                  part + j * 16, c == 0);
-        }
+    const bool direct = type == F32 && m < 16; /* copying f32 only pays for many tokens */
+    float copy[N_BLOCK * COPY_LD];
+    prefetch_rows(w, w_stride, n, (k < K_BLOCK ? k : K_BLOCK) * size);
+    for (size_t c = 0; c < k; c += K_BLOCK, w += K_BLOCK * size) {
+        const size_t count = k - c < K_BLOCK ? k - c : K_BLOCK, steps = count / 16;
+        const size_t ahead = k - c - count < K_BLOCK ? k - c - count : K_BLOCK;
+        if (!direct) convert(type, w, w_stride, n, steps * 16, copy, COPY_LD);
+        const float *wide = direct ? (const void *)w : copy;
+        const size_t ld_wide = direct ? w_stride / sizeof *wide : COPY_LD;
+        for (size_t i = 0; i < m; i += M_L1)
+            for (size_t j = 0; j < n; j += NR) {
+                const size_t nr = n - j < NR ? n - j : NR;
+                if (i == 0)
+                    prefetch_rows(w + j * w_stride + K_BLOCK * size, w_stride, nr, ahead * size);
+                columns(m - i < M_L1 ? m - i : M_L1, nr, steps, x + i * ldx + c, ldx,
+                        wide + j * ld_wide, ld_wide, part + (i * N_BLOCK + j) * 16, c == 0);
+            }
+        if (count % 16)
+            tail_step(type, m, n, count % 16, x + c + 16 * steps, ldx, w + 16 * steps * size,
+                      w_stride, part);
     }
+}
+
+ALWAYS_INLINE void block_one(const int type, size_t n, size_t k, const float *x, const uint8_t *w,
+                             size_t w_stride, float *part)
+{
+    const size_t steps = k / 16, size = element_size(type);
+    for (size_t j = 0; j < n; j += STREAMS)
+        streams(type, n - j < STREAMS ? n - j : STREAMS, steps, x, w + j * w_stride, w_stride,
+                part + j * 16);
+    if (k % 16)
+        tail_step(type, 1, n, k % 16, x + 16 * steps, 0, w + 16 * steps * size, w_stride, part);
 }
 
 /* Up to M_BLOCK tokens x N_BLOCK rows */
@@ -182,12 +187,10 @@ ALWAYS_INLINE void block(const int type, size_t m, size_t n, size_t k, const flo
                          const uint8_t *w, size_t w_stride, float *y, size_t ldy)
 {
     float part[M_BLOCK * N_BLOCK * 16];
-    if (m > 1)
-        block_many(type, m, n, k, x, ldx, w, w_stride, part);
+    if (m == 1)
+        block_one(type, n, k, x, w, w_stride, part);
     else
-        for (size_t j = 0; j < n; j += STREAMS)
-            strip(type, 1, n - j < STREAMS ? n - j : STREAMS, k, x, ldx, w + j * w_stride, w_stride,
-                  part + j * 16, true);
+        block_many(type, m, n, k, x, ldx, w, w_stride, part);
     for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < n; j++)
             y[i * ldy + j] = v16_sum(v16_load(part + (i * N_BLOCK + j) * 16));
