@@ -242,13 +242,18 @@ static bal_status check_inputs(const bal_block_job *j, bal_error *err)
                             bal_decoder_linear_name(i));
     if (j->samples->n < 1 && (r->scale != BAL_SCALE_NONE || r->clip != BAL_CLIP_NONE))
         return bal_fail(err, BAL_E_ARG, "recipe %s needs calibration samples", r->name);
+    if (j->samples->n > 0 &&
+        (j->in_float->n_samples < j->samples->n || j->in_float->cols != j->c->hidden))
+        return bal_fail(
+            err, BAL_E_ARG, "block inputs of %d samples and %d columns, %d and %d expected",
+            j->in_float->n_samples, j->in_float->cols, j->samples->n, (int)j->c->hidden);
     if (j->samples->n > 0 && r->distort && !j->in_quant)
         return bal_fail(err, BAL_E_ARG, "recipe %s needs the quantized stream (distort)", r->name);
     for (int i = 0; i < BAL_SUBS; i++)
         if (!(j->ratio[i] >= 0.0 && j->ratio[i] < 1e30))
             return bal_fail(err, BAL_E_ARG, "layer %d: a vision weight of %g", j->index,
                             j->ratio[i]);
-    return BAL_OK;
+    return bal_samples_check(j->samples, err);
 }
 
 bal_status bal_block_solve(bal_block_result *out, const bal_exec *e, const bal_text_config *c,

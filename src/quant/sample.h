@@ -17,6 +17,9 @@ typedef struct bal_samples {
     bal_sample *items;
 } bal_samples;
 
+/* Every sample has 1 .. max_len positions and modalities in range, or BAL_E_ARG. */
+bal_status bal_samples_check(const bal_samples *s, bal_error *err);
+
 /* A matrix [sum of n][cols] f32 in an unlinked temporary file, read and written sample by sample,
  * so that memory does not grow with their number. */
 typedef struct bal_store {

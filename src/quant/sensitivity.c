@@ -288,6 +288,7 @@ static bal_status check_samples(const bal_model *m, const bal_samples *samples,
 {
     bool vision = false;
     if (samples->n < 1) return bal_fail(err, BAL_E_ARG, "no calibration samples");
+    BAL_TRY(bal_samples_check(samples, err));
     if (embeds->n_samples != samples->n || embeds->cols != m->config.text.hidden)
         return bal_fail(err, BAL_E_ARG, "%d embeddings of %d columns for %d samples of %d",
                         embeds->n_samples, embeds->cols, samples->n, (int)m->config.text.hidden);

@@ -9,6 +9,23 @@
 #include <string.h>
 #include <unistd.h>
 
+bal_status bal_samples_check(const bal_samples *s, bal_error *err)
+{
+    for (int i = 0; i < s->n; i++) {
+        const bal_sample *one = &s->items[i];
+        if (one->n < 1 || one->n > s->max_len)
+            return bal_fail(err, BAL_E_ARG,
+                            "calibration sample %d: %d positions, between 1 and %d "
+                            "expected",
+                            i, one->n, s->max_len);
+        for (int t = 0; t < one->n; t++)
+            if (one->modality[t] >= BAL_MODALITIES)
+                return bal_fail(err, BAL_E_ARG, "calibration sample %d, position %d: modality %d",
+                                i, t, one->modality[t]);
+    }
+    return BAL_OK;
+}
+
 /* A file without a name: nothing is left behind when the program is killed. */
 static bal_status open_unlinked(int *fd, const char *dir, bal_error *err)
 {

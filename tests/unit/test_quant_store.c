@@ -47,6 +47,24 @@ static void test_store(void **state)
                  bal_store_create(&s, "/nowhere/at/all", &samples, 4, &err));
 }
 
+static void test_samples_check(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    bal_sample items[2];
+    bal_samples s = two_samples(items);
+    uint8_t tags[] = {0, 1, 2, 0, 2};
+    items[0].modality = items[1].modality = tags;
+    ASSERT_OK(bal_samples_check(&s, &err));
+    s.max_len = 4;
+    ASSERT_FAILS(BAL_E_ARG, "sample 1: 5 positions, between 1 and 4", bal_samples_check(&s, &err));
+    s.max_len = 5;
+    tags[4] = 3;
+    ASSERT_FAILS(BAL_E_ARG, "sample 1, position 4: modality 3", bal_samples_check(&s, &err));
+    items[0].n = 0;
+    ASSERT_FAILS(BAL_E_ARG, "sample 0: 0 positions", bal_samples_check(&s, &err));
+}
+
 /* Rows of random values with modalities 0 1 2 0 1 2 .. */
 static void fill(float *x, uint8_t *tags)
 {
@@ -149,6 +167,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_store),
+        cmocka_unit_test(test_samples_check),
         cmocka_unit_test(test_stats),
         cmocka_unit_test(test_losses),
     };
