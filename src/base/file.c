@@ -13,7 +13,7 @@
 
 static bal_status open_regular(int *fd, size_t *n_bytes, const char *path, bal_error *err)
 {
-    *fd = open(path, O_RDONLY | O_CLOEXEC);
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block */
     if (*fd < 0) return bal_fail(err, BAL_E_IO, "%s: cannot open: %s", path, strerror(errno));
     struct stat sb;
     const bool good = fstat(*fd, &sb) == 0;

@@ -5,6 +5,8 @@
  * the kernel. */
 #include "base/pool.h"
 
+#include "base/cpu.h"
+
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -127,7 +129,7 @@ bal_status bal_pool_create(bal_pool **out, int n_threads, bal_error *err)
     cpu_set_t mask;
     CPU_ZERO(&mask);
     if (sched_getaffinity(0, sizeof mask, &mask) != 0) CPU_SET(0, &mask);
-    p->size = n_threads ? n_threads : CPU_COUNT(&mask);
+    p->size = n_threads ? n_threads : bal_cpu_count();
     if (p->size > MAX_THREADS) p->size = MAX_THREADS;
     pthread_mutex_init(&p->run_lock, NULL);
     pthread_mutex_init(&p->idle_lock, NULL);

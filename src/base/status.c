@@ -38,7 +38,7 @@ bal_status bal_fail(bal_error *err, bal_status status, const char *fmt, ...)
 bal_status bal_fail_in(bal_error *err, bal_status status, const char *fmt, ...)
 {
     if (!err) return status;
-    char old[sizeof err->text], prefix[160];
+    char old[sizeof err->text], prefix[sizeof err->text];
     memcpy(old, err->text, sizeof old);
     old[sizeof old - 1] = 0;
     va_list ap;
@@ -46,8 +46,13 @@ bal_status bal_fail_in(bal_error *err, bal_status status, const char *fmt, ...)
     vsnprintf(prefix, sizeof prefix, fmt, ap);
     va_end(ap);
     err->status = status;
-    snprintf(err->text, sizeof err->text, "%s: %.*s", prefix, (int)(sizeof old - sizeof prefix - 3),
-             old);
+    const size_t n = strlen(prefix) < sizeof err->text - 3 ? strlen(prefix) : sizeof err->text - 3;
+    memcpy(err->text, prefix, n);
+    memcpy(err->text + n, ": ", 2);
+    const size_t room = sizeof err->text - n - 3, rest = strlen(old) < room ? strlen(old) : room;
+    memcpy(err->text + n + 2, old, rest);
+    err->text[n + 2 + rest] = 0;
+    disarm(err->text);
     return status;
 }
 

@@ -262,7 +262,9 @@ static bal_status check_claims(const binder *b)
     const bal_tensor_set *set = &b->m->tensors;
     for (size_t i = 0; i < set->n_tensors; i++) {
         const bal_tensor_view *t = &set->tensors[i];
-        if (b->claimed[i] || strncmp(t->name, "ballast.", 8) == 0) continue;
+        if (b->claimed[i] || strcmp(t->name, "ballast.config") == 0 ||
+            strcmp(t->name, "ballast.tokenizer") == 0)
+            continue;
         return bal_fail(b->err, BAL_E_FORMAT,
                         "%s: tensor %s belongs to no part of this model; a different model type, "
                         "or more layers than config.json says?",

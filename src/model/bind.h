@@ -57,7 +57,7 @@ typedef struct bal_bind_family {
 extern const bal_bind_family bal_llava_onevision_family;
 
 /* Binds m->tensors to m's fields; m->config is set and m->layers, m->vision_layers are allocated.
- * Tensors whose name starts with "ballast." belong to the file format and are not a family's. */
+ * ballast.config and ballast.tokenizer belong to the file format and are not a family's. */
 bal_status bal_bind(bal_model *m, const bal_bind_family *family, bal_error *err);
 
 /* The tensor a canonical name refers to under either generation of names, or NULL. */

@@ -5,13 +5,88 @@
 
 #include "base/file.h"
 #include "format/json.h"
+#include "op/attention.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_DIM = 1 << 20, MAX_LAYERS = 1024, MAX_SIDE = 4096 };
+enum { MAX_DIM = 1 << 20, MAX_LAYERS = 1024, MAX_SIDE = 4096, MAX_PATCHES = 1 << 24 };
 #define CONFIG_MAX_BYTES ((size_t)8 << 20)
+
+/* ---- Limits: one list for both forms. What is out of range, or NULL. ---- */
+
+static bool in_range(int32_t v, int32_t lo, int32_t hi)
+{
+    return v >= lo && v <= hi;
+}
+
+static const char *text_fault(const bal_text_config *t)
+{
+    if (!in_range(t->hidden, 2, MAX_DIM)) return "text hidden size";
+    if (!in_range(t->layers, 1, MAX_LAYERS)) return "text layers";
+    if (!in_range(t->heads, 1, MAX_SIDE) || !in_range(t->kv_heads, 1, MAX_SIDE) ||
+        t->heads % t->kv_heads)
+        return "text heads";
+    if (!in_range(t->head_dim, 2, BAL_MAX_HEAD_DIM) || t->head_dim % 2) return "text head size";
+    if (!in_range(t->heads * t->head_dim, 2, MAX_DIM)) return "text heads times head size";
+    if (!in_range(t->intermediate, 1, MAX_DIM)) return "text intermediate size";
+    if (!in_range(t->vocab, 1, 1 << 24)) return "vocabulary size";
+    if (!in_range(t->max_positions, 1, 1 << 24)) return "maximum positions";
+    if (!in_range(t->tied, 0, 1)) return "tied head";
+    if (!(t->rope_theta >= 1.0f && t->rope_theta <= 1e12f)) return "rope theta";
+    if (!(t->rms_eps >= 0.0f && t->rms_eps <= 1.0f)) return "rms eps";
+    return NULL;
+}
+
+/* A multiple of the view size, and not more patches in all views than one picture may have. */
+static bool good_pinpoint(const bal_vision_config *v, const int32_t p[2])
+{
+    for (int j = 0; j < 2; j++)
+        if (!in_range(p[j], 1, 1 << 16) || p[j] % v->image_size) return false;
+    const int64_t views = 1 + (int64_t)(p[0] / v->image_size) * (p[1] / v->image_size);
+    return views * v->side * v->side <= MAX_PATCHES;
+}
+
+static const char *vision_fault(const bal_config *c)
+{
+    const bal_vision_config *v = &c->vision;
+    if (!in_range(v->hidden, 1, MAX_DIM) || !in_range(v->layers, 1, MAX_LAYERS))
+        return "vision size";
+    if (!in_range(v->heads, 1, MAX_SIDE) || v->hidden % v->heads ||
+        v->hidden / v->heads > BAL_MAX_HEAD_DIM)
+        return "vision heads";
+    if (!in_range(v->intermediate, 1, MAX_DIM)) return "vision intermediate size";
+    if (!in_range(v->image_size, 1, MAX_SIDE) || !in_range(v->patch_size, 1, v->image_size) ||
+        v->side != v->image_size / v->patch_size)
+        return "vision view size";
+    if (!(v->ln_eps >= 0.0f && v->ln_eps <= 1.0f)) return "vision layer norm eps";
+    if (!in_range(c->n_pinpoints, 1, BAL_MAX_PINPOINTS)) return "number of pinpoints";
+    for (int i = 0; i < c->n_pinpoints; i++)
+        if (!good_pinpoint(v, c->pinpoints[i])) return "image_grid_pinpoints";
+    for (int i = 0; i < 3; i++)
+        if (!(c->image_std[i] >= 1e-6f && c->image_std[i] <= 10.0f) ||
+            !(c->image_mean[i] >= -10.0f && c->image_mean[i] <= 10.0f))
+            return "image mean or std";
+    if (!in_range(c->max_tiles, 1, 1024)) return "maximum tiles";
+    return NULL;
+}
+
+static const char *config_fault(const bal_config *c)
+{
+    if (c->family != BAL_FAMILY_LLAVA_ONEVISION) return "family";
+    if (c->has_vision != 1) return "vision flag"; /* the one family so far has a tower */
+    const char *fault = text_fault(&c->text);
+    if (!fault) fault = vision_fault(c);
+    if (fault) return fault;
+    if (!in_range(c->image_token, 0, c->text.vocab - 1)) return "image token";
+    if (!in_range(c->n_eos, 0, BAL_MAX_EOS)) return "number of stop tokens";
+    for (int i = 0; i < c->n_eos; i++)
+        if (!in_range(c->eos[i], 0, c->text.vocab - 1)) return "stop tokens";
+    return NULL;
+}
+
+/* ---- config.json and its neighbours ---- */
 
 static bal_status fail_at(bal_error *err, const bal_json *obj, const char *key, const char *what)
 {
@@ -30,10 +105,29 @@ static bal_status expect_str(const bal_json *obj, const char *key, const char *o
                     obj->file, obj->path, obj->path[0] ? "." : "", key, found, expected);
 }
 
+/* rope_scaling up to transformers 4, rope_parameters (with the base in it) from 5 on; only the
+ * plain rotary embedding is known here. */
+static bal_status read_rope(bal_text_config *t, const bal_json *o, bal_error *err)
+{
+    static const char *const keys[] = {"rope_scaling", "rope_parameters"};
+    double theta;
+    BAL_TRY(bal_json_f64_or(o, "rope_theta", 1.0, 1e12, 10000.0, &theta, err));
+    for (int i = 0; i < 2; i++) {
+        bal_json r;
+        BAL_TRY(bal_json_obj_or(o, keys[i], &r, err));
+        if (!r.value) continue;
+        const char *key = bal_json_has(&r, "rope_type") ? "rope_type" : "type";
+        BAL_TRY(expect_str(&r, key, "default", "default", err));
+        BAL_TRY(bal_json_f64_or(&r, "rope_theta", 1.0, 1e12, theta, &theta, err));
+    }
+    t->rope_theta = (float)theta;
+    return BAL_OK;
+}
+
 static bal_status read_text(bal_text_config *t, const bal_json *root, bal_error *err)
 {
     bal_json o;
-    double theta, eps;
+    double eps;
     bool tied_top, tied_text;
     BAL_TRY(bal_json_obj(root, "text_config", &o, err));
     BAL_TRY(expect_str(&o, "model_type", "qwen2", "qwen2", err));
@@ -47,18 +141,15 @@ static bal_status read_text(bal_text_config *t, const bal_json *root, bal_error 
     BAL_TRY(bal_json_int_or(&o, "vocab_size", 1, 1 << 24, 151936, &t->vocab, err));
     BAL_TRY(
         bal_json_int_or(&o, "max_position_embeddings", 1, 1 << 24, 32768, &t->max_positions, err));
-    BAL_TRY(bal_json_f64_or(&o, "rope_theta", 1.0, 1e12, 10000.0, &theta, err));
     BAL_TRY(bal_json_f64_or(&o, "rms_norm_eps", 0.0, 1.0, 1e-6, &eps, err));
     BAL_TRY(bal_json_bool_or(root, "tie_word_embeddings", false, &tied_top, err));
     BAL_TRY(bal_json_bool_or(&o, "tie_word_embeddings", tied_top, &tied_text, err));
     t->tied = tied_top || tied_text;
-    t->rope_theta = (float)theta;
     t->rms_eps = (float)eps;
     if (t->heads % t->kv_heads)
         return fail_at(err, &o, "num_key_value_heads", "does not divide num_attention_heads");
     if (t->head_dim % 2) return fail_at(err, &o, "head_dim", "is odd, rotary positions need pairs");
-    if (bal_json_has(&o, "rope_scaling"))
-        return bal_fail(err, BAL_E_UNSUP, "%s: text_config.rope_scaling: not supported", o.file);
+    BAL_TRY(read_rope(t, &o, err));
     bool sliding;
     BAL_TRY(bal_json_bool_or(&o, "use_sliding_window", false, &sliding, err));
     if (sliding)
@@ -234,7 +325,9 @@ bal_status bal_config_read(bal_config *c, const char *dir, bal_error *err)
     *c = (bal_config){0};
     BAL_TRY(with_json(c, dir, "config.json", true, read_main, err));
     BAL_TRY(with_json(c, dir, "preprocessor_config.json", true, read_preprocessor, err));
-    return with_json(c, dir, "generation_config.json", false, read_eos, err);
+    BAL_TRY(with_json(c, dir, "generation_config.json", false, read_eos, err));
+    const char *fault = config_fault(c);
+    return fault ? bal_fail(err, BAL_E_FORMAT, "%s: config: %s out of range", dir, fault) : BAL_OK;
 }
 
 /* ---- The compiled form: magic, count, then the struct's 32-bit fields in order ----------------
@@ -264,66 +357,6 @@ bal_status bal_config_blob(const bal_config *c, uint8_t **out, size_t *n_bytes, 
     put32(*out + 4, BLOB_WORDS);
     for (int i = 0; i < BLOB_WORDS; i++) put32(*out + 8 + 4 * i, words[i]);
     return BAL_OK;
-}
-
-static bool in_range(int32_t v, int32_t lo, int32_t hi)
-{
-    return v >= lo && v <= hi;
-}
-
-static const char *text_fault(const bal_text_config *t)
-{
-    if (!in_range(t->hidden, 2, MAX_DIM)) return "text hidden size";
-    if (!in_range(t->layers, 1, MAX_LAYERS)) return "text layers";
-    if (!in_range(t->heads, 1, MAX_SIDE) || !in_range(t->kv_heads, 1, MAX_SIDE) ||
-        t->heads % t->kv_heads)
-        return "text heads";
-    if (!in_range(t->head_dim, 2, MAX_DIM) || t->head_dim % 2) return "text head size";
-    if (!in_range(t->intermediate, 1, MAX_DIM)) return "text intermediate size";
-    if (!in_range(t->vocab, 1, 1 << 24)) return "vocabulary size";
-    if (!in_range(t->max_positions, 1, 1 << 24)) return "maximum positions";
-    if (!in_range(t->tied, 0, 1)) return "tied head";
-    if (!(t->rope_theta >= 1.0f && t->rope_theta <= 1e12f)) return "rope theta";
-    if (!(t->rms_eps >= 0.0f && t->rms_eps <= 1.0f)) return "rms eps";
-    return NULL;
-}
-
-static const char *vision_fault(const bal_config *c)
-{
-    const bal_vision_config *v = &c->vision;
-    if (!in_range(v->hidden, 1, MAX_DIM) || !in_range(v->layers, 1, MAX_LAYERS))
-        return "vision size";
-    if (!in_range(v->heads, 1, MAX_SIDE) || v->hidden % v->heads) return "vision heads";
-    if (!in_range(v->intermediate, 1, MAX_DIM)) return "vision intermediate size";
-    if (!in_range(v->image_size, 1, MAX_SIDE) || !in_range(v->patch_size, 1, v->image_size) ||
-        v->side != v->image_size / v->patch_size)
-        return "vision view size";
-    if (!(v->ln_eps >= 0.0f && v->ln_eps <= 1.0f)) return "vision layer norm eps";
-    if (!in_range(c->n_pinpoints, 1, BAL_MAX_PINPOINTS)) return "number of pinpoints";
-    for (int i = 0; i < c->n_pinpoints; i++)
-        for (int j = 0; j < 2; j++)
-            if (!in_range(c->pinpoints[i][j], 1, 1 << 16) || c->pinpoints[i][j] % v->image_size)
-                return "pinpoints";
-    for (int i = 0; i < 3; i++)
-        if (!(c->image_std[i] >= 1e-6f && c->image_std[i] <= 10.0f) ||
-            !(c->image_mean[i] >= -10.0f && c->image_mean[i] <= 10.0f))
-            return "image mean or std";
-    if (!in_range(c->max_tiles, 1, 1024)) return "maximum tiles";
-    return NULL;
-}
-
-static const char *config_fault(const bal_config *c)
-{
-    if (c->family != BAL_FAMILY_LLAVA_ONEVISION) return "family";
-    if (!in_range(c->has_vision, 0, 1)) return "vision flag";
-    const char *fault = text_fault(&c->text);
-    if (!fault && c->has_vision) fault = vision_fault(c);
-    if (fault) return fault;
-    if (!in_range(c->image_token, 0, c->text.vocab - 1)) return "image token";
-    if (!in_range(c->n_eos, 0, BAL_MAX_EOS)) return "number of stop tokens";
-    for (int i = 0; i < c->n_eos; i++)
-        if (!in_range(c->eos[i], 0, c->text.vocab - 1)) return "stop tokens";
-    return NULL;
 }
 
 bal_status bal_config_from_blob(bal_config *c, const uint8_t *data, size_t n_bytes, bal_error *err)

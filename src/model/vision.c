@@ -47,6 +47,7 @@ static bal_status tower_buf_create(tower_buf *b, const bal_model *m, int rows, b
     float **const slot[] = {&b->h,   &b->norm, &b->q,    &b->k,      &b->v,
                             &b->ctx, &b->mlp,  &b->proj, &b->patches};
     enum { SLOTS = sizeof slot / sizeof *slot };
+    /* limits of the config keep each of these below 2^45 */
     size_t total = 0;
     for (int i = 0; i < SLOTS; i++) total += bal_round_up(size[i], 16);
     *b = (tower_buf){0};

@@ -7,7 +7,10 @@
 
 #include "op/exec.h"
 
-enum { BAL_PAGE = 64 };
+enum {
+    BAL_PAGE = 64,
+    BAL_MAX_HEAD_DIM = 1024, /* scratch is sized for it; configs above are refused */
+};
 
 /* A page holds up to BAL_PAGE consecutive positions: k, v [BAL_PAGE][kv_heads * head_dim]. */
 typedef struct bal_kv_page {

@@ -11,7 +11,7 @@
 bal_status bal_exec_create(bal_exec *e, bal_pool *pool, const bal_kernels *kernels, int max_k,
                            bal_error *err)
 {
-    *e = (bal_exec){.pool = pool, .kernels = kernels, .max_k = max_k};
+    *e = (bal_exec){.pool = pool, .kernels = kernels};
     const size_t k = (size_t)max_k, lanes = (size_t)bal_pool_size(pool);
     const size_t tile = bal_round_up(BAL_OUT_TILE * k * sizeof(float), 64);
     const size_t shared =

@@ -19,10 +19,9 @@ typedef struct bal_exec {
     uint8_t *shared; /* activations of one chunk, read by all lanes */
     uint8_t *lanes;  /* bal_pool_size slices of lane_bytes */
     size_t lane_bytes;
-    int max_k; /* largest input width a linear may have */
 } bal_exec;
 
-/* max_k: widest linear input; max_positions: longest key list of an attention. */
+/* max_k: widest linear input that will be asked for. */
 bal_status bal_exec_create(bal_exec *e, bal_pool *pool, const bal_kernels *kernels, int max_k,
                            bal_error *err);
 void bal_exec_destroy(bal_exec *e);

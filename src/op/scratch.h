@@ -3,12 +3,13 @@
 #ifndef BAL_OP_SCRATCH_H
 #define BAL_OP_SCRATCH_H
 
+#include "op/attention.h"
+
 #include <stddef.h>
 
 enum {
     BAL_GRAD_TILE = 64, /* rows and columns of W converted at a time in the backward pass */
     BAL_QUERY_TILE = 16,
-    BAL_MAX_HEAD_DIM = 1024,
 };
 #define BAL_GRAD_SCRATCH ((size_t)BAL_GRAD_TILE * BAL_GRAD_TILE * sizeof(float))
 /* scores [16][64], partial output and output [16][head_dim] */

@@ -14,10 +14,15 @@ static size_t kv_width(const bal_text_config *c)
     return (size_t)c->kv_heads * (size_t)c->head_dim;
 }
 
+static size_t pages_per_layer(const bal_session *s)
+{
+    return bal_ceil_div((size_t)s->ctx, BAL_PAGE);
+}
+
 static bal_status allocate(bal_session *s, bal_error *err)
 {
     const bal_text_config *c = &s->engine->model.config.text;
-    const size_t n_pages = (size_t)(s->ctx / BAL_PAGE) * (size_t)c->layers;
+    const size_t n_pages = pages_per_layer(s) * (size_t)c->layers;
     const size_t page = BAL_PAGE * kv_width(c);
     size_t kv_bytes, total;
     if (!bal_size_mul(2 * n_pages * sizeof(float), page, &kv_bytes))
@@ -55,7 +60,7 @@ bal_status bal_session_create(bal_session *s, const bal_engine *engine, int ctx,
     if (ctx < 1 || ctx > max)
         return bal_fail(err, BAL_E_ARG, "context: %d positions, this model takes 1 to %d", ctx,
                         max);
-    s->ctx = (int)bal_round_up((size_t)ctx, BAL_PAGE);
+    s->ctx = ctx;
     const bal_status st = create(s, err);
     if (st < 0) bal_session_destroy(s);
     return st;
@@ -82,7 +87,7 @@ static void run_blocks(bal_session *s, int m, bal_taps taps)
 {
     const bal_model *model = &s->engine->model;
     const bal_text_config *c = &model->config.text;
-    const size_t pages = (size_t)(s->ctx / BAL_PAGE);
+    const size_t pages = pages_per_layer(s);
     positions_of(s, s->n, m);
     bal_rows rows = {.m = m, .first = s->n, .cos = s->buf.cos, .sin = s->buf.sin};
     for (int l = 0; l < c->layers; l++) {

@@ -20,16 +20,16 @@ typedef struct bal_session {
     const bal_engine *engine;
     bal_exec exec;
     bal_arena arena;
-    int ctx;              /* capacity in positions, a multiple of BAL_PAGE */
+    int ctx;              /* capacity in positions */
     int n;                /* positions in use */
     bal_token_info *info; /* [ctx] */
-    bal_kv_page *pages;   /* [layers][ctx / BAL_PAGE] */
+    bal_kv_page *pages;   /* [layers][ctx / BAL_PAGE, rounded up] */
     bal_decoder_buf buf;
     float *h;      /* [chunk][hidden] */
     float *logits; /* [vocab] of the last position */
 } bal_session;
 
-/* ctx is rounded up to whole pages and may not exceed the model's maximum. */
+/* ctx may not exceed the model's maximum. */
 bal_status bal_session_create(bal_session *s, const bal_engine *engine, int ctx, bal_error *err);
 void bal_session_destroy(bal_session *s); /* idempotent; zeroed struct is fine */
 

@@ -107,11 +107,11 @@ static void capacity(void **state)
     ASSERT_FAILS(BAL_E_ARG, "0 positions", bal_session_create(&s, &e, 0, &err));
     ASSERT_FAILS(BAL_E_ARG, "this model takes", bal_session_create(&s, &e, 1 << 20, &err));
     ASSERT_OK(bal_session_create(&s, &e, 100, &err));
-    assert_int_equal(s.ctx, 128);
+    assert_int_equal(s.ctx, 100);
     ASSERT_FAILS(BAL_E_CAPACITY, "context is full",
                  bal_session_append(&s, info, embeds, N, 0, NULL, NULL, (bal_taps){0}, &err));
     assert_int_equal(s.n, 0);
-    ASSERT_OK(bal_session_append(&s, info, embeds, 128, 0, NULL, NULL, (bal_taps){0}, &err));
+    ASSERT_OK(bal_session_append(&s, info, embeds, 100, 0, NULL, NULL, (bal_taps){0}, &err));
     ASSERT_FAILS(BAL_E_CAPACITY, "--ctx", bal_session_push(&s, 1, &err));
     bal_session_truncate(&s, 64);
     ASSERT_OK(bal_session_push(&s, 1, &err));

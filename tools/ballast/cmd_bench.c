@@ -62,8 +62,8 @@ int bal_cmd_bench(int argc, char **argv)
     const char *shape = "3584x18944";
     int group = 128, rows = 64, repeats = 9;
     const bal_arg args[] = {
-        {"--limits", 0, BAL_ARG_BOOL, &limits, NULL, "read bandwidth and multiply-add peak", 0, 0},
-        {"--kernels", 0, BAL_ARG_BOOL, &kernels, NULL,
+        {"--limits", 0, BAL_ARG_BOOL, &limits, "", "read bandwidth and multiply-add peak", 0, 0},
+        {"--kernels", 0, BAL_ARG_BOOL, &kernels, "",
          "matrix kernels beside those limits (the default)", 0, 0},
         {"--shape", 0, BAL_ARG_STRING, &shape, "NxK", "outputs x inputs (3584x18944)", 0, 0},
         {"--group", 'g', BAL_ARG_INT, &group, "G", "group of packed weights, 0: the row (128)", 0,

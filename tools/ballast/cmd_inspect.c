@@ -349,7 +349,7 @@ static void print_json(const sheet *s)
 
 int bal_cmd_inspect(int argc, char **argv)
 {
-    bal_common common;
+    bal_common common = {0};
     bool tensors = false;
     const bal_arg args[] = {
         {"--tensors", 0, BAL_ARG_BOOL, &tensors, "", "list every tensor and where it stands", 0, 0},
