@@ -35,6 +35,7 @@ typedef struct demo_flags {
 
 typedef struct demo_state {
     const demo_flags *f;
+    FILE *out; /* the tour's text: stdout, or stderr under --json */
     demo_table table;
     bal_engine engines[DEMO_MODELS]; /* [0]: float */
     bal_bar bar;
@@ -104,8 +105,8 @@ static bal_status quantize(demo_state *s, const char *recipe, int bits, bal_erro
     r->bits = bits;
     r->quantize_s = now() - start;
     s->table.n_rows++;
-    printf("  %-9s W%d  %5.1f s   %s\n", recipe, bits, r->quantize_s, s->paths[i]);
-    fflush(stdout);
+    fprintf(s->out, "  %-9s W%d  %5.1f s   %s\n", recipe, bits, r->quantize_s, s->paths[i]);
+    fflush(s->out);
     snprintf(report, sizeof report, "%s.json", base);
     return load_record(r, report, &s->table.calibration, err);
 }
@@ -115,8 +116,8 @@ static bal_status quantize_all(demo_state *s, bal_error *err)
     static const char *const quick[] = {"rtn", "awq", "mbq", "mbq+"};
     static const char *const full[] = {"rtn", "awq", "awq+clip", "mbq", "mbq-r1", "mbq+"};
     const int n = s->f->full ? 6 : 4;
-    printf("Quantizing %s/model:\n", s->f->folder);
-    fflush(stdout);
+    fprintf(s->out, "Quantizing %s/model:\n", s->f->folder);
+    fflush(s->out);
     for (int bits = s->f->full ? 4 : 3; bits >= (s->f->full ? 2 : 3); bits--)
         for (int i = 0; i < n; i++)
             BAL_TRY(quantize(s, s->f->full ? full[i] : quick[i], bits, err));
@@ -198,17 +199,18 @@ static bal_status show_answer(const demo_state *s, int row, bal_error *err)
     char image[1200], question[256];
     BAL_TRY(read_hero(s, image, sizeof image, question, err));
     const bal_ask_flags flags = BAL_ASK_DEFAULTS;
-    bal_asker a = {.question = question, .stream = true};
-    printf("\n%s, %s at %d bits per weight:\n  > %s\n  ", image, s->table.rows[row].recipe,
-           s->table.rows[row].bits, question);
-    fflush(stdout);
+    bal_asker a = {.question = question, .stream = s->out == stdout, .collect = true};
+    fprintf(s->out, "\n%s, %s at %d bits per weight:\n  > %s\n  ", image, s->table.rows[row].recipe,
+            s->table.rows[row].bits, question);
+    fflush(s->out);
     bal_status st = bal_asker_open(&a, s->paths[row], &s->f->common, &flags, err);
     if (st == BAL_OK) st = bal_chat_add_image_file(a.chat, image, NULL, err);
     if (st == BAL_OK) st = bal_asker_ask(&a, HERO_TOKENS, err);
+    if (st == BAL_OK && !a.stream) fprintf(s->out, "%s", a.answer ? a.answer : "");
     if (st == BAL_OK)
-        printf("\n  (%d prompt tokens, %d of them vision; %d generated in %.2f s)\n",
-               (int)a.result.n_prompt, (int)a.result.n_vision, (int)a.result.n_generated,
-               a.result.decode_s);
+        fprintf(s->out, "\n  (%d prompt tokens, %d of them vision; %d generated in %.2f s)\n",
+                (int)a.result.n_prompt, (int)a.result.n_vision, (int)a.result.n_generated,
+                a.result.decode_s);
     bal_asker_close(&a);
     return st;
 }
@@ -343,8 +345,8 @@ static bal_status show_difference(const demo_state *s, bal_error *err)
     demo_difference d;
     BAL_TRY(demo_compare(&d, &s->table, DEMO_QUESTIONS, a, b, err));
     const bool real = d.kl.hi < 0 || d.kl.lo > 0;
-    printf("\nmbq+ against awq at 3 bits: KL %+.4f [%+.4f, %+.4f]%s\n", d.kl.value, d.kl.lo,
-           d.kl.hi, real ? "" : ": inside the interval, so no difference was shown");
+    fprintf(s->out, "\nmbq+ against awq at 3 bits: KL %+.4f [%+.4f, %+.4f]%s\n", d.kl.value,
+            d.kl.lo, d.kl.hi, real ? "" : ": inside the interval, so no difference was shown");
     return BAL_OK;
 }
 
@@ -356,15 +358,16 @@ static bal_status tour(demo_state *s, bal_error *err)
     for (int i = 1; i < s->table.n_rows; i++)
         if (&s->table.rows[i] == demo_find(&s->table, "mbq+", 3)) BAL_TRY(show_answer(s, i, err));
     BAL_TRY(measure_speed(s, err));
-    printf("\nAsking all of them the held-out questions:\n\n");
-    fflush(stdout);
+    fprintf(s->out, "\nAsking all of them the held-out questions:\n\n");
+    fflush(s->out);
     BAL_TRY(evaluate_all(s, err));
-    demo_print_table(stdout, &s->table);
+    demo_print_table(s->out, &s->table);
     BAL_TRY(show_difference(s, err));
+    if (s->f->common.json) bal_print_json(json_pack("{s:o}", "rows", demo_json(&s->table)));
     if (s->f->json) BAL_TRY(write_json(s, err));
     if (s->f->markdown) BAL_TRY(write_markdown(s, err));
-    printf("Reports: %s/*.html\n", s->f->work);
-    printf("Now try:  build/ballast chat %s\n", s->paths[s->table.n_rows - 1]);
+    fprintf(s->out, "Reports: %s/*.html\n", s->f->work);
+    fprintf(s->out, "Now try:  build/ballast chat %s\n", s->paths[s->table.n_rows - 1]);
     return BAL_OK;
 }
 
@@ -384,7 +387,7 @@ int bal_cmd_demo(int argc, char **argv)
     static demo_state s;
     demo_flags f = {.folder = "demo", .work = "build/demo", .easy_questions = 2000};
     const bal_arg args[] = {
-        {"--full", 0, BAL_ARG_BOOL, &f.full, NULL, "W4, W3, W2, all recipes and all data", 0, 0},
+        {"--full", 0, BAL_ARG_BOOL, &f.full, "", "W4, W3, W2, all recipes and all data", 0, 0},
         {"--samples", 0, BAL_ARG_INT, &f.samples, "N", "calibration conversations (32; full: all)",
          1, 1 << 20},
         {"--questions", 0, BAL_ARG_INT, &f.questions, "N", "questions (300; full: all)", 1,
@@ -417,6 +420,7 @@ int bal_cmd_demo(int argc, char **argv)
     if (mkdir(f.work, 0777) != 0 && errno != EEXIST)
         return bal_failure("demo", "%s: cannot create: %s", f.work, strerror(errno));
     s.f = &f;
+    s.out = f.common.json ? stderr : stdout;
     s.table.version = bal_version();
     s.table.group = 128;
     read_machine(s.table.machine);
