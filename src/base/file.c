@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "base/file.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -177,6 +176,25 @@ bal_status bal_output_begin(bal_output *o, const char *path, bool force, bal_err
         return bal_fail(err, BAL_E_EXISTS, "%s: exists already; --force replaces it", path);
     if (mkdir(o->partial, 0777) != 0 && errno != EEXIST)
         return bal_fail(err, BAL_E_IO, "%s: cannot create: %s", o->partial, strerror(errno));
+    struct stat sb;
+    if (lstat(o->partial, &sb) == 0 && S_ISDIR(sb.st_mode)) return BAL_OK;
+    return bal_fail(err, BAL_E_EXISTS, "%s: exists and is not a folder", o->partial);
+}
+
+/* Without force a file that appeared since begin() is left alone: link fails where rename would
+ * replace. File systems without hard links get a last look instead. */
+static bal_status move_into_place(const bal_output *o, const char *part, bal_error *err)
+{
+    int rc = -1;
+    if (!o->force) {
+        rc = link(part, o->path);
+        if (rc == 0) unlink(part);
+        if (rc != 0 && (errno == EEXIST || bal_path_exists(o->path)))
+            return bal_fail(err, BAL_E_EXISTS, "%s: exists already; --force replaces it", o->path);
+    }
+    if (rc != 0 && rename(part, o->path) != 0)
+        return bal_fail(err, BAL_E_IO, "%s: cannot rename to %s: %s", part, o->path,
+                        strerror(errno));
     return BAL_OK;
 }
 
@@ -186,21 +204,13 @@ bal_status bal_output_commit(bal_output *o, const char *part_name, bal_error *er
     BAL_TRY(bal_path_join(part, sizeof part, o->partial, part_name, err));
     BAL_TRY(bal_path_dir(dir, sizeof dir, o->path, err));
     BAL_TRY(sync_path(part, O_RDONLY, err));
-    if (rename(part, o->path) != 0)
-        return bal_fail(err, BAL_E_IO, "%s: cannot rename to %s: %s", part, o->path,
-                        strerror(errno));
+    BAL_TRY(move_into_place(o, part, err));
+    BAL_TRY(sync_path(dir, O_RDONLY | O_DIRECTORY, err));
     bal_output_abort(o);
-    return sync_path(dir, O_RDONLY | O_DIRECTORY, err);
+    return BAL_OK;
 }
 
 void bal_output_abort(bal_output *o)
 {
-    DIR *d = opendir(o->partial);
-    if (!d) return;
-    for (struct dirent *e; (e = readdir(d));) {
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
-        unlinkat(dirfd(d), e->d_name, 0);
-    }
-    closedir(d);
     rmdir(o->partial);
 }

@@ -30,17 +30,19 @@ bal_status bal_path_dir(char *out, size_t out_size, const char *path, bal_error 
 
 /* ---- Output that is whole or absent -----------------------------------------------------------
  * begin() makes OUT.partial/ (kept by an earlier, interrupted run if it is there); the caller
- * writes files inside it; commit() syncs PART inside the folder, renames it to OUT and removes the
- * folder. abort() removes the folder with all its files. An existing OUT fails with BAL_E_EXISTS
- * unless force is set, and is replaced only at commit. */
+ * writes files inside it, and removes them again but for PART; commit() syncs PART, renames it to
+ * OUT and removes the folder. An existing OUT fails with BAL_E_EXISTS unless force is set, at
+ * begin() and again at commit(); it is replaced only there. */
 typedef struct bal_output {
     char path[1024];    /* OUT */
     char partial[1040]; /* OUT.partial */
     bool force;
 } bal_output;
 
+/* A symbolic link or a file in the place of the folder is BAL_E_EXISTS. */
 bal_status bal_output_begin(bal_output *o, const char *path, bool force, bal_error *err);
 bal_status bal_output_commit(bal_output *o, const char *part_name, bal_error *err);
+/* Removes the folder if it is empty; the files in it are the caller's. */
 void bal_output_abort(bal_output *o);
 
 /* Writes the whole buffer or fails naming `path` and the reason (full disk among them). */

@@ -118,10 +118,10 @@ static void test_output_commit(void **state)
     assert_true(bal_path_is_dir(scratch("out.partial")));
     assert_false(bal_path_exists(path));
     scratch_text(part(&o, "model"), "result");
-    scratch_text(part(&o, "block0"), "leftover");
     ASSERT_OK(bal_output_commit(&o, "model", &err));
     expect_text(path, "result");
     assert_false(bal_path_exists(scratch("out.partial")));
+    assert_false(bal_path_exists(part(&o, "model")));
 }
 
 static void test_output_force(void **state)
@@ -143,14 +143,34 @@ static void test_output_force(void **state)
     ASSERT_FAILS(BAL_E_EXISTS, "is a folder", bal_output_begin(&o, scratch("folder"), true, &err));
 }
 
+/* What appeared while the work was going on is not replaced either, and the work is kept. */
+static void test_output_race(void **state)
+{
+    (void)state;
+    bal_error err;
+    bal_output o;
+    const char *path = scratch("raced");
+    ASSERT_OK(bal_output_begin(&o, path, false, &err));
+    scratch_text(part(&o, "model"), "ours");
+    scratch_text(path, "theirs");
+    ASSERT_FAILS(BAL_E_EXISTS, "raced: exists already", bal_output_commit(&o, "model", &err));
+    expect_text(path, "theirs");
+    expect_text(part(&o, "model"), "ours");
+    o.force = true;
+    ASSERT_OK(bal_output_commit(&o, "model", &err));
+    expect_text(path, "ours");
+}
+
 static void test_output_abort(void **state)
 {
     (void)state;
     bal_error err;
     bal_output o;
     ASSERT_OK(bal_output_begin(&o, scratch("given_up"), false, &err));
-    scratch_text(part(&o, "a"), "a");
-    scratch_text(part(&o, "b"), "b");
+    scratch_text(part(&o, "somebody's"), "a");
+    bal_output_abort(&o); /* files are never removed with the folder */
+    expect_text(part(&o, "somebody's"), "a");
+    assert_int_equal(unlink(part(&o, "somebody's")), 0);
     bal_output_abort(&o);
     assert_false(bal_path_exists(scratch("given_up.partial")));
     assert_false(bal_path_exists(scratch("given_up")));
@@ -175,6 +195,21 @@ static void test_output_resume(void **state)
     scratch_text(part(&o, "model"), "whole");
     ASSERT_OK(bal_output_commit(&o, "model", &err));
     expect_text(path, "whole");
+    expect_text(part(&o, "block0"), "done before"); /* the caller's to remove */
+    assert_int_equal(unlink(part(&o, "block0")), 0);
+    bal_output_abort(&o);
+    assert_false(bal_path_exists(scratch("resumed.partial")));
+}
+
+static void test_output_symlink(void **state)
+{
+    (void)state;
+    bal_error err;
+    bal_output o;
+    assert_int_equal(mkdir(scratch("elsewhere"), 0777), 0);
+    assert_int_equal(symlink(scratch("elsewhere"), scratch("linked.partial")), 0);
+    ASSERT_FAILS(BAL_E_EXISTS, "linked.partial: exists and is not a folder",
+                 bal_output_begin(&o, scratch("linked"), false, &err));
 }
 
 static void test_output_in_the_way(void **state)
@@ -193,11 +228,12 @@ static void test_output_in_the_way(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mapping),       cmocka_unit_test(test_read),
-        cmocka_unit_test(test_paths),         cmocka_unit_test(test_write_file),
-        cmocka_unit_test(test_full_disk),     cmocka_unit_test(test_output_commit),
-        cmocka_unit_test(test_output_force),  cmocka_unit_test(test_output_abort),
-        cmocka_unit_test(test_output_resume), cmocka_unit_test(test_output_in_the_way),
+        cmocka_unit_test(test_mapping),        cmocka_unit_test(test_read),
+        cmocka_unit_test(test_paths),          cmocka_unit_test(test_write_file),
+        cmocka_unit_test(test_full_disk),      cmocka_unit_test(test_output_commit),
+        cmocka_unit_test(test_output_force),   cmocka_unit_test(test_output_race),
+        cmocka_unit_test(test_output_symlink), cmocka_unit_test(test_output_abort),
+        cmocka_unit_test(test_output_resume),  cmocka_unit_test(test_output_in_the_way),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

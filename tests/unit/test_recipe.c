@@ -1,38 +1,16 @@
 /* SPDX-License-Identifier: MIT
  * Recipes: the compiled-in ones, inheritance, overrides, and what is refused. */
 #include "check.h"
+#include "unit/scratch.h"
 
 #include "quant/recipe.h"
 
-#include <unistd.h>
-
-static char folder[64];
-
 static const char *write_text(const char *name, const char *text)
 {
-    static char path[4][160];
-    static unsigned turn;
-    char *p = path[turn++ % 4];
+    const char *p = scratch(name);
     bal_error err;
-    snprintf(p, sizeof path[0], "%s/%s", folder, name);
     ASSERT_OK(bal_write_file(p, text, strlen(text), &err));
     return p;
-}
-
-static int make_folder(void **state)
-{
-    (void)state;
-    snprintf(folder, sizeof folder, "/tmp/ballast_recipe_XXXXXX");
-    return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **state)
-{
-    (void)state;
-    bal_output o = {0};
-    snprintf(o.partial, sizeof o.partial, "%s", folder);
-    bal_output_abort(&o);
-    return 0;
 }
 
 static void test_published_mbq(void **state)
@@ -190,5 +168,5 @@ int main(void)
         cmocka_unit_test(test_canonical),     cmocka_unit_test(test_every_word),
         cmocka_unit_test(test_extends_file),  cmocka_unit_test(test_refused),
     };
-    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+    return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }
