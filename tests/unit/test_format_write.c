@@ -125,7 +125,9 @@ static void test_random_lists(void **state)
         const size_t n = bal_rng_below(&rng, MOST + 1);
         for (size_t i = 0; i < n; i++) {
             const bal_st_dtype dtype = (bal_st_dtype)bal_rng_below(&rng, BAL_ST_DTYPE_COUNT);
-            snprintf(names[i], sizeof names[i], "%0*d", (int)bal_rng_below(&rng, 70) + 2, (int)i);
+            const size_t length = 2 + (size_t)bal_rng_below(&rng, 70);
+            memset(names[i], '0', length);
+            names[i][length] = 0;
             names[i][0] = (char)('A' + i % 26), names[i][1] = (char)('a' + i / 26);
             in[i] = tensor(names[i], dtype, 4 * bal_rng_below(&rng, 60),
                            (size_t)bal_rng_below(&rng, 60000));
