@@ -27,7 +27,4 @@ typedef void bal_silu_mul_fn(float *y, const float *g, const float *u, size_t n)
  * (Hendrycks and Gimpel 2016) with tanh written through exp. y may be x. x = -inf gives NaN. */
 typedef void bal_gelu_tanh_fn(float *y, const float *x, size_t n);
 
-/* y[i] = x / (1 + exp(-1.702 x)): the sigmoid form of GELU that CLIP uses. y may be x. */
-typedef void bal_gelu_quick_fn(float *y, const float *x, size_t n);
-
 #endif

@@ -19,7 +19,6 @@ typedef struct bal_kernels {
     bal_softmax_row_fn *softmax_row;
     bal_silu_mul_fn *silu_mul;
     bal_gelu_tanh_fn *gelu_tanh;
-    bal_gelu_quick_fn *gelu_quick;
 } bal_kernels;
 
 /* Fills every pointer with the last variant of kernels.def that `isa` (base/cpu.h) can run. The

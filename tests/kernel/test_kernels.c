@@ -333,7 +333,6 @@ static bool check_unary(const char *name, bal_gelu_tanh_fn *fn, bal_gelu_tanh_fn
 }
 
 #define check_gelu_tanh                      check_unary
-#define check_gelu_quick                     check_unary
 #define check_gemm_w2(name, fn, ref, seed)   check_gemm_w(name, fn, ref, seed, 2)
 #define check_gemm_w3(name, fn, ref, seed)   check_gemm_w(name, fn, ref, seed, 3)
 #define check_gemm_w4(name, fn, ref, seed)   check_gemm_w(name, fn, ref, seed, 4)

@@ -8,7 +8,6 @@ bal_softmax_exp_fn bal_softmax_exp_ref;
 bal_softmax_row_fn bal_softmax_row_ref;
 bal_silu_mul_fn bal_silu_mul_ref;
 bal_gelu_tanh_fn bal_gelu_tanh_ref;
-bal_gelu_quick_fn bal_gelu_quick_ref;
 
 static float lane_max(const float *x, size_t n)
 {
@@ -53,9 +52,4 @@ void bal_gelu_tanh_ref(float *y, const float *x, size_t n)
         const float z2 = x[i] * fmaf(BAL_GELU_C3, x[i] * x[i], BAL_GELU_C1);
         y[i] = x[i] / (1.0f + bal_exp_ref(-z2));
     }
-}
-
-void bal_gelu_quick_ref(float *y, const float *x, size_t n)
-{
-    for (size_t i = 0; i < n; i++) y[i] = x[i] / (1.0f + bal_exp_ref(-(x[i] * BAL_GELU_QUICK)));
 }

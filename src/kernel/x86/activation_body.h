@@ -8,7 +8,6 @@ bal_softmax_exp_fn ISA(bal_softmax_exp);
 bal_softmax_row_fn ISA(bal_softmax_row);
 bal_silu_mul_fn ISA(bal_silu_mul);
 bal_gelu_tanh_fn ISA(bal_gelu_tanh);
-bal_gelu_quick_fn ISA(bal_gelu_quick);
 
 ALWAYS_INLINE v16 v16_exp(v16 x)
 {
@@ -105,21 +104,9 @@ ALWAYS_INLINE v16 gelu_tanh(v16 x)
     return gate(x, v16_mul(x, c));
 }
 
-ALWAYS_INLINE v16 gelu_quick(v16 x)
-{
-    return gate(x, v16_mul(x, v16_set1(BAL_GELU_QUICK)));
-}
-
 void ISA(bal_gelu_tanh)(float *y, const float *x, size_t n)
 {
     size_t i = 0;
     for (; i + 16 <= n; i += 16) v16_store(y + i, gelu_tanh(v16_load(x + i)));
     if (i < n) store_tail(y + i, n - i, gelu_tanh(load_tail(x + i, n - i, 0.0f)));
-}
-
-void ISA(bal_gelu_quick)(float *y, const float *x, size_t n)
-{
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) v16_store(y + i, gelu_quick(v16_load(x + i)));
-    if (i < n) store_tail(y + i, n - i, gelu_quick(load_tail(x + i, n - i, 0.0f)));
 }
