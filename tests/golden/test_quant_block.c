@@ -304,6 +304,7 @@ static void check_clip_definition(quant_case *q, const bal_decoder_layer *l, bal
     bal_recipe r = case_recipe();
     r.group = GROUP;
     r.clip = clip;
+    if (clip == BAL_CLIP_AWQ) r.bits = 2; /* the fewer bits, the further it shrinks */
     const int i = clip == BAL_CLIP_AWQ ? BAL_LINEAR_V : BAL_LINEAR_Q;
     const bal_linear *from = bal_layer_linear(l, i);
     const bal_quantizer z = bal_quantizer_of(&r);
