@@ -23,15 +23,16 @@ typedef struct bal_quant_opts {
     const char *isa;     /* "scalar", "avx2", "avx512"; NULL: what the CPU has */
     bool resume;         /* go on with an interrupted run */
     bool force;          /* replace an existing file; throw an interrupted run away */
-    const char *report;  /* FILE.html to write, with the same as .json beside it; NULL: none */
+    const char *report;  /* FILE.html to write, with the same as .json beside it; NULL: none.
+                            Either existing is BAL_E_EXISTS without force */
     const char *command; /* shown in the report; NULL: left out */
     bal_progress_fn *progress; /* stages "pictures" and "sensitivity" (samples), "blocks"
                                   (thousandths of a block); false stops with BAL_E_CANCELLED */
     void *progress_ctx;
 } bal_quant_opts;
 
-/* What a run would do and make. ram_bytes and disk_bytes are estimates from above: memory beside
- * the mapped checkpoint, and room for OUT.partial/. file_bytes is exact. */
+/* What a run would do and make. ram_bytes and disk_bytes are estimates: memory beside the mapped
+ * checkpoint, and room for OUT.partial/. file_bytes is exact. */
 typedef struct bal_quant_plan {
     char recipe[2048];                /* as JSON, overrides applied */
     int layers, linears, bits, group; /* group 0: the whole row */

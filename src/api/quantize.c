@@ -2,6 +2,7 @@
  * ballast_quant.h: argument checks, defaults, and the report behind a finished run. */
 #include "ballast_quant.h"
 
+#include "api/context.h"
 #include "base/file.h"
 #include "quant/pipeline.h"
 #include "report/report.h"
@@ -9,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum { DEFAULT_SAMPLES = 128, MAX_THREADS = 256 };
 
@@ -25,16 +27,68 @@ static int on_step(void *ctx, const char *stage, long done, long total)
     return o->progress && !o->progress(o->progress_ctx, &p);
 }
 
-/* A caller that was built with an older header has a shorter struct: the rest is zero. */
-static bal_status copy_opts(bal_quant_opts *to, const bal_quant_opts *from, bal_error *err)
+/* ---- Where the report goes -------------------------------------------------------------------
+ */
+
+static bool same_inode(const char *a, const char *b)
 {
-    *to = (bal_quant_opts){0};
-    if (!from) return BAL_OK;
-    if (from->size < sizeof from->size || from->size > sizeof *to)
-        return bal_fail(err, BAL_E_ARG, "opts.size is %u, expected %zu or the size of an older one",
-                        from->size, sizeof *to);
-    memcpy(to, from, from->size);
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* Whether two paths lead to one file, which need not be there yet. */
+static bool same_file(const char *a, const char *b)
+{
+    char dir_a[1024], dir_b[1024];
+    const char *end_a = strrchr(a, '/'), *end_b = strrchr(b, '/');
+    if (same_inode(a, b)) return true;
+    if (strcmp(end_a ? end_a + 1 : a, end_b ? end_b + 1 : b) != 0) return false;
+    return bal_path_dir(dir_a, sizeof dir_a, a, NULL) == BAL_OK &&
+           bal_path_dir(dir_b, sizeof dir_b, b, NULL) == BAL_OK && same_inode(dir_a, dir_b);
+}
+
+static bal_status check_target(const call *c, const char *path, const char *dir, bal_error *err)
+{
+    const struct {
+        const char *path, *what;
+    } taken[] = {{c->pipeline.out, "the output"},
+                 {c->opts.calib, "the calibration data"},
+                 {c->opts.recipe, "the recipe"}};
+    for (size_t i = 0; i < sizeof taken / sizeof taken[0]; i++)
+        if (taken[i].path && same_file(path, taken[i].path))
+            return bal_fail(err, BAL_E_ARG, "report %s: that is %s", path, taken[i].what);
+    if (same_inode(dir, c->pipeline.model))
+        return bal_fail(err, BAL_E_ARG, "report %s: would stand among the model's files", path);
+    if (bal_path_is_dir(path))
+        return bal_fail(err, BAL_E_EXISTS, "report %s: is a folder, a file was expected", path);
+    if (!c->opts.force && bal_path_exists(path))
+        return bal_fail(err, BAL_E_EXISTS, "report %s: exists already; --force replaces it", path);
     return BAL_OK;
+}
+
+/* Both of its files, before hours of work that they are to show. */
+static bal_status check_report(const call *c, bal_error *err)
+{
+    char dir[1024], beside[1200];
+    const char *report = c->opts.report;
+    if (!report) return BAL_OK;
+    BAL_TRY(bal_path_dir(dir, sizeof dir, report, err));
+    if (!bal_path_is_dir(dir))
+        return bal_fail(err, BAL_E_ARG, "report %s: the folder %s does not exist", report, dir);
+    BAL_TRY(bal_report_json_path(beside, sizeof beside, report, err));
+    BAL_TRY(check_target(c, report, dir, err));
+    return check_target(c, beside, dir, err);
+}
+
+/* ---- Arguments -------------------------------------------------------------------------------
+ */
+
+static bal_status check_command(const char *command, bal_error *err)
+{
+    json_t *s = command ? json_string(command) : NULL;
+    json_decref(s);
+    if (!command || s) return BAL_OK;
+    return bal_fail(err, BAL_E_ARG, "the command line, which the report shows, is not UTF-8");
 }
 
 static bal_status check_opts(const bal_quant_opts *o, bal_error *err)
@@ -43,11 +97,19 @@ static bal_status check_opts(const bal_quant_opts *o, bal_error *err)
         return bal_fail(err, BAL_E_ARG, "threads is %u, expected 0 to %d", o->threads, MAX_THREADS);
     if (o->n_set && !o->set)
         return bal_fail(err, BAL_E_ARG, "n_set is %zu, but set is NULL", o->n_set);
-    char dir[1024];
-    if (!o->report) return BAL_OK;
-    BAL_TRY(bal_path_dir(dir, sizeof dir, o->report, err));
-    if (bal_path_is_dir(dir)) return BAL_OK;
-    return bal_fail(err, BAL_E_ARG, "report %s: the folder %s does not exist", o->report, dir);
+    return check_command(o->command, err);
+}
+
+static bal_status write_report(void *ctx, const json_t *record, bal_error *err)
+{
+    const bal_quant_opts *o = ctx;
+    json_t *all = json_copy((json_t *)(uintptr_t)record);
+    const bool bad =
+        !all || (o->command && json_object_set_new(all, "command", json_string(o->command)) < 0);
+    const bal_status st =
+        bad ? bal_nomem(err, sizeof *o, "report") : bal_report_write(o->report, all, err);
+    json_decref(all);
+    return st;
 }
 
 static bal_status prepare(call *c, const char *model_dir, const char *out,
@@ -55,7 +117,7 @@ static bal_status prepare(call *c, const char *model_dir, const char *out,
 {
     *c = (call){0};
     if (!model_dir || !model_dir[0]) return bal_fail(err, BAL_E_ARG, "no model folder is given");
-    BAL_TRY(copy_opts(&c->opts, opts, err));
+    BAL_TRY(bal_opts_read(&c->opts, sizeof c->opts, sizeof c->opts, opts, "bal_quant_opts", err));
     const bal_quant_opts *o = &c->opts;
     BAL_TRY(check_opts(o, err));
     BAL_TRY(bal_recipe_load(&c->recipe, o->recipe ? o->recipe : "mbq", err));
@@ -75,13 +137,10 @@ static bal_status prepare(call *c, const char *model_dir, const char *out,
         .force = o->force,
         .step = on_step,
         .step_ctx = &c->opts,
+        .record = c->opts.report ? write_report : NULL,
+        .record_ctx = &c->opts,
     };
-    return BAL_OK;
-}
-
-static double per_weight(uint64_t n_bytes, uint64_t weights)
-{
-    return weights ? 8.0 * (double)n_bytes / (double)weights : 0.0;
+    return check_report(c, err);
 }
 
 bal_status bal_quantize_plan(bal_quant_plan *plan, const char *model_dir,
@@ -107,29 +166,19 @@ bal_status bal_quantize_plan(bal_quant_plan *plan, const char *model_dir,
     plan->file_bytes = p.sizes.n_bytes;
     plan->ram_bytes = p.ram_bytes;
     plan->disk_bytes = p.disk_bytes;
-    plan->linear_bits_per_weight = per_weight(p.sizes.linear_bytes, p.sizes.linear_weights);
-    plan->file_bits_per_weight = per_weight(p.sizes.n_bytes, p.sizes.all_weights);
+    plan->linear_bits_per_weight =
+        bal_bits_per_weight(p.sizes.linear_bytes, p.sizes.linear_weights);
+    plan->file_bits_per_weight = bal_bits_per_weight(p.sizes.n_bytes, p.sizes.all_weights);
     return BAL_OK;
-}
-
-static bal_status write_report(const bal_quant_opts *o, json_t *record, bal_error *err)
-{
-    if (o->command && json_object_set_new(record, "command", json_string(o->command)) < 0)
-        return bal_fail(err, BAL_E_ARG, "the command line is not UTF-8");
-    return bal_report_write(o->report, record, err);
 }
 
 bal_status bal_quantize(const char *model_dir, const char *out, const bal_quant_opts *opts,
                         bal_error *err)
 {
     call c;
-    json_t *record = NULL;
     if (!out || !out[0]) return bal_fail(err, BAL_E_ARG, "no output file is given");
     BAL_TRY(prepare(&c, model_dir, out, opts, err));
-    bal_status st = bal_pipeline_run(&c.pipeline, c.opts.report ? &record : NULL, err);
-    if (st == BAL_OK && c.opts.report) st = write_report(&c.opts, record, err);
-    json_decref(record);
-    return st;
+    return bal_pipeline_run(&c.pipeline, err);
 }
 
 const char *bal_quant_recipe_name(size_t i)

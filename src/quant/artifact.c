@@ -1,14 +1,13 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ * One list of tensors and metadata serves two uses: the file itself, from finished blocks, and its
+ * exact size before there is one. */
 #include "quant/artifact.h"
 
 #include "base/file.h"
-#include "base/hash.h"
 #include "base/size.h"
 #include "format/safetensors_write.h"
 #include "model/bind.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,6 +67,9 @@ static bal_status keep(builder *b, const char *text, const char **out)
 
 static bal_status add_tensor(builder *b, const char *name, const bal_tensor_view *t)
 {
+    if (b->n_tensors == b->room_tensors)
+        return bal_fail(b->err, BAL_E_FORMAT, "tensor %s: more than the %zu tensors expected", name,
+                        b->room_tensors);
     bal_tensor_view *slot = &b->tensors[b->n_tensors];
     *slot = *t;
     BAL_TRY(keep(b, name, &slot->name));
@@ -216,6 +218,11 @@ static void count_weights(bal_artifact_sizes *s, const builder *b)
     }
 }
 
+double bal_bits_per_weight(uint64_t n_bytes, uint64_t weights)
+{
+    return weights ? 8.0 * (double)n_bytes / (double)weights : 0.0;
+}
+
 bal_status bal_artifact_size(bal_artifact_sizes *s, const bal_engine *engine,
                              const bal_artifact_origin *origin, bal_error *err)
 {
@@ -244,22 +251,6 @@ bal_status bal_artifact_write(const char *path, const bal_engine *engine, const 
 /* ---- Hash of a checkpoint ----------------------------------------------------------------------
  */
 
-static int is_model_file(const struct dirent *e)
-{
-    static const char *const endings[] = {".safetensors", ".json", ".txt", ".jinja"};
-    const size_t n = strlen(e->d_name);
-    for (size_t i = 0; i < sizeof endings / sizeof endings[0]; i++) {
-        const size_t m = strlen(endings[i]);
-        if (e->d_name[0] != '.' && n > m && strcmp(e->d_name + n - m, endings[i]) == 0) return 1;
-    }
-    return 0;
-}
-
-static int by_name(const struct dirent **a, const struct dirent **b)
-{
-    return strcmp((*a)->d_name, (*b)->d_name);
-}
-
 static bal_status add_file(bal_sha256 *h, const char *dir, const char *name, bal_error *err)
 {
     char path[1400];
@@ -270,27 +261,66 @@ static bal_status add_file(bal_sha256 *h, const char *dir, const char *name, bal
     return bal_sha256_update(h, digest, sizeof digest, err);
 }
 
-static bal_status hash_files(bal_sha256 *h, const char *dir, struct dirent **list, int n,
-                             char out[BAL_ARTIFACT_HEX], bal_error *err)
+static bool is_there(const char *dir, const char *name)
+{
+    char path[1400];
+    return bal_path_join(path, sizeof path, dir, name, NULL) == BAL_OK && bal_path_exists(path);
+}
+
+static bal_status add_files(bal_sha256 *h, const char *dir, const char *const *names,
+                            bal_error *err)
+{
+    for (; *names; names++)
+        if (is_there(dir, *names)) BAL_TRY(add_file(h, dir, *names, err));
+    return BAL_OK;
+}
+
+/* The older form of a tokenizer is read only where there is no tokenizer.json, and the index only
+ * where there is no model.safetensors. */
+static bal_status add_configs(bal_sha256 *h, const char *dir, bal_error *err)
+{
+    static const char *const configs[] = {"config.json", "preprocessor_config.json",
+                                          "generation_config.json", NULL};
+    static const char *const tokenizer[] = {"tokenizer.json", NULL};
+    static const char *const old_tokenizer[] = {
+        "vocab.json", "merges.txt",        "encoder.json",
+        "vocab.bpe",  "added_tokens.json", "tokenizer_config.json",
+        NULL};
+    static const char *const index[] = {"model.safetensors.index.json", NULL};
+    BAL_TRY(add_files(h, dir, configs, err));
+    BAL_TRY(add_files(h, dir, is_there(dir, tokenizer[0]) ? tokenizer : old_tokenizer, err));
+    return is_there(dir, "model.safetensors") ? BAL_OK : add_files(h, dir, index, err);
+}
+
+static bal_status add_weights(bal_sha256 *h, const bal_model *m, bal_error *err)
+{
+    const bal_tensor_set *set = &m->tensors;
+    for (size_t file = 0; file < set->n_files; file++)
+        for (size_t i = 0; i < set->n_tensors; i++) {
+            if ((size_t)set->tensors[i].file != file) continue;
+            const char *path = bal_tensor_file(set, &set->tensors[i]), *slash = strrchr(path, '/');
+            BAL_TRY(add_file(h, m->path, slash ? slash + 1 : path, err));
+            break;
+        }
+    return BAL_OK;
+}
+
+static bal_status hash_model(bal_sha256 *h, const bal_model *m, char out[BAL_SHA256_HEX],
+                             bal_error *err)
 {
     uint8_t digest[BAL_SHA256_BYTES];
     BAL_TRY(bal_sha256_init(h, err));
-    for (int i = 0; i < n; i++) BAL_TRY(add_file(h, dir, list[i]->d_name, err));
+    BAL_TRY(add_configs(h, m->path, err));
+    BAL_TRY(add_weights(h, m, err));
     BAL_TRY(bal_sha256_final(h, digest, err));
     bal_hex(out, digest, sizeof digest);
     return BAL_OK;
 }
 
-bal_status bal_artifact_hash_model(char out[BAL_ARTIFACT_HEX], const char *dir, bal_error *err)
+bal_status bal_artifact_hash_model(char out[BAL_SHA256_HEX], const bal_model *m, bal_error *err)
 {
-    struct dirent **list = NULL;
     bal_sha256 h = {0};
-    const int n = scandir(dir, &list, is_model_file, by_name);
-    if (n < 0)
-        return bal_fail(err, BAL_E_IO, "%s: cannot list the folder: %s", dir, strerror(errno));
-    const bal_status st = hash_files(&h, dir, list, n, out, err);
+    const bal_status st = hash_model(&h, m, out, err);
     bal_sha256_deinit(&h);
-    for (int i = 0; i < n; i++) free(list[i]);
-    free(list);
     return st;
 }

@@ -5,6 +5,7 @@
 #ifndef BAL_QUANT_ARTIFACT_H
 #define BAL_QUANT_ARTIFACT_H
 
+#include "base/hash.h"
 #include "quant/part.h"
 #include "run/engine.h"
 
@@ -33,8 +34,11 @@ bal_status bal_artifact_size(bal_artifact_sizes *s, const bal_engine *engine,
 bal_status bal_artifact_write(const char *path, const bal_engine *engine, const bal_part *parts,
                               const bal_artifact_origin *origin, bal_error *err);
 
-/* SHA-256 over names and contents of the weights and configuration files of a folder, as hex. */
-enum { BAL_ARTIFACT_HEX = 65 };
-bal_status bal_artifact_hash_model(char out[BAL_ARTIFACT_HEX], const char *dir, bal_error *err);
+/* SHA-256 over names and contents of the files of m's folder that opening it reads, as hex: what
+ * else lies there does not matter. Which ones, and in what order: docs/formats.md. */
+bal_status bal_artifact_hash_model(char out[BAL_SHA256_HEX], const bal_model *m, bal_error *err);
+
+/* 8 * n_bytes / weights; 0 without weights. */
+double bal_bits_per_weight(uint64_t n_bytes, uint64_t weights);
 
 #endif

@@ -1,4 +1,6 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ * Reading calibration data: one parser for both forms, every check per record, and the choice of
+ * records. Opens no picture. */
 #include "quant/calib.h"
 
 #include "base/file.h"
@@ -245,8 +247,9 @@ bal_status bal_calib_parse(bal_calib *c, const char *bytes, size_t n_bytes, cons
                            bal_error *err)
 {
     *c = (bal_calib){.path = strdup(path)};
-    const bal_status st = c->path ? parse(c, bytes, n_bytes, err)
-                                  : bal_nomem(err, strlen(path) + 1, "calibration file name");
+    bal_status st = c->path ? bal_sha256_bytes(c->sha256, bytes, n_bytes, err)
+                            : bal_nomem(err, strlen(path) + 1, "calibration file name");
+    if (st == BAL_OK) st = parse(c, bytes, n_bytes, err);
     if (st < 0) bal_calib_close(c);
     return st;
 }
@@ -288,6 +291,26 @@ bal_status bal_calib_choose(const bal_calib *c, int samples, uint64_t seed, size
         (*order)[j] = t;
     }
     return BAL_OK;
+}
+
+static int by_index(const void *a, const void *b)
+{
+    const size_t x = *(const size_t *)a, y = *(const size_t *)b;
+    return (x > y) - (x < y);
+}
+
+void bal_calib_keep(bal_calib *c, const size_t *order, size_t n)
+{
+    size_t *sorted = malloc(n * sizeof *sorted);
+    if (!sorted) return; /* then more memory is in use, nothing else */
+    memcpy(sorted, order, n * sizeof *sorted);
+    qsort(sorted, n, sizeof *sorted, by_index);
+    for (size_t i = 0, at = 0; i < c->n; i++)
+        if (at < n && sorted[at] == i)
+            at++;
+        else
+            record_free(&c->records[i]);
+    free(sorted);
 }
 
 bal_status bal_calib_image_path(const bal_calib *c, const bal_calib_record *r, int i, char *out,

@@ -8,7 +8,7 @@
 #ifndef BAL_QUANT_CALIB_H
 #define BAL_QUANT_CALIB_H
 
-#include "base/status.h"
+#include "base/hash.h"
 
 typedef enum bal_calib_role {
     BAL_CALIB_SYSTEM,
@@ -34,6 +34,7 @@ typedef struct bal_calib_record {
 
 typedef struct bal_calib {
     char *path;
+    uint8_t sha256[BAL_SHA256_BYTES]; /* of the bytes that were parsed */
     size_t n;
     bal_calib_record *records;
 } bal_calib;
@@ -50,6 +51,9 @@ void bal_calib_close(bal_calib *c); /* idempotent; a zeroed struct is fine */
  * below their number, else the first `samples` of a shuffle that depends on the seed only. */
 bal_status bal_calib_choose(const bal_calib *c, int samples, uint64_t seed, size_t **order,
                             size_t *n, bal_error *err);
+
+/* Frees the contents of all records but records[order[0 .. n-1]]; indices stay as they are. */
+void bal_calib_keep(bal_calib *c, const size_t *order, size_t n);
 
 /* Path of picture i of a record, resolved from the data file's folder. */
 bal_status bal_calib_image_path(const bal_calib *c, const bal_calib_record *r, int i, char *out,

@@ -1,4 +1,7 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ * Two passes over the chosen records: the first is cheap and finds what is wrong with them, the
+ * second runs the vision tower. Pictures are read in both, so the second refuses bytes that the
+ * first has not seen. */
 #include "quant/gather.h"
 
 #include "base/file.h"
@@ -16,9 +19,8 @@ typedef struct gatherer {
     const bal_engine *engine;
     const bal_exec *exec;
     const bal_recipe *recipe;
-    bal_sha256 hash;
-    bal_step_fn *step;
-    void *step_ctx;
+    bal_sha256 hash; /* first pass */
+    int n_seen;      /* pictures so far in this pass */
     bal_error *err;
 } gatherer;
 
@@ -144,33 +146,51 @@ static bal_status tokens_of(const gatherer *g, const bal_calib_record *r, bal_ch
  */
 
 static bal_status open_picture(const gatherer *g, const bal_calib_record *r, int i,
-                               bal_image *image, bal_sha256 *hash)
+                               bal_image *image, uint8_t digest[BAL_SHA256_BYTES])
 {
     char path[2100];
-    uint8_t *bytes, digest[BAL_SHA256_BYTES];
+    uint8_t *bytes;
     size_t n;
     BAL_TRY(bal_calib_image_path(g->calib, r, i, path, sizeof path, g->err));
     BAL_TRY(bal_read_file(&bytes, &n, path, PICTURE_BYTES, g->err));
-    bal_status st = bal_image_decode(image, bytes, n, NULL, g->err);
-    if (st < 0) bal_fail_in(g->err, st, "%.120s", path);
-    if (st == BAL_OK && hash) {
-        st = bal_sha256_bytes(digest, bytes, n, g->err);
-        if (st == BAL_OK) st = bal_sha256_update(hash, digest, sizeof digest, g->err);
-        if (st < 0) bal_image_free(image);
+    bal_status st = bal_sha256_bytes(digest, bytes, n, g->err);
+    if (st == BAL_OK) {
+        st = bal_image_decode(image, bytes, n, NULL, g->err);
+        if (st < 0) bal_fail_in(g->err, st, "%.120s", path);
     }
     free(bytes);
     return st;
 }
 
-/* Sizes of a record's pictures, hashing their bytes on the way. */
+/* Sizes and hashes of a record's pictures. */
 static bal_status measure(gatherer *g, const bal_calib_record *r, int (*sizes)[2])
 {
-    for (int i = 0; i < r->n_images; i++) {
+    uint8_t(*digests)[BAL_SHA256_BYTES] =
+        realloc(g->out->digests, ((size_t)g->n_seen + (size_t)r->n_images + 1) * sizeof *digests);
+    if (!digests) return bal_nomem(g->err, (size_t)r->n_images * sizeof *digests, "hashes");
+    g->out->digests = digests;
+    for (int i = 0; i < r->n_images; i++, g->n_seen++) {
         bal_image image = {0};
-        BAL_TRY(open_picture(g, r, i, &image, &g->hash));
+        BAL_TRY(open_picture(g, r, i, &image, digests[g->n_seen]));
         sizes[i][0] = image.width;
         sizes[i][1] = image.height;
         bal_image_free(&image);
+        BAL_TRY(bal_sha256_update(&g->hash, digests[g->n_seen], sizeof digests[0], g->err));
+    }
+    return BAL_OK;
+}
+
+/* The pictures themselves, which must still be those that were measured. */
+static bal_status reopen(gatherer *g, const bal_calib_record *r, int (*sizes)[2], bal_image *images)
+{
+    for (int i = 0; i < r->n_images; i++, g->n_seen++) {
+        uint8_t digest[BAL_SHA256_BYTES];
+        BAL_TRY(open_picture(g, r, i, &images[i], digest));
+        if (memcmp(digest, g->out->digests[g->n_seen], sizeof digest) != 0)
+            return bal_fail(g->err, BAL_E_IO, "picture %.160s changed while it was being read",
+                            r->images[i]);
+        sizes[i][0] = images[i].width;
+        sizes[i][1] = images[i].height;
     }
     return BAL_OK;
 }
@@ -213,17 +233,13 @@ static bal_status keep_tags(gatherer *g, const bal_sequence *s, bal_sample *samp
     return BAL_OK;
 }
 
-static bal_status sequence_of(gatherer *g, const bal_calib_record *r, bool hash, bal_sequence *s,
+/* images NULL: the first pass */
+static bal_status sequence_of(gatherer *g, const bal_calib_record *r, bal_sequence *s,
                               bal_image *images)
 {
     int(*sizes)[2] = calloc((size_t)r->n_images + 1, sizeof *sizes);
     if (!sizes) return bal_nomem(g->err, (size_t)r->n_images * sizeof *sizes, "picture sizes");
-    bal_status st = hash ? measure(g, r, sizes) : BAL_OK;
-    for (int i = 0; images && i < r->n_images && st == BAL_OK; i++) {
-        st = open_picture(g, r, i, &images[i], NULL);
-        sizes[i][0] = images[i].width;
-        sizes[i][1] = images[i].height;
-    }
+    bal_status st = images ? reopen(g, r, sizes, images) : measure(g, r, sizes);
     if (st == BAL_OK) st = build_sequence(g, r, sizes, s);
     free(sizes);
     return st;
@@ -232,7 +248,7 @@ static bal_status sequence_of(gatherer *g, const bal_calib_record *r, bool hash,
 static bal_status lay_out(gatherer *g, const bal_calib_record *r)
 {
     bal_sequence s = {0};
-    bal_status st = sequence_of(g, r, true, &s, NULL);
+    bal_status st = sequence_of(g, r, &s, NULL);
     if (st == BAL_OK) st = keep_tags(g, &s, &g->out->samples.items[g->out->samples.n++]);
     bal_sequence_free(&s);
     return st;
@@ -247,11 +263,7 @@ static bal_status embed(gatherer *g, const bal_sequence *s, const bal_image *ima
         (size_t)s->n * (size_t)g->engine->model.config.text.hidden * sizeof(float);
     float *rows = malloc(n_bytes + 1);
     if (!rows) return bal_nomem(g->err, n_bytes, "embeddings of a sample");
-    bal_status st = BAL_OK;
-    if (s->n != g->out->samples.items[sample].n)
-        st = bal_fail(g->err, BAL_E_IO, "a picture changed while it was being read");
-    if (st == BAL_OK)
-        st = bal_sequence_embed(s, g->engine, g->exec, images, rows, (bal_taps){0}, g->err);
+    bal_status st = bal_sequence_embed(s, g->engine, g->exec, images, rows, (bal_taps){0}, g->err);
     if (st == BAL_OK) st = bal_store_write(&g->out->embeds, sample, rows, g->err);
     free(rows);
     return st;
@@ -262,7 +274,7 @@ static bal_status encode(gatherer *g, const bal_calib_record *r, int sample)
     bal_sequence s = {0};
     bal_image *images = calloc((size_t)r->n_images + 1, sizeof *images);
     if (!images) return bal_nomem(g->err, (size_t)r->n_images * sizeof *images, "pictures");
-    bal_status st = sequence_of(g, r, false, &s, images);
+    bal_status st = sequence_of(g, r, &s, images);
     if (st == BAL_OK) st = embed(g, &s, images, sample);
     for (int i = 0; i < r->n_images; i++) bal_image_free(&images[i]);
     free(images);
@@ -278,13 +290,12 @@ static bal_status name_record(const gatherer *g, const bal_calib_record *r, bal_
     return st < 0 ? bal_fail_in(g->err, st, "record %zu of %.100s", r->number, g->calib->path) : st;
 }
 
-static bal_status gather(gatherer *g, const size_t *order, size_t n, const char *tmp_dir)
+static bal_status lay_out_all(gatherer *g, const size_t *order, size_t n)
 {
     bal_gathered *out = g->out;
     uint8_t digest[BAL_SHA256_BYTES];
-    BAL_TRY(bal_sha256_file(digest, g->calib->path, g->err));
     BAL_TRY(bal_sha256_init(&g->hash, g->err));
-    BAL_TRY(bal_sha256_update(&g->hash, digest, sizeof digest, g->err));
+    BAL_TRY(bal_sha256_update(&g->hash, g->calib->sha256, sizeof g->calib->sha256, g->err));
     out->samples.items = calloc(n, sizeof *out->samples.items);
     if (!out->samples.items) return bal_nomem(g->err, n * sizeof *out->samples.items, "samples");
     for (size_t i = 0; i < n; i++) {
@@ -293,32 +304,44 @@ static bal_status gather(gatherer *g, const size_t *order, size_t n, const char 
     }
     BAL_TRY(bal_sha256_final(&g->hash, digest, g->err));
     bal_hex(out->sha256, digest, sizeof digest);
-    BAL_TRY(bal_store_create(&out->embeds, tmp_dir, &out->samples,
+    return BAL_OK;
+}
+
+static bal_status encode_all(gatherer *g, const size_t *order, const char *tmp_dir,
+                             bal_step_fn *step, void *step_ctx)
+{
+    const int n = g->out->samples.n;
+    BAL_TRY(bal_store_create(&g->out->embeds, tmp_dir, &g->out->samples,
                              g->engine->model.config.text.hidden, g->err));
-    for (size_t i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++) {
         const bal_calib_record *r = &g->calib->records[order[i]];
-        BAL_TRY(name_record(g, r, encode(g, r, (int)i)));
-        if (g->step && g->step(g->step_ctx, "pictures", (long)i + 1, (long)n))
+        BAL_TRY(name_record(g, r, encode(g, r, i)));
+        if (step && step(step_ctx, "pictures", (long)i + 1, (long)n))
             return bal_fail(g->err, BAL_E_CANCELLED, "cancelled while encoding pictures");
     }
     return BAL_OK;
 }
 
-bal_status bal_gather(bal_gathered *out, const bal_calib *calib, const size_t *order, size_t n,
-                      const bal_engine *engine, const bal_exec *exec, const bal_recipe *recipe,
-                      const char *tmp_dir, bal_step_fn *step, void *step_ctx, bal_error *err)
+bal_status bal_gather_layout(bal_gathered *out, const bal_calib *calib, const size_t *order,
+                             size_t n, const bal_engine *engine, const bal_recipe *recipe,
+                             bal_error *err)
 {
     *out = (bal_gathered){.embeds.fd = -1};
-    gatherer g = {.out = out,
-                  .calib = calib,
-                  .engine = engine,
-                  .exec = exec,
-                  .recipe = recipe,
-                  .step = step,
-                  .step_ctx = step_ctx,
-                  .err = err};
-    const bal_status st = gather(&g, order, n, tmp_dir);
+    gatherer g = {.out = out, .calib = calib, .engine = engine, .recipe = recipe, .err = err};
+    const bal_status st = lay_out_all(&g, order, n);
     bal_sha256_deinit(&g.hash);
+    if (st < 0) bal_gathered_free(out);
+    return st;
+}
+
+bal_status bal_gather_encode(bal_gathered *out, const bal_calib *calib, const size_t *order,
+                             const bal_engine *engine, const bal_exec *exec,
+                             const bal_recipe *recipe, const char *tmp_dir, bal_step_fn *step,
+                             void *step_ctx, bal_error *err)
+{
+    gatherer g = {
+        .out = out, .calib = calib, .engine = engine, .exec = exec, .recipe = recipe, .err = err};
+    const bal_status st = encode_all(&g, order, tmp_dir, step, step_ctx);
     if (st < 0) bal_gathered_free(out);
     return st;
 }
@@ -330,6 +353,7 @@ void bal_gathered_free(bal_gathered *g)
         free(g->samples.items[i].modality);
     }
     free(g->samples.items);
+    free(g->digests);
     bal_store_destroy(&g->embeds);
     *g = (bal_gathered){.embeds.fd = -1};
 }

@@ -15,15 +15,20 @@ typedef struct bal_gathered {
     char sha256[BAL_SHA256_HEX];    /* of the data file and of the pictures in use, in order */
     int64_t tokens[BAL_MODALITIES]; /* of all samples */
     int n_images;
+    uint8_t (*digests)[BAL_SHA256_BYTES]; /* [n_images] of the pictures, in order */
 } bal_gathered;
 
-/* order[n] are indices of records. Every picture is opened, hashed and laid out before the first
- * one is encoded, so an unreadable one is found at once; errors name record, file and picture.
- * The recipe says template, turns and views. tmp_dir is where the store is made. On failure *g is
- * empty. */
-bal_status bal_gather(bal_gathered *g, const bal_calib *calib, const size_t *order, size_t n,
-                      const bal_engine *engine, const bal_exec *exec, const bal_recipe *recipe,
-                      const char *tmp_dir, bal_step_fn *step, void *step_ctx, bal_error *err);
+/* First half: order[n] are indices of records. Every picture is opened, hashed and laid out, so an
+ * unreadable one is found at once; errors name record, file and picture. The recipe says template,
+ * turns and views. On failure *g is empty. */
+bal_status bal_gather_layout(bal_gathered *g, const bal_calib *calib, const size_t *order, size_t n,
+                             const bal_engine *engine, const bal_recipe *recipe, bal_error *err);
+/* Second half, with the same arguments: runs the vision tower and makes the store in tmp_dir. A
+ * picture whose bytes are not those of the first half is BAL_E_IO. On failure *g is empty. */
+bal_status bal_gather_encode(bal_gathered *g, const bal_calib *calib, const size_t *order,
+                             const bal_engine *engine, const bal_exec *exec,
+                             const bal_recipe *recipe, const char *tmp_dir, bal_step_fn *step,
+                             void *step_ctx, bal_error *err);
 void bal_gathered_free(bal_gathered *g); /* idempotent; a zeroed struct is fine */
 
 #endif

@@ -1,8 +1,12 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ * Block files: writing one whole, and opening one that may have been damaged or put there by
+ * somebody else. Refuses every tensor that the block does not have, and every other packing than
+ * the recipe's. */
 #include "quant/part.h"
 
 #include "base/size.h"
 #include "format/safetensors_write.h"
+#include "quant/fold.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -135,64 +139,109 @@ bal_status bal_part_write(const char *path, const bal_block_result *r, const bal
 
 /* ---- Reading --------------------------------------------------------------------------------- */
 
+static bal_status need(const bal_part *p, const char *name, const bal_tensor_view **out,
+                       bal_error *err)
+{
+    *out = bal_tensor_find(&p->set, name);
+    return *out ? BAL_OK : bal_fail(err, BAL_E_FORMAT, "tensor %s is missing", name);
+}
+
 static bal_status vector(const bal_part *p, const char *name, size_t n, const float **out,
                          bal_error *err)
 {
     const bal_tensor_view *t;
-    BAL_TRY(bal_tensor_get(&p->set, name, &t, err));
+    BAL_TRY(need(p, name, &t, err));
     *out = (const float *)(const void *)t->data;
     if (t->dtype == BAL_ST_F32 && t->n_bytes == n * sizeof(float) &&
         (uintptr_t)t->data % sizeof(float) == 0)
         return BAL_OK;
-    return bal_fail(err, BAL_E_FORMAT, "%s: tensor %s: expected F32 [%zu], found %s of %llu bytes",
-                    bal_tensor_file(&p->set, t), name, n, bal_st_dtype_name(t->dtype),
-                    (unsigned long long)t->n_bytes);
+    return bal_fail(err, BAL_E_FORMAT, "tensor %s: expected F32 [%zu], found %s of %llu bytes",
+                    name, n, bal_st_dtype_name(t->dtype), (unsigned long long)t->n_bytes);
 }
 
-static bal_status open_linear(bal_part *p, const bal_text_config *c, int index, int i,
-                              bal_error *err)
+typedef struct opener {
+    bal_part *p;
+    const bal_text_config *c;
+    const bal_decoder_layer *source;
+    const bal_recipe *recipe;
+    int index;
+    bal_error *err;
+} opener;
+
+/* What the recipe makes of linear i, provided that the file's metadata says the same. */
+static bal_status layout_of(const opener *o, const bal_linear *l, int i, bal_packed_layout *layout)
 {
-    bal_linear *l = bal_decoder_linear(&p->layer, i);
+    char key[BAL_PART_NAME], want[BAL_PACKED_ID_SIZE];
+    BAL_TRY(bal_packed_layout_init(layout, o->recipe->bits, (size_t)l->n, (size_t)l->k,
+                                   (size_t)o->recipe->group, o->err));
+    bal_packed_layout_id(layout, want);
+    bal_part_layout_key(key, o->index, i);
+    const char *id = bal_tensor_meta(&o->p->set, key);
+    if (id && strcmp(id, want) == 0) return BAL_OK;
+    return bal_fail(o->err, BAL_E_FORMAT, "metadata %s: expected %s, found %.40s", key, want,
+                    id ? id : "nothing");
+}
+
+static bal_status open_bias(const opener *o, bal_linear *l, int i)
+{
     char name[BAL_PART_NAME];
-    int bits;
-    size_t group;
+    if (!bal_layer_linear(o->source, i)->bias) return BAL_OK;
+    bal_part_bias_name(name, o->index, i);
+    return vector(o->p, name, (size_t)l->n, &l->bias, o->err);
+}
+
+static bal_status open_linear(const opener *o, int i)
+{
+    bal_linear *l = bal_decoder_linear(&o->p->layer, i);
+    char name[BAL_PART_NAME];
     bal_packed_layout layout;
     const bal_tensor_view *t;
-    bal_part_linear_size(c, i, &l->n, &l->k);
-    bal_part_packed_name(name, index, i);
-    BAL_TRY(bal_tensor_get(&p->set, name, &t, err));
-    bal_part_layout_key(name, index, i);
-    const char *id = bal_tensor_meta(&p->set, name);
-    if (!id)
-        return bal_fail(err, BAL_E_FORMAT, "%s: metadata has no %s", bal_tensor_file(&p->set, t),
-                        name);
-    BAL_TRY(bal_packed_id_parse(id, &bits, &group, err));
-    BAL_TRY(bal_packed_layout_init(&layout, bits, (size_t)l->n, (size_t)l->k, group, err));
-    BAL_TRY(bal_packed_view_init(&l->packed, &layout, t->data, (size_t)t->n_bytes, err));
-    BAL_TRY(bal_type_from_bits(&l->type, bits, err));
-    bal_part_bias_name(name, index, i);
-    return bal_tensor_find(&p->set, name) ? vector(p, name, (size_t)l->n, &l->bias, err) : BAL_OK;
+    bal_part_linear_size(o->c, i, &l->n, &l->k);
+    bal_part_packed_name(name, o->index, i);
+    BAL_TRY(need(o->p, name, &t, o->err));
+    if (t->dtype != BAL_ST_U8)
+        return bal_fail(o->err, BAL_E_FORMAT, "tensor %s: expected U8, found %s", name,
+                        bal_st_dtype_name(t->dtype));
+    BAL_TRY(layout_of(o, l, i, &layout));
+    BAL_TRY(bal_packed_view_init(&l->packed, &layout, t->data, (size_t)t->n_bytes, o->err));
+    BAL_TRY(bal_type_from_bits(&l->type, layout.bits, o->err));
+    return open_bias(o, l, i);
 }
 
-static bal_status open_part(bal_part *p, const char *path, const bal_text_config *c, int index,
-                            bal_error *err)
+/* All that are needed were found, so a file with this many holds nothing else. */
+static bal_status check_count(const opener *o)
+{
+    size_t want = BAL_DECODER_LINEARS + 2;
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++)
+        want += bal_layer_linear(o->source, i)->bias != NULL;
+    if (o->p->set.n_tensors == want) return BAL_OK;
+    return bal_fail(o->err, BAL_E_FORMAT, "expected the %zu tensors of block %d, found %zu tensors",
+                    want, o->index, o->p->set.n_tensors);
+}
+
+static bal_status open_tensors(const opener *o)
 {
     char name[BAL_PART_NAME];
-    BAL_TRY(bal_tensor_set_open(&p->set, path, err));
-    for (int i = 0; i < BAL_DECODER_LINEARS; i++) BAL_TRY(open_linear(p, c, index, i, err));
-    bal_part_norm_name(name, index, false);
-    BAL_TRY(vector(p, name, (size_t)c->hidden, &p->layer.attn_norm, err));
-    bal_part_norm_name(name, index, true);
-    return vector(p, name, (size_t)c->hidden, &p->layer.mlp_norm, err);
+    const size_t hidden = (size_t)o->c->hidden;
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) BAL_TRY(open_linear(o, i));
+    bal_part_norm_name(name, o->index, false);
+    BAL_TRY(vector(o->p, name, hidden, &o->p->layer.attn_norm, o->err));
+    bal_part_norm_name(name, o->index, true);
+    BAL_TRY(vector(o->p, name, hidden, &o->p->layer.mlp_norm, o->err));
+    return check_count(o);
 }
 
-bal_status bal_part_open(bal_part *p, const char *path, const bal_text_config *c, int index,
+bal_status bal_part_open(bal_part *p, const char *path, const bal_text_config *c,
+                         const bal_decoder_layer *source, const bal_recipe *recipe, int index,
                          bal_error *err)
 {
     *p = (bal_part){0};
-    const bal_status st = open_part(p, path, c, index, err);
-    if (st < 0) bal_part_close(p);
-    return st;
+    const opener o = {p, c, source, recipe, index, err};
+    BAL_TRY(bal_tensor_set_open(&p->set, path, err));
+    const bal_status st = open_tensors(&o);
+    if (st >= 0) return st;
+    bal_part_close(p);
+    return bal_fail_in(err, st, "%s", path);
 }
 
 void bal_part_close(bal_part *p)

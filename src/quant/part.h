@@ -15,9 +15,11 @@ typedef struct bal_part {
 /* Packs `r` and writes it as block `index`; the file appears whole or not at all. */
 bal_status bal_part_write(const char *path, const bal_block_result *r, const bal_text_config *c,
                           int index, bal_error *err);
-/* Every tensor of the block must be there in the shape that `c` gives it. On failure *p is
- * empty. */
-bal_status bal_part_open(bal_part *p, const char *path, const bal_text_config *c, int index,
+/* The file is untrusted: it must hold exactly the tensors of block `index` of the checkpoint, whose
+ * float layer is `source`, in the shapes that `c` gives them and packed as `recipe` says; a missing
+ * or an additional one is BAL_E_FORMAT. On failure *p is empty. */
+bal_status bal_part_open(bal_part *p, const char *path, const bal_text_config *c,
+                         const bal_decoder_layer *source, const bal_recipe *recipe, int index,
                          bal_error *err);
 void bal_part_close(bal_part *p); /* idempotent; a zeroed struct is fine */
 

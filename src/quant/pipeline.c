@@ -1,6 +1,11 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ * The run from end to end: a straight line of steps in go(), each of which can be continued from
+ * what the one before left in OUT.partial/. Refuses what it can before the first expensive step.
+ * Read pipeline.h and workspace.h first. */
 #include "quant/pipeline.h"
 
+#include "base/build_id.h"
+#include "quant/finite.h"
 #include "quant/gather.h"
 #include "quant/stream.h"
 #include "quant/workspace.h"
@@ -25,7 +30,7 @@ typedef struct run {
     bal_sensitivity sensitivity;
     bal_part *parts; /* [layers] */
     json_t *identity, *blocks;
-    char model_sha256[BAL_ARTIFACT_HEX];
+    char model_sha256[BAL_SHA256_HEX];
     char *calibration; /* JSON text for the file's metadata */
     int block;         /* in progress */
     long unit;         /* of that block, 0 .. BLOCK_UNITS */
@@ -81,7 +86,9 @@ static bal_status open_calib(run *r)
                         r->recipe.name);
     if (!r->o->calib) return BAL_OK;
     BAL_TRY(bal_calib_open(&r->calib, r->o->calib, r->err));
-    return bal_calib_choose(&r->calib, r->o->samples, r->o->seed, &r->order, &r->n, r->err);
+    BAL_TRY(bal_calib_choose(&r->calib, r->o->samples, r->o->seed, &r->order, &r->n, r->err));
+    bal_calib_keep(&r->calib, r->order, r->n);
+    return BAL_OK;
 }
 
 static void close_run(run *r)
@@ -144,6 +151,21 @@ static const char *base_name(const char *path, char *buf, size_t size)
     return buf;
 }
 
+/* Names end up in JSON, which holds nothing but UTF-8. */
+static bal_status check_name(const run *r, const char *path, const char *what)
+{
+    json_t *s = json_string(path);
+    json_decref(s);
+    return s ? BAL_OK : bal_fail(r->err, BAL_E_ARG, "%s %.200s: the name is not UTF-8", what, path);
+}
+
+static bal_status check_names(const run *r)
+{
+    BAL_TRY(check_name(r, r->o->model, "model folder"));
+    if (r->o->calib) BAL_TRY(check_name(r, r->o->calib, "calibration file"));
+    return check_name(r, r->o->recipe->name, "recipe");
+}
+
 static json_t *recipe_json(const bal_recipe *recipe, bal_error *err)
 {
     char *text;
@@ -169,7 +191,7 @@ static bal_status identify(run *r)
 {
     char source[256];
     json_t *calib;
-    BAL_TRY(bal_artifact_hash_model(r->model_sha256, r->o->model, r->err));
+    BAL_TRY(bal_artifact_hash_model(r->model_sha256, &r->engine.model, r->err));
     r->identity = json_pack("{s:s, s:s, s:s, s:s, s:o}", "program", "ballast " BALLAST_VERSION,
                             "isa", bal_isa_name(r->engine.isa), "source",
                             base_name(r->o->model, source, sizeof source), "model_sha256",
@@ -178,6 +200,19 @@ static bal_status identify(run *r)
     if (!r->o->calib) return BAL_OK;
     const bal_status st = describe_calibration(r, r->data.sha256, &calib);
     json_object_set_new(r->identity, "calibration", calib);
+    return st;
+}
+
+/* The file is the same for every build of a version; pieces of two builds do not mix. */
+static bal_status bind(run *r)
+{
+    json_t *all = json_copy(r->identity);
+    if (json_object_set_new(all, "build", json_string(bal_build_id)) < 0) {
+        json_decref(all);
+        return bal_nomem(r->err, sizeof(bal_error), "identity of the run");
+    }
+    const bal_status st = bal_workspace_bind(&r->space, all, r->err);
+    json_decref(all);
     return st;
 }
 
@@ -304,13 +339,15 @@ static bal_status seal(run *r, const block_paths *p, json_t *record)
 
 static bal_status do_block(run *r)
 {
-    const bal_text_config *c = &r->engine.model.config.text;
+    const bal_model *m = &r->engine.model;
     block_paths p;
     BAL_TRY(paths_of(r, &p));
     json_t *record = finished_record(&p);
     const bool finished = record != NULL;
     bal_status st = finished ? BAL_OK : solve(r, &p, &record);
-    if (st == BAL_OK) st = bal_part_open(&r->parts[r->block], p.part, c, r->block, r->err);
+    if (st == BAL_OK)
+        st = bal_part_open(&r->parts[r->block], p.part, &m->config.text, &m->layers[r->block],
+                           &r->recipe, r->block, r->err);
     if (st == BAL_OK) st = advance(r, record);
     if (st == BAL_OK && !finished) st = seal(r, &p, record);
     if (st == BAL_OK) json_array_append(r->blocks, record);
@@ -333,17 +370,8 @@ static bal_status do_blocks(run *r)
     return BAL_OK;
 }
 
-/* ---- The end -----------------------------------------------------------------------------------
+/* ---- The record --------------------------------------------------------------------------------
  */
-
-static bal_status finish(run *r)
-{
-    char path[PATH_SIZE];
-    const bal_artifact_origin origin = origin_of(r);
-    BAL_TRY(bal_workspace_path(&r->space, path, sizeof path, "out.safetensors", r->err));
-    BAL_TRY(bal_artifact_write(path, &r->engine, r->parts, &origin, r->err));
-    return bal_workspace_commit(&r->space, "out.safetensors", r->err);
-}
 
 static json_t *tokens_json(const run *r)
 {
@@ -362,19 +390,15 @@ static json_t *model_json(const run *r)
                      "vocab", c->text.vocab, "vision_layers", c->has_vision ? c->vision.layers : 0);
 }
 
-static double per_weight(uint64_t n_bytes, uint64_t weights)
-{
-    return weights ? 8.0 * (double)n_bytes / (double)weights : 0.0;
-}
-
 static json_t *sizes_json(const run *r, const bal_artifact_sizes *s)
 {
     return json_pack("{s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "file_bytes", (json_int_t)s->n_bytes,
                      "source_bytes", (json_int_t)r->engine.model.tensors.n_file_bytes,
                      "linear_bytes", (json_int_t)s->linear_bytes, "linear_weights",
                      (json_int_t)s->linear_weights, "all_weights", (json_int_t)s->all_weights,
-                     "linear_bits_per_weight", per_weight(s->linear_bytes, s->linear_weights),
-                     "file_bits_per_weight", per_weight(s->n_bytes, s->all_weights));
+                     "linear_bits_per_weight",
+                     bal_bits_per_weight(s->linear_bytes, s->linear_weights),
+                     "file_bits_per_weight", bal_bits_per_weight(s->n_bytes, s->all_weights));
 }
 
 static bal_status make_record(const run *r, json_t **out)
@@ -399,25 +423,58 @@ static bal_status make_record(const run *r, json_t **out)
     return bal_nomem(r->err, sizeof sizes, "report");
 }
 
-static bal_status gather_data(run *r)
+/* ---- The end -----------------------------------------------------------------------------------
+ */
+
+/* Before anything is moved: when it fails, all measurements are still there to go on from. */
+static bal_status show_record(const run *r)
 {
-    if (!r->o->calib) return BAL_OK;
-    return bal_gather(&r->data, &r->calib, r->order, r->n, &r->engine, &r->exec, &r->recipe,
-                      r->space.output.partial, step_through, r, r->err);
+    json_t *record;
+    if (!r->o->record) return BAL_OK;
+    BAL_TRY(make_record(r, &record));
+    const bal_status st = r->o->record(r->o->record_ctx, record, r->err);
+    json_decref(record);
+    return st;
 }
 
-static bal_status go(run *r, json_t **record)
+static bal_status finish(run *r)
 {
+    char path[PATH_SIZE];
+    const bal_artifact_origin origin = origin_of(r);
+    BAL_TRY(bal_workspace_path(&r->space, path, sizeof path, "out.safetensors", r->err));
+    BAL_TRY(bal_artifact_write(path, &r->engine, r->parts, &origin, r->err));
+    BAL_TRY(show_record(r));
+    return bal_workspace_commit(&r->space, "out.safetensors", r->err);
+}
+
+static bal_status lay_out_data(run *r)
+{
+    if (!r->o->calib) return BAL_OK;
+    return bal_gather_layout(&r->data, &r->calib, r->order, r->n, &r->engine, &r->recipe, r->err);
+}
+
+static bal_status encode_data(run *r)
+{
+    if (!r->o->calib) return BAL_OK;
+    return bal_gather_encode(&r->data, &r->calib, r->order, &r->engine, &r->exec, &r->recipe,
+                             r->space.output.partial, step_through, r, r->err);
+}
+
+/* What would be refused is found before the first expensive step. */
+static bal_status go(run *r)
+{
+    BAL_TRY(check_names(r));
     BAL_TRY(open_model(r));
     BAL_TRY(open_calib(r));
-    BAL_TRY(bal_workspace_open(&r->space, r->o->out, r->o->resume, r->o->force, r->err));
-    BAL_TRY(gather_data(r));
+    BAL_TRY(bal_check_finite(&r->engine.model.tensors, r->err));
+    BAL_TRY(lay_out_data(r));
     BAL_TRY(identify(r));
-    BAL_TRY(bal_workspace_bind(&r->space, r->identity, r->err));
+    BAL_TRY(bal_workspace_open(&r->space, r->o->out, r->o->resume, r->o->force, r->err));
+    BAL_TRY(bind(r));
+    BAL_TRY(encode_data(r));
     BAL_TRY(measure(r));
     BAL_TRY(open_streams(r));
     BAL_TRY(do_blocks(r));
-    if (record) BAL_TRY(make_record(r, record));
     return finish(r);
 }
 
@@ -427,22 +484,16 @@ static bal_status explain_cancel(run *r, bal_status st)
     if (st != BAL_E_CANCELLED) return st;
     const int pieces = bal_workspace_pieces(&r->space);
     if (!pieces) return bal_fail(r->err, st, "cancelled; nothing was finished yet");
-    return bal_fail(r->err, st, "cancelled after %zu of %d blocks; --resume goes on from there",
-                    json_array_size(r->blocks), layers_of(r));
+    return bal_fail(r->err, st, "cancelled after %d of %d blocks; --resume goes on from there",
+                    bal_workspace_blocks(&r->space), layers_of(r));
 }
 
-bal_status bal_pipeline_run(const bal_pipeline_opts *o, json_t **record, bal_error *err)
+bal_status bal_pipeline_run(const bal_pipeline_opts *o, bal_error *err)
 {
     bal_error local;
-    json_t *made = NULL;
     run r = {.o = o, .err = err ? err : &local, .data.embeds.fd = -1, .quant.fd = -1};
-    bal_status st = explain_cancel(&r, go(&r, record ? &made : NULL));
+    const bal_status st = explain_cancel(&r, go(&r));
     close_run(&r);
-    if (st < 0) {
-        json_decref(made);
-        made = NULL;
-    }
-    if (record) *record = made;
     return st;
 }
 
@@ -493,8 +544,9 @@ static void fill_plan(bal_pipeline_plan *p, const run *r)
 
 static bal_status plan(run *r, bal_pipeline_plan *p)
 {
-    char source[256], zeros[BAL_ARTIFACT_HEX] = "";
+    char source[256], zeros[BAL_SHA256_HEX] = "";
     memset(zeros, '0', sizeof zeros - 1);
+    BAL_TRY(check_names(r));
     BAL_TRY(open_model(r));
     BAL_TRY(open_calib(r));
     json_t *calib = NULL;

@@ -9,6 +9,11 @@
 
 #include <jansson.h>
 
+/* Receives what a run measured (the "report" document of docs/formats.md), borrowed for the call,
+ * when the file is complete but not yet in its place; a failure keeps it from getting there, and
+ * `resume` comes back to this point. */
+typedef bal_status bal_record_fn(void *ctx, const json_t *record, bal_error *err);
+
 typedef struct bal_pipeline_opts {
     const char *model; /* folder of the checkpoint */
     const char *out;   /* the file to make; not looked at when only planning */
@@ -21,6 +26,8 @@ typedef struct bal_pipeline_opts {
     bool resume, force;
     bal_step_fn *step; /* may be NULL */
     void *step_ctx;
+    bal_record_fn *record; /* may be NULL */
+    void *record_ctx;
 } bal_pipeline_opts;
 
 typedef struct bal_pipeline_plan {
@@ -29,22 +36,21 @@ typedef struct bal_pipeline_plan {
     int samples; /* that would be used, 0 without data */
     bal_artifact_sizes sizes;
     uint64_t source_bytes;
-    uint64_t ram_bytes;  /* at most, beside the mapped checkpoint; an estimate */
-    uint64_t disk_bytes; /* of OUT.partial, at most; an estimate */
+    uint64_t ram_bytes;  /* beside the mapped checkpoint; an estimate */
+    uint64_t disk_bytes; /* of OUT.partial; an estimate */
 } bal_pipeline_plan;
 
 /* Reads the checkpoint's header and the data file, computes nothing, writes nothing. */
 bal_status bal_pipeline_plan_make(bal_pipeline_plan *p, const bal_pipeline_opts *o, bal_error *err);
 
-/* Makes o->out. *record, when not NULL, receives what was measured (the "report" document of
- * docs/formats.md) as a new reference.
+/* Makes o->out. A weight anywhere in the checkpoint that is NaN or Inf is BAL_E_NUMERIC.
  *
  * Stages given to o->step: "pictures", "sensitivity" (samples), "blocks" (thousandths of a block);
  * a non-zero return stops with BAL_E_CANCELLED. After a stop, a kill or an error, OUT.partial/
- * holds the finished pieces; with `resume` they are used if program, isa, model, data, samples,
+ * holds the finished pieces; with `resume` they are used if build, isa, model, data, samples,
  * seed and recipe are all the same, and the result has the same bytes as an uninterrupted run.
  * Without it a folder that holds pieces is BAL_E_EXISTS, and `force` throws them away. `force` also
  * replaces an existing OUT. */
-bal_status bal_pipeline_run(const bal_pipeline_opts *o, json_t **record, bal_error *err);
+bal_status bal_pipeline_run(const bal_pipeline_opts *o, bal_error *err);
 
 #endif

@@ -195,10 +195,15 @@ static const char *builtin_text(const char *name)
     return NULL;
 }
 
-static bool is_file_name(const char *name)
+static bool has_ending(const char *name)
 {
     const size_t n = strlen(name);
-    return strchr(name, '/') || (n > 5 && strcmp(name + n - 5, ".json") == 0);
+    return n > 5 && strcmp(name + n - 5, ".json") == 0;
+}
+
+static bool is_file_name(const char *name)
+{
+    return strchr(name, '/') || has_ending(name);
 }
 
 static bal_status open_doc(bal_json_doc *doc, const char *name, bal_error *err)
@@ -278,7 +283,10 @@ bal_status bal_recipe_load(bal_recipe *r, const char *name, bal_error *err)
     }
     const char *slash = strrchr(name, '/');
     const char *stem = slash ? slash + 1 : name;
-    const size_t n = strlen(stem) - (is_file_name(name) && strstr(stem, ".json") ? 5 : 0);
+    size_t n = strlen(stem);
+    if (has_ending(stem)) n -= 5;
+    if (n >= sizeof r->name) n = sizeof r->name - 1;
+    while (n && ((unsigned char)stem[n] & 0xc0) == 0x80) n--; /* whole characters of UTF-8 */
     snprintf(r->name, sizeof r->name, "%.*s", (int)n, stem);
     return BAL_OK;
 }

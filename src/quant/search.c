@@ -107,12 +107,12 @@ bal_status bal_job_search(bal_block_job *j, int group, bal_group_log *log, bal_e
         bal_scale_candidate(log->mean_abs, log->k, i, BAL_SCALE_POINTS, arith, log->scale);
         make_candidate(j, group, log->scale);
         BAL_TRY(candidate_loss(j, group, &log->loss[i], err));
+        if (!isfinite(log->loss[0]))
+            return bal_fail(err, BAL_E_NUMERIC, "layer %d, %s: the loss of plain rounding is %g",
+                            j->index, bal_group_table[group].name, log->loss[0]);
         if (log->loss[i] < log->loss[log->best]) log->best = i;
         BAL_TRY(bal_job_step(j, "scale search", err));
     }
-    if (!isfinite(log->loss[0]))
-        return bal_fail(err, BAL_E_NUMERIC, "layer %d, %s: the loss of plain rounding is %g",
-                        j->index, bal_group_table[group].name, log->loss[0]);
     bal_scale_candidate(log->mean_abs, log->k, log->best, BAL_SCALE_POINTS, arith, log->scale);
     log->searched = true;
     return BAL_OK;

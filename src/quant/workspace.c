@@ -1,4 +1,7 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ * OUT.partial/ as a folder among other people's files: removes only names that a run gives, and
+ * only while it holds the lock; refuses folders with anything else in them, symbolic links
+ * included. What stands in the pieces is not its business. */
 #include "quant/workspace.h"
 
 #include "quant/record.h"
@@ -10,9 +13,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-static const char LOCK[] = "lock", RUN[] = "run.json";
+static const char LOCK[] = "lock", RUN[] = "run.json", SENSITIVITY[] = "sensitivity.json";
+static const char OUTPUT[] = "out.safetensors", STORE[] = "ballast-store-";
 
 bal_status bal_workspace_path(const bal_workspace *w, char *out, size_t size, const char *name,
                               bal_error *err)
@@ -20,21 +25,92 @@ bal_status bal_workspace_path(const bal_workspace *w, char *out, size_t size, co
     return bal_path_join(out, size, w->output.partial, name, err);
 }
 
+/* "block_" digits "." ending */
+static bool is_block(const char *name, const char *ending)
+{
+    if (strncmp(name, "block_", 6) != 0) return false;
+    const size_t digits = strspn(name + 6, "0123456789");
+    return digits >= 3 && strcmp(name + 6 + digits, ending) == 0;
+}
+
 /* A record of a finished piece, as against the run's own and half-written ones. */
 static bool is_piece(const char *name)
 {
-    const size_t n = strlen(name);
-    return n > 5 && strcmp(name + n - 5, ".json") == 0 && strcmp(name, RUN) != 0;
+    return strcmp(name, SENSITIVITY) == 0 || is_block(name, ".json");
 }
 
-int bal_workspace_pieces(const bal_workspace *w)
+static bool is_whole(const char *name)
+{
+    return is_piece(name) || is_block(name, ".safetensors") || strcmp(name, LOCK) == 0 ||
+           strcmp(name, RUN) == 0 || strcmp(name, OUTPUT) == 0 ||
+           strncmp(name, STORE, sizeof STORE - 1) == 0;
+}
+
+/* Names that a run gives: nothing else in the folder is ever removed. */
+static bool is_ours(const char *name)
+{
+    char stem[64];
+    const size_t n = strlen(name);
+    if (n <= 4 || n - 4 >= sizeof stem || strcmp(name + n - 4, ".tmp") != 0) return is_whole(name);
+    memcpy(stem, name, n - 4);
+    stem[n - 4] = 0;
+    return is_whole(stem);
+}
+
+static bool is_file(int dir, const char *name)
+{
+    struct stat sb;
+    return fstatat(dir, name, &sb, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(sb.st_mode);
+}
+
+typedef bool name_test(const char *name);
+
+static bool is_block_record(const char *name)
+{
+    return is_block(name, ".json");
+}
+
+static int count(const bal_workspace *w, name_test *test)
 {
     DIR *d = opendir(w->output.partial);
     int n = 0;
     if (!d) return 0;
-    for (struct dirent *e; (e = readdir(d));) n += is_piece(e->d_name);
+    for (struct dirent *e; (e = readdir(d));) n += test(e->d_name);
     closedir(d);
     return n;
+}
+
+int bal_workspace_pieces(const bal_workspace *w)
+{
+    return count(w, is_piece);
+}
+
+int bal_workspace_blocks(const bal_workspace *w)
+{
+    return count(w, is_block_record);
+}
+
+/* A folder with anything else in it is somebody's, whatever its name is. */
+static bal_status refuse_foreign(const bal_workspace *w, bal_error *err)
+{
+    DIR *d = opendir(w->output.partial);
+    bal_status st = BAL_OK;
+    if (!d)
+        return bal_fail(err, BAL_E_IO, "%s: cannot list the folder: %s", w->output.partial,
+                        strerror(errno));
+    for (struct dirent *e; st == BAL_OK && (e = readdir(d));) {
+        const char *name = e->d_name;
+        if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) continue;
+        /* one that vanishes meanwhile belongs to a run at work: the lock tells */
+        if (is_ours(name) && (is_file(dirfd(d), name) || faccessat(dirfd(d), name, F_OK, 0) != 0))
+            continue;
+        st = bal_fail(err, BAL_E_EXISTS,
+                      "%s: holds %.80s, which no run of ballast made; move it away or choose "
+                      "another output",
+                      w->output.partial, name);
+    }
+    closedir(d);
+    return st;
 }
 
 static void wipe(const bal_workspace *w)
@@ -42,17 +118,33 @@ static void wipe(const bal_workspace *w)
     DIR *d = opendir(w->output.partial);
     if (!d) return;
     for (struct dirent *e; (e = readdir(d));)
-        if (e->d_name[0] != '.' && strcmp(e->d_name, LOCK) != 0) unlinkat(dirfd(d), e->d_name, 0);
+        if (is_ours(e->d_name) && strcmp(e->d_name, LOCK) != 0) unlinkat(dirfd(d), e->d_name, 0);
     closedir(d);
+}
+
+/* The end of a folder that nobody needs any more, while its lock is held. */
+static void clear(bal_workspace *w)
+{
+    char path[1100];
+    wipe(w);
+    if (bal_workspace_path(w, path, sizeof path, LOCK, NULL) == BAL_OK) unlink(path);
+    bal_output_abort(&w->output);
+}
+
+/* Between opening a lock and holding it another run may end and remove it. */
+static bool still_there(int fd)
+{
+    struct stat sb;
+    return fstat(fd, &sb) == 0 && S_ISREG(sb.st_mode) && sb.st_nlink > 0;
 }
 
 static bal_status take_lock(bal_workspace *w, bal_error *err)
 {
     char path[1100];
     BAL_TRY(bal_workspace_path(w, path, sizeof path, LOCK, err));
-    const int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    const int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (fd < 0) return bal_fail(err, BAL_E_IO, "%s: cannot create: %s", path, strerror(errno));
-    if (flock(fd, LOCK_EX | LOCK_NB) == 0) {
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0 && still_there(fd)) {
         w->lock = fd + 1;
         return BAL_OK;
     }
@@ -63,7 +155,14 @@ static bal_status take_lock(bal_workspace *w, bal_error *err)
 static bal_status settle(bal_workspace *w, bool resume, bool force, bal_error *err)
 {
     const int pieces = bal_workspace_pieces(w);
-    if (pieces && resume) return BAL_OK;
+    char run[1100];
+    BAL_TRY(bal_workspace_path(w, run, sizeof run, RUN, err));
+    if (pieces && resume && bal_path_exists(run)) return BAL_OK;
+    if (pieces && resume)
+        return bal_fail(err, BAL_E_EXISTS,
+                        "%s holds finished pieces, but no %s that says of which run; without "
+                        "--resume, --force starts over",
+                        w->output.partial, RUN);
     if (pieces && !force)
         return bal_fail(err, BAL_E_EXISTS,
                         "%s holds %d finished piece%s of an earlier run; --resume goes on from "
@@ -78,7 +177,8 @@ bal_status bal_workspace_open(bal_workspace *w, const char *out, bool resume, bo
 {
     *w = (bal_workspace){0};
     BAL_TRY(bal_output_begin(&w->output, out, force, err));
-    bal_status st = take_lock(w, err);
+    bal_status st = refuse_foreign(w, err);
+    if (st == BAL_OK) st = take_lock(w, err);
     if (st == BAL_OK) st = settle(w, resume, force, err);
     if (st < 0) bal_workspace_close(w);
     return st;
@@ -87,7 +187,7 @@ bal_status bal_workspace_open(bal_workspace *w, const char *out, bool resume, bo
 void bal_workspace_close(bal_workspace *w)
 {
     if (w->lock) {
-        if (!w->done && bal_workspace_pieces(w) == 0) bal_output_abort(&w->output);
+        if (!w->done && bal_workspace_pieces(w) == 0) clear(w);
         close(w->lock - 1);
     }
     *w = (bal_workspace){0};
@@ -95,20 +195,21 @@ void bal_workspace_close(bal_workspace *w)
 
 bal_status bal_workspace_commit(bal_workspace *w, const char *part_name, bal_error *err)
 {
-    const bal_status st = bal_output_commit(&w->output, part_name, err);
-    w->done = st == BAL_OK;
-    return st;
+    BAL_TRY(bal_output_commit(&w->output, part_name, err));
+    w->done = true;
+    clear(w); /* only now: had the renaming failed, --resume would need the pieces */
+    return BAL_OK;
 }
 
 static bal_status differs(const bal_workspace *w, const char *key, const json_t *was,
                           const json_t *is, bal_error *err)
 {
     const size_t flags = JSON_ENCODE_ANY | JSON_COMPACT;
-    char *a = was ? json_dumps(was, flags) : NULL, *b = json_dumps(is, flags);
+    char *a = was ? json_dumps(was, flags) : NULL, *b = is ? json_dumps(is, flags) : NULL;
     bal_fail(err, BAL_E_EXISTS,
              "%.120s was made with %s %.60s, this run has %.60s; without --resume, --force starts "
              "over",
-             w->output.partial, key, a ? a : "unknown", b ? b : "unknown");
+             w->output.partial, key, a ? a : "nothing", b ? b : "nothing");
     free(a);
     free(b);
     return BAL_E_EXISTS;
@@ -127,6 +228,10 @@ static bal_status compare(const bal_workspace *w, const json_t *was, const json_
             BAL_TRY(compare(w, old, value, err));
         else if (!json_equal(old, value))
             return differs(w, key, old, value, err);
+    }
+    json_object_foreach((json_t *)(uintptr_t)was, key, value)
+    {
+        if (!json_object_get(is, key)) return differs(w, key, value, NULL, err);
     }
     return BAL_OK;
 }

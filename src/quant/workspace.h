@@ -16,23 +16,25 @@ typedef struct bal_workspace {
 } bal_workspace;
 
 /* Makes or enters the folder and locks it. Finished pieces of an earlier run are kept with
- * `resume`, thrown away with `force`, and otherwise BAL_E_EXISTS. */
+ * `resume`, thrown away with `force`, and otherwise BAL_E_EXISTS; so is anything in the folder that
+ * no run makes, whatever the flags, and pieces to resume from that no run.json vouches for. */
 bal_status bal_workspace_open(bal_workspace *w, const char *out, bool resume, bool force,
                               bal_error *err);
 /* Leaves the folder; removes it unless it holds finished pieces. Idempotent; zeroed is fine. */
 void bal_workspace_close(bal_workspace *w);
 
-/* Ties the folder to a run. Where it is tied already, the first member of `identity` that differs
- * fails with BAL_E_EXISTS and both values. */
+/* Ties the folder to a run. Where it is tied already, the first member that differs, or that only
+ * one of both has, fails with BAL_E_EXISTS and both values. */
 bal_status bal_workspace_bind(bal_workspace *w, const json_t *identity, bal_error *err);
 
 /* "OUT.partial/name" */
 bal_status bal_workspace_path(const bal_workspace *w, char *out, size_t size, const char *name,
                               bal_error *err);
-/* Makes `part_name` of the folder the output and removes the folder. */
+/* Makes `part_name` of the folder the output and removes the folder; on failure all stays. */
 bal_status bal_workspace_commit(bal_workspace *w, const char *part_name, bal_error *err);
 
-/* Number of finished pieces. */
+/* Number of finished pieces, and of those that are blocks. */
 int bal_workspace_pieces(const bal_workspace *w);
+int bal_workspace_blocks(const bal_workspace *w);
 
 #endif

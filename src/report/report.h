@@ -13,7 +13,9 @@
  * can come from an older version. Every string is escaped. */
 bal_status bal_report_html(char **out, const json_t *record, bal_error *err);
 
-/* Writes `path` and the record beside it, its ending ".html" replaced by ".json" (or appended). */
+/* Where the record goes beside the page: the ending ".html" replaced by ".json" (or appended). */
+bal_status bal_report_json_path(char *out, size_t size, const char *path, bal_error *err);
+/* Writes `path` and the record beside it; what was there is replaced. */
 bal_status bal_report_write(const char *path, const json_t *record, bal_error *err);
 
 #endif

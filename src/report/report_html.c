@@ -252,7 +252,7 @@ static void group_cell(FILE *f, const json_t *g)
     for (size_t i = 0; i < n; i++) y[i] = num(json_array_get(loss, i), NULL);
     const double best = num(g, "best", NULL);
     fputs("<td>", f);
-    bal_chart_spark(f, y, (int)n, isfinite(best) ? (int)best : -1);
+    bal_chart_spark(f, y, (int)n, best >= 0 && best < POINTS ? (int)best : -1);
     fputs(" ", f);
     number_or_dash(f, "%.2f", num(g, "exponent", NULL));
     fputs("</td>", f);

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bal_status json_path(char *out, size_t size, const char *path, bal_error *err)
+bal_status bal_report_json_path(char *out, size_t size, const char *path, bal_error *err)
 {
     size_t n = strlen(path);
     if (n > 5 && strcmp(path + n - 5, ".html") == 0) n -= 5;
@@ -28,7 +28,7 @@ static bal_status write_json(const char *path, const json_t *record, bal_error *
 bal_status bal_report_write(const char *path, const json_t *record, bal_error *err)
 {
     char beside[1200], *html;
-    BAL_TRY(json_path(beside, sizeof beside, path, err));
+    BAL_TRY(bal_report_json_path(beside, sizeof beside, path, err));
     BAL_TRY(bal_report_html(&html, record, err));
     bal_status st = bal_write_file(path, html, strlen(html), err);
     free(html);

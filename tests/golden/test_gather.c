@@ -38,8 +38,9 @@ static void bench_close(bench *b)
 static void gather(bench *b, bal_gathered *g)
 {
     bal_error err;
-    ASSERT_OK(bal_gather(g, &b->calib, b->order, b->n, &b->engine, &b->exec, &b->recipe, "/tmp",
-                         NULL, NULL, &err));
+    ASSERT_OK(bal_gather_layout(g, &b->calib, b->order, b->n, &b->engine, &b->recipe, &err));
+    ASSERT_OK(bal_gather_encode(g, &b->calib, b->order, &b->engine, &b->exec, &b->recipe, "/tmp",
+                                NULL, NULL, &err));
 }
 
 static const bal_tensor_view *golden(const bal_tensor_set *set, int sample, const char *what)

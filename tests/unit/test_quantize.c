@@ -355,10 +355,10 @@ static void test_kill_and_resume_full(void **state)
     o.set = set;
     o.report = scratch("whole.html");
     make(whole, &o);
+    o.report = scratch("resumed.html");
     kill_at(out, &o, UNITS + 500);
     assert_true(bal_path_exists(scratch("kill_full.safetensors.partial/sensitivity.json")));
     o.resume = true;
-    o.report = scratch("resumed.html");
     make(out, &o);
     assert_same_file(whole, out);
     assert_same_file(scratch("whole.json"), scratch("resumed.json"));
