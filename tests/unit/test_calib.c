@@ -130,6 +130,12 @@ static void test_choice(void **state)
     assert_memory_not_equal(a, other, 10 * sizeof *a);
     for (size_t i = 0; i < 10; i++)
         for (size_t j = 0; j < i; j++) assert_true(a[i] != a[j] && a[i] < 50);
+    bal_calib_keep(&c, a, 10);
+    for (size_t i = 0; i < 50; i++) {
+        bool chosen = false;
+        for (size_t j = 0; j < 10; j++) chosen = chosen || a[j] == i;
+        assert_int_equal(c.records[i].n_turns, chosen ? 2 : 0);
+    }
     free(all);
     free(a);
     free(b);

@@ -114,6 +114,21 @@ static void test_every_word(void **state)
     assert_int_equal(n, 17);
 }
 
+static void test_names(void **state)
+{
+    (void)state;
+    bal_recipe r;
+    bal_error err;
+    /* only an ending is an ending; a long name is cut between characters */
+    ASSERT_OK(bal_recipe_load(&r, write_text("odd.json.bak", "{\"extends\": \"rtn\"}"), &err));
+    assert_string_equal(r.name, "odd.json.bak");
+    char longer[80] = "";
+    for (int i = 0; i < 32; i++) strcat(longer, "\xc3\xa4");
+    strcat(longer, ".json");
+    ASSERT_OK(bal_recipe_load(&r, write_text(longer, "{\"extends\": \"rtn\"}"), &err));
+    assert_int_equal(strlen(r.name), 62);
+}
+
 static void test_extends_file(void **state)
 {
     (void)state;
@@ -166,7 +181,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_published_mbq), cmocka_unit_test(test_builtin),
         cmocka_unit_test(test_canonical),     cmocka_unit_test(test_every_word),
-        cmocka_unit_test(test_extends_file),  cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_names),         cmocka_unit_test(test_extends_file),
+        cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

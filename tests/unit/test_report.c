@@ -117,6 +117,7 @@ static void test_partial_records(void **state)
         "{\"blocks\": 7, \"sensitivity\": [1], \"recipe\": 3, \"sizes\": \"x\", \"source\": 1}",
         "{\"blocks\": [{\"groups\": [{\"name\": \"qkv\", \"loss\": [null, \"a\", 1]}]}]}",
         "{\"blocks\": [{\"groups\": [{\"name\": \"qkv\", \"loss\": [1, 1], \"best\": 99}]}]}",
+        "{\"blocks\": [{\"groups\": [{\"name\": \"qkv\", \"loss\": [1, 1], \"best\": 1e300}]}]}",
         "{\"blocks\": [{}], \"sensitivity\": {\"layers\": [{}, {}, {}]}}",
     };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
