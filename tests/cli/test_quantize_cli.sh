@@ -43,6 +43,7 @@ grep -q "<svg" a.html
 grep -q '"ballast_report": "1.0"' a.json
 grep -q "'\\|ballast quantize" a.html
 status 1 "exists already" quantize -o a.st --recipe rtn --bits 4
+status 1 "a.html: exists already" quantize -o b.st --recipe rtn --report a.html
 status 0 "bits per weight" quantize -o a.st --recipe rtn --bits 4 --force
 
 # the rows of the table and the tensors of the JSON add up to the file
@@ -60,6 +61,16 @@ for model in a.st "$golden/tiled/model" "$golden/two_images_f16/model"; do
 done
 status 0 "self_attn.q_proj.weight.packed" "$ballast" inspect a.st --tensors
 status 0 "model_sha256" "$ballast" inspect a.st
+# a name that a terminal would obey, and one that JSON cannot hold
+cp -r "$golden/tiled/model" $'m\e[31m'
+status 0 "bits per weight" "$ballast" quantize $'m\e[31m' -o odd.st --recipe rtn
+status 0 "source" "$ballast" inspect odd.st
+if grep -q $'\e' out.txt; then echo "inspect prints control characters"; exit 1; fi
+grep -q $'source  *m\xef\xbf\xbd\\[31m' out.txt
+cp -r "$golden/tiled/model" $'m\xff'
+status 1 "cannot be written as JSON" "$ballast" inspect $'m\xff' --json
+status 2 "not UTF-8" "$ballast" quantize $'m\xff' -o never.st --recipe rtn
+[ ! -e never.st.partial ]
 status 1 "nowhere" "$ballast" inspect nowhere
 head -c 100 a.st >cut.st
 status 1 "cut.st" "$ballast" inspect cut.st

@@ -57,25 +57,11 @@ static bool collect(bal_asker *a, const char *text, size_t n)
     return true;
 }
 
-/* A terminal obeys control characters, and a picture can make a model say them. */
-static size_t control_length(const char *s, size_t n)
-{
-    const unsigned char a = (unsigned char)s[0], b = n > 1 ? (unsigned char)s[1] : 0;
-    if ((a < 0x20 && a != '\n' && a != '\t') || a == 0x7f) return 1;
-    return a == 0xc2 && b >= 0x80 && b < 0xa0 ? 2 : 0;
-}
-
+/* A picture can make a model say control characters. */
 static bool show(const bal_asker *a, const char *text, size_t n)
 {
     if (!a->to_terminal) return fwrite(text, 1, n, stdout) == n && fflush(stdout) == 0;
-    for (size_t i = 0; i < n;) {
-        const size_t control = control_length(text + i, n - i);
-        if (control)
-            fputs("\xef\xbf\xbd", stdout);
-        else
-            putchar(text[i]);
-        i += control ? control : 1;
-    }
+    bal_print_foreign(text, n, false);
     return fflush(stdout) == 0;
 }
 

@@ -43,17 +43,17 @@ static void print_row(const bal_bench_row *r)
            r->threads, rate, r->bytes_per_s * 1e-9, r->slowest, r->fastest, share);
 }
 
-static void print_rows(const bal_bench_row *rows, int n, bool as_json)
+static int print_rows(const bal_bench_row *rows, int n, bool as_json)
 {
     if (as_json) {
         json_t *list = json_array();
         for (int i = 0; i < n; i++) json_array_append_new(list, row_json(&rows[i]));
-        bal_print_json(json_pack("{s:o}", "rows", list));
-        return;
+        return bal_print_json("bench", json_pack("{s:o}", "rows", list));
     }
     printf("%-13s %-7s %-12s %5s %7s %10s %8s %12s\n", "name", "isa", "shape", "rows", "threads",
            "Gweights/s", "GB/s", "spread");
     for (int i = 0; i < n; i++) print_row(&rows[i]);
+    return 0;
 }
 
 int bal_cmd_bench(int argc, char **argv)
@@ -105,6 +105,6 @@ int bal_cmd_bench(int argc, char **argv)
         limits ? bal_bench_limits(&plan, out, &n, &err) : bal_bench_kernels(&plan, out, &n, &err);
     bal_pool_destroy(plan.pool);
     if (st < 0) return bal_failure("bench", "%s", err.text);
-    print_rows(out, n, common.json);
-    return bal_finish("bench", 0);
+    const int status = print_rows(out, n, common.json);
+    return status ? status : bal_finish("bench", 0);
 }

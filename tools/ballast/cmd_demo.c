@@ -363,7 +363,9 @@ static bal_status tour(demo_state *s, bal_error *err)
     BAL_TRY(evaluate_all(s, err));
     demo_print_table(s->out, &s->table);
     BAL_TRY(show_difference(s, err));
-    if (s->f->common.json) bal_print_json(json_pack("{s:o}", "rows", demo_json(&s->table)));
+    if (s->f->common.json &&
+        bal_print_json("demo", json_pack("{s:o}", "rows", demo_json(&s->table))))
+        return bal_fail(err, BAL_E_FORMAT, "the table could not be printed");
     if (s->f->json) BAL_TRY(write_json(s, err));
     if (s->f->markdown) BAL_TRY(write_markdown(s, err));
     fprintf(s->out, "Reports: %s/*.html\n", s->f->work);

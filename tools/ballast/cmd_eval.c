@@ -150,7 +150,7 @@ static json_t *model_json(const eval_state *s, const char *path, const bal_eval_
     return o;
 }
 
-static void print_all_json(const eval_state *s)
+static int print_all_json(const eval_state *s)
 {
     const bal_eval_result *r = &s->results[0];
     json_t *o = json_object(), *models = json_array();
@@ -164,7 +164,7 @@ static void print_all_json(const eval_state *s)
     json_object_set_new(o, "against",
                         s->f->against ? model_json(s, s->f->against, &s->reference_result)
                                       : json_null());
-    bal_print_json(o);
+    return bal_print_json("eval", o);
 }
 
 /* ---- Command --------------------------------------------------------------------------------- */
@@ -223,7 +223,7 @@ static int run(const eval_flags *f)
     if (st < 0)
         status = bal_failure("eval", "%s", bal_interrupted() ? "interrupted" : err.text);
     else if (f->common.json)
-        print_all_json(s);
+        status = print_all_json(s);
     else
         print_table(s);
     close_all(s);

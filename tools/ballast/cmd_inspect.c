@@ -188,16 +188,25 @@ static uint64_t all_weights(const sheet *s)
     return n;
 }
 
+/* Names and metadata are the file's. */
+static void print_line(const char *text)
+{
+    bal_print_foreign(text, strlen(text), true);
+    putchar('\n');
+}
+
 static void print_architecture(const sheet *s)
 {
     const bal_text_config *t = &s->model.config.text;
     const bal_vision_config *v = &s->model.config.vision;
     printf("%s\n", s->model.path);
-    if (s->model.is_artifact)
-        printf("  Ballast file, format %s\n", bal_tensor_meta(&s->model.tensors, "ballast_format"));
-    else
+    if (s->model.is_artifact) {
+        printf("  Ballast file, format ");
+        print_line(bal_tensor_meta(&s->model.tensors, "ballast_format"));
+    } else {
         printf("  Hugging Face folder, %zu weight file%s\n", s->model.tensors.n_files,
                s->model.tensors.n_files == 1 ? "" : "s");
+    }
     printf("  llava_onevision, %.1f million weights\n", (double)all_weights(s) / 1e6);
     printf("  decoder  %d layers, width %d, MLP %d, %d heads of %d (%d for keys), %d words\n",
            t->layers, t->hidden, t->intermediate, t->heads, t->head_dim, t->kv_heads, t->vocab);
@@ -253,8 +262,8 @@ static void print_tensors(const sheet *s)
 {
     for (size_t i = 0; i < s->n; i++) {
         const item *it = &s->items[i];
-        printf("  %12" PRIu64 " %12" PRIu64 "  %-18s %s\n", it->offset, it->t->n_bytes, it->storage,
-               it->name);
+        printf("  %12" PRIu64 " %12" PRIu64 "  %-18s ", it->offset, it->t->n_bytes, it->storage);
+        print_line(it->name);
     }
 }
 
@@ -266,7 +275,8 @@ static void print_origin(const sheet *s)
     printf("\nwhere it came from\n");
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         const char *value = bal_tensor_meta(&s->model.tensors, keys[i]);
-        printf("  %-13s %s\n", keys[i], value ? value : "none");
+        printf("  %-13s ", keys[i]);
+        print_line(value ? value : "none");
     }
 }
 
@@ -336,15 +346,17 @@ static json_t *config_json(const bal_config *c)
                      vision);
 }
 
-static void print_json(const sheet *s)
+static int print_json(const sheet *s)
 {
-    bal_print_json(json_pack(
-        "{s:s, s:b, s:o, s:I, s:f, s:I, s:I, s:I, s:I, s:o, s:o}", "model", s->model.path,
-        "ballast_file", s->model.is_artifact, "config", config_json(&s->model.config), "weights",
-        (json_int_t)all_weights(s), "bits_per_weight", bits(s->disk_bytes, all_weights(s)), "bytes",
-        (json_int_t)s->disk_bytes, "header_bytes", (json_int_t)s->json_bytes, "padding_bytes",
-        (json_int_t)s->padding_bytes, "tensor_bytes", (json_int_t)s->tensor_bytes, "origin",
-        origin_json(s), "tensors", tensors_json(s)));
+    return bal_print_json(
+        "inspect",
+        json_pack("{s:s, s:b, s:o, s:I, s:f, s:I, s:I, s:I, s:I, s:o, s:o}", "model", s->model.path,
+                  "ballast_file", s->model.is_artifact, "config", config_json(&s->model.config),
+                  "weights", (json_int_t)all_weights(s), "bits_per_weight",
+                  bits(s->disk_bytes, all_weights(s)), "bytes", (json_int_t)s->disk_bytes,
+                  "header_bytes", (json_int_t)s->json_bytes, "padding_bytes",
+                  (json_int_t)s->padding_bytes, "tensor_bytes", (json_int_t)s->tensor_bytes,
+                  "origin", origin_json(s), "tensors", tensors_json(s)));
 }
 
 int bal_cmd_inspect(int argc, char **argv)
@@ -368,13 +380,13 @@ int bal_cmd_inspect(int argc, char **argv)
     bal_error err;
     const int st = bal_args_read(&cmd, &common, argc, argv, &path, &n);
     if (st >= 0) return st;
-    const bal_status opened = sheet_open(&s, path, &err);
-    if (opened == BAL_OK) {
-        if (common.json)
-            print_json(&s);
-        else
-            print_text(&s, tensors);
-    }
+    int status = 0;
+    if (sheet_open(&s, path, &err) < 0)
+        status = bal_failure("inspect", "%s", err.text);
+    else if (common.json)
+        status = print_json(&s);
+    else
+        print_text(&s, tensors);
     sheet_close(&s);
-    return opened < 0 ? bal_failure("inspect", "%s", err.text) : bal_finish("inspect", 0);
+    return status ? status : bal_finish("inspect", 0);
 }

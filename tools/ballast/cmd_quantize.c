@@ -102,19 +102,25 @@ static json_t *plan_json(const bal_quant_plan *p, const char *model)
                      "file_bits_per_weight", p->file_bits_per_weight);
 }
 
-static void print_done(const quantize_flags *f, const bal_quant_plan *p, const char *model)
+static int print_json(json_t *o)
+{
+    const int status = bal_print_json("quantize", o);
+    return status ? status : bal_finish("quantize", 0);
+}
+
+static int print_done(const quantize_flags *f, const bal_quant_plan *p, const char *model)
 {
     if (f->common.json) {
         json_t *o = plan_json(p, model);
         json_object_set_new(o, "out", json_string(f->out));
         json_object_set_new(o, "report", f->report ? json_string(f->report) : json_null());
-        bal_print_json(o);
-        return;
+        return print_json(o);
     }
     char size[32];
     printf("%s: %s, %.2f bits per weight in the linears, %.2f over the whole file\n", f->out,
            amount(size, p->file_bytes), p->linear_bits_per_weight, p->file_bits_per_weight);
     if (f->report) printf("report: %s\n", f->report);
+    return bal_finish("quantize", 0);
 }
 
 static int quantize(const quantize_flags *f, bal_quant_opts *o, const char *model)
@@ -125,10 +131,8 @@ static int quantize(const quantize_flags *f, bal_quant_opts *o, const char *mode
     bal_status st = bal_quantize_plan(&plan, model, o, &err);
     if (st < 0) return fail(st, &err);
     if (f->dry_run) {
-        if (f->common.json)
-            bal_print_json(plan_json(&plan, model));
-        else
-            print_plan(stdout, &plan, model, f->out);
+        if (f->common.json) return print_json(plan_json(&plan, model));
+        print_plan(stdout, &plan, model, f->out);
         return bal_finish("quantize", 0);
     }
     if (!f->common.quiet) print_plan(stderr, &plan, model, f->out);
@@ -139,8 +143,7 @@ static int quantize(const quantize_flags *f, bal_quant_opts *o, const char *mode
     st = bal_quantize(model, f->out, o, &err);
     bal_bar_clear(&bar);
     if (st < 0) return fail(st, &err);
-    print_done(f, &plan, model);
-    return bal_finish("quantize", 0);
+    return print_done(f, &plan, model);
 }
 
 /* --bits and --group are shorthands of --set and win over it. */

@@ -34,7 +34,7 @@ static char *read_stdin(void)
     return text;
 }
 
-static void print_result(const run_flags *f, bal_asker *a, const char *model)
+static int print_result(const run_flags *f, bal_asker *a, const char *model)
 {
     json_t *pictures = json_array();
     for (int i = 0; i < f->pictures.n; i++) {
@@ -59,7 +59,7 @@ static void print_result(const run_flags *f, bal_asker *a, const char *model)
     json_object_set_new(out, "vision_s", json_real(r->vision_s));
     json_object_set_new(out, "prefill_s", json_real(r->prefill_s));
     json_object_set_new(out, "decode_s", json_real(r->decode_s));
-    bal_print_json(out);
+    return bal_print_json("run", out);
 }
 
 static int answer(const run_flags *f, bal_asker *a, const char *model)
@@ -75,11 +75,12 @@ static int answer(const run_flags *f, bal_asker *a, const char *model)
         fflush(stdout);
         return bal_failure("run", "%s", err.text);
     }
+    int status = 0;
     if (f->common.json)
-        print_result(f, a, model);
+        status = print_result(f, a, model);
     else
         fputc('\n', stdout);
-    const int status = bal_finish("run", 0);
+    if (!status) status = bal_finish("run", 0);
     if (f->common.verbose || (isatty(STDERR_FILENO) && !f->common.quiet)) bal_asker_print_stats(a);
     return status;
 }

@@ -1,8 +1,10 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ * What the commands share of the terminal: the bar, Ctrl-C, JSON and foreign text on stdout. */
 #include "console.h"
 
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -103,9 +105,35 @@ bool bal_device_known(const char *command, const bal_common *common)
     return false;
 }
 
-void bal_print_json(json_t *object)
+int bal_print_json(const char *command, json_t *object)
 {
-    json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
-    fputc('\n', stdout);
+    char *text = object ? json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(object);
+    if (!text)
+        return bal_failure(command, "the result cannot be written as JSON: a name in it is not "
+                                    "UTF-8, or memory is short");
+    puts(text); /* bal_finish tells when that fails */
+    free(text);
+    return 0;
+}
+
+/* Bytes of the control character at s, 0 where there is none. */
+static size_t control_length(const char *s, size_t n, bool one_line)
+{
+    const unsigned char a = (unsigned char)s[0], b = n > 1 ? (unsigned char)s[1] : 0;
+    if (!one_line && (a == '\n' || a == '\t')) return 0;
+    if (a < 0x20 || a == 0x7f) return 1;
+    return a == 0xc2 && b >= 0x80 && b < 0xa0 ? 2 : 0;
+}
+
+void bal_print_foreign(const char *text, size_t n, bool one_line)
+{
+    for (size_t i = 0; i < n;) {
+        const size_t control = control_length(text + i, n - i, one_line);
+        if (control)
+            fputs("\xef\xbf\xbd", stdout);
+        else
+            putchar(text[i]);
+        i += control ? control : 1;
+    }
 }

@@ -32,7 +32,13 @@ void bal_interrupt_reset(void);
 /* True if common->device is "cpu"; else the sentence is printed already. */
 bool bal_device_known(const char *command, const bal_common *common);
 
-/* Prints a JSON object with a newline to stdout and drops the reference. */
-void bal_print_json(json_t *object);
+/* Prints a JSON object with a newline to stdout and drops the reference. Exit status: 1, with a
+ * sentence, where `object` is NULL because something did not fit into JSON (a name that is not
+ * UTF-8). */
+int bal_print_json(const char *command, json_t *object);
+
+/* Prints n bytes of foreign text to stdout, control characters replaced: a terminal would obey
+ * them. one_line: newlines and tabs count as such. */
+void bal_print_foreign(const char *text, size_t n, bool one_line);
 
 #endif
