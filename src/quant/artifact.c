@@ -156,9 +156,17 @@ static bal_status add_planned(builder *b, int layer)
     return BAL_OK;
 }
 
+static int by_name(const void *a, const void *b)
+{
+    const bal_tensor_view *x = a, *y = b;
+    return strcmp(x->name, y->name);
+}
+
+/* In order of the new names, so that old and new checkpoints of a model give the same file. */
 static bal_status add_untouched(builder *b)
 {
     const bal_tensor_set *set = &b->engine->model.tensors;
+    const size_t first = b->n_tensors;
     for (size_t i = 0; i < set->n_tensors; i++) {
         char name[512];
         BAL_TRY(bal_bind_canonical(name, sizeof name, &bal_llava_onevision_family,
@@ -166,6 +174,7 @@ static bal_status add_untouched(builder *b)
         if (strncmp(name, BLOCKS, sizeof BLOCKS - 1) == 0) continue;
         BAL_TRY(add_tensor(b, name, &set->tensors[i]));
     }
+    qsort(b->tensors + first, b->n_tensors - first, sizeof *b->tensors, by_name);
     return BAL_OK;
 }
 

@@ -240,14 +240,6 @@ static void score_rows(void *ctx, size_t begin, size_t end, int lane)
     }
 }
 
-/* t [cols][rows] = x [rows][cols] */
-static void transpose(const float *x, int rows, int cols, float *t)
-{
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < cols; c++)
-            t[(size_t)c * (size_t)rows + (size_t)r] = x[(size_t)r * (size_t)cols + (size_t)c];
-}
-
 /* Queries [r0, r0 + m) of one query head against the kept keys and values of its head, `all` of
  * them: writes their dq, adds to dkh and dvh. */
 static void attend_backward(const bal_exec *e, const bal_text_config *c, bal_backward_mode mode,
@@ -273,9 +265,9 @@ static void attend_backward(const bal_exec *e, const bal_text_config *c, bal_bac
     bal_pool_run(e->pool, score_rows, &j, (size_t)m, ROW_GRAIN);
     bal_linear_backward(e, &by_k, b->dp, n, m, b->dqh, d, false);
     put_head(b->dq, width, at, r0, m, d, b->dqh);
-    transpose(b->dp, m, keys, b->t);
+    bal_probe_transpose(e, b->dp, n, m, keys, b->t);
     bal_linear_backward(e, &by_q, b->t, (size_t)m, keys, b->dkh, d, true);
-    transpose(b->p, m, keys, b->t);
+    bal_probe_transpose(e, b->p, n, m, keys, b->t);
     bal_linear_backward(e, &by_o, b->t, (size_t)m, keys, b->dvh, d, true);
 }
 

@@ -5,6 +5,7 @@
 
 #include "quant/job.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -218,6 +219,25 @@ static void hand_over(bal_block_job *j, bal_block_result *out)
     j->work.attn_norm = j->work.mlp_norm = NULL;
 }
 
+/* What the searches and clips of a group read, in a few figures. */
+static void log_inputs(const bal_block_job *j, bal_block_result *out)
+{
+    for (int g = 0; g < BAL_GROUPS; g++) {
+        bal_input_log *log = &out->group[g].input;
+        const bal_channel_stats *s = &j->stats[g];
+        for (int m = 0; m < BAL_MODALITIES; m++) {
+            double sum = 0.0, top = 0.0;
+            for (int c = 0; c < s->k; c++) {
+                sum += s->abs_sum[m][c];
+                top = fmax(top, (double)s->abs_max[m][c]);
+            }
+            log->rows[m] = s->count[m];
+            log->mean_abs[m] = s->count[m] ? sum / ((double)s->count[m] * s->k) : 0.0;
+            log->max_abs[m] = top;
+        }
+    }
+}
+
 static bal_status calibrated(bal_block_job *j, bal_block_result *out, bal_error *err)
 {
     const unsigned groups = j->recipe->distort ? 0u : (1u << BAL_GROUPS) - 1;
@@ -226,6 +246,7 @@ static bal_status calibrated(bal_block_job *j, bal_block_result *out, bal_error 
     BAL_TRY(bal_job_collect(j, j->in_float, groups, true, err));
     BAL_TRY(plain_errors(j, out, ref, err));
     BAL_TRY(search_and_fold(j, out, err));
+    log_inputs(j, out);
     BAL_TRY(round_all(j, out->linear, err));
     BAL_TRY(bal_job_errors(j, e, NULL, err));
     if (j->recipe->clip != BAL_CLIP_NONE) BAL_TRY(clip(j, out, e, err));

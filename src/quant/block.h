@@ -12,7 +12,14 @@ enum { BAL_SCALE_POINTS = 20 };
 /* the scale groups of a block (docs/numerics.md): consumers {q,k,v}, {o}, {gate,up}, {down} */
 enum { BAL_GROUP_QKV, BAL_GROUP_O, BAL_GROUP_GATE_UP, BAL_GROUP_DOWN, BAL_GROUPS };
 
+/* How large a group's inputs are, per modality; `rows` 0 where nothing was measured. */
+typedef struct bal_input_log {
+    int64_t rows[BAL_MODALITIES];
+    double mean_abs[BAL_MODALITIES], max_abs[BAL_MODALITIES]; /* over rows and channels */
+} bal_input_log;
+
 typedef struct bal_group_log {
+    bal_input_log input;
     bool searched;
     int best;                      /* index of the chosen exponent: alpha = best / 20 */
     double loss[BAL_SCALE_POINTS]; /* loss[0] is plain rounding */

@@ -1,4 +1,7 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ * The float copy of a block that solvers change, and the two halves of folding: columns of the
+ * consumers, rows of the producer. Refuses NaN and Inf on the way in, so that nothing behind it has
+ * to. */
 #include "quant/fold.h"
 
 #include "quant/pass.h"

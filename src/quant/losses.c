@@ -1,4 +1,6 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ * Sums of errors row by row in parallel, then over rows in order: results do not depend on the
+ * number of threads. The formulas are in losses.h. */
 #include "quant/losses.h"
 
 #include "quant/stats.h"

@@ -1,4 +1,6 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ * Memory for one whole sample in a block: pages like a session's, but for one layer and without
+ * growth. Owns it; computes nothing but rotary tables. */
 #include "quant/pass.h"
 
 #include "base/half.h"

@@ -1,4 +1,6 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ * Forward passes for the searches: weights transposed to panels once per candidate, so that the
+ * inner loops run along outputs. Owns the panels; the layers they come from stay the caller's. */
 #include "quant/probe.h"
 
 #include "base/size.h"
@@ -106,7 +108,7 @@ static void copy_row(const void *ctx, int r, float *out, float *work)
     bal_linear_row(ctx, r, out);
 }
 
-void bal_wide_copy(bal_wide_layer *l, const bal_exec *e, int i, const bal_decoder_layer *from)
+static void copy_linear(bal_wide_layer *l, const bal_exec *e, int i, const bal_decoder_layer *from)
 {
     const bal_linear *w = bal_decoder_linear((bal_decoder_layer *)(uintptr_t)from, i);
     bal_wide_fill(l, e, i, copy_row, w);
@@ -115,7 +117,7 @@ void bal_wide_copy(bal_wide_layer *l, const bal_exec *e, int i, const bal_decode
 
 void bal_wide_copy_all(bal_wide_layer *l, const bal_exec *e, const bal_decoder_layer *from)
 {
-    for (int i = 0; i < BAL_DECODER_LINEARS; i++) bal_wide_copy(l, e, i, from);
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) copy_linear(l, e, i, from);
     l->attn_norm = from->attn_norm;
     l->mlp_norm = from->mlp_norm;
 }

@@ -41,7 +41,6 @@ void bal_wide_fill(bal_wide_layer *l, const bal_exec *e, int i, bal_wide_row_fn 
                    const void *ctx);
 
 /* Linear i, or all with norms and biases, as the float layer `from` has them. */
-void bal_wide_copy(bal_wide_layer *l, const bal_exec *e, int i, const bal_decoder_layer *from);
 void bal_wide_copy_all(bal_wide_layer *l, const bal_exec *e, const bal_decoder_layer *from);
 
 enum { BAL_PROBE_ROWS = 64 }; /* queries of one work item of attention */

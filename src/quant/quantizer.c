@@ -1,4 +1,6 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ * The arithmetic of quantizer.h, written so that each rounding of the formulas is visible. What
+ * it computes is what files hold, so every change here changes bytes. */
 #include "quant/quantizer.h"
 
 #include "base/half.h"
@@ -225,18 +227,4 @@ void bal_quantized_row(const bal_quantized_linear *q, int r, float *out)
         const int z = q->zeros[p], end = (g + 1) * size < q->k ? (g + 1) * size : q->k;
         for (int i = g * size; i < end; i++) out[i] = (float)(codes[i] - z) * s;
     }
-}
-
-static void dequantize_rows(void *ctx, size_t begin, size_t end, int lane)
-{
-    (void)lane;
-    const matrix_job *j = ctx;
-    for (size_t r = begin; r < end; r++)
-        bal_quantized_row(j->q, (int)r, j->out + r * (size_t)j->q->k);
-}
-
-void bal_quantized_matrix(bal_pool *pool, const bal_quantized_linear *q, float *w)
-{
-    matrix_job j = {.out = w, .q = q};
-    bal_pool_run(pool, dequantize_rows, &j, (size_t)q->n, 4);
 }

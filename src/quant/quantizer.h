@@ -61,7 +61,5 @@ void bal_quantize_matrix(bal_pool *pool, const bal_quantizer *z, const float *w,
                          bal_quantized_linear *q);
 /* Row r as floats: ((float)(q - Z)) * S in f32. */
 void bal_quantized_row(const bal_quantized_linear *q, int r, float *out);
-/* All rows into w [n][k]. */
-void bal_quantized_matrix(bal_pool *pool, const bal_quantized_linear *q, float *w);
 
 #endif

@@ -1,4 +1,6 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ * Records to JSON and back. What is not finite becomes null on the way out; on the way in
+ * everything is checked, since the files lie where others can write. */
 #include "quant/record.h"
 
 #include "base/file.h"
@@ -62,9 +64,19 @@ static json_t *errors_json(const bal_sub_error e[BAL_SUBS])
     return o;
 }
 
+/* null for a modality without rows */
+static json_t *measured(const bal_input_log *in, const double v[BAL_MODALITIES])
+{
+    double shown[BAL_MODALITIES];
+    for (int i = 0; i < BAL_MODALITIES; i++) shown[i] = in->rows[i] ? v[i] : NAN;
+    return by_modality(shown);
+}
+
 static json_t *group_json(const bal_group_log *g, const char *name)
 {
-    json_t *o = json_pack("{s:s, s:b}", "name", name, "searched", g->searched);
+    json_t *o = json_pack("{s:s, s:b, s:o, s:o}", "name", name, "searched", g->searched, "mean_abs",
+                          measured(&g->input, g->input.mean_abs), "max_abs",
+                          measured(&g->input, g->input.max_abs));
     if (!g->searched) return o;
     json_t *loss = json_array();
     for (int i = 0; i < BAL_SCALE_POINTS; i++) json_array_append_new(loss, number(g->loss[i]));

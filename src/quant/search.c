@@ -87,7 +87,7 @@ static bal_status make_log(const bal_block_job *j, int group, bal_group_log *log
 {
     const int k = bal_job_group_width(j, group);
     double weight[BAL_MODALITIES] = {1.0, 1.0, 1.0};
-    *log = (bal_group_log){.k = k};
+    log->k = k;
     log->mean_abs = malloc((size_t)k * sizeof(float));
     log->scale = malloc((size_t)k * sizeof(float));
     if (!log->mean_abs || !log->scale)

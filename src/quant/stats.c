@@ -1,4 +1,6 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ * Channel sums per modality: work is split over channels, rows are added in order, so results do
+ * not depend on the number of threads. Weighting happens when sums are read. */
 #include "quant/stats.h"
 
 #include "base/size.h"

@@ -1,4 +1,6 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ * Hidden states on disk, in a file without a name: nothing is left behind when the program is
+ * killed. Refuses samples out of range and rows that were never written. */
 #include "quant/sample.h"
 
 #include "base/size.h"

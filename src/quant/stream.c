@@ -1,4 +1,6 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ * Runs each sample through the float block and through the packed one, and sums up how far they
+ * are apart. Memory holds one sample. */
 #include "quant/stream.h"
 
 #include "base/size.h"

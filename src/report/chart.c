@@ -1,4 +1,6 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ * Axes, curves and sparks as SVG text. Points that are not finite leave a gap; every label is
+ * escaped. */
 #include "report/chart.h"
 
 #include <math.h>

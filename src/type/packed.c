@@ -89,11 +89,6 @@ bal_status bal_packed_id_parse(const char *id, int *bits, size_t *group, bal_err
     return BAL_OK;
 }
 
-double bal_packed_bits_per_weight(const bal_packed_layout *l)
-{
-    return 8.0 * (double)l->n_bytes / ((double)l->n * (double)l->k);
-}
-
 bal_status bal_packed_view_init(bal_packed_view *v, const bal_packed_layout *layout,
                                 const void *data, size_t n_bytes, bal_error *err)
 {

@@ -57,9 +57,6 @@ void bal_packed_layout_id(const bal_packed_layout *l, char out[BAL_PACKED_ID_SIZ
 /* The inverse: bits and group of an id. Refuses ids of other layouts and newer versions. */
 bal_status bal_packed_id_parse(const char *id, int *bits, size_t *group, bal_error *err);
 
-/* Scales and zero points counted, padding too: the bits a weight really costs. */
-double bal_packed_bits_per_weight(const bal_packed_layout *l);
-
 /* Borrowed packed bytes, ready for kernels. Strides follow from the layout:
  * panel p starts at codes + p * units * bits * 16, scales/zeros + p * groups * 16. */
 typedef struct bal_packed_view {

@@ -182,7 +182,8 @@ static void quantize_golden(bal_layer_copy *copy, bal_pool *pool, const bal_reci
                 t->flips += d != 0;
             }
         }
-        bal_quantized_matrix(pool, &q, copy->w[i]);
+        for (int row = 0; row < q.n; row++)
+            bal_quantized_row(&q, row, copy->w[i] + (size_t)row * (size_t)q.k);
         bal_quantized_linear_free(&q);
     }
 }

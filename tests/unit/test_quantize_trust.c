@@ -477,6 +477,38 @@ static void test_pictures_change(void **state)
     bal_engine_close(&engine);
 }
 
+/* The record has how large each input is, and for no modality that was not there. */
+static void test_record_of_inputs(void **state)
+{
+    (void)state;
+    bal_quant_opts o = options();
+    bal_error err;
+    char report[600], data[600];
+    snprintf(report, sizeof report, "%s", scratch("in.html"));
+    snprintf(data, sizeof data, "%s", scratch("in.jsonl"));
+    o.report = report;
+    o.force = true;
+    for (int pictures = 0; pictures < 2; pictures++) {
+        scratch_text(data, "{\"conversations\": [{\"from\": \"human\", \"value\": \"a\"},"
+                           "{\"from\": \"gpt\", \"value\": \"b\"}]}\n");
+        o.calib = pictures ? source_path(DATA) : data;
+        ASSERT_OK(quantize("in.safetensors", &o, &err));
+        json_t *r = json_load_file(scratch("in.json"), 0, NULL);
+        for (size_t i = 0; i < 3; i++)
+            for (size_t g = 0; g < 4; g++) {
+                const json_t *b = json_array_get(json_object_get(r, "blocks"), i);
+                const json_t *log = json_array_get(json_object_get(b, "groups"), g);
+                const json_t *mean = json_object_get(log, "mean_abs");
+                const json_t *max = json_object_get(log, "max_abs");
+                const double m = json_number_value(json_object_get(mean, "answer"));
+                assert_true(m > 0.0 && json_number_value(json_object_get(max, "answer")) > m);
+                assert_int_equal(json_is_real(json_object_get(max, "vision")), pictures);
+                assert_int_equal(json_is_null(json_object_get(mean, "vision")), !pictures);
+            }
+        json_decref(r);
+    }
+}
+
 static bool never(void *ctx, const bal_progress *p)
 {
     (void)p;
@@ -535,6 +567,7 @@ int main(void)
         cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_model_hash),
         cmocka_unit_test(test_pictures_change),
+        cmocka_unit_test(test_record_of_inputs),
         cmocka_unit_test(test_identity_before_pictures),
         cmocka_unit_test(test_cancel_counts_kept_blocks),
     };
