@@ -5,7 +5,12 @@
  * awq: symmetric, |w| <= c max |w| for c = 1, 0.95 .. 0.55, judged by the squared error of the
  *      group's partial output on up to 512 tokens; not for q and k (as the original).
  * diag: min and max times c for c = 1, 0.975 .. 0.4, judged by sum h_k (w_k - w^_k)^2 with the
- *      balanced diag(H) of the folded input; all seven linears. */
+ *      balanced diag(H) of the folded input; all seven linears.
+ * block: the same ranges, judged by d^T H d with d = w - w^ and H the block of the balanced second
+ *      moments that belongs to the group, all tokens counted as the loss counts them; all seven.
+ *
+ * diag drops the cross terms of H. Where channels move together (a trained model's do) that is
+ * wrong enough for every such clip to be undone; awq and block keep them. */
 #include "quant/job.h"
 
 #include "base/size.h"
@@ -21,6 +26,8 @@ enum {
     AWQ_ROWS = 128,  /* rows of W at a time */
     DIAG_STEPS = 25, /* c = 1 - step / 40 */
     DIAG_GRID = 40,
+    BLOCK_ROWS = 8,   /* rows of W one lane searches together */
+    BLOCK_COLS = 128, /* columns of a block of H; a longer group sums over its blocks */
 };
 
 static inline float clamp(float x, float lo, float hi)
@@ -239,9 +246,208 @@ static bal_status clip_awq(bal_block_job *j, int i, const float *s, bal_error *e
     return st;
 }
 
+/* ---- block ------------------------------------------------------------------------------------
+ */
+
+typedef struct block_job {
+    const bal_block_job *j;
+    int k, size; /* columns of W, of a group */
+    int cols;    /* of a block of H; the last block of a group may have fewer */
+    float *w;    /* [n][k] */
+    float *h;    /* [k][cols]: row c holds its block's row, blocks one below the other */
+    float *x;    /* [rows][k]: weighted inputs of a sample at the folded scale */
+    float *t;    /* [k][rows]: transposed */
+    int rows;
+} block_job;
+
+/* Columns [at, end) that share a block of H: they end with the group. */
+static int block_end(const block_job *b, int at)
+{
+    const int group_end = (at / b->size + 1) * b->size, end = at + b->cols;
+    const int inside = end < group_end ? end : group_end;
+    return inside < b->k ? inside : b->k;
+}
+
+/* The first column of a block. */
+static bool starts_block(const block_job *b, int c)
+{
+    return c % b->size % b->cols == 0;
+}
+
+/* H += X^T X, block by block. */
+static void moments(void *ctx, size_t begin, size_t end, int lane)
+{
+    (void)lane;
+    const block_job *b = ctx;
+    const size_t rows = (size_t)b->rows, k = (size_t)b->k, cols = (size_t)b->cols;
+    for (size_t c = begin; c < end; c++) {
+        if (!starts_block(b, (int)c)) continue;
+        const size_t n = (size_t)block_end(b, (int)c) - c;
+        b->j->e->kernels->gemm_nn_f32(n, rows, n, b->t + c * rows, rows, b->x + c, k,
+                                      b->h + c * cols, cols, true);
+    }
+}
+
+/* Square roots of what a token of each modality weighs, so that X^T X carries the weights. */
+static void token_weights(const bal_block_job *j, int group, double root[BAL_MODALITIES])
+{
+    const bal_channel_stats *s = &j->stats[group];
+    bal_modality_weights(j->recipe, j->ratio[bal_group_table[group].sub], root);
+    const bool means = j->recipe->loss == BAL_LOSS_MSE && j->recipe->balance != BAL_BALANCE_OFF;
+    double language = 0.0, all = 0.0;
+    for (int i = 0; i < BAL_MODALITIES; i++) {
+        if (i != BAL_VISION && root[i] > 0.0) language += (double)s->count[i];
+        all += (double)s->count[i];
+    }
+    for (int i = 0; i < BAL_MODALITIES; i++) {
+        const double n = !means ? all : i == BAL_VISION ? (double)s->count[i] : language;
+        root[i] = n > 0.0 ? sqrt(root[i] / n) : 0.0;
+    }
+}
+
+/* x / s times the root of its weight, tokens without weight left out; returns the rows. */
+static int weigh_rows(const block_job *b, const bal_sample *sample, const double *root,
+                      const float *s)
+{
+    const size_t k = (size_t)b->k;
+    int n = 0;
+    for (int r = 0; r < sample->n; r++) {
+        const double w = root[sample->modality[r]];
+        const float *from = b->j->rows + (size_t)r * k;
+        float *to = b->x + (size_t)n * k;
+        if (w == 0.0) continue;
+        for (size_t c = 0; c < k; c++) to[c] = (float)(w * (double)from[c] / (s ? s[c] : 1.0f));
+        n++;
+    }
+    return n;
+}
+
+static bal_status block_moments(block_job *b, bal_block_job *j, int group, const float *s,
+                                bal_error *err)
+{
+    double root[BAL_MODALITIES];
+    token_weights(j, group, root);
+    memset(b->h, 0, (size_t)b->k * (size_t)b->cols * sizeof *b->h);
+    for (int i = 0; i < j->samples->n; i++) {
+        BAL_TRY(bal_store_read(&j->x[group], i, j->rows, err));
+        b->rows = weigh_rows(b, &j->samples->items[i], root, s);
+        if (b->rows == 0) continue;
+        bal_probe_transpose(j->e, b->x, (size_t)b->k, b->rows, b->k, b->t);
+        bal_pool_run(j->e->pool, moments, b, (size_t)b->k, (size_t)b->cols);
+    }
+    return BAL_OK;
+}
+
+/* d^T H d of each row's rounding error d [rows][size] in the group that starts at column `at`.
+ * work [rows][size]. */
+static void block_errors(const block_job *b, int at, int size, int rows, const float *d,
+                         float *work, double *error)
+{
+    for (int r = 0; r < rows; r++) error[r] = 0.0;
+    for (int c = at; c < at + size; c = block_end(b, c)) {
+        const size_t n = (size_t)(block_end(b, c) - c), from = (size_t)(c - at);
+        b->j->e->kernels->gemm_nn_f32((size_t)rows, n, n, d + from, (size_t)size,
+                                      b->h + (size_t)c * (size_t)b->cols, (size_t)b->cols, work, n,
+                                      false);
+        for (size_t r = 0; r < (size_t)rows; r++)
+            for (size_t i = 0; i < n; i++)
+                error[r] += (double)work[r * n + i] * (double)d[r * (size_t)size + from + i];
+    }
+}
+
+/* One group of a few rows. The ends of a row's range are searched together, then min alone, then
+ * max alone. */
+typedef struct block_rows {
+    const block_job *b;
+    float *w; /* first row; stride k */
+    int at, size, rows;
+    float *d, *product; /* [rows][size] */
+    double best[BLOCK_ROWS];
+    range whole[BLOCK_ROWS], keep[BLOCK_ROWS];
+} block_rows;
+
+enum { BOTH, LOW, HIGH, PHASES };
+
+static range shrunk(const block_rows *g, int r, int phase, float c)
+{
+    return (range){phase == HIGH ? g->keep[r].lo : g->whole[r].lo * c,
+                   phase == LOW ? g->keep[r].hi : g->whole[r].hi * c};
+}
+
+static float *block_row(const block_rows *g, int r)
+{
+    return g->w + (size_t)r * (size_t)g->b->k + g->at;
+}
+
+static void try_shrink(block_rows *g, int phase, float c)
+{
+    double error[BLOCK_ROWS];
+    for (int r = 0; r < g->rows; r++) {
+        const float *row = block_row(g, r);
+        const range to = shrunk(g, r, phase, c);
+        float *d = g->d + (size_t)r * (size_t)g->size;
+        clamp_all(row, g->size, to.lo, to.hi, d);
+        bal_quantize_group(&g->b->j->quantizer, d, g->size, d);
+        for (int i = 0; i < g->size; i++) d[i] -= row[i];
+    }
+    block_errors(g->b, g->at, g->size, g->rows, g->d, g->product, error);
+    for (int r = 0; r < g->rows; r++)
+        if (error[r] < g->best[r]) {
+            g->best[r] = error[r];
+            g->keep[r] = shrunk(g, r, phase, c);
+        }
+}
+
+static void block_group(block_rows *g)
+{
+    const bool symmetric = g->b->j->quantizer.grid == BAL_GRID_SYM;
+    for (int r = 0; r < g->rows; r++) {
+        g->best[r] = INFINITY;
+        g->whole[r] = g->keep[r] = range_of(block_row(g, r), g->size, symmetric);
+    }
+    for (int phase = BOTH; phase < (symmetric ? LOW : PHASES); phase++)
+        for (int i = 0; i < DIAG_STEPS; i++) try_shrink(g, phase, 1.0f - (float)i / DIAG_GRID);
+    for (int r = 0; r < g->rows; r++)
+        clamp_all(block_row(g, r), g->size, g->keep[r].lo, g->keep[r].hi, block_row(g, r));
+}
+
+static void block_panels(void *ctx, size_t begin, size_t end, int lane)
+{
+    const block_job *b = ctx;
+    for (size_t r = begin; r < end; r += BLOCK_ROWS)
+        for (int at = 0; at < b->k; at += b->size) {
+            block_rows g = {.b = b, .w = b->w + r * (size_t)b->k, .at = at};
+            g.size = b->k - at < b->size ? b->k - at : b->size;
+            g.rows = (int)bal_min(BLOCK_ROWS, end - r);
+            g.d = bal_wide_lane(&b->j->trial, lane);
+            g.product = g.d + (size_t)g.rows * (size_t)g.size;
+            block_group(&g);
+        }
+}
+
+static bal_status clip_block(bal_block_job *j, int i, const float *s, bal_error *err)
+{
+    const bal_linear *l = bal_layer_linear(&j->work.l, i);
+    const size_t k = (size_t)l->k, rows = (size_t)j->samples->max_len;
+    block_job b = {.j = j, .k = l->k, .size = bal_group_size(l->k, j->quantizer.group)};
+    b.cols = b.size < BLOCK_COLS ? b.size : BLOCK_COLS;
+    b.w = j->work.w[i];
+    b.h = malloc(k * (size_t)b.cols * sizeof *b.h);
+    b.x = malloc(rows * k * sizeof *b.x);
+    b.t = malloc(rows * k * sizeof *b.t);
+    bal_status st = b.h && b.x && b.t ? block_moments(&b, j, bal_group_of_linear(i), s, err)
+                                      : bal_nomem(err, 2 * rows * k * sizeof *b.x, "blocks of H");
+    if (st >= 0) bal_pool_run(j->e->pool, block_panels, &b, (size_t)l->n, BLOCK_ROWS);
+    free(b.h);
+    free(b.x);
+    free(b.t);
+    return st;
+}
+
 bal_status bal_job_clip(bal_block_job *j, int i, const float *s, bal_error *err)
 {
     if (j->recipe->clip == BAL_CLIP_DIAG) return clip_diag(j, i, s, err);
+    if (j->recipe->clip == BAL_CLIP_BLOCK) return clip_block(j, i, s, err);
     if (i == BAL_LINEAR_Q || i == BAL_LINEAR_K) return BAL_OK;
     return clip_awq(j, i, s, err);
 }

@@ -33,8 +33,8 @@ typedef enum bal_gradient { BAL_GRADIENT_F32, BAL_GRADIENT_F16 } bal_gradient;
 typedef enum bal_arith { BAL_ARITH_F32, BAL_ARITH_F16, BAL_ARITH_BF16, BAL_ARITH_MODEL } bal_arith;
 typedef enum bal_grid { BAL_GRID_ASYM, BAL_GRID_SYM } bal_grid;
 /* none; awq = AWQ's symmetric clip by output error of group partial sums; diag = clip weighted by
- * the balanced diag(H) */
-typedef enum bal_clip { BAL_CLIP_NONE, BAL_CLIP_AWQ, BAL_CLIP_DIAG } bal_clip;
+ * the balanced diag(H); block = by the group's block of the balanced H */
+typedef enum bal_clip { BAL_CLIP_NONE, BAL_CLIP_AWQ, BAL_CLIP_DIAG, BAL_CLIP_BLOCK } bal_clip;
 /* answers: all assistant turns, or the last one only */
 typedef enum bal_turns { BAL_TURNS_ALL, BAL_TURNS_LAST } bal_turns;
 /* chat: the model's own template; legacy: "### Human: ... ### Assistant: ..." as the published

@@ -102,16 +102,16 @@ static void test_threads(void **state)
     (void)state;
     bal_error err = {0};
     static const int threads[] = {1, 2, 7};
-    static const bal_clip clips[] = {BAL_CLIP_AWQ, BAL_CLIP_DIAG};
-    bal_block_result first[2], other;
+    static const bal_clip clips[] = {BAL_CLIP_AWQ, BAL_CLIP_DIAG, BAL_CLIP_BLOCK};
+    bal_block_result first[3], other;
     for (int t = 0; t < 3; t++) {
         quant_case q;
         case_open(&q, "mha", threads[t]);
         q.samples.n = 1;
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < 3; i++) {
             bal_recipe r = case_recipe();
             r.clip = clips[i];
-            r.group = 32;
+            r.group = i == 2 ? 0 : 32;
             r.distort = i == 1;
             ASSERT_OK(solve(t == 0 ? &first[i] : &other, &q, &q.model.layers[0], &r, half, &err));
             if (t == 0) continue;
@@ -120,7 +120,7 @@ static void test_threads(void **state)
         }
         case_close(&q);
     }
-    for (int i = 0; i < 2; i++) bal_block_result_free(&first[i]);
+    for (int i = 0; i < 3; i++) bal_block_result_free(&first[i]);
 }
 
 /* Three ways of saying that every token counts the same: AWQ's form. */
@@ -204,7 +204,7 @@ static void test_clip_helps_or_is_undone(void **state)
     (void)state;
     quant_case q;
     case_open(&q, "tiled", 1);
-    for (int clip = BAL_CLIP_AWQ; clip <= BAL_CLIP_DIAG; clip++) {
+    for (int clip = BAL_CLIP_AWQ; clip <= BAL_CLIP_BLOCK; clip++) {
         int undone = 0, kept = 0;
         for (int i = 0; i < 3; i++)
             for (int bits = 2; bits <= 4; bits++)
@@ -215,7 +215,7 @@ static void test_clip_helps_or_is_undone(void **state)
     case_close(&q);
 }
 
-/* ---- The two clip searches, written out plainly for q and v -----------------------------------
+/* ---- The clip searches, written out plainly for q and v ---------------------------------------
  */
 
 enum { WIDTH = 64, GROUP = 32 };
@@ -260,41 +260,56 @@ static double diag_error(const inputs *in, const float *s, const double *delta, 
     return error;
 }
 
-/* All rows here are fewer than 512 tokens, so every one is sampled. */
-static double partial_error(const inputs *in, const float *s, const double *delta, int at)
+/* Squared error of the group's partial output over tokens of these weights. There are fewer than
+ * 512 tokens here, so AWQ's search samples every one. */
+static double partial_error(const inputs *in, const float *s, const double *weight,
+                            const double *delta, int at)
 {
     double error = 0.0;
     for (int t = 0; t < in->n; t++) {
         double d = 0.0;
         for (int c = 0; c < GROUP; c++)
             d += (double)in->x[t * WIDTH + at + c] / (double)s[at + c] * delta[c];
-        error += d * d;
+        error += weight[in->tags[t]] * d * d;
     }
     return error;
 }
 
+static double clip_error(const inputs *in, const float *s, bal_clip clip, const double *delta,
+                         int at)
+{
+    const double every[] = {1.0, 1.0, 1.0}, balanced[] = {0.0, 1.0, 0.5};
+    if (clip == BAL_CLIP_DIAG) return diag_error(in, s, delta, at);
+    return partial_error(in, s, clip == BAL_CLIP_AWQ ? every : balanced, delta, at);
+}
+
 /* Folded weights of one group -> clipped by exhaustive trial. */
-static void clip_plainly(const inputs *in, const float *s, bool awq, int bits, float *w, int at)
+static void clip_plainly(const inputs *in, const float *s, bal_clip clip, int bits, float *w,
+                         int at)
 {
     const bal_quantizer z = {.bits = bits};
-    float lo = w[0], hi = w[0], clipped[GROUP], rounded[GROUP], best_w[GROUP];
+    float lo = w[0], hi = w[0], low = 0, high = 0, clipped[GROUP], rounded[GROUP];
     double best = INFINITY, delta[GROUP];
     for (int c = 0; c < GROUP; c++) {
         lo = fminf(lo, w[c]);
         hi = fmaxf(hi, w[c]);
     }
-    if (awq) lo = -(hi = fmaxf(-lo, hi));
-    for (int i = 0; i < (awq ? 10 : 25); i++) {
-        const float shrink = awq ? 1.0f - (float)i / 20 : 1.0f - (float)i / 40;
-        for (int c = 0; c < GROUP; c++) clipped[c] = fminf(fmaxf(w[c], lo * shrink), hi * shrink);
-        bal_quantize_group(&z, clipped, GROUP, rounded);
-        for (int c = 0; c < GROUP; c++) delta[c] = (double)rounded[c] - (double)w[c];
-        const double e = awq ? partial_error(in, s, delta, at) : diag_error(in, s, delta, at);
-        if (e >= best) continue;
-        best = e;
-        memcpy(best_w, clipped, sizeof best_w);
+    if (clip == BAL_CLIP_AWQ) lo = -(hi = fmaxf(-lo, hi));
+    for (int phase = 0; phase < (clip == BAL_CLIP_BLOCK ? 3 : 1); phase++) {
+        for (int i = 0; i < (clip == BAL_CLIP_AWQ ? 10 : 25); i++) {
+            const float shrink = 1.0f - (float)i / (clip == BAL_CLIP_AWQ ? 20 : 40);
+            const float from = phase == 2 ? low : lo * shrink, to = phase == 1 ? high : hi * shrink;
+            for (int c = 0; c < GROUP; c++) clipped[c] = fminf(fmaxf(w[c], from), to);
+            bal_quantize_group(&z, clipped, GROUP, rounded);
+            for (int c = 0; c < GROUP; c++) delta[c] = (double)rounded[c] - (double)w[c];
+            const double e = clip_error(in, s, clip, delta, at);
+            if (e >= best) continue;
+            best = e;
+            low = from;
+            high = to;
+        }
     }
-    memcpy(w, best_w, sizeof best_w);
+    for (int c = 0; c < GROUP; c++) w[c] = fminf(fmaxf(w[c], low), high);
 }
 
 static void check_clip_definition(quant_case *q, const bal_decoder_layer *l, bal_clip clip)
@@ -320,8 +335,7 @@ static void check_clip_definition(quant_case *q, const bal_decoder_layer *l, bal
         uint16_t scales[WIDTH / GROUP];
         bal_linear_row(from, row, w);
         for (int c = 0; c < WIDTH; c++) w[c] *= s[c];
-        for (int at = 0; at < WIDTH; at += GROUP)
-            clip_plainly(&in, s, clip == BAL_CLIP_AWQ, r.bits, w + at, at);
+        for (int at = 0; at < WIDTH; at += GROUP) clip_plainly(&in, s, clip, r.bits, w + at, at);
         bal_quantize_row(&z, w, WIDTH, codes, scales, zeros);
         different += memcmp(codes, got.linear[i].codes + row * WIDTH, WIDTH) != 0;
     }
@@ -339,6 +353,7 @@ static void test_clip_definition(void **state)
     case_open(&q, "tiled", 1);
     check_clip_definition(&q, &q.model.layers[1], BAL_CLIP_DIAG);
     check_clip_definition(&q, &q.model.layers[1], BAL_CLIP_AWQ);
+    check_clip_definition(&q, &q.model.layers[1], BAL_CLIP_BLOCK);
     case_close(&q);
 }
 
@@ -397,7 +412,7 @@ static void test_degenerate_layers(void **state)
     for (int arith = 0; arith < 3; arith++) {
         bal_recipe r = case_recipe();
         r.arithmetic = (bal_arith)arith;
-        r.clip = arith == 0 ? BAL_CLIP_AWQ : BAL_CLIP_DIAG;
+        r.clip = (bal_clip)(BAL_CLIP_AWQ + arith);
         ASSERT_OK(solve(&got, &q, &copy.l, &r, half, &err));
         for (int g = 0; g < BAL_GROUPS; g++) {
             assert_true(got.group[g].searched);

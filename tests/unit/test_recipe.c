@@ -63,7 +63,7 @@ static void test_builtin(void **state)
     assert_int_equal(r1.loss, BAL_LOSS_MAE);
     ASSERT_OK(bal_recipe_load(&plus, "mbq+", &err));
     assert_int_equal(plus.gradient, BAL_GRADIENT_F32);
-    assert_int_equal(plus.clip, BAL_CLIP_DIAG);
+    assert_int_equal(plus.clip, BAL_CLIP_BLOCK);
     assert_int_equal(plus.statistic, BAL_STATISTIC_BALANCED);
 }
 
