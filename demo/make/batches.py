@@ -12,11 +12,11 @@ from views import PATCH, SIDE, VIEW, cut, layout, transforms
 
 TRAIN_SIZES = {(128, 128): 0.60, (192, 128): 0.14, (128, 192): 0.14, (150, 110): 0.06, (110, 150): 0.06}
 # relative wish per question type; reading gets more because it is learned last
-WEIGHT = {"shape": 1.0, "color": 1.0, "count": 1.4, "exists": 1.1, "size": 0.7, "position": 1.0, "relation": 1.0,
-          "word": 1.6, "number": 1.6}
+WEIGHT = {"shape": 1.0, "color": 1.0, "count": 0.6, "exists": 1.2, "size": 0.8, "position": 1.5, "word": 2.0, "number": 2.0}
 EASY_HELD_OUT = 3900  # training pictures from here on only watch the training
 CHARS = "abcdefghijklmnopqrstuvwxyz0123456789"
 SLOTS = 3             # characters that can have their middle in one patch
+LABELS = 3 + SLOTS + 4 + 1  # kind, colour, size; characters; word, and the three digits of a number; place
 TEXT_BUDGET = 150     # tokens of questions and answers per picture
 
 
@@ -40,8 +40,8 @@ def choose_types(rng):
     return sorted(WEIGHT, key=lambda t: rng.random() ** (1 / WEIGHT[t]), reverse=True)
 
 
-def scene_sample(rng, size, describe):
-    scene = scenes.random_scene(rng, *size)
+def scene_sample(rng, size, describe, most=3):
+    scene = scenes.random_scene(rng, *size, most)
     picture = scenes.draw(scene, rng)
     qas = scenes.questions(rng, scene, choose_types(rng))
     if rng.random() < describe:
@@ -76,24 +76,48 @@ class EasyVqa:
 
 # Labels for the features themselves. They teach the vision tower to see before the language model can ask.
 
-def patch_labels(scene):
-    """int64 [views, 16, 3 + SLOTS]: kind, colour, size of the shape that fills most of a patch, and its characters."""
-    table = transforms(scene.width, scene.height)
-    out = np.zeros((len(table), SIDE, SIDE, 3 + SLOTS), np.int64)
-    best = np.zeros((len(table), SIDE, SIDE))
+def covered(box):
+    """Pixels of each patch of a view that a box covers."""
     edges = np.arange(SIDE) * PATCH
+    w = np.clip(np.minimum(box[2], edges + PATCH) - np.maximum(box[0], edges), 0, PATCH)
+    h = np.clip(np.minimum(box[3], edges + PATCH) - np.maximum(box[1], edges), 0, PATCH)
+    return h[:, None] * w[None, :]
+
+
+def overlap(box, share):
+    return covered(box) > share * min(PATCH * PATCH, (box[2] - box[0]) * (box[3] - box[1]))
+
+
+def text_labels(text):
+    """The word, or -100 for letters that are none; the digits, 11 where a number has fewer."""
+    if text.kind == "word":
+        return [scenes.WORDS.index(text.text) + 1 if text.text in scenes.WORDS else -100, 0, 0, 0]
+    return [0] + [int(text.text[i]) + 1 if i < len(text.text) else 11 for i in range(3)]
+
+
+def patch_labels(scene):
+    """int64 [views, 16, LABELS]: kind, colour, size of the shape that fills most of a patch, its characters, its text, its place.
+
+    The place in the picture is asked of the base view only: a tile cannot know where it comes from.
+    """
+    table = transforms(scene.width, scene.height)
+    out = np.zeros((len(table), SIDE, SIDE, LABELS), np.int64)
+    best = np.zeros((len(table), SIDE, SIDE))
     for v, (sx, sy, ox, oy) in enumerate(table):
         for s in scene.shapes:
             x0, y0, x1, y1 = s.box[0] * sx + ox, s.box[1] * sy + oy, s.box[2] * sx + ox, s.box[3] * sy + oy
-            w = np.clip(np.minimum(x1, edges + PATCH) - np.maximum(x0, edges), 0, PATCH)
-            h = np.clip(np.minimum(y1, edges + PATCH) - np.maximum(y0, edges), 0, PATCH)
-            area = h[:, None] * w[None, :]
+            area = covered((x0, y0, x1, y1))
             hit = (area > np.maximum(best[v], 0.25 * min(PATCH * PATCH, (x1 - x0) * (y1 - y0))))
             best[v][hit] = area[hit]
+            out[v][hit, -1] = s.cell + 1
             out[v][hit, :3] = (scenes.KINDS.index(s.kind) + 1, list(scenes.COLORS).index(s.color) + 1,
                                scenes.SIZES.index(s.size) + 1)
         for t in scene.texts:
             legible = t.px * sy >= 7.5
+            box = [t.box[0] * sx + ox, t.box[1] * sy + oy, t.box[2] * sx + ox, t.box[3] * sy + oy]
+            whole = min(box) >= -2 and max(box) <= VIEW + 2
+            out[v][overlap(box, 0.15), 3 + SLOTS:-1] = text_labels(t) if legible and whole else [-100] * 4
+            out[v][overlap(box, 0.15), -1] = t.cell + 1
             fill = {}
             for c, gx, gy in t.glyphs:
                 px, py = int((gx * sx + ox) // PATCH), int((gy * sy + oy) // PATCH)
@@ -101,7 +125,8 @@ def patch_labels(scene):
                 fill[px, py] = slot + 1
                 if 0 <= px < SIDE and 0 <= py < SIDE and slot < SLOTS:
                     out[v, py, px, 3 + slot] = CHARS.index(c) + 1 if legible else -100
-    return out.reshape(len(table), SIDE * SIDE, 3 + SLOTS)
+    out[1:, :, :, -1] = -100
+    return out.reshape(len(table), SIDE * SIDE, LABELS)
 
 
 def conversation(vocab, lay, qas, chat, budget):
@@ -141,7 +166,7 @@ class Batch:
         self.first = len(vocab.head)
 
 
-def training_batch(vocab, easy, seed, step, pictures, rank, vision_only, easy_share, describe):
+def training_batch(vocab, easy, seed, step, pictures, rank, vision_only, easy_share, describe, most=3):
     """A pure function of seed, step and rank, so that a resumed run goes on with pictures it has not seen.
 
     All processes work on the same size in a step, so that none waits long for another.
@@ -155,7 +180,7 @@ def training_batch(vocab, easy, seed, step, pictures, rank, vision_only, easy_sh
         return seeing_batch(vocab, rng, size, pictures)
     if is_easy:
         return Batch(vocab, [easy.sample(rng) for _ in range(pictures)], chat=chat)
-    drawn = [scene_sample(rng, size, describe) for _ in range(pictures)]
+    drawn = [scene_sample(rng, size, describe, most) for _ in range(pictures)]
     for _, _, qas in drawn:
         rng.shuffle(qas)
     return Batch(vocab, [(p, q) for _, p, q in drawn], chat=chat, labels=[patch_labels(s) for s, _, _ in drawn])

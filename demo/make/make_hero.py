@@ -7,7 +7,7 @@ from pathlib import Path
 import scenes
 from paths import DEMO
 
-QUESTION = "Describe the picture."
+QUESTION = "How many shapes are there?"
 
 
 def hero(width=768, height=512):
@@ -15,7 +15,7 @@ def hero(width=768, height=512):
     rng = random.Random("hero")
     scene = scenes.Scene(width, height, (244, 246, 252), [], [])
     for kind, color, size, cell in [("star", "yellow", "large", 0), ("circle", "red", "large", 2),
-                                    ("triangle", "green", "large", 6), ("cross", "purple", "small", 5)]:
+                                    ("triangle", "green", "large", 6)]:
         scene.shapes.append(scenes.place_shape(rng, kind, color, size, cell, width, height))
     for kind, text, cell in [("word", "boat", 4), ("number", "42", 8)]:
         scene.texts.append(scenes.place_text(rng, kind, cell, width, height, text))
@@ -28,7 +28,7 @@ def main():
     args = ap.parse_args()
     scene, picture = hero()
     picture.save(args.out / "hero.png", optimize=True)
-    text = json.dumps({"image": "../hero.png", "question": QUESTION, "answers": [scenes.description(scene)]}, indent=1)
+    text = json.dumps({"image": "../hero.png", "question": QUESTION, "answers": [str(len(scene.shapes)), scenes.NUMBER_WORDS[len(scene.shapes)]]}, indent=1)
     (args.out / "data/hero.json").write_text(text + "\n", encoding="utf-8")
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from PIL import Image, ImageDraw, ImageFont
 
+from views import VIEW, layout
+
 KINDS = ["circle", "square", "triangle", "rectangle", "star", "cross"]
 COLORS = {
     "red": (214, 40, 40), "green": (46, 150, 60), "blue": (40, 84, 214), "yellow": (240, 208, 40),
@@ -17,7 +19,7 @@ SIZES = ["small", "large"]
 POSITIONS = ["top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right"]
 WORDS = ("cat dog sun car bus cup hat key map pen tree fish bird book door milk moon rain ship lamp "
          "frog cake leaf snow bear wolf boat road king ring salt hand foot nest rose corn duck apple house bread").split()
-NUMBER_WORDS = ["no", "one", "two", "three", "four", "five"]
+NUMBER_WORDS = ["no", "one", "two", "three"]
 DESCRIBE = ["Describe the picture.", "What is in the picture?", "Describe this picture in detail."]
 FONT_DIR = "/usr/share/fonts/truetype/dejavu"
 SUPERSAMPLE = 3
@@ -86,6 +88,23 @@ def cell_box(rng, cell, w, h, width, height):
     return x, y, x + w, y + h
 
 
+def nudge(start, length, cuts, low, high):
+    """Moves a line of text off the seam between two tiles, if its middle may stay between low and high."""
+    for c in cuts:
+        if start < c < start + length:
+            options = [s for s in (math.floor(c - length), math.ceil(c)) if low < s + length / 2 < high]
+            return min(options, key=lambda s: abs(s - start), default=start)
+    return start
+
+
+def off_seams(x, y, w, h, cell, width, height):
+    lay = layout(width, height)
+    xs = [(k * VIEW - lay.x) * width / lay.width for k in range(1, lay.cols)]
+    ys = [(k * VIEW - lay.y) * height / lay.height for k in range(1, lay.rows)]
+    cw, ch = width / 3, height / 3
+    return (nudge(x, w, xs, cell % 3 * cw, (cell % 3 + 1) * cw), nudge(y, h, ys, cell // 3 * ch, (cell // 3 + 1) * ch))
+
+
 def place_text(rng, kind, cell, width, height, text=None):
     digits = rng.randint(1, 3)
     drawn = rng.choice(WORDS) if kind == "word" else str(rng.randrange(10 ** (digits - 1), 10 ** digits))
@@ -97,7 +116,7 @@ def place_text(rng, kind, cell, width, height, text=None):
     f = font(name, px)
     l, t, r, b = f.getbbox(text)
     x0, y0, _, _ = cell_box(rng, cell, r - l, b - t, width, height)
-    x0, y0 = int(x0), int(y0)
+    x0, y0 = off_seams(int(x0), int(y0), r - l, b - t, cell, width, height)
     item = Text(kind, text, cell, (x0, y0, x0 + r - l, y0 + b - t), px, name)
     for i, c in enumerate(text):
         left, right = f.getlength(text[:i]), f.getlength(text[:i + 1])
@@ -116,24 +135,23 @@ def place_shape(rng, kind, color, size, cell, width, height):
     return Shape(kind, color, size, cell, cell_box(rng, cell, w, h, width, height))
 
 
-def random_scene(rng, width, height):
-    """Few different attributes in half of the pictures, so that counts above one are as usual as one."""
-    kinds = KINDS if rng.random() < 0.5 else rng.sample(KINDS, 2)
-    colors = list(COLORS) if rng.random() < 0.5 else rng.sample(list(COLORS), 2)
+def random_scene(rng, width, height, most=3):
+    """One to three shapes, each of another colour, and in more than half of the pictures a word, a number or both."""
+    colors = rng.sample(list(COLORS), most)
     cells = list(range(9))
     rng.shuffle(cells)
     tint = rng.randrange(236, 256)
     scene = Scene(width, height, tuple(min(255, tint + rng.randrange(-10, 11)) for _ in range(3)), [], [])
     boxes = []
-    for kind, chance in (("word", 0.55), ("number", 0.55)):
+    for kind, chance in (("word", 0.6), ("number", 0.6)):
         if rng.random() < chance:
             item = place_text(rng, kind, cells[-1], width, height)
             if free(item.box, boxes):
                 cells.pop()
                 scene.texts.append(item)
                 boxes.append(item.box)
-    for _ in range(rng.randint(1, 5)):
-        kind, color, size = rng.choice(kinds), rng.choice(colors), rng.choice(SIZES)
+    for color in colors[:rng.randint(1, most)]:
+        kind, size = rng.choice(KINDS), rng.choice(SIZES)
         for cell in cells:
             shape = place_shape(rng, kind, color, size, cell, width, height)
             if free(shape.box, boxes):
@@ -147,7 +165,7 @@ def random_scene(rng, width, height):
 
 
 def dense_scene(rng, width, height):
-    """Every cell filled, half of them with text and half of the text meaningless: for the lessons in seeing only."""
+    """Every cell filled, half of them with text and some of the text meaningless: for the lessons in seeing only."""
     tint = rng.randrange(225, 256)
     scene = Scene(width, height, tuple(min(255, tint + rng.randrange(-10, 11)) for _ in range(3)), [], [])
     boxes = []
@@ -157,7 +175,7 @@ def dense_scene(rng, width, height):
             letters = "abcdefghijklmnopqrstuvwxyz" if word else "0123456789"
             text = "".join(rng.choice(letters) for _ in range(rng.randint(1, 5 if word else 3)))
             item = place_text(rng, "word" if word else "number", cell, width, height,
-                              text if rng.random() < 0.5 else None)
+                              text if rng.random() < 0.25 else None)
         else:
             item = place_shape(rng, rng.choice(KINDS), rng.choice(list(COLORS)), rng.choice(SIZES), cell, width, height)
         if free(item.box, boxes):
@@ -218,9 +236,13 @@ def unique(scene, key):
 
 
 def reference(rng, scene):
-    """(words, shape) for a shape that its colour and kind name, or None."""
-    found = unique(scene, lambda s: (s.color, s.kind))
-    return rng.choice(found) if found else None
+    """(words, shape) for a shape that its colour or its kind alone names."""
+    by_kind = unique(scene, lambda s: s.kind)
+    if by_kind and rng.random() < 0.5:
+        s = rng.choice(by_kind)
+        return s.kind, s
+    s = rng.choice(scene.shapes)
+    return f"{s.color} shape", s
 
 
 def ask_shape(rng, scene):
@@ -246,41 +268,27 @@ def ask_color(rng, scene):
 
 
 def ask_count(rng, scene):
-    total = len(scene.shapes)
-    options = {total: ["shapes"]}
-    for c in COLORS:
-        options.setdefault(sum(s.color == c for s in scene.shapes), []).append(f"{c} shapes")
-    for k in KINDS:
-        plural = "crosses" if k == "cross" else k + "s"
-        options.setdefault(sum(s.kind == k for s in scene.shapes), []).append(plural)
-    # one is the usual count of anything: ask about it and about nothing less often
-    n = rng.choices(list(options), weights=[0.35 if n == 0 else 0.6 if n == 1 else 1 for n in options])[0]
-    what = rng.choice(options[n])
-    return f"How many {what} are there?", [str(n), NUMBER_WORDS[n]], "count"
+    n = len(scene.shapes)
+    return "How many shapes are there?", [str(n), NUMBER_WORDS[n]], "count"
 
 
 def ask_exists(rng, scene):
     yes = rng.random() < 0.5
-    if rng.random() < 0.15:
+    choice = rng.random()
+    if choice < 0.15:
         kind = rng.choice(["word", "number"])
         return f"Is there a {kind}?", ["yes" if scene.text(kind) else "no"], "exists"
-    have = {s.name() for s in scene.shapes}
-    if yes:
-        name = rng.choice(sorted(have))
+    if choice < 0.55:
+        have, every = {s.color + " shape" for s in scene.shapes}, [c + " shape" for c in COLORS]
     else:
-        # change one attribute of a shape that is there: the hard kind of "no"
-        s = rng.choice(scene.shapes)
-        near = [f"{c} {s.kind}" for c in COLORS] + [f"{s.color} {k}" for k in KINDS]
-        near = [n for n in near if n not in have]
-        name = rng.choice(near)
+        have, every = {s.kind for s in scene.shapes}, KINDS
+    name = rng.choice([n for n in every if (n in have) == yes])
     return f"Is there {article(name)}?", ["yes" if yes else "no"], "exists"
 
 
 def ask_size(rng, scene):
-    s = reference(rng, scene)
-    if s is None:
-        return None
-    q = rng.choice([f"Is the {s.name()} small or large?", f"What size is the {s.name()}?"])
+    name, s = reference(rng, scene)
+    q = rng.choice([f"Is the {name} small or large?", f"What size is the {name}?"])
     return q, [s.size], "size"
 
 
@@ -288,24 +296,8 @@ def ask_position(rng, scene):
     if scene.texts and rng.random() < 0.3:
         t = rng.choice(scene.texts)
         return f"Where is the {t.kind}?", [POSITIONS[t.cell]], "position"
-    s = reference(rng, scene)
-    return s and (f"Where is the {s.name()}?", [POSITIONS[s.cell]], "position")
-
-
-def ask_relation(rng, scene):
-    found = unique(scene, lambda s: (s.color, s.kind))
-    rng.shuffle(found)
-    for a in found:
-        for b in found:
-            horizontal = rng.random() < 0.5
-            ka, kb = (a.cell % 3, b.cell % 3) if horizontal else (a.cell // 3, b.cell // 3)
-            if ka == kb:
-                continue
-            yes = rng.random() < 0.5
-            relation = ["left of", "right of"] if horizontal else ["above", "below"]
-            word = relation[0] if (ka < kb) == yes else relation[1]
-            return f"Is the {a.name()} {word} the {b.name()}?", ["yes" if yes else "no"], "relation"
-    return None
+    name, s = reference(rng, scene)
+    return f"Where is the {name}?", [POSITIONS[s.cell]], "position"
 
 
 def ask_word(rng, scene):
@@ -319,7 +311,7 @@ def ask_number(rng, scene):
 
 
 ASK = {"shape": ask_shape, "color": ask_color, "count": ask_count, "exists": ask_exists, "size": ask_size,
-       "position": ask_position, "relation": ask_relation, "word": ask_word, "number": ask_number}
+       "position": ask_position, "word": ask_word, "number": ask_number}
 
 
 def description(scene):

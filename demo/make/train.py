@@ -1,6 +1,5 @@
 """Trains the demo model from scratch (or goes on) for a given number of minutes on the CPU."""
 import argparse
-import math
 import os
 import time
 from collections import defaultdict
@@ -16,33 +15,51 @@ from transformers import AutoTokenizer
 import model as M
 from batches import CHARS, SLOTS, WEIGHT, EasyVqa, Vocabulary, training_batch, watch_batches
 from paths import test_data
-from scenes import COLORS, KINDS, SIZES
+from scenes import COLORS, KINDS, POSITIONS, SIZES, WORDS
 
 
-SEEN = ("kind", "color", "size", "character")  # what the log tells about the first patch labels
+SEEN = ("kind", "color", "char", "word", "digit", "place")  # what the log tells about the patch labels
+SEEN_AT = (0, 1, 3, 6, 7, 10)
+
+
+def seen_loss(score, label):
+    # most patches are empty: they would otherwise drown the few that show something
+    weight = torch.ones(score.shape[-1])
+    weight[0] = 0.2
+    return F.cross_entropy(score.flatten(0, -2), label.flatten(), weight=weight)
 
 
 class PatchHeads(nn.Module):
-    """Linear read-outs of the projected features; they are thrown away after training."""
+    """Linear read-outs of the projected features; they are thrown away after training.
 
-    def __init__(self, width):
+    Kind, colour, size and word are read out a second time with the embeddings of their tokens as the classes. So a
+    feature points where the token that names it points, and the language model need only learn to copy.
+    """
+
+    def __init__(self, width, vocab):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.classes = [len(KINDS) + 1, len(COLORS) + 1, len(SIZES) + 1] + [len(CHARS) + 1] * SLOTS
+        self.classes += [len(WORDS) + 1] + [12] * 3 + [len(POSITIONS) + 1]
         self.out = nn.Linear(width, sum(self.classes))
         self.hits = [0.0] * len(self.classes)
+        # an answer starts with "red", a description goes on with " red"; words stand after a quotation mark
+        tokens = lambda names, forms: torch.tensor([[vocab.encode(f + n)[0] for f in forms] for n in names])
+        self.named = {0: tokens(KINDS, ("", " ")), 1: tokens(list(COLORS), ("", " ")), 2: tokens(SIZES, ("", " ")),
+                      6: tokens(WORDS, ("",))}
 
-    def forward(self, features, labels):
-        scores = self.out(self.norm(features)).split(self.classes, dim=-1)
+    def forward(self, features, labels, embeddings):
+        normed = self.norm(features)
+        scores = self.out(normed).split(self.classes, dim=-1)
         losses, self.hits = [], []
-        for score, label in zip(scores, labels.unbind(-1)):
+        for i, (score, label) in enumerate(zip(scores, labels.unbind(-1))):
             shown = label > 0
             self.hits.append((score.argmax(-1) == label)[shown].float().mean().nan_to_num().item())
-            # most patches are empty: they would otherwise drown the few that show something
-            weight = torch.ones(score.shape[-1])
-            weight[0] = 0.2
-            losses.append(F.cross_entropy(score.flatten(0, -2), label.flatten(), weight=weight))
-        return sum(losses) / len(losses)
+            losses.append(seen_loss(score, label))
+            if i in self.named and shown.any():
+                names = embeddings[self.named[i]].mean(1)
+                losses.append(0.5 * F.cross_entropy(normed[shown] @ names.T, label[shown] - 1))
+        return sum(losses) / 6
 
 
 def answer_scores(model, batch, features):
@@ -54,14 +71,32 @@ def answer_scores(model, batch, features):
     return scores, batch.ids[:, 1:][wanted], batch.weight[:, 1:][wanted]
 
 
-def losses(model, heads, batch, vision_only):
-    features = M.view_features(model, batch.views)
-    seen = heads(features, batch.labels) if batch.labels is not None else torch.zeros(())
+def losses(model, heads, batch, vision_only, frozen=False):
+    with torch.set_grad_enabled(not frozen):
+        features = M.view_features(model, batch.views)
+    seen = torch.zeros(())
+    if batch.labels is not None and not frozen:
+        seen = heads(features, batch.labels, model.get_input_embeddings().weight)
     if vision_only:
         return torch.zeros(()), seen
     scores, target, weight = answer_scores(model, batch, features)
     each = F.cross_entropy(scores, target, reduction="none")
     return (each * weight).sum() / weight.sum(), seen
+
+
+@torch.no_grad()
+def settle(model, batch, norm=0.8):
+    """Shifts and scales the projector's output to mean zero and about the length of a token embedding.
+
+    Trained alone, the features grow a hundred times longer than the embeddings. The first attention layer would then
+    write so much of them over every word of the question that the language model never learns to look for something.
+    """
+    features = M.view_features(model, batch.views).flatten(0, 2)
+    mean = features.mean(0)
+    scale = norm / (features - mean).norm(dim=1).mean()
+    last = model.model.multi_modal_projector.linear_2
+    last.weight.mul_(scale)
+    last.bias.sub_(mean).mul_(scale)
 
 
 TYPES = sorted(WEIGHT) + ["describe", "easy_vqa"]
@@ -83,8 +118,25 @@ def watch(model, batches):
 
 
 def learning_rate(args, minutes, step):
-    """Warm-up by steps, then a cosine over the time that is left, so that the run ends well when it must end."""
-    return args.lr * min(1.0, (step + 1) / args.warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, minutes / args.minutes)))
+    """Warm-up by steps, then down to nothing over the time that is left, so that the run ends well when it must end."""
+    return args.lr * min(1.0, (step + 1) / args.warmup) * max(0.0, 1 - minutes / args.minutes)
+
+
+def most_shapes(args, minutes):
+    """Pictures of one or two shapes first: with little to confuse, the model finds out sooner where to look."""
+    return 2 if minutes < args.few_minutes else 3
+
+
+def first_model(args, tokenizer):
+    if not args.init_from:
+        return M.new_model(tokenizer)
+    saved = M.LlavaOnevisionForConditionalGeneration.from_pretrained(args.init_from, dtype=torch.float32)
+    if not args.fresh_language:
+        return saved
+    model = M.new_model(tokenizer)
+    model.model.vision_tower.load_state_dict(saved.model.vision_tower.state_dict())
+    model.model.multi_modal_projector.load_state_dict(saved.model.multi_modal_projector.state_dict())
+    return model
 
 
 class Trainer:
@@ -100,15 +152,14 @@ class Trainer:
         self.vocab = Vocabulary(tokenizer)
         self.easy = EasyVqa(args.data)
         torch.manual_seed(args.seed)
-        self.model = M.LlavaOnevisionForConditionalGeneration.from_pretrained(
-            args.init_from, dtype=torch.float32) if args.init_from else M.new_model(tokenizer)
-        self.heads = PatchHeads(self.model.config.text_config.hidden_size)
+        self.model = first_model(args, tokenizer)
+        self.heads = PatchHeads(self.model.config.text_config.hidden_size, self.vocab)
         self.params = list(self.model.parameters()) + list(self.heads.parameters())
         decay = [p for p in self.params if p.ndim >= 2]
         plain = [p for p in self.params if p.ndim < 2]
         self.optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
                                            lr=args.lr, betas=(0.9, 0.97), fused=True)
-        self.step, self.minutes = 0, 0.0
+        self.step, self.minutes, self.settled = 0, 0.0, bool(args.init_from) and not args.fresh_language
         self.file = args.state / "state.pt"
         if self.file.exists():
             self.resume()
@@ -126,7 +177,7 @@ class Trainer:
         self.heads.load_state_dict(s["heads"])
         self.optimizer.load_state_dict(s["optimizer"])
         torch.set_rng_state(s["rng"])
-        self.step, self.minutes = s["step"], s["minutes"]
+        self.step, self.minutes, self.settled = s["step"], s["minutes"], s.get("settled", True)
         self.log("resumed")
 
     def save(self):
@@ -134,7 +185,8 @@ class Trainer:
             return
         partial = self.file.with_suffix(".partial")
         torch.save({"model": self.model.state_dict(), "heads": self.heads.state_dict(), "step": self.step,
-                    "optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state(), "minutes": self.minutes}, partial)
+                    "optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state(), "minutes": self.minutes,
+                    "settled": self.settled}, partial)
         os.replace(partial, self.file)
 
     def export(self):
@@ -164,17 +216,18 @@ class Trainer:
         a = self.args
         vision_only = self.minutes < a.vision_minutes
         batch = training_batch(self.vocab, self.easy, a.seed, self.step, a.pictures // a.workers * (2 if vision_only else 1),
-                               self.rank, vision_only, a.easy_share, 1.0 if self.minutes < a.describe_minutes else 0.4)
+                               self.rank, vision_only, a.easy_share, 1.0 if self.minutes < a.describe_minutes else 0.3, most_shapes(a, self.minutes))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(a, self.minutes, self.step)
-        answer, seen = losses(self.model, self.heads, batch, vision_only)
-        if not vision_only:
+        frozen = self.minutes > a.freeze_minutes
+        answer, seen = losses(self.model, self.heads, batch, vision_only, frozen)
+        if not vision_only and not frozen:
             # seeing goes on being taught from crowded pictures: it costs a tenth of a step with questions
-            extra = training_batch(self.vocab, self.easy, a.seed, self.step, a.pictures // a.workers, self.rank, True, 0, 0)
+            extra = training_batch(self.vocab, self.easy, a.seed, self.step, a.pictures, self.rank, True, 0, 0)
             seen = seen + losses(self.model, self.heads, extra, True)[1]
         share = 1.0 if vision_only else max(a.patch_loss * (1 - self.minutes / a.minutes), 0.1)
         (answer + share * seen).backward()
-        self.minutes, values = self.share_gradients(begun(), [answer.item(), seen.item()] + self.heads.hits[:4])
+        self.minutes, values = self.share_gradients(begun(), [answer.item(), seen.item()] + [self.heads.hits[i] for i in SEEN_AT])
         nn.utils.clip_grad_norm_(self.params, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -189,6 +242,9 @@ class Trainer:
         watched = saved = exported = before
         sums, pictures, mark = defaultdict(float), 0, time.monotonic()
         while self.minutes < a.minutes:
+            if not self.settled and self.minutes >= a.vision_minutes:
+                settle(self.model, held_out[0])
+                self.settled = True
             batch, (answer, seen, *hits) = self.one_step(elapsed)
             pictures += len(batch.spans) * a.workers
             named = {"easy": answer} if batch.labels is None else {"scene": answer, "patch": seen}
@@ -228,11 +284,14 @@ def work(rank, args):
 def main():
     ap = argparse.ArgumentParser(description=__doc__)
     ap.add_argument("--minutes", type=float, default=100)
-    ap.add_argument("--vision-minutes", type=float, default=6, help="first minutes, on patch labels only")
+    ap.add_argument("--vision-minutes", type=float, default=25, help="first minutes, on patch labels only")
     ap.add_argument("--watch-minutes", type=float, default=6)
     ap.add_argument("--export-minutes", type=float, default=10)
     ap.add_argument("--describe-minutes", type=float, default=50,
                     help="first minutes with a description of every picture: it teaches the most per token")
+    ap.add_argument("--freeze-minutes", type=float, default=25,
+                    help="after these minutes the vision tower rests and the language model learns on still ground")
+    ap.add_argument("--few-minutes", type=float, default=40, help="first minutes with few shapes")
     ap.add_argument("--easy-share", type=float, default=0.25, help="of the steps")
     ap.add_argument("--pictures", type=int, default=10, help="per step")
     ap.add_argument("--lr", type=float, default=1e-3)
@@ -244,6 +303,7 @@ def main():
     ap.add_argument("--tokenizer", type=Path, required=True)
     ap.add_argument("--state", type=Path, required=True)
     ap.add_argument("--init-from", type=Path)
+    ap.add_argument("--fresh-language", action="store_true", help="of --init-from, keep only what sees")
     ap.add_argument("--export", type=Path)
     args = ap.parse_args()
     args.state.mkdir(parents=True, exist_ok=True)
