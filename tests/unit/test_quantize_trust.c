@@ -6,6 +6,7 @@
 #include "ballast_quant.h"
 #include "format/json.h"
 #include "format/safetensors_write.h"
+#include "quant/finite.h"
 #include "quant/gather.h"
 
 #define MODEL "tests/golden/tiled/model"
@@ -400,6 +401,43 @@ static void test_not_finite(void **state)
     }
 }
 
+/* Each type's own bits: what is Inf in one is a number in another. */
+static void test_not_finite_types(void **state)
+{
+    (void)state;
+    enum { N = 5000 };
+    static const struct {
+        bal_st_dtype dtype;
+        size_t width;
+        uint32_t finite, not_finite[2];
+    } cases[] = {{BAL_ST_F32, 4, 0xff7fffffu, {0x7f800000u, 0xffc00000u}},
+                 {BAL_ST_BF16, 2, 0xff7fu, {0x7f80u, 0xffc0u}},
+                 {BAL_ST_F16, 2, 0xfbffu, {0x7c00u, 0xfe00u}}};
+    bal_error err;
+    for (size_t i = 0; i < 3; i++)
+        for (int which = -1; which < 2; which++) {
+            uint8_t *data = calloc(N, 4);
+            const uint32_t last = which < 0 ? cases[i].finite : cases[i].not_finite[which];
+            memcpy(data + (N - 1) * cases[i].width, &last, cases[i].width);
+            bal_tensor_view t = {.name = "t",
+                                 .dtype = cases[i].dtype,
+                                 .n_dims = 1,
+                                 .shape = {N},
+                                 .data = data,
+                                 .n_bytes = N * cases[i].width};
+            bal_tensor_set file;
+            ASSERT_OK(bal_safetensors_write(scratch("t"), &t, 1, NULL, 0, &err));
+            ASSERT_OK(bal_tensor_set_open(&file, scratch("t"), &err));
+            if (which < 0)
+                ASSERT_OK(bal_check_finite(&file, &err));
+            else
+                ASSERT_FAILS(BAL_E_NUMERIC, "tensor t: NaN or Inf at 4999",
+                             bal_check_finite(&file, &err));
+            bal_tensor_set_close(&file);
+            free(data);
+        }
+}
+
 static void meta_of(const char *path, const char *key, char out[200])
 {
     bal_tensor_set set;
@@ -565,6 +603,7 @@ int main(void)
         cmocka_unit_test(test_report_fails_late),
         cmocka_unit_test(test_not_utf8),
         cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_not_finite_types),
         cmocka_unit_test(test_model_hash),
         cmocka_unit_test(test_pictures_change),
         cmocka_unit_test(test_record_of_inputs),
