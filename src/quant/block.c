@@ -34,7 +34,7 @@ static void job_deinit(bal_block_job *j)
 
 static bal_status job_rows(bal_block_job *j, bal_error *err)
 {
-    const size_t n = (size_t)j->samples->max_len, hidden = (size_t)j->c->hidden * sizeof(float);
+    const size_t n = (size_t)j->max_rows, hidden = (size_t)j->c->hidden * sizeof(float);
     j->h = malloc(n * hidden);
     j->out = malloc(n * hidden);
     j->want = malloc(n * hidden);
@@ -48,7 +48,8 @@ static bal_status job_rows(bal_block_job *j, bal_error *err)
 /* What only calibration needs. */
 static bal_status job_calibration(bal_block_job *j, const char *dir, bal_error *err)
 {
-    BAL_TRY(bal_pass_create(&j->pass, j->c, j->samples->max_len, err));
+    j->max_rows = j->samples->max_len + BAL_JOB_BATCH;
+    BAL_TRY(bal_pass_create(&j->pass, j->c, j->max_rows, err));
     BAL_TRY(bal_probe_create(&j->probe, j->e, j->c, j->samples->max_len, err));
     BAL_TRY(job_rows(j, err));
     for (int i = 0; i < BAL_SUBS; i++)

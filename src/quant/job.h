@@ -8,6 +8,10 @@
 #include "quant/losses.h"
 #include "quant/probe.h"
 
+/* Rows that candidates of row-wise groups run on together: short samples are joined, which halves
+ * what packing weights and waking threads cost. */
+enum { BAL_JOB_BATCH = 256 };
+
 typedef struct bal_block_job {
     const bal_exec *e;
     const bal_text_config *c;
@@ -29,10 +33,11 @@ typedef struct bal_block_job {
     bal_wide_layer trial;                /* what runs: the float block, a candidate, or rounded */
     bal_probe probe;
     bal_pass pass;
-    float *h, *out, *want; /* [max_len][hidden] */
-    float *rows;           /* [max_len][widest linear input] */
-    uint8_t *tags;         /* [max_len] */
-    double *sums;          /* [2 * max_len] */
+    int max_rows;          /* max_len + BAL_JOB_BATCH */
+    float *h, *out, *want; /* [max_rows][hidden] */
+    float *rows;           /* [max_rows][widest linear input] */
+    uint8_t *tags;         /* [max_rows] */
+    double *sums;          /* [2 * max_rows] */
 } bal_block_job;
 
 int bal_job_group_width(const bal_block_job *j, int group);

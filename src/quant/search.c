@@ -31,22 +31,34 @@ static void make_candidate(bal_block_job *j, int group, const float *s)
     }
 }
 
-/* Moves the rows that have weight to the front of x and want; returns how many. Rows are
- * independent in everything but attention, so the others need not be computed. */
-static int keep_weighted(const bal_block_job *j, const bal_sample *s, const double *weight,
-                         float *x, int width)
+/* Rows that wait for a candidate to run on them: j->rows, j->want and j->tags hold n. */
+typedef struct batch {
+    int n, width;
+    double weight[BAL_MODALITIES];
+    bal_error_sums sums;
+} batch;
+
+/* Appends the rows of a sample that have weight. Rows are independent in everything but attention,
+ * so the others need not be computed. */
+static bal_status append_sample(bal_block_job *j, int group, int sample, batch *b, bal_error *err)
 {
-    int n = 0;
-    const size_t w = (size_t)width, hidden = (size_t)j->c->hidden;
-    for (int r = 0; r < s->n; r++) {
-        if (weight[s->modality[r]] == 0.0) continue;
-        if (n != r) {
-            memcpy(x + (size_t)n * w, x + (size_t)r * w, w * sizeof *x);
-            memcpy(j->want + (size_t)n * hidden, j->want + (size_t)r * hidden, hidden * sizeof *x);
+    const bal_sample *s = &j->samples->items[sample];
+    const size_t w = (size_t)b->width, hidden = (size_t)j->c->hidden;
+    const int first = b->n;
+    BAL_TRY(bal_store_read(&j->x[group], sample, j->rows + (size_t)first * w, err));
+    BAL_TRY(bal_store_read(&j->ref[bal_group_table[group].sub], sample,
+                           j->want + (size_t)first * hidden, err));
+    for (int r = first; r < first + s->n; r++) {
+        const uint8_t tag = s->modality[r - first];
+        if (b->weight[tag] == 0.0) continue;
+        if (b->n != r) {
+            memcpy(j->rows + (size_t)b->n * w, j->rows + (size_t)r * w, w * sizeof(float));
+            memcpy(j->want + (size_t)b->n * hidden, j->want + (size_t)r * hidden,
+                   hidden * sizeof(float));
         }
-        j->tags[n++] = s->modality[r];
+        j->tags[b->n++] = tag;
     }
-    return n;
+    return BAL_OK;
 }
 
 static void run_candidate(bal_block_job *j, int group, int n)
@@ -62,24 +74,26 @@ static void run_candidate(bal_block_job *j, int group, int n)
     }
 }
 
+static void run_batch(bal_block_job *j, int group, batch *b)
+{
+    if (b->n == 0) return;
+    run_candidate(j, group, b->n);
+    bal_error_sums_add(&b->sums, j->e->pool, j->want, j->out, b->n, j->c->hidden, j->tags, j->sums);
+    b->n = 0;
+}
+
 static bal_status candidate_loss(bal_block_job *j, int group, double *loss, bal_error *err)
 {
-    const int sub = bal_group_table[group].sub, width = bal_job_group_width(j, group);
-    double weight[BAL_MODALITIES];
-    bal_error_sums sums = {0};
-    bal_modality_weights(j->recipe, 1.0, weight);
-    if (group == BAL_GROUP_QKV) /* attention reads every row */
-        for (int i = 0; i < BAL_MODALITIES; i++) weight[i] = 1.0;
+    batch b = {.width = bal_job_group_width(j, group)};
+    const bool whole = group == BAL_GROUP_QKV; /* attention reads every row of one sample */
+    bal_modality_weights(j->recipe, 1.0, b.weight);
+    for (int i = 0; whole && i < BAL_MODALITIES; i++) b.weight[i] = 1.0;
     for (int i = 0; i < j->samples->n; i++) {
-        const bal_sample *s = &j->samples->items[i];
-        BAL_TRY(bal_store_read(&j->x[group], i, j->rows, err));
-        BAL_TRY(bal_store_read(&j->ref[sub], i, j->want, err));
-        const int n = keep_weighted(j, s, weight, j->rows, width);
-        if (n == 0) continue;
-        run_candidate(j, group, n);
-        bal_error_sums_add(&sums, j->e->pool, j->want, j->out, n, j->c->hidden, j->tags, j->sums);
+        BAL_TRY(append_sample(j, group, i, &b, err));
+        if (whole || b.n >= BAL_JOB_BATCH) run_batch(j, group, &b);
     }
-    *loss = bal_loss_value(&sums, j->c->hidden, j->recipe, j->ratio[sub]);
+    run_batch(j, group, &b);
+    *loss = bal_loss_value(&b.sums, j->c->hidden, j->recipe, j->ratio[bal_group_table[group].sub]);
     return BAL_OK;
 }
 
