@@ -4,15 +4,18 @@
 #   ./demo.sh               a few minutes: answers from 3-bit weights, and a table of what each method lost
 #   ./demo.sh --full        W4, W3 and W2 on all calibration data and questions; writes docs/results.md
 #   ./demo.sh --json FILE   also writes the table as JSON rows
+#   --samples N, --questions N, --easy-questions N   less calibration data or fewer questions
 set -euo pipefail
 . "$(dirname "$0")/scripts/common.sh"
+usage() { sed -n '2,7p' "$0"; exit 2; }
 args=()
 full=
 while [ $# -gt 0 ]; do
   case "$1" in
     --full) full=1 ;;
-    --json) [ $# -ge 2 ] || { sed -n '2,6p' "$0"; exit 2; }; args+=(--out-json "$(realpath -m "$2")"); shift ;;
-    *) sed -n '2,6p' "$0"; exit 2 ;;
+    --json) [ $# -ge 2 ] || usage; args+=(--out-json "$(realpath -m "$2")"); shift ;;
+    --samples | --questions | --easy-questions) [ $# -ge 2 ] || usage; args+=("$1" "$2"); shift ;;
+    *) usage ;;
   esac
   shift
 done
