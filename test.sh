@@ -48,7 +48,7 @@ run tsan -R 'pool|session|threads|parity'
 
 say "portable build: scalar kernels only"
 build portable
-run portable -R 'kernels|parity|packed|oracle'
+run portable -R 'kernels|parity|packed|session'
 
 if [ -n "$all" ]; then
   "$root/scripts/test_long.sh"
