@@ -128,7 +128,8 @@ int bal_cmd_run(int argc, char **argv)
     int n;
     const int st = bal_args_read(&cmd, &f.common, argc, argv, &model, &n);
     if (st >= 0) return st;
-    if (!f.question) return bal_usage("run", "-p is missing: the question, or - for stdin");
+    if (!f.question || !*f.question)
+        return bal_usage("run", "-p is missing or empty: the question, or - for stdin");
     if (!bal_device_known("run", &f.common)) return 1;
     bal_interrupt_catch();
     return run(&f, model);

@@ -48,7 +48,9 @@ int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN);
     if (argc < 2) return bal_usage(NULL, "a command is missing (ballast --help lists them)");
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) return print_help();
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0)
+        return print_help();
     if (strcmp(argv[1], "--version") == 0) {
         printf("ballast %s\n", bal_version());
         return bal_finish(NULL, 0);
