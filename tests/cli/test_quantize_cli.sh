@@ -1,24 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # quantize and inspect as they are typed: exit status, what goes to stdout, files that are left.
-set -euo pipefail
-ballast=${BALLAST_BINARY_DIR:?}/ballast
-golden=${BALLAST_SOURCE_DIR:?}/tests/golden
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-cd "$scratch"
-
-# status WANTED PATTERN COMMAND...: exit status, and a sentence in what was printed
-status() {
-    local wanted=$1 pattern=$2 got=0
-    shift 2
-    "$@" >out.txt 2>err.txt || got=$?
-    if [ "$got" != "$wanted" ] || ! grep -q -- "$pattern" out.txt err.txt; then
-        echo "$*: status $got, wanted $wanted and '$pattern' in:"
-        cat out.txt err.txt
-        exit 1
-    fi
-}
+source "${BALLAST_SOURCE_DIR:?}/tests/cli/status.sh"
 quantize() { "$ballast" quantize "$golden/tiled/model" "$@"; }
 
 status 2 "MODEL_DIR is missing" "$ballast" quantize
