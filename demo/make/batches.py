@@ -17,7 +17,7 @@ EASY_HELD_OUT = 3900  # training pictures from here on only watch the training
 CHARS = "abcdefghijklmnopqrstuvwxyz0123456789"
 SLOTS = 3             # characters that can have their middle in one patch
 LABELS = 3 + SLOTS + 4 + 1  # kind, colour, size; characters; word, and the three digits of a number; place
-TEXT_BUDGET = 150     # tokens of questions and answers per picture
+TEXT_BUDGET = 180     # tokens of questions and answers per picture
 
 
 class Vocabulary:

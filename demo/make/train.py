@@ -75,7 +75,7 @@ def losses(model, heads, batch, vision_only, frozen=False):
     with torch.set_grad_enabled(not frozen):
         features = M.view_features(model, batch.views)
     seen = torch.zeros(())
-    if batch.labels is not None and not frozen:
+    if batch.labels is not None:
         seen = heads(features, batch.labels, model.get_input_embeddings().weight)
     if vision_only:
         return torch.zeros(()), seen
@@ -97,6 +97,42 @@ def settle(model, batch, norm=0.8):
     last = model.model.multi_modal_projector.linear_2
     last.weight.mul_(scale)
     last.bias.sub_(mean).mul_(scale)
+
+
+def orthogonal(m, steps=5):
+    """The nearest matrix with equal singular values, about 1: Newton-Schulz steps with Muon's coefficients (Jordan, 2024)."""
+    x = m.T if m.shape[0] > m.shape[1] else m
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x.T if m.shape[0] > m.shape[1] else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon, with the update scaled to AdamW's usual size (Liu et al. 2025, section 2.2), so that both share one rate.
+
+    Each process makes the updates of its share of the matrices.
+    """
+
+    def __init__(self, params, lr, rank, workers, momentum=0.95, weight_decay=0.05):
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+        self.rank, self.workers = rank, workers
+
+    @torch.no_grad()
+    def step(self):
+        group = self.param_groups[0]
+        used = [p for p in group["params"] if p.grad is not None]
+        moves = [torch.zeros_like(p) for p in used]
+        for i, (p, move) in enumerate(zip(used, moves)):
+            memory = self.state[p].setdefault("momentum", torch.zeros_like(p))
+            memory.lerp_(p.grad, 1 - group["momentum"])
+            if i % self.workers == self.rank:
+                move.copy_(orthogonal(p.grad.lerp(memory, group["momentum"]))).mul_(0.2 * max(p.shape) ** 0.5)
+        flat = torch.cat([m.flatten() for m in moves])
+        dist.all_reduce(flat)
+        for p, move in zip(used, flat.split([p.numel() for p in used])):
+            p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(move.view_as(p), alpha=group["lr"])
 
 
 TYPES = sorted(WEIGHT) + ["describe", "easy_vqa"]
@@ -136,6 +172,7 @@ def first_model(args, tokenizer):
     model = M.new_model(tokenizer)
     model.model.vision_tower.load_state_dict(saved.model.vision_tower.state_dict())
     model.model.multi_modal_projector.load_state_dict(saved.model.multi_modal_projector.state_dict())
+    model.get_input_embeddings().load_state_dict(saved.get_input_embeddings().state_dict())
     return model
 
 
@@ -155,14 +192,22 @@ class Trainer:
         self.model = first_model(args, tokenizer)
         self.heads = PatchHeads(self.model.config.text_config.hidden_size, self.vocab)
         self.params = list(self.model.parameters()) + list(self.heads.parameters())
-        decay = [p for p in self.params if p.ndim >= 2]
-        plain = [p for p in self.params if p.ndim < 2]
-        self.optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
-                                           lr=args.lr, betas=(0.9, 0.97), fused=True)
+        self.optimizers = self.new_optimizers()
         self.step, self.minutes, self.settled = 0, 0.0, bool(args.init_from) and not args.fresh_language
         self.file = args.state / "state.pt"
         if self.file.exists():
             self.resume()
+
+    def new_optimizers(self):
+        """Muon for the matrices of the blocks, AdamW for everything else."""
+        named = list(self.model.named_parameters())
+        matrix = [p for n, p in named if p.ndim == 2 and ".layers." in n]
+        chosen = {id(p) for p in matrix}
+        rest = [p for p in self.params if id(p) not in chosen]
+        groups = [{"params": [p for p in rest if p.ndim >= 2], "weight_decay": 0.05},
+                  {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
+        a = self.args
+        return [Muon(matrix, a.lr, self.rank, a.workers), torch.optim.AdamW(groups, lr=a.lr, betas=(0.9, 0.97), fused=True)]
 
     def log(self, text):
         if self.rank == 0:
@@ -175,7 +220,8 @@ class Trainer:
         s = torch.load(self.file, weights_only=True)
         self.model.load_state_dict(s["model"])
         self.heads.load_state_dict(s["heads"])
-        self.optimizer.load_state_dict(s["optimizer"])
+        for optimizer, state in zip(self.optimizers, s["optimizers"]):
+            optimizer.load_state_dict(state)
         torch.set_rng_state(s["rng"])
         self.step, self.minutes, self.settled = s["step"], s["minutes"], s.get("settled", True)
         self.log("resumed")
@@ -185,7 +231,7 @@ class Trainer:
             return
         partial = self.file.with_suffix(".partial")
         torch.save({"model": self.model.state_dict(), "heads": self.heads.state_dict(), "step": self.step,
-                    "optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state(), "minutes": self.minutes,
+                    "optimizers": [o.state_dict() for o in self.optimizers], "rng": torch.get_rng_state(), "minutes": self.minutes,
                     "settled": self.settled}, partial)
         os.replace(partial, self.file)
 
@@ -217,20 +263,21 @@ class Trainer:
         vision_only = self.minutes < a.vision_minutes
         batch = training_batch(self.vocab, self.easy, a.seed, self.step, a.pictures // a.workers * (2 if vision_only else 1),
                                self.rank, vision_only, a.easy_share, 1.0 if self.minutes < a.describe_minutes else 0.3, most_shapes(a, self.minutes))
-        for group in self.optimizer.param_groups:
+        for group in [g for o in self.optimizers for g in o.param_groups]:
             group["lr"] = learning_rate(a, self.minutes, self.step)
-        frozen = self.minutes > a.freeze_minutes
+        frozen = a.vision_minutes <= self.minutes < a.vision_minutes + a.still_minutes
         answer, seen = losses(self.model, self.heads, batch, vision_only, frozen)
         if not vision_only and not frozen:
             # seeing goes on being taught from crowded pictures: it costs a tenth of a step with questions
-            extra = training_batch(self.vocab, self.easy, a.seed, self.step, a.pictures, self.rank, True, 0, 0)
+            extra = training_batch(self.vocab, self.easy, a.seed, self.step, a.pictures // a.workers, self.rank, True, 0, 0)
             seen = seen + losses(self.model, self.heads, extra, True)[1]
         share = 1.0 if vision_only else max(a.patch_loss * (1 - self.minutes / a.minutes), 0.1)
         (answer + share * seen).backward()
         self.minutes, values = self.share_gradients(begun(), [answer.item(), seen.item()] + [self.heads.hits[i] for i in SEEN_AT])
         nn.utils.clip_grad_norm_(self.params, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.step += 1
         return batch, values
 
@@ -289,12 +336,12 @@ def main():
     ap.add_argument("--export-minutes", type=float, default=10)
     ap.add_argument("--describe-minutes", type=float, default=50,
                     help="first minutes with a description of every picture: it teaches the most per token")
-    ap.add_argument("--freeze-minutes", type=float, default=25,
-                    help="after these minutes the vision tower rests and the language model learns on still ground")
+    ap.add_argument("--still-minutes", type=float, default=4,
+                    help="of the language model on still ground, before its gradients reach the vision tower")
     ap.add_argument("--few-minutes", type=float, default=40, help="first minutes with few shapes")
     ap.add_argument("--easy-share", type=float, default=0.25, help="of the steps")
-    ap.add_argument("--pictures", type=int, default=10, help="per step")
-    ap.add_argument("--lr", type=float, default=1e-3)
+    ap.add_argument("--pictures", type=int, default=16, help="per step")
+    ap.add_argument("--lr", type=float, default=2e-3)
     ap.add_argument("--warmup", type=int, default=150)
     ap.add_argument("--patch-loss", type=float, default=0.5)
     ap.add_argument("--seed", type=int, default=1)
@@ -303,7 +350,7 @@ def main():
     ap.add_argument("--tokenizer", type=Path, required=True)
     ap.add_argument("--state", type=Path, required=True)
     ap.add_argument("--init-from", type=Path)
-    ap.add_argument("--fresh-language", action="store_true", help="of --init-from, keep only what sees")
+    ap.add_argument("--fresh-language", action="store_true", help="of --init-from, keep what sees and the embeddings")
     ap.add_argument("--export", type=Path)
     args = ap.parse_args()
     args.state.mkdir(parents=True, exist_ok=True)

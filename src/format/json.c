@@ -120,7 +120,7 @@ bal_json bal_json_at(const bal_json *array, size_t i)
 static void describe(char out[64], const json_t *v)
 {
     if (!v)
-        snprintf(out, 64, "nothing");
+        snprintf(out, 64, "it is missing");
     else if (json_is_object(v))
         snprintf(out, 64, "an object");
     else if (json_is_array(v))
@@ -144,8 +144,8 @@ bal_status bal_json_mismatch(const bal_json *v, bal_error *err, const char *expe
     vsnprintf(want, sizeof want, expected, ap);
     va_end(ap);
     const char *file = v->file ? v->file : "JSON", *path = v->path[0] ? v->path : "top level";
-    return bal_fail(err, BAL_E_FORMAT, "%.150s: %s: expected %s, found %s", file, path, want,
-                    found);
+    return bal_fail(err, BAL_E_FORMAT, "%.150s: %s: expected %s, %s%s", file, path, want,
+                    v->value ? "found " : "", found);
 }
 
 /* ---- A value in hand ------------------------------------------------------------------------ */

@@ -54,7 +54,7 @@ static void test_integers(void **state)
     ASSERT_FAILS(BAL_E_FORMAT, "found \"text\"", bal_json_int(&root, "s", 0, 9, &i, &err));
     ASSERT_FAILS(BAL_E_FORMAT, "found true", bal_json_int(&root, "t", 0, 9, &i, &err));
     ASSERT_FAILS(BAL_E_FORMAT, "found null", bal_json_int(&root, "n", 0, 9, &i, &err));
-    ASSERT_FAILS(BAL_E_FORMAT, "absent: expected an integer from 0 to 9, found nothing",
+    ASSERT_FAILS(BAL_E_FORMAT, "absent: expected an integer from 0 to 9, it is missing",
                  bal_json_int(&root, "absent", 0, 9, &i, &err));
 }
 
@@ -164,7 +164,7 @@ static void test_arrays(void **state)
     assert_int_equal(bal_json_len(&a), 0);
     ASSERT_OK(bal_json_array(&root, "a", 3, 3, &a, &err));
     bal_json past = bal_json_at(&a, 3);
-    ASSERT_FAILS(BAL_E_FORMAT, "a[3]: expected an integer from 0 to 9, found nothing",
+    ASSERT_FAILS(BAL_E_FORMAT, "a[3]: expected an integer from 0 to 9, it is missing",
                  bal_json_as_int(&past, 0, 9, ints, &err));
 }
 

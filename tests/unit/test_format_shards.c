@@ -154,7 +154,7 @@ static void test_damaged(void **state)
     put_index("{'weight_map':[]}");
     refused("weight_map: expected an object, found an array");
     put_index("{}");
-    refused("weight_map: expected an object, found nothing");
+    refused("weight_map: expected an object, it is missing");
     put_index("[]");
     refused("weight_map: expected an object");
     put_index("{'weight_map':{'a':'s1.safetensors','a':'s1.safetensors'}}");

@@ -151,7 +151,7 @@ static void md_set(FILE *f, const demo_table *t, int set)
                     100 * e->accuracy.hi);
         fprintf(f, " %.4f [%.4f, %.4f] |", e->nll.value, e->nll.lo, e->nll.hi);
         if (e->compared)
-            fprintf(f, " %.4f [%.4f, %.4f] | %.1f [%.1f, %.1f] |\n", e->kl.value, e->kl.lo,
+            fprintf(f, " %.5f [%.5f, %.5f] | %.1f [%.1f, %.1f] |\n", e->kl.value, e->kl.lo,
                     e->kl.hi, 100 * e->top1.value, 100 * e->top1.lo, 100 * e->top1.hi);
         else
             fprintf(f, " | |\n");
@@ -172,7 +172,7 @@ static bal_status md_pair(FILE *f, const demo_table *t, int set, int bits, const
     if (!x || !y || !x->eval[set].n) return BAL_OK;
     const bal_status st = demo_compare(&d, t, set, x, y, err);
     if (st < 0) return st;
-    fprintf(f, "| %s − %s | %d | %s | %+.4f [%+.4f, %+.4f] %s | %+.1f [%+.1f, %+.1f] %s |\n", a, b,
+    fprintf(f, "| %s − %s | %d | %s | %+.5f [%+.5f, %+.5f] %s | %+.1f [%+.1f, %+.1f] %s |\n", a, b,
             bits, set_titles[set], d.kl.value, d.kl.lo, d.kl.hi, verdict(&d.kl),
             100 * d.accuracy.value, 100 * d.accuracy.lo, 100 * d.accuracy.hi,
             set == DEMO_DESCRIPTIONS ? "" : verdict(&d.accuracy));
