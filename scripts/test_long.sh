@@ -6,20 +6,35 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"
 cd "$root"
 
-say "fuzzing, ${FUZZ_SECONDS:-300} s per parser"
+# fuzz TARGET: what it prints is shown only with a finding, which is kept
+fuzz() {
+  local name work
+  name=$(basename "$1")
+  work=$(mktemp -d)
+  if "$1" -max_total_time="${FUZZ_SECONDS:-300}" -rss_limit_mb=4096 -timeout=20 -print_final_stats=1 \
+    -artifact_prefix="$work/" "$work" "tests/fuzz/corpus/$name" >"$work.log" 2>&1; then
+    echo "-- $name: no finding, $(sed -n 's/^stat::number_of_executed_units: *//p' "$work.log") runs"
+    rm -rf "$work" "$work.log"
+    return 0
+  fi
+  tail -n 40 "$work.log" >&2
+  echo "$name: finding kept in $work" >&2
+  return 1
+}
+
+say "fuzzing, ${FUZZ_SECONDS:-300} s per parser, $jobs at a time"
 build fuzz
+running=0
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT # a finding in one ends the others
 for target in build-fuzz/tests/fuzz_*; do
   [ -x "$target" ] && [ ! -d "$target" ] || continue
-  name=$(basename "$target")
-  work=$(mktemp -d)
-  echo "-- $name"
-  "$target" -max_total_time="${FUZZ_SECONDS:-300}" -rss_limit_mb=4096 -timeout=20 -print_final_stats=0 \
-    -artifact_prefix="$work/" "$work" "tests/fuzz/corpus/$name" >"$work.log" 2>&1 || {
-    tail -n 40 "$work.log" >&2
-    echo "finding kept in $work" >&2
-    exit 1
-  }
-  rm -rf "$work" "$work.log"
+  fuzz "$target" &
+  running=$((running + 1))
+  [ "$running" -lt "$jobs" ] || { wait -n; running=$((running - 1)); }
+done
+while [ "$running" -gt 0 ]; do
+  wait -n
+  running=$((running - 1))
 done
 
 say "an emulated processor without AVX"

@@ -7,7 +7,7 @@ from pathlib import Path
 import scenes
 from paths import DEMO
 
-QUESTION = "How many shapes are there?"
+QUESTION = "Describe the picture."
 
 
 def hero(width=768, height=512):
@@ -28,7 +28,7 @@ def main():
     args = ap.parse_args()
     scene, picture = hero()
     picture.save(args.out / "hero.png", optimize=True)
-    text = json.dumps({"image": "../hero.png", "question": QUESTION, "answers": [str(len(scene.shapes)), scenes.NUMBER_WORDS[len(scene.shapes)]]}, indent=1)
+    text = json.dumps({"image": "../hero.png", "question": QUESTION, "answers": [scenes.description(scene)]}, indent=1)
     (args.out / "data/hero.json").write_text(text + "\n", encoding="utf-8")
 
 
