@@ -55,9 +55,10 @@ bal_status bal_quantize_plan(bal_quant_plan *plan, const char *model_dir,
 bal_status bal_quantize(const char *model_dir, const char *out, const bal_quant_opts *opts,
                         bal_error *err);
 
-/* Built-in recipe number i and key number i of recipes, for help texts; NULL or false past the end.
- * `words` are a key's allowed values with spaces between. */
-const char *bal_quant_recipe_name(size_t i);
+/* Built-in recipe number i and key number i of recipes, for help texts; false past the end.
+ * `about` says in a sentence or two what the recipe is, cut if longer; `words` are a key's allowed
+ * values with spaces between. */
+bool bal_quant_recipe(size_t i, const char **name, char about[400]);
 bool bal_quant_recipe_key(size_t i, const char **key, char words[80], const char **help);
 
 #ifdef __cplusplus

@@ -181,11 +181,9 @@ bal_status bal_quantize(const char *model_dir, const char *out, const bal_quant_
     return bal_pipeline_run(&c.pipeline, err);
 }
 
-const char *bal_quant_recipe_name(size_t i)
+bool bal_quant_recipe(size_t i, const char **name, char about[400])
 {
-    for (size_t at = 0; bal_recipe_builtin[at].name; at++)
-        if (at == i) return bal_recipe_builtin[at].name;
-    return NULL;
+    return bal_recipe_about(i, name, about);
 }
 
 bool bal_quant_recipe_key(size_t i, const char **key, char words[80], const char **help)

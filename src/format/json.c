@@ -50,7 +50,9 @@ bal_status bal_json_parse(bal_json_doc *doc, const void *bytes, size_t n_bytes, 
     if (!doc->root) {
         const bal_status st =
             json_error_code(&je) == json_error_out_of_memory ? BAL_E_NOMEM : BAL_E_FORMAT;
-        return bal_fail(err, st, "%s: line %d, column %d: %s", file, je.line, je.column, je.text);
+        char line[32] = ""; /* a text of one line, as in JSONL, has its line's number in `file` */
+        if (memchr(bytes, '\n', n_bytes)) snprintf(line, sizeof line, "line %d, ", je.line);
+        return bal_fail(err, st, "%s: %scolumn %d: %s", file, line, je.column, je.text);
     }
     doc->file = strdup(file);
     bal_status st = BAL_OK;

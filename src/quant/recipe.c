@@ -330,3 +330,22 @@ bool bal_recipe_describe(size_t i, const char **name, char words[80], const char
     join_words(&KEYS[i], " ", words, 80);
     return true;
 }
+
+bool bal_recipe_about(size_t i, const char **name, char about[400])
+{
+    bal_error unused;
+    bal_json_doc doc = {0};
+    const char *text = NULL;
+    size_t at = 0;
+    while (at < i && bal_recipe_builtin[at].name) at++;
+    *name = bal_recipe_builtin[at].name;
+    about[0] = 0;
+    if (!*name) return false;
+    if (open_doc(&doc, *name, &unused) == BAL_OK) {
+        const bal_json root = bal_json_root(&doc);
+        if (bal_json_str_or(&root, "about", "", &text, &unused) == BAL_OK)
+            snprintf(about, 400, "%s", text);
+    }
+    bal_json_close(&doc);
+    return true;
+}

@@ -81,6 +81,9 @@ bal_status bal_recipe_assign(bal_recipe *r, const char *assignment, bal_error *e
  * bytes. *out is malloc'ed. */
 bal_status bal_recipe_to_json(const bal_recipe *r, char **out, bal_error *err);
 
+/* Built-in recipe number i and its own "about", cut if longer; false past the end. */
+bool bal_recipe_about(size_t i, const char **name, char about[400]);
+
 /* Key number i of the table with its words ("2 3 4 8") and what it means; false past the end. */
 bool bal_recipe_describe(size_t i, const char **key, char words[80], const char **help);
 

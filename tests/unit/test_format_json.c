@@ -203,6 +203,7 @@ static void test_damaged(void **state)
     bal_error err;
     bal_json_doc d;
     refused("conf.json: line 2, column", "{\n\"a\":}");
+    refused("conf.json: column 6", "{\"a\":}"); /* one line: no number */
     refused("duplicate", "{\"a\":1,\"b\":{\"c\":1,\"c\":2}}");
     refused("conf.json", "");
     refused("conf.json", "{} {}");

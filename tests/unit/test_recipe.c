@@ -90,6 +90,22 @@ static void test_canonical(void **state)
 }
 
 /* Every word of the table is accepted, lands in the struct and is printed again. */
+/* --help-recipes: every built-in recipe says what it is, in whole (longer ones would be cut) */
+static void test_abouts(void **state)
+{
+    (void)state;
+    const char *name;
+    char about[400];
+    size_t n = 0;
+    for (; bal_recipe_about(n, &name, about); n++) {
+        assert_string_equal(name, bal_recipe_builtin[n].name);
+        assert_in_range(strlen(about), 20, sizeof about - 2);
+        assert_int_equal(about[strlen(about) - 1], '.');
+    }
+    assert_null(bal_recipe_builtin[n].name);
+    assert_null(name);
+}
+
 static void test_every_word(void **state)
 {
     (void)state;
@@ -182,7 +198,7 @@ int main(void)
         cmocka_unit_test(test_published_mbq), cmocka_unit_test(test_builtin),
         cmocka_unit_test(test_canonical),     cmocka_unit_test(test_every_word),
         cmocka_unit_test(test_names),         cmocka_unit_test(test_extends_file),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_abouts),        cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

@@ -50,13 +50,34 @@ static char *command_line(int argc, char **argv)
     return text;
 }
 
+/* Words of `text` in lines of at most `width` characters, each after `indent` spaces. */
+static void print_wrapped(const char *text, int indent, int width)
+{
+    int column = 0;
+    for (const char *word = text; *word;) {
+        const int n = (int)strcspn(word, " ");
+        const bool breaks = column == 0 || column + 1 + n > width;
+        if (breaks)
+            printf("%s%*s%.*s", column ? "\n" : "", indent, "", n, word);
+        else
+            printf(" %.*s", n, word);
+        column = breaks ? n : column + 1 + n;
+        word += n;
+        word += strspn(word, " ");
+    }
+    printf("\n");
+}
+
 static void print_recipes(void)
 {
     const char *key, *help, *name;
-    char words[80];
-    printf("recipes:");
-    for (size_t i = 0; (name = bal_quant_recipe_name(i)); i++) printf(" %s", name);
-    printf("\n\nkeys of a recipe, for --set KEY=VALUE or a file:\n");
+    char words[80], about[400];
+    printf("recipes, for --recipe NAME:\n");
+    for (size_t i = 0; bal_quant_recipe(i, &name, about); i++) {
+        printf("  %s\n", name);
+        print_wrapped(about, 6, 90);
+    }
+    printf("\nkeys of a recipe, for --set KEY=VALUE or a file:\n");
     for (size_t i = 0; bal_quant_recipe_key(i, &key, words, &help); i++)
         printf("  %-10s %-22s %s\n", key, words, help);
 }
