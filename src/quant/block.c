@@ -73,7 +73,10 @@ static bal_status job_init(bal_block_job *j, const char *dir, bal_error *err)
 {
     j->quantizer = bal_quantizer_of(j->recipe);
     for (int g = 0; g < BAL_GROUPS; g++) j->total += searches(j, g) ? BAL_SCALE_POINTS : 0;
-    if (j->recipe->clip != BAL_CLIP_NONE) j->total += BAL_DECODER_LINEARS;
+    if (bal_recipe_solves(j->recipe))
+        j->total += BAL_GROUPS;
+    else if (j->recipe->clip != BAL_CLIP_NONE)
+        j->total += BAL_DECODER_LINEARS;
     BAL_TRY(bal_layer_copy_create(&j->work, j->e->pool, j->c, j->layer, j->index, err));
     BAL_TRY(bal_wide_layer_create(&j->trial, j->e, j->layer, err));
     return j->samples->n > 0 ? job_calibration(j, dir, err) : BAL_OK;
@@ -239,8 +242,20 @@ static void log_inputs(const bal_block_job *j, bal_block_result *out)
     }
 }
 
-static bal_status calibrated(bal_block_job *j, bal_block_result *out, bal_error *err)
+/* The solver reads inputs of the float stream; a search with distort has put others there. */
+static bal_status solve(bal_block_job *j, bal_block_result *out, const char *dir, bal_error *err)
 {
+    if (j->recipe->distort) {
+        bal_wide_copy_all(&j->trial, j->e, j->layer);
+        BAL_TRY(bal_job_collect(j, j->in_float, (1u << BAL_GROUPS) - 1, false, err));
+    }
+    return bal_job_solve(j, out->linear, out->group, dir, err);
+}
+
+static bal_status calibrated(bal_block_job *j, bal_block_result *out, const char *dir,
+                             bal_error *err)
+{
+    const bool solves = bal_recipe_solves(j->recipe);
     const unsigned groups = j->recipe->distort ? 0u : (1u << BAL_GROUPS) - 1;
     bal_error_sums e[BAL_SUBS], ref[BAL_SUBS];
     bal_wide_copy_all(&j->trial, j->e, j->layer);
@@ -248,9 +263,9 @@ static bal_status calibrated(bal_block_job *j, bal_block_result *out, bal_error 
     BAL_TRY(plain_errors(j, out, ref, err));
     BAL_TRY(search_and_fold(j, out, err));
     log_inputs(j, out);
-    BAL_TRY(round_all(j, out->linear, err));
+    BAL_TRY(solves ? solve(j, out, dir, err) : round_all(j, out->linear, err));
     BAL_TRY(bal_job_errors(j, e, NULL, err));
-    if (j->recipe->clip != BAL_CLIP_NONE) BAL_TRY(clip(j, out, e, err));
+    if (!solves && j->recipe->clip != BAL_CLIP_NONE) BAL_TRY(clip(j, out, e, err));
     for (int i = 0; i < BAL_SUBS; i++) out->final[i] = sub_error(&e[i], &ref[i], j->c->hidden);
     return BAL_OK;
 }
@@ -262,15 +277,16 @@ static bal_status check_inputs(const bal_block_job *j, bal_error *err)
         if (bal_type_get(bal_layer_linear(j->layer, i)->type)->packed)
             return bal_fail(err, BAL_E_ARG, "layer %d, %s is packed already", j->index,
                             bal_decoder_linear_name(i));
-    if (j->samples->n < 1 && (r->scale != BAL_SCALE_NONE || r->clip != BAL_CLIP_NONE))
+    BAL_TRY(bal_recipe_check(r, err));
+    if (j->samples->n < 1 && bal_recipe_needs_data(r))
         return bal_fail(err, BAL_E_ARG, "recipe %s needs calibration samples", r->name);
     if (j->samples->n > 0 &&
         (j->in_float->n_samples < j->samples->n || j->in_float->cols != j->c->hidden))
         return bal_fail(
             err, BAL_E_ARG, "block inputs of %d samples and %d columns, %d and %d expected",
             j->in_float->n_samples, j->in_float->cols, j->samples->n, (int)j->c->hidden);
-    if (j->samples->n > 0 && r->distort && !j->in_quant)
-        return bal_fail(err, BAL_E_ARG, "recipe %s needs the quantized stream (distort)", r->name);
+    if (j->samples->n > 0 && (r->distort || r->inputs == BAL_INPUTS_QUANTIZED) && !j->in_quant)
+        return bal_fail(err, BAL_E_ARG, "recipe %s needs the quantized stream", r->name);
     for (int i = 0; i < BAL_SUBS; i++)
         if (!(j->ratio[i] >= 0.0 && j->ratio[i] < 1e30))
             return bal_fail(err, BAL_E_ARG, "layer %d: a vision weight of %g", j->index,
@@ -298,7 +314,8 @@ bal_status bal_block_solve(bal_block_result *out, const bal_exec *e, const bal_t
     *out = (bal_block_result){0};
     BAL_TRY(check_inputs(&j, err));
     bal_status st = job_init(&j, tmp_dir, err);
-    if (st >= 0) st = samples->n > 0 ? calibrated(&j, out, err) : round_all(&j, out->linear, err);
+    if (st >= 0)
+        st = samples->n > 0 ? calibrated(&j, out, tmp_dir, err) : round_all(&j, out->linear, err);
     if (st >= 0)
         hand_over(&j, out);
     else

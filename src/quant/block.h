@@ -18,8 +18,21 @@ typedef struct bal_input_log {
     double mean_abs[BAL_MODALITIES], max_abs[BAL_MODALITIES]; /* over rows and channels */
 } bal_input_log;
 
+/* What one step of the solver left: the balanced squared error of the residual stream behind the
+ * sub-block, on the samples that judge. */
+typedef struct bal_step_log {
+    const char *name; /* static */
+    double error;
+    bool kept;
+} bal_step_log;
+enum { BAL_SOLVER_STEPS = 5 };
+
 typedef struct bal_group_log {
     bal_input_log input;
+    int n_steps; /* 0 without solver; step[0] is plain rounding */
+    bal_step_log step[BAL_SOLVER_STEPS];
+    double error; /* of the last step that was kept */
+    double damp;  /* that was used */
     bool searched;
     int best;                      /* index of the chosen exponent: alpha = best / 20 */
     double loss[BAL_SCALE_POINTS]; /* loss[0] is plain rounding */

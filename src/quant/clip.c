@@ -291,18 +291,8 @@ static void moments(void *ctx, size_t begin, size_t end, int lane)
 /* Square roots of what a token of each modality weighs, so that X^T X carries the weights. */
 static void token_weights(const bal_block_job *j, int group, double root[BAL_MODALITIES])
 {
-    const bal_channel_stats *s = &j->stats[group];
-    bal_modality_weights(j->recipe, j->ratio[bal_group_table[group].sub], root);
-    const bool means = j->recipe->loss == BAL_LOSS_MSE && j->recipe->balance != BAL_BALANCE_OFF;
-    double language = 0.0, all = 0.0;
-    for (int i = 0; i < BAL_MODALITIES; i++) {
-        if (i != BAL_VISION && root[i] > 0.0) language += (double)s->count[i];
-        all += (double)s->count[i];
-    }
-    for (int i = 0; i < BAL_MODALITIES; i++) {
-        const double n = !means ? all : i == BAL_VISION ? (double)s->count[i] : language;
-        root[i] = n > 0.0 ? sqrt(root[i] / n) : 0.0;
-    }
+    bal_row_weights(&j->stats[group], j->recipe, j->ratio[bal_group_table[group].sub], root);
+    for (int i = 0; i < BAL_MODALITIES; i++) root[i] = sqrt(root[i]);
 }
 
 /* x / s times the root of its weight, tokens without weight left out; returns the rows. */

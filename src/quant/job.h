@@ -60,6 +60,11 @@ bal_status bal_job_search(bal_block_job *j, int group, bal_group_log *log, bal_e
  * NULL) as the recipe says. */
 bal_status bal_job_clip(bal_block_job *j, int i, const float *s, bal_error *err);
 
+/* Codes for all seven linears of work by the recipe's solver, `out` being empty; fills steps of the
+ * logs, whose scales are in work already. x and stats must be those of the float stream. */
+bal_status bal_job_solve(bal_block_job *j, bal_quantized_linear out[BAL_DECODER_LINEARS],
+                         bal_group_log log[BAL_GROUPS], const char *dir, bal_error *err);
+
 /* One step is done; BAL_E_CANCELLED if the caller wants to stop. */
 bal_status bal_job_step(bal_block_job *j, const char *stage, bal_error *err);
 

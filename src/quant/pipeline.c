@@ -45,14 +45,9 @@ static int layers_of(const run *r)
 /* ---- Opening -----------------------------------------------------------------------------------
  */
 
-static bool needs_data(const bal_recipe *r)
-{
-    return r->scale == BAL_SCALE_SEARCH || r->clip != BAL_CLIP_NONE;
-}
-
 static bool needs_sensitivity(const bal_recipe *r)
 {
-    return needs_data(r) && r->balance == BAL_BALANCE_GRADIENT;
+    return bal_recipe_needs_data(r) && r->balance == BAL_BALANCE_GRADIENT;
 }
 
 static void resolve_arithmetic(bal_recipe *r, const bal_model *m)
@@ -73,6 +68,7 @@ static bal_status open_model(run *r)
                         "%s: quantized already; give the folder of the original checkpoint",
                         o->model);
     r->recipe = *o->recipe;
+    BAL_TRY(bal_recipe_check(&r->recipe, r->err));
     resolve_arithmetic(&r->recipe, &r->engine.model);
     return bal_exec_create(&r->exec, r->engine.pool, &r->engine.kernels,
                            bal_model_max_k(&r->engine.model), r->err);
@@ -80,7 +76,7 @@ static bal_status open_model(run *r)
 
 static bal_status open_calib(run *r)
 {
-    if (!r->o->calib && needs_data(&r->recipe))
+    if (!r->o->calib && bal_recipe_needs_data(&r->recipe))
         return bal_fail(r->err, BAL_E_ARG,
                         "recipe %s needs calibration data: give --calib FILE.jsonl",
                         r->recipe.name);
@@ -534,7 +530,7 @@ static void fill_plan(bal_pipeline_plan *p, const run *r)
     p->layers = c->text.layers;
     p->bits = r->recipe.bits;
     p->group = r->recipe.group;
-    p->needs_data = needs_data(&r->recipe);
+    p->needs_data = bal_recipe_needs_data(&r->recipe);
     p->samples = (int)r->n;
     p->source_bytes = r->engine.model.tensors.n_file_bytes;
     p->ram_bytes = ram_estimate(c, &r->recipe, p->sizes.linear_weights / layers);

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_EXTENDS = 8, MAX_WORDS = 5, MAX_BYTES = 1 << 16 };
+enum { MAX_EXTENDS = 8, MAX_WORDS = 7, MAX_BYTES = 1 << 16 };
 
 typedef struct word {
     const char *text; /* NULL ends the list */
@@ -88,8 +88,49 @@ static const key KEYS[] = {
      {{"none", BAL_CLIP_NONE},
       {"awq", BAL_CLIP_AWQ},
       {"diag", BAL_CLIP_DIAG},
-      {"block", BAL_CLIP_BLOCK}},
+      {"block", BAL_CLIP_BLOCK},
+      {"inverse", BAL_CLIP_INVERSE}},
      "narrower ranges: none, AWQ's, or by balanced second moments"},
+    {"solver",
+     FIELD(solver),
+     {{"round", BAL_SOLVER_ROUND}, {"gptq", BAL_SOLVER_GPTQ}},
+     "codes: to nearest, or by error feedback"},
+    {"inputs",
+     FIELD(inputs),
+     {{"float", BAL_INPUTS_FLOAT}, {"quantized", BAL_INPUTS_QUANTIZED}},
+     "the solver's second moments: of the float model, or as quantized so far"},
+    {"hessian",
+     FIELD(hessian),
+     {{"balanced", BAL_HESSIAN_BALANCED},
+      {"squared", BAL_HESSIAN_SQUARED},
+      {"all", BAL_HESSIAN_ALL},
+      {"answer", BAL_HESSIAN_ANSWER},
+      {"vision", BAL_HESSIAN_VISION}},
+     "tokens in the second moments: as in the loss, with r^2, all alike, or one kind"},
+    {"damp",
+     FIELD(damp),
+     {{"0.001", 1}, {"0.01", 10}, {"0.025", 25}, {"0.05", 50}, {"0.1", 100}},
+     "added to the diagonal of the second moments, as a part of its mean"},
+    {"order",
+     FIELD(order),
+     {{"none", BAL_ORDER_NONE}, {"diag", BAL_ORDER_DIAG}},
+     "columns for error feedback: as they are, or the largest inputs first"},
+    {"shift",
+     FIELD(shift),
+     {{"off", BAL_SHIFT_OFF}, {"inputs", BAL_SHIFT_INPUTS}, {"residual", BAL_SHIFT_RESIDUAL}},
+     "targets that make up for quantized inputs, and for the residual stream"},
+    {"ridge",
+     FIELD(ridge),
+     {{"0.01", 10}, {"0.1", 100}, {"1", 1000}},
+     "what holds the shift back, as a part of the mean diagonal"},
+    {"polish",
+     FIELD(polish),
+     {{"none", BAL_POLISH_NONE}, {"sweep", BAL_POLISH_SWEEP}, {"refit", BAL_POLISH_REFIT}},
+     "behind the solver: coordinate descent over codes, and over scales"},
+    {"undo",
+     FIELD(undo),
+     {{"off", false}, {"on", true}},
+     "solver steps that raise the error on held-out samples are undone"},
     {"turns",
      FIELD(turns),
      {{"all", BAL_TURNS_ALL}, {"last", BAL_TURNS_LAST}},
@@ -160,7 +201,7 @@ bal_status bal_recipe_set(bal_recipe *r, const char *name, const char *value, ba
 {
     const key *k = find_key(name);
     if (k) return set_word(r, k, value, "recipe", err);
-    char keys[240];
+    char keys[360];
     join_keys(keys, sizeof keys);
     return bal_fail(err, BAL_E_ARG, "recipe: no key \"%.60s\"; the keys are %s", name, keys);
 }
@@ -175,7 +216,7 @@ bal_status bal_recipe_assign(bal_recipe *r, const char *assignment, bal_error *e
     return bal_recipe_set(r, name, equals + 1, err);
 }
 
-/* A value in a recipe file is a word, an integer or, for off and on, a boolean. */
+/* A value in a recipe file is a word, a number or, for off and on, a boolean. */
 static bal_status set_json(bal_recipe *r, const key *k, const bal_json *v, bal_error *err)
 {
     char number[32];
@@ -184,10 +225,12 @@ static bal_status set_json(bal_recipe *r, const key *k, const bal_json *v, bal_e
         text = json_string_value(v->value);
     else if (json_is_integer(v->value))
         snprintf(number, sizeof number, "%" JSON_INTEGER_FORMAT, json_integer_value(v->value));
+    else if (json_is_real(v->value))
+        snprintf(number, sizeof number, "%.6g", json_real_value(v->value));
     else if (json_is_boolean(v->value))
         text = json_is_true(v->value) ? "on" : "off";
     else
-        return bal_json_mismatch(v, err, "a word or an integer");
+        return bal_json_mismatch(v, err, "a word or a number");
     return set_word(r, k, text, v->file, err);
 }
 
@@ -313,13 +356,44 @@ bal_status bal_recipe_to_json(const bal_recipe *r, char **out, bal_error *err)
             json_decref(o);
             return bal_fail(err, BAL_E_ARG, "recipe: %s is out of range", KEYS[i].name);
         }
-        const bool number = text[0] >= '0' && text[0] <= '9';
+        const bool number = text[strspn(text, "0123456789")] == 0;
         bad |= json_object_set_new(o, KEYS[i].name,
                                    number ? json_integer(atoi(text)) : json_string(text));
     }
     if (!bad) *out = json_dumps(o, JSON_COMPACT | JSON_PRESERVE_ORDER);
     json_decref(o);
     return *out ? BAL_OK : bal_nomem(err, MAX_BYTES, "recipe");
+}
+
+bool bal_recipe_needs_data(const bal_recipe *r)
+{
+    return r->scale == BAL_SCALE_SEARCH || r->clip != BAL_CLIP_NONE || bal_recipe_solves(r);
+}
+
+bool bal_recipe_solves(const bal_recipe *r)
+{
+    return r->solver != BAL_SOLVER_ROUND || r->clip == BAL_CLIP_INVERSE;
+}
+
+bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
+{
+    if (r->shift != BAL_SHIFT_OFF && r->inputs != BAL_INPUTS_QUANTIZED)
+        return bal_fail(err, BAL_E_ARG,
+                        "recipe %s: shift needs inputs=quantized, found inputs=float: float inputs "
+                        "leave nothing to make up for",
+                        r->name);
+    if (r->solver != BAL_SOLVER_GPTQ && r->shift != BAL_SHIFT_OFF)
+        return bal_fail(err, BAL_E_ARG, "recipe %s: shift needs solver=gptq, found solver=round",
+                        r->name);
+    if (r->solver != BAL_SOLVER_GPTQ && r->polish != BAL_POLISH_NONE)
+        return bal_fail(err, BAL_E_ARG, "recipe %s: polish needs solver=gptq, found solver=round",
+                        r->name);
+    if (r->solver == BAL_SOLVER_GPTQ && r->clip == BAL_CLIP_AWQ)
+        return bal_fail(err, BAL_E_ARG,
+                        "recipe %s: clip=awq clamps weights, solver=gptq needs ranges: use "
+                        "clip=diag, block or inverse",
+                        r->name);
+    return BAL_OK;
 }
 
 bool bal_recipe_describe(size_t i, const char **name, char words[80], const char **help)

@@ -33,8 +33,36 @@ typedef enum bal_gradient { BAL_GRADIENT_F32, BAL_GRADIENT_F16 } bal_gradient;
 typedef enum bal_arith { BAL_ARITH_F32, BAL_ARITH_F16, BAL_ARITH_BF16, BAL_ARITH_MODEL } bal_arith;
 typedef enum bal_grid { BAL_GRID_ASYM, BAL_GRID_SYM } bal_grid;
 /* none; awq = AWQ's symmetric clip by output error of group partial sums; diag = clip weighted by
- * the balanced diag(H); block = by the group's block of the balanced H */
-typedef enum bal_clip { BAL_CLIP_NONE, BAL_CLIP_AWQ, BAL_CLIP_DIAG, BAL_CLIP_BLOCK } bal_clip;
+ * the balanced diag(H); block = by the group's block of the balanced H; inverse = by 1 / [H^-1]_jj,
+ * what an error costs that later columns make up for */
+typedef enum bal_clip {
+    BAL_CLIP_NONE,
+    BAL_CLIP_AWQ,
+    BAL_CLIP_DIAG,
+    BAL_CLIP_BLOCK,
+    BAL_CLIP_INVERSE
+} bal_clip;
+/* round: to nearest; gptq: error feedback along H (docs/numerics.md, "Error feedback") */
+typedef enum bal_solver { BAL_SOLVER_ROUND, BAL_SOLVER_GPTQ } bal_solver;
+/* what H of the solver is made of: inputs in the float model, or in the model as quantized so far,
+ * linear group by linear group */
+typedef enum bal_inputs { BAL_INPUTS_FLOAT, BAL_INPUTS_QUANTIZED } bal_inputs;
+/* what tokens weigh in H: as in the loss (balance, loss, language); the same with r^2; all alike;
+ * one modality only */
+typedef enum bal_hessian {
+    BAL_HESSIAN_BALANCED,
+    BAL_HESSIAN_SQUARED,
+    BAL_HESSIAN_ALL,
+    BAL_HESSIAN_ANSWER,
+    BAL_HESSIAN_VISION
+} bal_hessian;
+/* columns as they stand, or in the order of falling H_jj (groups stay where they are) */
+typedef enum bal_order { BAL_ORDER_NONE, BAL_ORDER_DIAG } bal_order;
+/* targets: W; W moved so that quantized inputs give what float inputs gave; the same and what the
+ * residual stream has lost on top, for o and down */
+typedef enum bal_shift { BAL_SHIFT_OFF, BAL_SHIFT_INPUTS, BAL_SHIFT_RESIDUAL } bal_shift;
+/* behind the solver: nothing; coordinate descent over codes; also over scales and zero points */
+typedef enum bal_polishing { BAL_POLISH_NONE, BAL_POLISH_SWEEP, BAL_POLISH_REFIT } bal_polishing;
 /* answers: all assistant turns, or the last one only */
 typedef enum bal_turns { BAL_TURNS_ALL, BAL_TURNS_LAST } bal_turns;
 /* chat: the model's own template; legacy: "### Human: ... ### Assistant: ..." as the published
@@ -59,6 +87,15 @@ typedef struct bal_recipe {
     bal_arith arithmetic;
     bool distort; /* candidates are fed what the quantized model would see */
     bal_clip clip;
+    bal_solver solver;
+    bal_inputs inputs;
+    bal_hessian hessian;
+    int damp; /* thousandths of the mean diag(H) that are added to it */
+    bal_order order;
+    bal_shift shift;
+    int ridge; /* of the shift, in thousandths likewise */
+    bal_polishing polish;
+    bool undo; /* of the solver's steps, those that raise the error on held-out samples */
     bal_turns turns;
     bal_template chat_template;
     bal_views views;
@@ -77,6 +114,11 @@ bal_status bal_recipe_load(bal_recipe *r, const char *name, bal_error *err);
 bal_status bal_recipe_set(bal_recipe *r, const char *key, const char *value, bal_error *err);
 /* The same written "KEY=VALUE", as on the command line. */
 bal_status bal_recipe_assign(bal_recipe *r, const char *assignment, bal_error *err);
+/* Whether the keys fit together; the sentence names two that do not and what would. */
+bal_status bal_recipe_check(const bal_recipe *r, bal_error *err);
+/* Whether any step looks at calibration data; whether the solver of solve.h is needed. */
+bool bal_recipe_needs_data(const bal_recipe *r);
+bool bal_recipe_solves(const bal_recipe *r);
 /* One line of JSON with the name and every key in table order: the same recipe gives the same
  * bytes. *out is malloc'ed. */
 bal_status bal_recipe_to_json(const bal_recipe *r, char **out, bal_error *err);

@@ -72,11 +72,24 @@ static json_t *measured(const bal_input_log *in, const double v[BAL_MODALITIES])
     return by_modality(shown);
 }
 
+static json_t *steps_json(const bal_group_log *g)
+{
+    json_t *steps = json_array();
+    for (int i = 0; i < g->n_steps; i++)
+        json_array_append_new(steps, json_pack("{s:s, s:o, s:b}", "name", g->step[i].name, "error",
+                                               number(g->step[i].error), "kept", g->step[i].kept));
+    return steps;
+}
+
 static json_t *group_json(const bal_group_log *g, const char *name)
 {
     json_t *o = json_pack("{s:s, s:b, s:o, s:o}", "name", name, "searched", g->searched, "mean_abs",
                           measured(&g->input, g->input.mean_abs), "max_abs",
                           measured(&g->input, g->input.max_abs));
+    if (g->n_steps > 0) {
+        json_object_set_new(o, "damp", number(g->damp));
+        json_object_set_new(o, "steps", steps_json(g));
+    }
     if (!g->searched) return o;
     json_t *loss = json_array();
     for (int i = 0; i < BAL_SCALE_POINTS; i++) json_array_append_new(loss, number(g->loss[i]));

@@ -99,6 +99,22 @@ void bal_stats_mean_abs(const bal_channel_stats *s, const double weight[BAL_MODA
     }
 }
 
+void bal_row_weights(const bal_channel_stats *s, const bal_recipe *recipe, double r,
+                     double weight[BAL_MODALITIES])
+{
+    const bool means = recipe->loss == BAL_LOSS_MSE && recipe->balance != BAL_BALANCE_OFF;
+    double language = 0.0, all = 0.0;
+    bal_modality_weights(recipe, r, weight);
+    for (int i = 0; i < BAL_MODALITIES; i++) {
+        if (i != BAL_VISION && weight[i] > 0.0) language += (double)s->count[i];
+        all += (double)s->count[i];
+    }
+    for (int i = 0; i < BAL_MODALITIES; i++) {
+        const double n = !means ? all : i == BAL_VISION ? (double)s->count[i] : language;
+        weight[i] = n > 0.0 ? weight[i] / n : 0.0;
+    }
+}
+
 void bal_stats_diag(const bal_channel_stats *s, const bal_recipe *recipe, double r, double *h)
 {
     double weight[BAL_MODALITIES], per_row[BAL_MODALITIES];

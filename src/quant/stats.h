@@ -32,6 +32,11 @@ void bal_modality_weights(const bal_recipe *recipe, double r, double weight[BAL_
  * equal weights, the balanced one otherwise). All zeros when nothing has weight. */
 void bal_stats_mean_abs(const bal_channel_stats *s, const double weight[BAL_MODALITIES], float *m);
 
+/* What one row of each modality weighs in a loss of squares over all rows of s: weight / count,
+ * each modality by its own count with loss mse and balance, by the count of all rows otherwise. */
+void bal_row_weights(const bal_channel_stats *s, const bal_recipe *recipe, double r,
+                     double weight[BAL_MODALITIES]);
+
 /* h[k]: balanced diag(H) = sum over modalities of weight * (sum x^2 / count), each modality
  * normalised by its own count (notes of MBQ's MSE mode); with balance off the plain mean of x^2
  * over all rows. language text pools answers and prompt before normalising. */

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT
+ * What solvers need of H + damp mean(diag H) I: the order of columns, the unit triangular factor
+ * along it, its pivots, 1 / [H^-1]_jj, and the shift of targets. All LAPACK is behind this file
+ * (docs/numerics.md, "Error feedback"). */
+#ifndef BAL_QUANT_FACTOR_H
+#define BAL_QUANT_FACTOR_H
+
+#include "quant/moments.h"
+
+typedef struct bal_factor {
+    int k;
+    int *order;      /* [k] the column at each position */
+    float *feed;     /* [k][k] by position: row i holds M_ij for j > i, H = M D M^T */
+    double *pivot;   /* [k] D by position */
+    double *inverse; /* [k] 1 / [H^-1]_jj by column */
+    double damp;     /* fraction of the mean diagonal that was added */
+} bal_factor;
+
+/* by_size: columns in the order of falling H_jj, equal ones by number; otherwise as they stand.
+ * A matrix that is not positive definite with `damp` gets ten times as much until it is; beyond
+ * 1 that is BAL_E_NUMERIC. A matrix of zeros counts as the identity. */
+bal_status bal_factor_create(bal_factor *f, const bal_moments *m, double damp, bool by_size,
+                             bal_error *err);
+void bal_factor_destroy(bal_factor *f); /* idempotent; zeroed struct is fine */
+
+/* The damped matrix itself, [k][k], malloc'ed. */
+bal_status bal_damped_matrix(double **out, const bal_moments *m, double damp, bal_error *err);
+
+/* Right sides of the target T = W + W inputs + residual, where A = H + ridge mean(diag H) I:
+ *   inputs [k][k] = C A^-1,  residual [n_out][k] = E A^-1 (NULL unless m keeps E). malloc'ed. */
+bal_status bal_shift_create(float **inputs, float **residual, const bal_exec *e,
+                            const bal_moments *m, double ridge, bal_error *err);
+
+/* Name and build of the BLAS in use, for records. */
+const char *bal_blas_name(void);
+
+#endif

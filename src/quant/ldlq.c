@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: MIT
+ * Error feedback in blocks of columns: within a block column by column, to the columns behind it
+ * by one product. Coordinate descent keeps each row's gradient, so that a column costs nothing
+ * unless its code changes. */
+#include "quant/ldlq.h"
+
+#include "base/half.h"
+#include "base/size.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    ROWS = 16,   /* of one work item */
+    BLOCK = 128, /* columns between products */
+};
+
+static inline float clampf(float x, float lo, float hi)
+{
+    x = x > lo ? x : lo;
+    return x < hi ? x : hi;
+}
+
+static inline float round_even(float x)
+{
+    return (x + 0x1.8p23f) - 0x1.8p23f;
+}
+
+/* ---- Error feedback ---------------------------------------------------------------------------
+ */
+
+typedef struct feed_job {
+    const bal_exec *e;
+    const bal_factor *f;
+    const float *target;
+    bal_quantized_linear *q;
+    float *lanes; /* per lane: w [ROWS][k] in order, errors [ROWS][BLOCK] */
+    size_t lane_floats;
+} feed_job;
+
+/* One row from position `first` to `end`: codes, and the errors of these positions. */
+static void feed_block(const feed_job *j, size_t row, size_t first, size_t end, float *w,
+                       float *errors)
+{
+    const size_t k = (size_t)j->f->k;
+    const size_t size = (size_t)bal_group_size(j->q->k, j->q->group);
+    const size_t groups = (size_t)bal_group_count(j->q->k, j->q->group);
+    const float top = (float)((1 << j->q->bits) - 1);
+    for (size_t i = first; i < end; i++) {
+        const size_t c = (size_t)j->f->order[i], p = row * groups + c / size;
+        const float s = bal_f16_to_f32(j->q->scales[p]), z = (float)j->q->zeros[p];
+        const float code = clampf(round_even(w[i] / s) + z, 0.0f, top);
+        j->q->codes[row * k + c] = (uint8_t)code;
+        const float off = j->target[row * k + c] - (code - z) * s;
+        const float *feed = j->f->feed + i * k;
+        errors[i - first] = off;
+        for (size_t b = i + 1; b < end; b++) w[b] += off * feed[b];
+    }
+}
+
+static void feed_rows(void *ctx, size_t begin, size_t end, int lane)
+{
+    const feed_job *j = ctx;
+    const size_t k = (size_t)j->f->k;
+    float *w = j->lanes + (size_t)lane * j->lane_floats, *errors = w + ROWS * k;
+    for (size_t item = begin; item < end; item++) {
+        const size_t r0 = item * ROWS, rows = bal_min(ROWS, (size_t)j->q->n - r0);
+        for (size_t r = 0; r < rows; r++)
+            for (size_t i = 0; i < k; i++)
+                w[r * k + i] = j->target[(r0 + r) * k + (size_t)j->f->order[i]];
+        for (size_t at = 0; at < k; at += BLOCK) {
+            const size_t stop = bal_min(at + BLOCK, k);
+            for (size_t r = 0; r < rows; r++)
+                feed_block(j, r0 + r, at, stop, w + r * k, errors + r * BLOCK);
+            if (stop < k)
+                j->e->kernels->gemm_nn_f32(rows, stop - at, k - stop, errors, BLOCK,
+                                           j->f->feed + at * k + stop, k, w + stop, k, true);
+        }
+    }
+}
+
+bal_status bal_ldlq(const bal_exec *e, const bal_factor *f, const float *target,
+                    bal_quantized_linear *q, bal_error *err)
+{
+    feed_job j = {.e = e, .f = f, .target = target, .q = q};
+    j.lane_floats = ROWS * ((size_t)f->k + BLOCK);
+    const size_t floats = (size_t)bal_pool_size(e->pool) * j.lane_floats;
+    j.lanes = malloc(floats * sizeof *j.lanes);
+    if (!j.lanes) return bal_nomem(err, floats * sizeof *j.lanes, "rows of error feedback");
+    bal_pool_run(e->pool, feed_rows, &j, bal_ceil_div((size_t)q->n, ROWS), 1);
+    free(j.lanes);
+    return BAL_OK;
+}
+
+/* ---- Coordinate descent -----------------------------------------------------------------------
+ */
+
+typedef struct polish_job {
+    const double *h;
+    const float *target;
+    bal_quantized_linear *q;
+    int sweeps;
+    bool refit;
+    double *gradients; /* [lanes][k] */
+} polish_job;
+
+/* A row in work: d = w^ - t, gradient = H d. */
+typedef struct row {
+    const double *h;
+    const float *target;
+    uint8_t *codes;
+    const uint8_t *zeros;
+    uint16_t *scales;
+    double *gradient;
+    size_t k, size;
+    int top;
+} row;
+
+static double scale_of(const row *r, size_t g)
+{
+    return (double)bal_f16_to_f32(r->scales[g]);
+}
+
+static void add_column(row *r, size_t c, double step)
+{
+    const double *h = r->h + c * r->k;
+    for (size_t i = 0; i < r->k; i++) r->gradient[i] += step * h[i];
+}
+
+static void start_row(row *r)
+{
+    memset(r->gradient, 0, r->k * sizeof *r->gradient);
+    for (size_t c = 0; c < r->k; c++) {
+        const size_t g = c / r->size;
+        const double w = (double)(r->codes[c] - r->zeros[g]) * scale_of(r, g);
+        add_column(r, c, w - (double)r->target[c]);
+    }
+}
+
+static void sweep(row *r)
+{
+    for (size_t c = 0; c < r->k; c++) {
+        const size_t g = c / r->size;
+        const double s = scale_of(r, g), curve = r->h[c * r->k + c];
+        if (!(curve > 0.0)) continue;
+        const double wish = (double)r->codes[c] - r->gradient[c] / (curve * s);
+        const int code = (int)fmin(fmax(rint(wish), 0.0), (double)r->top);
+        const double step = (double)(code - r->codes[c]) * s;
+        if (step == 0.0 || 2.0 * step * r->gradient[c] + step * step * curve >= 0.0) continue;
+        r->codes[c] = (uint8_t)code;
+        add_column(r, c, step);
+    }
+}
+
+/* The scale of a group that fits its codes best, all else held: values move by x (q - Z). */
+static void refit_group(row *r, size_t g)
+{
+    const size_t first = g * r->size, end = bal_min(first + r->size, r->k);
+    const int z = r->zeros[g];
+    double slope = 0.0, curve = 0.0;
+    for (size_t i = first; i < end; i++) {
+        const double *h = r->h + i * r->k, c = (double)(r->codes[i] - z);
+        double to_codes = 0.0;
+        for (size_t j = first; j < end; j++) to_codes += h[j] * (double)(r->codes[j] - z);
+        slope += c * r->gradient[i];
+        curve += c * to_codes;
+    }
+    if (!(curve > 0.0)) return;
+    const uint16_t s = bal_f32_to_f16((float)(scale_of(r, g) - slope / curve));
+    if (s == 0 || s >= 0x7c00) return;
+    const double x = (double)bal_f16_to_f32(s) - scale_of(r, g);
+    if (2.0 * x * slope + x * x * curve >= 0.0) return;
+    for (size_t c = first; c < end; c++) add_column(r, c, x * (double)(r->codes[c] - z));
+    r->scales[g] = s;
+}
+
+static void polish_row(const polish_job *j, size_t at, double *work)
+{
+    const bal_quantized_linear *q = j->q;
+    const size_t k = (size_t)q->k, groups = (size_t)bal_group_count(q->k, q->group);
+    row r = {.h = j->h,
+             .target = j->target + at * k,
+             .codes = q->codes + at * k,
+             .zeros = q->zeros + at * groups,
+             .scales = q->scales + at * groups,
+             .gradient = work,
+             .k = k,
+             .size = (size_t)bal_group_size(q->k, q->group),
+             .top = (1 << q->bits) - 1};
+    start_row(&r);
+    for (int i = 0; i < j->sweeps; i++) {
+        for (size_t g = 0; j->refit && g < groups; g++) refit_group(&r, g);
+        sweep(&r);
+    }
+}
+
+static void polish_rows(void *ctx, size_t begin, size_t end, int lane)
+{
+    const polish_job *j = ctx;
+    for (size_t r = begin; r < end; r++)
+        polish_row(j, r, j->gradients + (size_t)lane * (size_t)j->q->k);
+}
+
+bal_status bal_polish(const bal_exec *e, const double *h, const float *target, int sweeps,
+                      bool refit, bal_quantized_linear *q, bal_error *err)
+{
+    const size_t n = (size_t)bal_pool_size(e->pool) * (size_t)q->k;
+    polish_job j = {h, target, q, sweeps, refit, malloc(n * sizeof(double))};
+    if (!j.gradients) return bal_nomem(err, n * sizeof(double), "gradients of rows");
+    bal_pool_run(e->pool, polish_rows, &j, (size_t)q->n, 4);
+    free(j.gradients);
+    return BAL_OK;
+}

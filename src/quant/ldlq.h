@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: MIT
+ * Codes on frozen grids that minimise tr((W^ - T) H (W^ - T)^T), the output error of a linear:
+ * error feedback (GPTQ in its LDLQ form) and coordinate descent behind it. Rows are independent;
+ * every row is solved in the same order of operations whatever the threads. Formulas and sources
+ * in docs/numerics.md, "Error feedback". */
+#ifndef BAL_QUANT_LDLQ_H
+#define BAL_QUANT_LDLQ_H
+
+#include "quant/factor.h"
+#include "quant/quantizer.h"
+
+/* Codes of target [n][k] on the scales and zero points that q has: along f's order,
+ *   q_j = round to grid( t_j + sum over earlier i of (t_i - w^_i) M_ij ). */
+bal_status bal_ldlq(const bal_exec *e, const bal_factor *f, const float *target,
+                    bal_quantized_linear *q, bal_error *err);
+
+/* `sweeps` passes of coordinate descent over codes, each column to its best code with all others
+ * held; with refit each pass is preceded by least squares of every group's scale. Nothing is
+ * accepted that does not lower the error. h [k][k]. */
+bal_status bal_polish(const bal_exec *e, const double *h, const float *target, int sweeps,
+                      bool refit, bal_quantized_linear *q, bal_error *err);
+
+#endif

@@ -1,0 +1,534 @@
+/* SPDX-License-Identifier: MIT
+ * The solver's way through a block: group by group in the order of computation, each on second
+ * moments of the inputs it will really see. A group's steps (rounding, error feedback, searched
+ * ranges, shifted targets, polish) are tried one on top of the other; what each leaves is measured
+ * on samples that the moments have not seen, and with undo=on a step that leaves more is dropped.
+ * Scales are folded into work before; the result is codes, scales and zero points. */
+#include "quant/job.h"
+
+#include "base/size.h"
+#include "op/pointwise.h"
+#include "quant/factor.h"
+#include "quant/grid.h"
+#include "quant/ldlq.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    MOST = 3,       /* linears of a group */
+    HELD_EVERY = 8, /* one sample of so many judges steps and is not solved for */
+    HELD_FROM = 16, /* samples, below which all are used for both */
+    SWEEPS = 4,
+};
+
+/* What is in a solution. */
+typedef struct recipe_part {
+    bool feedback, clip, shift, polish;
+} recipe_part;
+
+typedef struct solving {
+    bal_block_job *j;
+    bal_store at[BAL_SUBS];        /* hidden states in front of mlp: [0] float, [1] quantized */
+    const bal_store *in_float;     /* of the sub-block in work */
+    const bal_store *in_quant;     /* where quantized inputs come from: in_float if not asked for */
+    double weight[BAL_MODALITIES]; /* of a token, in moments and errors */
+    double root[BAL_MODALITIES];
+    float *u, *d, *r, *work; /* rows of a sample: inputs, what they lack, what the residual lacks */
+    float *target[MOST], *shifted[MOST];
+    bal_moments moments;
+    bal_factor factor;
+    double *h, *diag; /* damped moments [k][k], their diagonal */
+    bal_quantized_linear best[MOST], next[MOST];
+} solving;
+
+static bool is_held(const solving *s, int sample)
+{
+    const bal_block_job *j = s->j;
+    return j->recipe->undo && j->samples->n >= HELD_FROM && sample % HELD_EVERY == HELD_EVERY - 1;
+}
+
+/* Whether a sample judges steps. */
+static bool judges(const solving *s, int sample)
+{
+    return s->j->samples->n < HELD_FROM || !s->j->recipe->undo || is_held(s, sample);
+}
+
+static bool shifts(const solving *s)
+{
+    return s->j->recipe->shift != BAL_SHIFT_OFF;
+}
+
+static bool shifts_residual(const solving *s, int group)
+{
+    return s->j->recipe->shift == BAL_SHIFT_RESIDUAL &&
+           (group == BAL_GROUP_O || group == BAL_GROUP_DOWN);
+}
+
+/* ---- Token weights ----------------------------------------------------------------------------
+ */
+
+/* Weight of one token of each modality: the loss's own weighting of rows, whose sum over all tokens
+ * is about 1. */
+static bal_status set_weights(solving *s, int sub, bal_error *err)
+{
+    const bal_block_job *j = s->j;
+    const bal_hessian kind = j->recipe->hessian;
+    const double ratio =
+        kind == BAL_HESSIAN_SQUARED ? j->ratio[sub] * j->ratio[sub] : j->ratio[sub];
+    bal_row_weights(&j->stats[sub == BAL_SUB_ATTN ? BAL_GROUP_QKV : BAL_GROUP_GATE_UP], j->recipe,
+                    ratio, s->weight);
+    const int64_t *count = j->stats[BAL_GROUP_QKV].count;
+    const double all = (double)(count[0] + count[1] + count[2]);
+    for (int m = 0; m < BAL_MODALITIES; m++) {
+        const double n = (double)count[m];
+        if (kind == BAL_HESSIAN_ALL) s->weight[m] = 1.0 / all;
+        if (kind == BAL_HESSIAN_ANSWER) s->weight[m] = m == BAL_ANSWER && n > 0 ? 1.0 / n : 0.0;
+        if (kind == BAL_HESSIAN_VISION) s->weight[m] = m == BAL_VISION && n > 0 ? 1.0 / n : 0.0;
+        s->root[m] = sqrt(s->weight[m]);
+    }
+    for (int m = 0; m < BAL_MODALITIES; m++)
+        if (s->weight[m] > 0.0 && count[m] > 0) return BAL_OK;
+    return bal_fail(err, BAL_E_ARG,
+                    "layer %d: no calibration token has weight in the second moments of recipe %s "
+                    "(%lld prompt, %lld answer, %lld vision tokens)",
+                    j->index, j->recipe->name, (long long)count[BAL_PROMPT],
+                    (long long)count[BAL_ANSWER], (long long)count[BAL_VISION]);
+}
+
+/* ---- Forward ----------------------------------------------------------------------------------
+ */
+
+/* trial's sub-block on hidden states in j->h: inputs of its linears are left in the pass, its
+ * output in j->out. */
+static void run_sub(bal_block_job *j, int sub, int n)
+{
+    float *norm = j->pass.buf.norm;
+    const float *gain = sub == BAL_SUB_ATTN ? j->trial.attn_norm : j->trial.mlp_norm;
+    bal_rms_norm(j->e, j->h, gain, j->c->rms_eps, n, j->c->hidden, norm);
+    if (sub == BAL_SUB_ATTN)
+        bal_probe_attn(j->e, j->c, &j->trial, n, norm, &j->probe, &j->pass, j->out);
+    else
+        bal_probe_mlp(j->e, j->c, &j->trial, n, norm, &j->pass, j->out);
+}
+
+static const float *input_of(const bal_block_job *j, int group)
+{
+    if (group == BAL_GROUP_O) return j->pass.buf.ctx;
+    return group == BAL_GROUP_DOWN ? j->pass.buf.act : j->pass.buf.norm;
+}
+
+/* Where the quantized path stands in front of mlp, and the float one. */
+static bal_status advance(solving *s, bal_error *err)
+{
+    bal_block_job *j = s->j;
+    for (int i = 0; i < j->samples->n; i++) {
+        const int n = j->samples->items[i].n;
+        const size_t floats = (size_t)n * (size_t)j->c->hidden;
+        BAL_TRY(bal_store_read(s->in_float, i, j->h, err));
+        BAL_TRY(bal_store_read(&j->ref[BAL_SUB_ATTN], i, j->want, err));
+        bal_add(j->e, j->h, j->want, floats);
+        BAL_TRY(bal_store_write(&s->at[0], i, j->h, err));
+        if (s->in_quant == s->in_float) continue;
+        BAL_TRY(bal_store_read(s->in_quant, i, j->h, err));
+        run_sub(j, BAL_SUB_ATTN, n);
+        bal_add(j->e, j->h, j->out, floats);
+        BAL_TRY(bal_store_write(&s->at[1], i, j->h, err));
+    }
+    s->in_quant = s->in_quant == s->in_float ? &s->at[0] : &s->at[1];
+    s->in_float = &s->at[0];
+    return BAL_OK;
+}
+
+/* Error of the residual stream behind the sub-block on the samples that judge, tokens weighed as
+ * in the moments. */
+static bal_status sub_error(solving *s, int sub, double *error, bal_error *err)
+{
+    bal_block_job *j = s->j;
+    bal_error_sums sums = {0};
+    for (int i = 0; i < j->samples->n; i++) {
+        const bal_sample *sample = &j->samples->items[i];
+        const size_t floats = (size_t)sample->n * (size_t)j->c->hidden;
+        if (!judges(s, i)) continue;
+        BAL_TRY(bal_store_read(s->in_quant, i, j->h, err));
+        run_sub(j, sub, sample->n);
+        bal_add(j->e, j->out, j->h, floats);
+        BAL_TRY(bal_store_read(&j->ref[sub], i, j->want, err));
+        BAL_TRY(bal_store_read(s->in_float, i, j->h, err));
+        bal_add(j->e, j->want, j->h, floats);
+        bal_error_sums_add(&sums, j->e->pool, j->want, j->out, sample->n, j->c->hidden,
+                           sample->modality, j->sums);
+    }
+    *error = 0.0;
+    for (int m = 0; m < BAL_MODALITIES; m++)
+        if (sums.rows[m] > 0)
+            *error += s->weight[m] * (double)j->stats[BAL_GROUP_QKV].count[m] * sums.sq[m] /
+                      ((double)sums.rows[m] * j->c->hidden);
+    return BAL_OK;
+}
+
+/* ---- Moments ----------------------------------------------------------------------------------
+ */
+
+/* Float inputs of the group at the folded scale to `to`. */
+static bal_status float_inputs(solving *s, int group, int sample, const float *scale, float *to,
+                               bal_error *err)
+{
+    const bal_block_job *j = s->j;
+    const size_t k = (size_t)bal_job_group_width(j, group);
+    const size_t n = (size_t)j->samples->items[sample].n;
+    BAL_TRY(bal_store_read(&j->x[group], sample, to, err));
+    for (size_t i = 0; scale && i < n * k; i++) to[i] /= scale[i % k];
+    return BAL_OK;
+}
+
+/* u, and d = f - u where targets shift; r = what the residual stream lacks, for o and down. */
+static bal_status sample_rows(solving *s, int group, int sample, const float *scale, bal_error *err)
+{
+    bal_block_job *j = s->j;
+    const size_t k = (size_t)bal_job_group_width(j, group), hidden = (size_t)j->c->hidden;
+    const size_t n = (size_t)j->samples->items[sample].n;
+    if (s->in_quant == s->in_float && j->recipe->inputs == BAL_INPUTS_FLOAT)
+        return float_inputs(s, group, sample, scale, s->u, err);
+    BAL_TRY(bal_store_read(s->in_quant, sample, j->h, err));
+    run_sub(j, bal_group_table[group].sub, (int)n);
+    memcpy(s->u, input_of(j, group), n * k * sizeof *s->u);
+    if (!shifts(s)) return BAL_OK;
+    BAL_TRY(float_inputs(s, group, sample, scale, s->d, err));
+    for (size_t i = 0; i < n * k; i++) s->d[i] -= s->u[i];
+    if (!shifts_residual(s, group)) return BAL_OK;
+    BAL_TRY(bal_store_read(s->in_float, sample, s->r, err));
+    for (size_t i = 0; i < n * hidden; i++) s->r[i] -= j->h[i];
+    return BAL_OK;
+}
+
+/* Keeps the rows that weigh something, times the root of that; returns their number. */
+static int weigh(const solving *s, const bal_sample *sample, float *rows, size_t cols)
+{
+    size_t n = 0;
+    for (int i = 0; i < sample->n; i++) {
+        const double root = s->root[sample->modality[i]];
+        if (root == 0.0) continue;
+        for (size_t c = 0; c < cols; c++)
+            rows[n * cols + c] = (float)(root * (double)rows[(size_t)i * cols + c]);
+        n++;
+    }
+    return (int)n;
+}
+
+static bal_status gather_moments(solving *s, int group, const float *scale, bal_error *err)
+{
+    bal_block_job *j = s->j;
+    const int k = bal_job_group_width(j, group), hidden = j->c->hidden;
+    const bool residual = shifts_residual(s, group);
+    BAL_TRY(bal_moments_create(&s->moments, j->e, k, shifts(s), residual ? hidden : 0, err));
+    for (int i = 0; i < j->samples->n; i++) {
+        const bal_sample *sample = &j->samples->items[i];
+        if (is_held(s, i)) continue;
+        BAL_TRY(sample_rows(s, group, i, scale, err));
+        const int n = weigh(s, sample, s->u, (size_t)k);
+        if (shifts(s)) weigh(s, sample, s->d, (size_t)k);
+        if (residual) weigh(s, sample, s->r, (size_t)hidden);
+        bal_moments_add(&s->moments, j->e, s->u, s->d, s->r, n, s->work);
+    }
+    return BAL_OK;
+}
+
+/* ---- One group --------------------------------------------------------------------------------
+ */
+
+static int count_of(int group)
+{
+    return bal_group_table[group].count;
+}
+
+static int linear_of(int group, int i)
+{
+    return bal_group_table[group].first + i;
+}
+
+static void close_group(solving *s)
+{
+    for (int i = 0; i < MOST; i++) {
+        free(s->shifted[i]);
+        s->shifted[i] = NULL;
+        bal_quantized_linear_free(&s->best[i]);
+        bal_quantized_linear_free(&s->next[i]);
+    }
+    bal_moments_destroy(&s->moments);
+    bal_factor_destroy(&s->factor);
+    free(s->h);
+    free(s->diag);
+    s->h = s->diag = NULL;
+}
+
+typedef struct shift_job {
+    const bal_exec *e;
+    const float *w, *inputs, *residual;
+    float *out;
+    size_t n, k;
+} shift_job;
+
+enum { SHIFT_ROWS = 16 };
+
+static void shift_rows(void *ctx, size_t begin, size_t end, int lane)
+{
+    (void)lane;
+    const shift_job *j = ctx;
+    for (size_t i = begin; i < end; i++) {
+        const size_t r0 = i * SHIFT_ROWS, rows = bal_min(SHIFT_ROWS, j->n - r0), k = j->k;
+        float *out = j->out + r0 * k;
+        memcpy(out, j->w + r0 * k, rows * k * sizeof *out);
+        j->e->kernels->gemm_nn_f32(rows, k, k, j->w + r0 * k, k, j->inputs, k, out, k, true);
+        for (size_t c = 0; j->residual && c < rows * k; c++) out[c] += j->residual[r0 * k + c];
+    }
+}
+
+/* Targets that make up for what the inputs lack. */
+static bal_status make_shifts(solving *s, int group, bal_error *err)
+{
+    const bal_block_job *j = s->j;
+    float *inputs, *residual;
+    bal_status st =
+        bal_shift_create(&inputs, &residual, j->e, &s->moments, j->recipe->ridge / 1000.0, err);
+    for (int i = 0; st >= 0 && i < count_of(group); i++) {
+        const bal_linear *l = bal_layer_linear(&j->work.l, linear_of(group, i));
+        const size_t n = (size_t)l->n, k = (size_t)l->k;
+        s->shifted[i] = malloc(n * k * sizeof(float));
+        if (!s->shifted[i]) {
+            st = bal_nomem(err, n * k * sizeof(float), "shifted targets");
+            break;
+        }
+        shift_job job = {j->e, s->target[i], inputs, residual, s->shifted[i], n, k};
+        bal_pool_run(j->e->pool, shift_rows, &job, bal_ceil_div(n, SHIFT_ROWS), 1);
+    }
+    free(inputs);
+    free(residual);
+    return st;
+}
+
+static bal_status open_group(solving *s, int group, const float *scale, bal_error *err)
+{
+    const bal_block_job *j = s->j;
+    const bal_recipe *r = j->recipe;
+    const double damp = r->damp / 1000.0;
+    BAL_TRY(gather_moments(s, group, scale, err));
+    BAL_TRY(bal_factor_create(&s->factor, &s->moments, damp, r->order == BAL_ORDER_DIAG, err));
+    BAL_TRY(bal_damped_matrix(&s->h, &s->moments, s->factor.damp, err));
+    const size_t k = (size_t)s->moments.k;
+    s->diag = malloc(k * sizeof *s->diag);
+    if (!s->diag) return bal_nomem(err, k * sizeof *s->diag, "diagonal of H");
+    for (size_t c = 0; c < k; c++) s->diag[c] = s->h[c * k + c];
+    for (int i = 0; i < count_of(group); i++) {
+        const bal_linear *l = bal_layer_linear(&j->work.l, linear_of(group, i));
+        s->target[i] = j->work.w[linear_of(group, i)];
+        BAL_TRY(bal_quantized_linear_create(&s->best[i], l->n, l->k, r->bits, r->group, err));
+        BAL_TRY(bal_quantized_linear_create(&s->next[i], l->n, l->k, r->bits, r->group, err));
+    }
+    return shifts(s) ? make_shifts(s, group, err) : BAL_OK;
+}
+
+/* ---- Steps ------------------------------------------------------------------------------------
+ */
+
+/* Ranges by the group's block of H: the clip that rounding uses, on a copy. */
+static bal_status block_ranges(solving *s, int linear, const float *target, const float *scale,
+                               bal_quantized_linear *q, bal_error *err)
+{
+    bal_block_job *j = s->j;
+    const size_t n = (size_t)q->n * (size_t)q->k;
+    float *mine = j->work.w[linear], *copy = malloc(n * sizeof *copy);
+    if (!copy) return bal_nomem(err, n * sizeof *copy, "a copy of a weight");
+    memcpy(copy, target, n * sizeof *copy);
+    j->work.w[linear] = copy;
+    const bal_status st = bal_job_clip(j, linear, scale, err);
+    j->work.w[linear] = mine;
+    if (st >= 0) bal_quantize_matrix(j->e->pool, &j->quantizer, copy, q);
+    free(copy);
+    return st;
+}
+
+static bal_status ranges(solving *s, int linear, const float *target, bool clip, const float *scale,
+                         bal_quantized_linear *q, bal_error *err)
+{
+    const bal_block_job *j = s->j;
+    const bal_clip how = clip ? j->recipe->clip : BAL_CLIP_NONE;
+    if (how == BAL_CLIP_BLOCK) return block_ranges(s, linear, target, scale, q, err);
+    if (how == BAL_CLIP_NONE)
+        bal_quantize_matrix(j->e->pool, &j->quantizer, target, q);
+    else
+        bal_grid_search(j->e->pool, &j->quantizer, target,
+                        how == BAL_CLIP_DIAG ? s->diag : s->factor.inverse, q);
+    bal_grid_round(j->e->pool, target, q);
+    return BAL_OK;
+}
+
+static void copy_solution(const bal_quantized_linear *from, bal_quantized_linear *to)
+{
+    const size_t n = (size_t)from->n, groups = n * (size_t)bal_group_count(from->k, from->group);
+    memcpy(to->codes, from->codes, n * (size_t)from->k);
+    memcpy(to->scales, from->scales, groups * sizeof *to->scales);
+    memcpy(to->zeros, from->zeros, groups);
+}
+
+/* next[] = the solution with these parts; `polish_only`: polished from best[]. */
+static bal_status build(solving *s, int group, recipe_part p, bool polish_only, const float *scale,
+                        bal_error *err)
+{
+    const bal_block_job *j = s->j;
+    const bool refit = j->recipe->polish == BAL_POLISH_REFIT;
+    for (int i = 0; i < count_of(group); i++) {
+        const float *target = p.shift ? s->shifted[i] : s->target[i];
+        bal_quantized_linear *q = &s->next[i];
+        if (polish_only)
+            copy_solution(&s->best[i], q);
+        else
+            BAL_TRY(ranges(s, linear_of(group, i), target, p.clip, scale, q, err));
+        if (p.feedback && !polish_only) BAL_TRY(bal_ldlq(j->e, &s->factor, target, q, err));
+        if (p.polish) BAL_TRY(bal_polish(j->e, s->h, target, SWEEPS, refit, q, err));
+    }
+    return BAL_OK;
+}
+
+static void quantized_row(const void *ctx, int r, float *out, float *work)
+{
+    (void)work;
+    bal_quantized_row(ctx, r, out);
+}
+
+static void show(solving *s, int group, const bal_quantized_linear *q)
+{
+    bal_block_job *j = s->j;
+    for (int i = 0; i < count_of(group); i++)
+        bal_wide_fill(&j->trial, j->e, linear_of(group, i), quantized_row, &q[i]);
+}
+
+/* Tries next[] and takes it over unless it is worse and the recipe undoes that. */
+static bal_status judge(solving *s, int group, const char *name, bal_group_log *log, bool *kept,
+                        bal_error *err)
+{
+    double error;
+    show(s, group, s->next);
+    BAL_TRY(sub_error(s, bal_group_table[group].sub, &error, err));
+    if (!isfinite(error))
+        return bal_fail(err, BAL_E_NUMERIC, "layer %d, %s: the error behind step %s is %g",
+                        s->j->index, bal_group_table[group].name, name, error);
+    *kept = log->n_steps == 0 || !s->j->recipe->undo || error <= log->error;
+    log->step[log->n_steps++] = (bal_step_log){name, error, *kept};
+    if (!*kept) return BAL_OK;
+    log->error = error;
+    for (int i = 0; i < count_of(group); i++) {
+        const bal_quantized_linear was = s->best[i];
+        s->best[i] = s->next[i];
+        s->next[i] = was;
+    }
+    return BAL_OK;
+}
+
+static bal_status try_step(solving *s, int group, recipe_part *have, recipe_part want,
+                           const char *name, const float *scale, bal_group_log *log, bal_error *err)
+{
+    bool kept;
+    const bool polish_only = want.polish && !have->polish && want.shift == have->shift &&
+                             want.clip == have->clip && want.feedback == have->feedback;
+    BAL_TRY(build(s, group, want, polish_only, scale, err));
+    BAL_TRY(judge(s, group, name, log, &kept, err));
+    if (kept) *have = want;
+    return BAL_OK;
+}
+
+/* Plain rounding first, then each ingredient on top of those that stayed. */
+static bal_status climb(solving *s, int group, const float *scale, bal_group_log *log,
+                        bal_error *err)
+{
+    const bal_recipe *r = s->j->recipe;
+    const recipe_part all = {r->solver == BAL_SOLVER_GPTQ, r->clip != BAL_CLIP_NONE, shifts(s),
+                             r->polish != BAL_POLISH_NONE};
+    recipe_part have = {0}, want;
+    BAL_TRY(try_step(s, group, &have, have, "round", scale, log, err));
+    if (!r->undo) return try_step(s, group, &have, all, "solve", scale, log, err);
+    for (int i = 0; i < 4; i++) {
+        static const char *const name[] = {"gptq", "clip", "shift", "polish"};
+        want = have;
+        if (i == 0) want.feedback = all.feedback;
+        if (i == 1) want.clip = all.clip;
+        if (i == 2) want.shift = all.shift;
+        if (i == 3) want.polish = all.polish;
+        if (memcmp(&want, &have, sizeof want) == 0) continue;
+        BAL_TRY(try_step(s, group, &have, want, name[i], scale, log, err));
+    }
+    return BAL_OK;
+}
+
+static bal_status solve_group(solving *s, int group, bal_quantized_linear *out, bal_group_log *log,
+                              bal_error *err)
+{
+    bal_status st = open_group(s, group, log->scale, err);
+    if (st < 0)
+        bal_fail_in(err, st, "layer %d, %s", s->j->index, bal_group_table[group].name);
+    else
+        st = climb(s, group, log->scale, log, err);
+    log->damp = s->factor.damp;
+    if (st >= 0) show(s, group, s->best);
+    for (int i = 0; st >= 0 && i < count_of(group); i++) {
+        out[linear_of(group, i)] = s->best[i];
+        s->best[i] = (bal_quantized_linear){0};
+    }
+    close_group(s);
+    return st < 0 ? st : bal_job_step(s->j, "solve", err);
+}
+
+/* ---- The block --------------------------------------------------------------------------------
+ */
+
+static bal_status create(solving *s, const char *dir, bal_error *err)
+{
+    const bal_block_job *j = s->j;
+    const size_t rows = (size_t)j->samples->max_len;
+    const size_t wide = bal_max((size_t)j->trial.widest, (size_t)j->c->hidden);
+    s->u = malloc(rows * wide * sizeof *s->u);
+    s->d = malloc(rows * wide * sizeof *s->d);
+    s->r = malloc(rows * wide * sizeof *s->r);
+    s->work = malloc(rows * wide * sizeof *s->work);
+    if (!s->u || !s->d || !s->r || !s->work)
+        return bal_nomem(err, rows * wide * sizeof *s->u, "rows of a sample");
+    for (int i = 0; i < 2; i++)
+        BAL_TRY(bal_store_create(&s->at[i], dir, j->samples, j->c->hidden, err));
+    return BAL_OK;
+}
+
+static void destroy(solving *s)
+{
+    close_group(s);
+    for (int i = 0; i < 2; i++) bal_store_destroy(&s->at[i]);
+    free(s->u);
+    free(s->d);
+    free(s->r);
+    free(s->work);
+}
+
+static bal_status run(solving *s, bal_quantized_linear out[BAL_DECODER_LINEARS],
+                      bal_group_log log[BAL_GROUPS], const char *dir, bal_error *err)
+{
+    bal_block_job *j = s->j;
+    BAL_TRY(create(s, dir, err));
+    bal_wide_copy_all(&j->trial, j->e, &j->work.l);
+    for (int g = 0; g < BAL_GROUPS; g++) {
+        if (g == BAL_GROUP_GATE_UP) BAL_TRY(advance(s, err));
+        BAL_TRY(set_weights(s, bal_group_table[g].sub, err));
+        BAL_TRY(solve_group(s, g, out, &log[g], err));
+    }
+    return BAL_OK;
+}
+
+bal_status bal_job_solve(bal_block_job *j, bal_quantized_linear out[BAL_DECODER_LINEARS],
+                         bal_group_log log[BAL_GROUPS], const char *dir, bal_error *err)
+{
+    const bool quantized = j->recipe->inputs == BAL_INPUTS_QUANTIZED;
+    solving s = {.j = j, .in_float = j->in_float};
+    s.in_quant = quantized ? j->in_quant : j->in_float;
+    const bal_status st = run(&s, out, log, dir, err);
+    destroy(&s);
+    return st;
+}

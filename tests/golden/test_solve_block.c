@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: MIT
+ * Solving a block by error feedback, with the quantized stream a little off the float one: better
+ * than rounding, the same on every number of threads, steps that worsen undone, weightings that
+ * mean the same give the same codes, shifts only where there is something to make up for. */
+#include "quant_case.h"
+
+#include "base/rng.h"
+#include "quant/fold.h"
+
+#include <math.h>
+
+static const double half[BAL_SUBS] = {0.5, 0.5};
+
+typedef struct drifted {
+    quant_case q;
+    bal_store quant; /* embeds plus noise */
+} drifted;
+
+static void drift_open(drifted *d, const char *name, int threads, float noise)
+{
+    bal_error err = {0};
+    bal_rng rng;
+    case_open(&d->q, name, threads);
+    bal_rng_seed(&rng, 4);
+    const size_t hidden = (size_t)d->q.embeds.cols;
+    ASSERT_OK(bal_store_create(&d->quant, "/tmp", &d->q.samples, (int)hidden, &err));
+    for (int i = 0; i < CASE_SAMPLES; i++) {
+        const size_t n = (size_t)d->q.items[i].n * hidden;
+        float *h = malloc(n * sizeof *h);
+        ASSERT_OK(bal_store_read(&d->q.embeds, i, h, &err));
+        for (size_t c = 0; c < n; c++) h[c] += noise * (bal_rng_f32(&rng) - 0.5f);
+        ASSERT_OK(bal_store_write(&d->quant, i, h, &err));
+        free(h);
+    }
+}
+
+static void drift_close(drifted *d)
+{
+    bal_store_destroy(&d->quant);
+    case_close(&d->q);
+}
+
+static bal_recipe gptq(void)
+{
+    return (bal_recipe){.name = "test",
+                        .bits = 3,
+                        .group = 32,
+                        .balance = BAL_BALANCE_GRADIENT,
+                        .loss = BAL_LOSS_MSE,
+                        .solver = BAL_SOLVER_GPTQ,
+                        .inputs = BAL_INPUTS_QUANTIZED,
+                        .damp = 10,
+                        .order = BAL_ORDER_DIAG,
+                        .ridge = 100};
+}
+
+static bal_recipe everything(void)
+{
+    bal_recipe r = gptq();
+    r.clip = BAL_CLIP_INVERSE;
+    r.shift = BAL_SHIFT_RESIDUAL;
+    r.polish = BAL_POLISH_REFIT;
+    r.undo = true;
+    return r;
+}
+
+static bal_status solve(bal_block_result *out, drifted *d, const bal_recipe *r, const double *ratio,
+                        bal_error *err)
+{
+    return bal_block_solve(out, &d->q.exec, &d->q.model.config.text, &d->q.model.layers[0], 0,
+                           &d->q.samples, &d->q.embeds, &d->quant, ratio, r, "/tmp", NULL, NULL,
+                           err);
+}
+
+static void assert_same_codes(const bal_block_result *a, const bal_block_result *b)
+{
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
+        const bal_quantized_linear *x = &a->linear[i], *y = &b->linear[i];
+        const size_t n = (size_t)x->n, p = n * (size_t)bal_group_count(x->k, x->group);
+        assert_memory_equal(x->codes, y->codes, n * (size_t)x->k);
+        assert_memory_equal(x->scales, y->scales, p * sizeof *x->scales);
+        assert_memory_equal(x->zeros, y->zeros, p);
+    }
+}
+
+static bool same_codes(const bal_block_result *a, const bal_block_result *b, int i)
+{
+    const size_t n = (size_t)a->linear[i].n * (size_t)a->linear[i].k;
+    return memcmp(a->linear[i].codes, b->linear[i].codes, n) == 0;
+}
+
+static double balanced(const bal_sub_error *e)
+{
+    return e->mse[BAL_ANSWER] + 0.5 * e->mse[BAL_VISION];
+}
+
+/* ---- Better, and always the same --------------------------------------------------------------
+ */
+
+static void test_better_than_rounding(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    drifted d;
+    bal_block_result r;
+    drift_open(&d, "tiled", 2, 0.0f);
+    for (int bits = 2; bits <= 4; bits++)
+        for (int clip = BAL_CLIP_NONE; clip <= BAL_CLIP_INVERSE; clip++) {
+            if (clip == BAL_CLIP_AWQ) continue;
+            bal_recipe recipe = gptq();
+            recipe.bits = bits;
+            recipe.clip = (bal_clip)clip;
+            ASSERT_OK(solve(&r, &d, &recipe, half, &err));
+            for (int sub = 0; sub < BAL_SUBS; sub++)
+                if (balanced(&r.final[sub]) > 0.8 * balanced(&r.rtn[sub]))
+                    fail_msg("%d bits, clip %d, half %d: %g, rounding leaves %g", bits, clip, sub,
+                             balanced(&r.final[sub]), balanced(&r.rtn[sub]));
+            bal_block_result_free(&r);
+        }
+    drift_close(&d);
+}
+
+static void test_threads(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    bal_block_result first, other;
+    for (int threads = 1; threads <= 7; threads += 3) {
+        drifted d;
+        drift_open(&d, "mha", threads, 0.1f);
+        bal_recipe r = everything();
+        r.scale = BAL_SCALE_SEARCH;
+        ASSERT_OK(solve(threads == 1 ? &first : &other, &d, &r, half, &err));
+        if (threads > 1) {
+            assert_same_codes(&first, &other);
+            bal_block_result_free(&other);
+        }
+        drift_close(&d);
+    }
+    bal_block_result_free(&first);
+}
+
+/* ---- Steps ------------------------------------------------------------------------------------
+ */
+
+static void check_steps(const bal_group_log *log, int *kept, int *undone)
+{
+    assert_true(log->n_steps >= 3 && log->damp == 0.01);
+    assert_string_equal(log->step[0].name, "round");
+    double before = log->step[0].error;
+    for (int i = 1; i < log->n_steps; i++) {
+        const bal_step_log *s = &log->step[i];
+        assert_true(s->kept == (s->error <= before));
+        if (s->kept) before = s->error;
+        *kept += s->kept;
+        *undone += !s->kept;
+    }
+    assert_true(before == log->error);
+}
+
+static void test_worse_steps_are_undone(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    int kept = 0, undone = 0;
+    drifted d;
+    bal_block_result r;
+    drift_open(&d, "mha", 2, 0.1f);
+    for (int bits = 2; bits <= 4; bits++) {
+        bal_recipe recipe = everything();
+        recipe.bits = bits;
+        ASSERT_OK(solve(&r, &d, &recipe, half, &err));
+        for (int g = 0; g < BAL_GROUPS; g++) check_steps(&r.group[g], &kept, &undone);
+        bal_block_result_free(&r);
+    }
+    printf("steps: %d kept, %d undone\n", kept, undone);
+    assert_true(kept >= 20);
+    drift_close(&d);
+}
+
+static void test_without_undo_all_stays(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    drifted d;
+    bal_block_result r;
+    drift_open(&d, "tiled", 2, 0.1f);
+    bal_recipe recipe = everything();
+    recipe.undo = false;
+    ASSERT_OK(solve(&r, &d, &recipe, half, &err));
+    for (int g = 0; g < BAL_GROUPS; g++) {
+        assert_int_equal(r.group[g].n_steps, 2);
+        assert_string_equal(r.group[g].step[1].name, "solve");
+        assert_true(r.group[g].step[1].kept);
+    }
+    bal_block_result_free(&r);
+    drift_close(&d);
+}
+
+/* ---- Weightings -------------------------------------------------------------------------------
+ */
+
+static void test_weightings(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    const double one[BAL_SUBS] = {1.0, 1.0}, quarter[BAL_SUBS] = {0.25, 0.25};
+    drifted d;
+    bal_block_result a, b;
+    drift_open(&d, "tiled", 2, 0.0f);
+    bal_recipe gradient = gptq(), other = gptq();
+
+    other.balance = BAL_BALANCE_ONE; /* r = 1 is balance one */
+    ASSERT_OK(solve(&a, &d, &gradient, one, &err));
+    ASSERT_OK(solve(&b, &d, &other, half, &err));
+    assert_same_codes(&a, &b);
+    bal_block_result_free(&b);
+
+    other.balance = BAL_BALANCE_GRADIENT; /* another r is not */
+    ASSERT_OK(solve(&b, &d, &other, half, &err));
+    assert_false(same_codes(&a, &b, BAL_LINEAR_DOWN));
+    bal_block_result_free(&a);
+    bal_block_result_free(&b);
+
+    other.hessian = BAL_HESSIAN_SQUARED; /* r^2 of 0.5 is 0.25 */
+    ASSERT_OK(solve(&a, &d, &gradient, quarter, &err));
+    ASSERT_OK(solve(&b, &d, &other, half, &err));
+    assert_same_codes(&a, &b);
+    bal_block_result_free(&a);
+    bal_block_result_free(&b);
+
+    gradient.balance = BAL_BALANCE_OFF; /* every token alike, whatever the loss says */
+    other.hessian = BAL_HESSIAN_ALL;
+    ASSERT_OK(solve(&a, &d, &gradient, half, &err));
+    ASSERT_OK(solve(&b, &d, &other, half, &err));
+    assert_same_codes(&a, &b);
+    bal_block_result_free(&a);
+    bal_block_result_free(&b);
+
+    gradient = gptq(); /* vision at r = 0 is answers alone */
+    other.hessian = BAL_HESSIAN_ANSWER;
+    ASSERT_OK(solve(&a, &d, &gradient, (const double[]){0.0, 0.0}, &err));
+    ASSERT_OK(solve(&b, &d, &other, half, &err));
+    assert_same_codes(&a, &b);
+    bal_block_result_free(&a);
+    bal_block_result_free(&b);
+    drift_close(&d);
+}
+
+/* Where both streams are one, quantized inputs of q, k and v are the float ones, and the first
+ * group has nothing to shift for; the groups behind it have. */
+static void test_streams(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    drifted d;
+    bal_block_result a, b;
+    drift_open(&d, "tiled", 2, 0.0f);
+    bal_recipe flat = gptq(), quantized = gptq();
+    flat.inputs = BAL_INPUTS_FLOAT;
+    ASSERT_OK(solve(&a, &d, &flat, half, &err));
+    ASSERT_OK(solve(&b, &d, &quantized, half, &err));
+    for (int i = BAL_LINEAR_Q; i <= BAL_LINEAR_V; i++) assert_true(same_codes(&a, &b, i));
+    assert_false(same_codes(&a, &b, BAL_LINEAR_O));
+    bal_block_result_free(&a);
+    quantized.shift = BAL_SHIFT_INPUTS;
+    ASSERT_OK(solve(&a, &d, &quantized, half, &err));
+    for (int i = BAL_LINEAR_Q; i <= BAL_LINEAR_V; i++) assert_true(same_codes(&a, &b, i));
+    assert_false(same_codes(&a, &b, BAL_LINEAR_O));
+    assert_false(same_codes(&a, &b, BAL_LINEAR_DOWN));
+    bal_block_result_free(&a);
+    bal_block_result_free(&b);
+    drift_close(&d);
+}
+
+/* The step errors are those of the drifted stream: a shift must lower them. */
+static void test_shift_helps(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    drifted d;
+    bal_block_result with[3];
+    drift_open(&d, "tiled", 2, 0.5f);
+    for (int shift = BAL_SHIFT_OFF; shift <= BAL_SHIFT_RESIDUAL; shift++) {
+        bal_recipe r = gptq();
+        r.shift = (bal_shift)shift;
+        ASSERT_OK(solve(&with[shift], &d, &r, half, &err));
+    }
+    const double off = with[0].group[BAL_GROUP_DOWN].error;
+    const double inputs = with[1].group[BAL_GROUP_DOWN].error;
+    const double residual = with[2].group[BAL_GROUP_DOWN].error;
+    printf("behind the block: %g, shifted %g, with the residual %g\n", off, inputs, residual);
+    assert_true(inputs < off && residual < 0.9 * inputs);
+    for (int i = 0; i < 3; i++) bal_block_result_free(&with[i]);
+    drift_close(&d);
+}
+
+/* ---- Refusals ---------------------------------------------------------------------------------
+ */
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    drifted d;
+    bal_block_result r;
+    drift_open(&d, "tiled", 1, 0.0f);
+    bal_recipe recipe = gptq();
+    ASSERT_FAILS(BAL_E_ARG, "quantized stream",
+                 bal_block_solve(&r, &d.q.exec, &d.q.model.config.text, &d.q.model.layers[0], 0,
+                                 &d.q.samples, &d.q.embeds, NULL, half, &recipe, "/tmp", NULL, NULL,
+                                 &err));
+    for (int i = 0; i < CASE_SAMPLES; i++)
+        for (int t = 0; t < d.q.items[i].n; t++)
+            if (d.q.items[i].modality[t] == BAL_VISION) d.q.items[i].modality[t] = BAL_PROMPT;
+    ASSERT_OK(solve(&r, &d, &recipe, half, &err)); /* text alone is no error by itself */
+    bal_block_result_free(&r);
+    recipe.hessian = BAL_HESSIAN_VISION;
+    ASSERT_FAILS(BAL_E_ARG, "0 vision tokens", solve(&r, &d, &recipe, half, &err));
+    recipe = everything();
+    recipe.inputs = BAL_INPUTS_FLOAT;
+    ASSERT_FAILS(BAL_E_ARG, "shift needs inputs=quantized", solve(&r, &d, &recipe, half, &err));
+    drift_close(&d);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_better_than_rounding),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_worse_steps_are_undone),
+        cmocka_unit_test(test_without_undo_all_stays),
+        cmocka_unit_test(test_weightings),
+        cmocka_unit_test(test_streams),
+        cmocka_unit_test(test_shift_helps),
+        cmocka_unit_test(test_refusals),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,452 @@
+/* SPDX-License-Identifier: MIT
+ * The algebra of the solvers on small matrices: moments against plain sums, error feedback against
+ * a textbook GPTQ's codes, descent that never climbs, searched ranges, shifted targets that solve
+ * their normal equations; singular, dead, infinite and huge input. */
+#include "check.h"
+
+#include "base/half.h"
+#include "base/rng.h"
+#include "format/safetensors.h"
+#include "quant/grid.h"
+#include "quant/ldlq.h"
+
+#include <math.h>
+
+enum { K = 96, N = 24, ROWS = 160, GROUP = 32 };
+
+typedef struct bench {
+    bal_pool *pool;
+    bal_kernels kernels;
+    bal_exec e;
+    bal_tensor_set set;
+    float x[ROWS * K], w[N * K];
+} bench;
+
+static void bench_open(bench *b, int threads)
+{
+    bal_error err = {0};
+    memset(b, 0, sizeof *b);
+    ASSERT_OK(bal_pool_create(&b->pool, threads, &err));
+    bal_kernels_init(&b->kernels, bal_cpu_isa());
+    ASSERT_OK(bal_exec_create(&b->e, b->pool, &b->kernels, K, &err));
+    ASSERT_OK(
+        bal_tensor_set_open(&b->set, source_path("tests/golden/gptq/case.safetensors"), &err));
+    memcpy(b->x, bal_tensor_find(&b->set, "x")->data, sizeof b->x);
+    memcpy(b->w, bal_tensor_find(&b->set, "w")->data, sizeof b->w);
+}
+
+static void bench_close(bench *b)
+{
+    bal_tensor_set_close(&b->set);
+    bal_exec_destroy(&b->e);
+    bal_pool_destroy(b->pool);
+}
+
+/* H of rows of x, each weighing 1 / ROWS, in two pieces as samples come. */
+static void moments_of(bench *b, bal_moments *m, const float *x)
+{
+    bal_error err = {0};
+    static float u[ROWS * K], work[ROWS * K];
+    ASSERT_OK(bal_moments_create(m, &b->e, K, false, 0, &err));
+    for (int i = 0; i < ROWS * K; i++) u[i] = (float)(sqrt(1.0 / ROWS) * (double)x[i]);
+    bal_moments_add(m, &b->e, u, NULL, NULL, 100, work);
+    bal_moments_add(m, &b->e, u + 100 * K, NULL, NULL, ROWS - 100, work);
+}
+
+static void golden_grid(const bench *b, int bits, bal_quantized_linear *q)
+{
+    bal_error err = {0};
+    char name[32];
+    ASSERT_OK(bal_quantized_linear_create(q, N, K, bits, GROUP, &err));
+    snprintf(name, sizeof name, "b%d.scales", bits);
+    memcpy(q->scales, bal_tensor_find(&b->set, name)->data, N * K / GROUP * sizeof *q->scales);
+    snprintf(name, sizeof name, "b%d.zeros", bits);
+    memcpy(q->zeros, bal_tensor_find(&b->set, name)->data, N * K / GROUP);
+}
+
+static double solver_error(const double *h, const float *target, const bal_quantized_linear *q)
+{
+    double sum = 0.0, d[K];
+    for (int r = 0; r < q->n; r++) {
+        float row[K];
+        bal_quantized_row(q, r, row);
+        for (int c = 0; c < K; c++) d[c] = (double)row[c] - (double)target[r * K + c];
+        for (int i = 0; i < K; i++)
+            for (int c = 0; c < K; c++) sum += d[i] * h[i * K + c] * d[c];
+    }
+    return sum;
+}
+
+/* ---- Moments ----------------------------------------------------------------------------------
+ */
+
+static void test_moments(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    enum { OUT = 40 };
+    static float d[ROWS * K], r[ROWS * OUT], work[ROWS * K];
+    bench b;
+    bal_moments m;
+    bal_rng rng;
+    bench_open(&b, 2);
+    bal_rng_seed(&rng, 1);
+    for (int i = 0; i < ROWS * K; i++) d[i] = bal_rng_f32(&rng) - 0.5f;
+    for (int i = 0; i < ROWS * OUT; i++) r[i] = bal_rng_f32(&rng) - 0.5f;
+    ASSERT_OK(bal_moments_create(&m, &b.e, K, true, OUT, &err));
+    bal_moments_add(&m, &b.e, b.x, d, r, ROWS, work);
+    bal_moments_add(&m, &b.e, b.x, d, r, 0, work);
+    for (int i = 0; i < K; i++)
+        for (int c = 0; c < K; c++) {
+            double h = 0.0, cross = 0.0, residual = 0.0;
+            for (int t = 0; t < ROWS; t++) {
+                const double u = b.x[t * K + c];
+                h += (double)b.x[t * K + i] * u;
+                cross += (double)d[t * K + i] * u;
+                if (i < OUT) residual += (double)r[t * OUT + i] * u;
+            }
+            assert_true(fabs(bal_moments_at(&m, i, c) - h) < 1e-5 * (1.0 + fabs(h)));
+            assert_true(fabs(m.cross[i * K + c] - cross) < 1e-4);
+            if (i < OUT) assert_true(fabs(m.residual[i * K + c] - residual) < 1e-4);
+        }
+    bal_moments_destroy(&m);
+    bench_close(&b);
+}
+
+/* ---- Error feedback ---------------------------------------------------------------------------
+ */
+
+static void check_codes(bench *b, int bits, bool by_size)
+{
+    bal_error err = {0};
+    bal_moments m;
+    bal_factor f;
+    bal_quantized_linear q;
+    char name[32];
+    snprintf(name, sizeof name, "b%d.%s.codes", bits, by_size ? "diag" : "none");
+    const uint8_t *want = bal_tensor_find(&b->set, name)->data;
+    moments_of(b, &m, b->x);
+    ASSERT_OK(bal_factor_create(&f, &m, 0.01, by_size, &err));
+    assert_true(f.damp == 0.01);
+    golden_grid(b, bits, &q);
+    ASSERT_OK(bal_ldlq(&b->e, &f, b->w, &q, &err));
+    for (int i = 0; i < N * K; i++)
+        if (q.codes[i] != want[i])
+            fail_msg("%d bits, order %s, row %d column %d: code %d, GPTQ has %d", bits, name, i / K,
+                     i % K, q.codes[i], want[i]);
+    bal_quantized_linear_free(&q);
+    bal_factor_destroy(&f);
+    bal_moments_destroy(&m);
+}
+
+static void test_codes_are_gptq(void **state)
+{
+    (void)state;
+    for (int threads = 1; threads <= 3; threads += 2) {
+        bench b;
+        bench_open(&b, threads);
+        for (int bits = 2; bits <= 4; bits++) {
+            check_codes(&b, bits, false);
+            check_codes(&b, bits, true);
+        }
+        bench_close(&b);
+    }
+}
+
+/* The error that is left is sum over positions of pivot times squared feedback error; and
+ * 1 / [H^-1]_jj of the last position in the order is its pivot. */
+static void test_factor(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    bench b;
+    bal_moments m;
+    bal_factor f;
+    double *h;
+    bench_open(&b, 1);
+    moments_of(&b, &m, b.x);
+    ASSERT_OK(bal_factor_create(&f, &m, 0.01, true, &err));
+    ASSERT_OK(bal_damped_matrix(&h, &m, 0.01, &err));
+    for (int i = 0; i < K; i++)
+        for (int j = 0; j < K; j++) {
+            double sum = 0.0; /* (M D M^T)_ij over positions */
+            for (int t = 0; t < K; t++) {
+                const double a = t == i ? 1.0 : t > i ? (double)f.feed[i * K + t] : 0.0;
+                const double c = t == j ? 1.0 : t > j ? (double)f.feed[j * K + t] : 0.0;
+                sum += a * f.pivot[t] * c;
+            }
+            assert_true(fabs(sum - h[f.order[i] * K + f.order[j]]) <
+                        1e-5 * h[f.order[0] * K + f.order[0]]);
+        }
+    assert_true(fabs(f.inverse[f.order[0]] / f.pivot[0] - 1.0) < 1e-9);
+    for (int i = 0; i < K; i++) assert_true(f.inverse[i] <= h[i * K + i] * (1.0 + 1e-9));
+    free(h);
+    bal_factor_destroy(&f);
+    bal_moments_destroy(&m);
+    bench_close(&b);
+}
+
+/* ---- Descent ----------------------------------------------------------------------------------
+ */
+
+static void check_descent(bench *b, int bits, bool refit, double least_gain)
+{
+    bal_error err = {0};
+    bal_moments m;
+    bal_factor f;
+    bal_quantized_linear q;
+    double *h;
+    moments_of(b, &m, b->x);
+    ASSERT_OK(bal_factor_create(&f, &m, 0.01, true, &err));
+    ASSERT_OK(bal_damped_matrix(&h, &m, 0.01, &err));
+    golden_grid(b, bits, &q);
+    ASSERT_OK(bal_ldlq(&b->e, &f, b->w, &q, &err));
+    const double first = solver_error(h, b->w, &q);
+    double before = first;
+    for (int i = 0; i < 6; i++) {
+        ASSERT_OK(bal_polish(&b->e, h, b->w, 1, refit, &q, &err));
+        const double after = solver_error(h, b->w, &q);
+        if (after > before * (1.0 + 1e-12))
+            fail_msg("sweep %d: %.17g from %.17g", i, after, before);
+        before = after;
+    }
+    if (before > first * (1.0 - least_gain))
+        fail_msg("%d bits: descent from %g to %g only", bits, first, before);
+    free(h);
+    bal_quantized_linear_free(&q);
+    bal_factor_destroy(&f);
+    bal_moments_destroy(&m);
+}
+
+static void test_descent_never_climbs(void **state)
+{
+    (void)state;
+    bench b;
+    bench_open(&b, 2);
+    for (int bits = 2; bits <= 4; bits++) {
+        check_descent(&b, bits, false, 0.002);
+        check_descent(&b, bits, true, 0.02);
+    }
+    bench_close(&b);
+}
+
+/* ---- Ranges -----------------------------------------------------------------------------------
+ */
+
+static double weighed(const float *w, const double *d, const bal_quantized_linear *q)
+{
+    double sum = 0.0;
+    for (int r = 0; r < q->n; r++) {
+        float row[K];
+        bal_quantized_row(q, r, row);
+        for (int c = 0; c < K; c++)
+            sum += d[c] * ((double)w[r * K + c] - (double)row[c]) *
+                   ((double)w[r * K + c] - (double)row[c]);
+    }
+    return sum;
+}
+
+static void test_ranges(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    bench b;
+    bal_quantized_linear q, plain;
+    double d[K];
+    bench_open(&b, 2);
+    for (int i = 0; i < K; i++) d[i] = 0.1 + i % 7;
+    for (int grid = BAL_GRID_ASYM; grid <= BAL_GRID_SYM; grid++)
+        for (int bits = 2; bits <= 8; bits += bits < 4 ? 1 : 4) {
+            const bal_quantizer z = {.bits = bits, .group = GROUP, .grid = (bal_grid)grid};
+            ASSERT_OK(bal_quantized_linear_create(&q, N, K, bits, GROUP, &err));
+            ASSERT_OK(bal_quantized_linear_create(&plain, N, K, bits, GROUP, &err));
+            bal_quantize_matrix(b.pool, &z, b.w, &plain);
+            bal_grid_search(b.pool, &z, b.w, d, &q);
+            const double was = weighed(b.w, d, &plain), is = weighed(b.w, d, &q);
+            if (is > was * (bits <= 3 ? 0.9 : 1.0)) fail_msg("%d bits: %g from %g", bits, is, was);
+            for (int i = 0; grid == BAL_GRID_SYM && i < N * K / GROUP; i++)
+                assert_int_equal(q.zeros[i], 1 << (bits - 1));
+            bal_quantized_linear_free(&q);
+            bal_quantized_linear_free(&plain);
+        }
+    bench_close(&b);
+}
+
+static void test_ranges_of_odd_groups(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    bench b;
+    bal_quantized_linear q;
+    const bal_quantizer z = {.bits = 2, .group = GROUP};
+    double d[K];
+    bench_open(&b, 1);
+    for (int i = 0; i < K; i++)
+        d[i] = i < 2 * GROUP ? 1.0 : 0.0; /* the last group weighs nothing */
+    for (int i = 0; i < K; i++) {
+        b.w[i] = 0.25f;    /* constant */
+        b.w[K + i] = 0.0f; /* zero */
+        b.w[2 * K + i] = i == 3 ? 1e6f : 0.01f * (float)(i % 5);
+        b.w[3 * K + i] = 1.0f + 0.01f * (float)(i % 5); /* far from 0 */
+    }
+    ASSERT_OK(bal_quantized_linear_create(&q, N, K, 2, GROUP, &err));
+    bal_grid_search(b.pool, &z, b.w, d, &q);
+    for (int r = 0; r < N; r++) {
+        float row[K];
+        bal_quantized_row(&q, r, row);
+        for (int c = 0; c < K; c++) {
+            assert_true(isfinite(row[c]));
+            assert_true(q.codes[r * K + c] < 4);
+        }
+        if (r == 1)
+            for (int c = 0; c < K; c++) assert_true(row[c] == 0.0f);
+        if (r == 2) assert_true(fabsf(row[3] - 1e6f) <= 1e6f); /* f16 has no more than 65504 */
+    }
+    bal_quantized_linear_free(&q);
+    bench_close(&b);
+}
+
+/* ---- Shift ------------------------------------------------------------------------------------
+ */
+
+/* T = W + W inputs + residual must satisfy (T - W) A = W C + E. */
+static void test_shift(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    static float d[ROWS * K], r[ROWS * N], work[ROWS * K];
+    bench b;
+    bal_moments m;
+    float *inputs, *residual;
+    double *a;
+    bal_rng rng;
+    bench_open(&b, 2);
+    bal_rng_seed(&rng, 2);
+    for (int i = 0; i < ROWS * K; i++) d[i] = b.x[i] * 0.1f + bal_rng_f32(&rng) - 0.5f;
+    for (int i = 0; i < ROWS * N; i++) r[i] = bal_rng_f32(&rng) - 0.5f;
+    ASSERT_OK(bal_moments_create(&m, &b.e, K, true, N, &err));
+    bal_moments_add(&m, &b.e, b.x, d, r, ROWS, work);
+    ASSERT_OK(bal_shift_create(&inputs, &residual, &b.e, &m, 0.1, &err));
+    ASSERT_OK(bal_damped_matrix(&a, &m, 0.1, &err));
+    double worst = 0.0, size = 0.0;
+    for (int o = 0; o < N; o++) {
+        double t[K];
+        for (int c = 0; c < K; c++) {
+            t[c] = residual[o * K + c];
+            for (int i = 0; i < K; i++) t[c] += (double)b.w[o * K + i] * (double)inputs[i * K + c];
+        }
+        for (int c = 0; c < K; c++) {
+            double left = 0.0, right = m.residual[o * K + c];
+            for (int i = 0; i < K; i++) {
+                left += t[i] * a[i * K + c];
+                right += (double)b.w[o * K + i] * m.cross[i * K + c];
+            }
+            worst = fmax(worst, fabs(left - right));
+            size = fmax(size, fabs(right));
+        }
+    }
+    assert_true(size > 1.0 && worst < 1e-4 * size);
+    free(inputs);
+    free(residual);
+    free(a);
+    bal_moments_destroy(&m);
+    bench_close(&b);
+}
+
+/* ---- Bad input --------------------------------------------------------------------------------
+ */
+
+static void test_singular_and_dead(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    static float x[ROWS * K];
+    bench b;
+    bal_moments m;
+    bal_factor f;
+    bal_quantized_linear q;
+    bench_open(&b, 1);
+    for (int i = 0; i < ROWS * K; i++) x[i] = b.x[i / K * K]; /* rank one */
+    moments_of(&b, &m, x);
+    ASSERT_OK(bal_factor_create(&f, &m, 0.001, true, &err));
+    golden_grid(&b, 3, &q);
+    ASSERT_OK(bal_ldlq(&b.e, &f, b.w, &q, &err));
+    for (int i = 0; i < K; i++) assert_true(isfinite(f.inverse[i]) && f.inverse[i] > 0.0);
+    bal_factor_destroy(&f);
+    bal_moments_destroy(&m);
+
+    memset(x, 0, sizeof x); /* nothing ever came in: rounding */
+    moments_of(&b, &m, x);
+    ASSERT_OK(bal_factor_create(&f, &m, 0.01, true, &err));
+    ASSERT_OK(bal_ldlq(&b.e, &f, b.w, &q, &err));
+    bal_quantized_linear plain;
+    golden_grid(&b, 3, &plain);
+    bal_grid_round(b.pool, b.w, &plain);
+    assert_memory_equal(q.codes, plain.codes, N * K);
+    bal_quantized_linear_free(&plain);
+    bal_factor_destroy(&f);
+    bal_moments_destroy(&m);
+    bal_quantized_linear_free(&q);
+    bench_close(&b);
+}
+
+static void test_not_finite(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    bench b;
+    bal_moments m;
+    bal_factor f;
+    float *inputs, *residual;
+    bench_open(&b, 1);
+    moments_of(&b, &m, b.x);
+    m.tri[0] = NAN;
+    ASSERT_FAILS(BAL_E_NUMERIC, "not finite", bal_factor_create(&f, &m, 0.01, true, &err));
+    m.tri[0] = INFINITY;
+    ASSERT_FAILS(BAL_E_NUMERIC, "not finite", bal_factor_create(&f, &m, 0.01, true, &err));
+    bal_factor_destroy(&f);
+    m.tri[0] = 1.0;
+    m.tri[2] = -50.0 * bal_moments_mean(&m); /* no second moment is negative */
+    ASSERT_FAILS(BAL_E_NUMERIC, "positive definite", bal_factor_create(&f, &m, 0.01, true, &err));
+    ASSERT_FAILS(BAL_E_NUMERIC, "ridge of 0.1",
+                 bal_shift_create(&inputs, &residual, &b.e, &m, 0.1, &err));
+    bal_moments_destroy(&m);
+    bench_close(&b);
+}
+
+/* An input of 1e6 in one channel: the rest is still solved. */
+static void test_outlier(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    static float x[ROWS * K];
+    bench b;
+    bal_moments m;
+    bal_factor f;
+    bal_quantized_linear q;
+    bench_open(&b, 1);
+    memcpy(x, b.x, sizeof x);
+    x[5 * K + 11] = 1e6f;
+    moments_of(&b, &m, x);
+    ASSERT_OK(bal_factor_create(&f, &m, 0.01, true, &err));
+    assert_int_equal(f.order[0], 11);
+    golden_grid(&b, 3, &q);
+    ASSERT_OK(bal_ldlq(&b.e, &f, b.w, &q, &err));
+    for (int i = 0; i < K; i++) assert_true(isfinite(f.inverse[i]) && f.inverse[i] > 0.0);
+    bal_quantized_linear_free(&q);
+    bal_factor_destroy(&f);
+    bal_moments_destroy(&m);
+    bench_close(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_moments),    cmocka_unit_test(test_codes_are_gptq),
+        cmocka_unit_test(test_factor),     cmocka_unit_test(test_descent_never_climbs),
+        cmocka_unit_test(test_ranges),     cmocka_unit_test(test_ranges_of_odd_groups),
+        cmocka_unit_test(test_shift),      cmocka_unit_test(test_singular_and_dead),
+        cmocka_unit_test(test_not_finite), cmocka_unit_test(test_outlier),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
