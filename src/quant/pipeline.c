@@ -5,6 +5,7 @@
 #include "quant/pipeline.h"
 
 #include "base/build_id.h"
+#include "quant/factor.h"
 #include "quant/finite.h"
 #include "quant/gather.h"
 #include "quant/stream.h"
@@ -193,6 +194,9 @@ static bal_status identify(run *r)
                             base_name(r->o->model, source, sizeof source), "model_sha256",
                             r->model_sha256, "recipe", recipe_json(&r->recipe, r->err));
     if (!r->identity) return bal_nomem(r->err, sizeof source, "identity of the run");
+    if (bal_recipe_solves(&r->recipe) &&
+        json_object_set_new(r->identity, "blas", json_string(bal_blas_name())) < 0)
+        return bal_nomem(r->err, sizeof source, "identity of the run");
     if (!r->o->calib) return BAL_OK;
     const bal_status st = describe_calibration(r, r->data.sha256, &calib);
     json_object_set_new(r->identity, "calibration", calib);
@@ -504,6 +508,15 @@ static uint64_t longest_sample(const bal_config *c)
     return 512 + side * side * (1 + tiles);
 }
 
+/* Second moments of the widest linear input: packed and square in double, the factor in float, and
+ * where targets shift the cross moments with their solution. */
+static uint64_t moments_estimate(const bal_text_config *t, const bal_recipe *r)
+{
+    const uint64_t k = (uint64_t)(t->intermediate > t->hidden ? t->intermediate : t->hidden);
+    if (!bal_recipe_solves(r)) return 0;
+    return k * k * (r->shift == BAL_SHIFT_OFF ? 24 : 36);
+}
+
 /* One sample's activations through a block, the block as f32 with two working copies; for gradients
  * the sample's two residual streams behind every block. */
 static uint64_t ram_estimate(const bal_config *c, const bal_recipe *r, uint64_t block_weights)
@@ -513,7 +526,7 @@ static uint64_t ram_estimate(const bal_config *c, const bal_recipe *r, uint64_t 
     uint64_t row =
         6 * hidden + 4 * (uint64_t)t->intermediate + 4 * (uint64_t)t->heads * (uint64_t)t->head_dim;
     if (needs_sensitivity(r)) row += 2 * (uint64_t)t->layers * hidden;
-    return 4 * (longest_sample(c) * row + 3 * block_weights);
+    return 4 * (longest_sample(c) * row + 3 * block_weights) + moments_estimate(t, r);
 }
 
 /* Bytes of a position in stores: two streams, and of one block two references and its inputs. */

@@ -291,6 +291,53 @@ static void write_choices(FILE *f, const json_t *r)
     fputs("</table></div></details>\n", f);
 }
 
+/* ---- Solver steps ------------------------------------------------------------------------------
+ */
+
+/* Each step's error as a part of plain rounding's; struck out what was undone. */
+static void steps_cell(FILE *f, const json_t *steps)
+{
+    const double plain = num(json_array_get(steps, 0), "error", NULL);
+    fputs("<td>", f);
+    for (size_t i = 1; i < json_array_size(steps); i++) {
+        const json_t *step = json_array_get(steps, i);
+        const char *tag = json_is_true(get(step, "kept", NULL)) ? "span" : "s";
+        fprintf(f, "%s<%s>", i > 1 ? ", " : "", tag);
+        text_or_dash(f, get(step, "name", NULL));
+        fputs(" ", f);
+        number_or_dash(f, "%.3f", num(step, "error", NULL) / plain);
+        fprintf(f, "</%s>", tag);
+    }
+    fputs("</td>", f);
+}
+
+static bool has_steps(const json_t *r)
+{
+    const json_t *first = json_array_get(get(r, "blocks", NULL), 0);
+    return json_array_size(get(json_array_get(get(first, "groups", NULL), 0), "steps", NULL)) > 0;
+}
+
+static void write_steps(FILE *f, const json_t *r)
+{
+    if (!has_steps(r)) return;
+    fputs("<h2>Solver steps</h2>\n<p>Balanced squared error of the residual stream behind the "
+          "sub-block on the quantized stream, as a part of what plain rounding of the same group "
+          "leaves; measured on samples the solver has not seen where there are enough. Struck out: "
+          "the step was worse and undone.</p>\n<details open><summary>every layer</summary>"
+          "<div class=\"wide\"><table><tr><th>layer</th><th>q k v</th><th>o</th><th>gate, up</th>"
+          "<th>down</th></tr>\n",
+          f);
+    for (int i = 0; i < layers_of(r); i++) {
+        const json_t *b = json_array_get(get(r, "blocks", NULL), (size_t)i);
+        const json_t *groups = get(b, "groups", NULL);
+        fprintf(f, "<tr><td class=\"n\">%d</td>", i);
+        for (size_t g = 0; g < json_array_size(groups); g++)
+            steps_cell(f, get(json_array_get(groups, g), "steps", NULL));
+        fputs("</tr>\n", f);
+    }
+    fputs("</table></div></details>\n", f);
+}
+
 /* ---- Bits and numbers --------------------------------------------------------------------------
  */
 
@@ -369,6 +416,7 @@ static void write_origin(FILE *f, const json_t *r)
     fputs("<h2>Where it came from</h2>\n<div class=\"wide\"><table>\n", f);
     origin_row(f, "program", get(r, "program", NULL));
     origin_row(f, "instruction set", get(r, "isa", NULL));
+    if (get(r, "blas", NULL)) origin_row(f, "BLAS", get(r, "blas", NULL));
     origin_row(f, "checkpoint", get(r, "source", NULL));
     origin_row(f, "checkpoint, SHA-256", get(r, "model_sha256", NULL));
     origin_row(f, "calibration data", get(r, "calibration", "file", NULL));
@@ -400,6 +448,7 @@ static void write_page(FILE *f, const json_t *r, columns *c)
     write_sensitivity(f, r, c);
     write_errors(f, r, c);
     write_choices(f, r);
+    write_steps(f, r);
     write_bits(f, r);
     write_numbers(f, r);
     write_origin(f, r);

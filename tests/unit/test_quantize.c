@@ -365,6 +365,25 @@ static void test_kill_and_resume_full(void **state)
     assert_same_file(scratch("whole.html"), scratch("resumed.html"));
 }
 
+/* Error feedback on the quantized stream of a resumed run is that of the run in one piece. */
+static void test_kill_and_resume_solver(void **state)
+{
+    (void)state;
+    static const char *const set[] = {"group=32",       "inputs=quantized", "clip=inverse",
+                                      "shift=residual", "polish=refit",     "undo=on"};
+    const char *whole = scratch("whole_gptq.safetensors"), *out = scratch("kill_gptq.safetensors");
+    bal_quant_opts o = full_options();
+    o.recipe = "gptq";
+    o.set = set;
+    o.n_set = sizeof set / sizeof set[0];
+    make(whole, &o);
+    kill_at(out, &o, UNITS + 500);
+    o.resume = true;
+    o.threads = 2;
+    make(out, &o);
+    assert_same_file(whole, out);
+}
+
 /* A finished block whose bytes are not what its record says is solved again. */
 static void test_damaged_piece(void **state)
 {
@@ -556,6 +575,7 @@ int main(void)
         cmocka_unit_test(test_cancel_first),
         cmocka_unit_test(test_kill_and_resume),
         cmocka_unit_test(test_kill_and_resume_full),
+        cmocka_unit_test(test_kill_and_resume_solver),
         cmocka_unit_test(test_damaged_piece),
         cmocka_unit_test(test_resume_needs_the_same_run),
         cmocka_unit_test(test_existing_output),

@@ -42,7 +42,7 @@ static void test_published_mbq(void **state)
 static void test_builtin(void **state)
 {
     (void)state;
-    static const char *const names[] = {"rtn", "awq", "awq+clip", "mbq", "mbq+", "mbq-r1"};
+    static const char *const names[] = {"rtn", "awq", "awq+clip", "mbq", "mbq+", "mbq-r1", "gptq"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         bal_recipe a, b;
         bal_error err;
@@ -81,7 +81,10 @@ static void test_canonical(void **state)
         json, "{\"name\":\"rtn\",\"bits\":3,\"group\":\"row\",\"grid\":\"asym\",\"scale\":\"none\","
               "\"balance\":\"off\",\"loss\":\"mse\",\"floor\":\"none\",\"average\":\"sample\","
               "\"statistic\":\"plain\",\"language\":\"answer\",\"gradient\":\"f32\","
-              "\"arithmetic\":\"f32\",\"distort\":\"on\",\"clip\":\"none\",\"turns\":\"all\","
+              "\"arithmetic\":\"f32\",\"distort\":\"on\",\"clip\":\"none\","
+              "\"solver\":\"round\",\"inputs\":\"float\",\"hessian\":\"balanced\","
+              "\"damp\":\"0.01\",\"order\":\"diag\",\"shift\":\"off\",\"ridge\":\"0.1\","
+              "\"polish\":\"none\",\"undo\":\"off\",\"turns\":\"all\","
               "\"template\":\"chat\",\"views\":\"anyres\"}");
     free(json);
     r.bits = 5;
@@ -127,7 +130,47 @@ static void test_every_word(void **state)
             free(json);
         }
     }
-    assert_int_equal(n, 17);
+    assert_int_equal(n, 26);
+}
+
+static void test_fractions(void **state)
+{
+    (void)state;
+    bal_recipe r;
+    bal_error err;
+    ASSERT_OK(bal_recipe_load(
+        &r, write_text("f.json", "{\"extends\": \"gptq\", \"damp\": 0.025, \"ridge\": 1}"), &err));
+    assert_int_equal(r.damp, 25);
+    assert_int_equal(r.ridge, 1000);
+    ASSERT_FAILS(BAL_E_ARG, "0.001, 0.01, 0.025", bal_recipe_set(&r, "damp", "0.02", &err));
+}
+
+static void test_contradictions(void **state)
+{
+    (void)state;
+    bal_recipe r;
+    bal_error err;
+    for (const bal_recipe_text *t = bal_recipe_builtin; t->name; t++) {
+        ASSERT_OK(bal_recipe_load(&r, t->name, &err));
+        ASSERT_OK(bal_recipe_check(&r, &err));
+    }
+    static const struct {
+        const char *set, *says;
+    } cases[] = {{"shift=inputs", "shift needs inputs=quantized"},
+                 {"polish=sweep", "polish needs solver=gptq"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        ASSERT_OK(bal_recipe_load(&r, "rtn", &err));
+        ASSERT_OK(bal_recipe_assign(&r, cases[i].set, &err));
+        ASSERT_FAILS(BAL_E_ARG, cases[i].says, bal_recipe_check(&r, &err));
+    }
+    ASSERT_OK(bal_recipe_assign(&r, "polish=none", &err));
+    ASSERT_OK(bal_recipe_assign(&r, "shift=inputs", &err));
+    ASSERT_OK(bal_recipe_assign(&r, "inputs=quantized", &err));
+    ASSERT_FAILS(BAL_E_ARG, "shift needs solver=gptq", bal_recipe_check(&r, &err));
+    ASSERT_OK(bal_recipe_assign(&r, "solver=gptq", &err));
+    ASSERT_OK(bal_recipe_check(&r, &err));
+    ASSERT_OK(bal_recipe_assign(&r, "clip=awq", &err));
+    ASSERT_FAILS(BAL_E_ARG, "clip=diag, block or inverse", bal_recipe_check(&r, &err));
 }
 
 static void test_names(void **state)
@@ -197,6 +240,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_published_mbq), cmocka_unit_test(test_builtin),
         cmocka_unit_test(test_canonical),     cmocka_unit_test(test_every_word),
+        cmocka_unit_test(test_fractions),     cmocka_unit_test(test_contradictions),
         cmocka_unit_test(test_names),         cmocka_unit_test(test_extends_file),
         cmocka_unit_test(test_abouts),        cmocka_unit_test(test_refused),
     };
