@@ -212,3 +212,50 @@ bal_status bal_polish(const bal_exec *e, const double *h, const float *target, i
     free(j.gradients);
     return BAL_OK;
 }
+
+/* ---- Gain -------------------------------------------------------------------------------------
+ */
+
+static void gain_row(const polish_job *j, size_t at, double *ht)
+{
+    const bal_quantized_linear *q = j->q;
+    const size_t k = (size_t)q->k, groups = (size_t)bal_group_count(q->k, q->group);
+    const size_t size = (size_t)bal_group_size(q->k, q->group);
+    const float *t = j->target + at * k;
+    uint16_t *scales = q->scales + at * groups;
+    double want = 0.0, got = 0.0;
+    memset(ht, 0, k * sizeof *ht);
+    for (size_t c = 0; c < k; c++)
+        for (size_t i = 0; i < k; i++) ht[i] += (double)t[c] * j->h[c * k + i];
+    for (size_t c = 0; c < k; c++) {
+        const size_t g = c / size;
+        const double w = (double)(q->codes[at * k + c] - q->zeros[at * groups + g]) *
+                         (double)bal_f16_to_f32(scales[g]);
+        want += ht[c] * (double)t[c];
+        got += ht[c] * w;
+    }
+    const double gain = got / want;
+    if (!(want > 0.0 && gain > 0.5 && gain < 2.0)) return;
+    for (size_t g = 0; g < groups; g++) {
+        const uint16_t s = bal_f32_to_f16((float)((double)bal_f16_to_f32(scales[g]) / gain));
+        if (s > 0 && s < 0x7c00) scales[g] = s;
+    }
+}
+
+static void gain_rows(void *ctx, size_t begin, size_t end, int lane)
+{
+    const polish_job *j = ctx;
+    for (size_t r = begin; r < end; r++)
+        gain_row(j, r, j->gradients + (size_t)lane * (size_t)j->q->k);
+}
+
+bal_status bal_unit_gain(const bal_exec *e, const double *h, const float *target,
+                         bal_quantized_linear *q, bal_error *err)
+{
+    const size_t n = (size_t)bal_pool_size(e->pool) * (size_t)q->k;
+    polish_job j = {.h = h, .target = target, .q = q, .gradients = malloc(n * sizeof(double))};
+    if (!j.gradients) return bal_nomem(err, n * sizeof(double), "gradients of rows");
+    bal_pool_run(e->pool, gain_rows, &j, (size_t)q->n, 4);
+    free(j.gradients);
+    return BAL_OK;
+}

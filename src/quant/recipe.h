@@ -95,6 +95,7 @@ typedef struct bal_recipe {
     bal_shift shift;
     int ridge; /* of the shift, in thousandths likewise */
     bal_polishing polish;
+    bool gain; /* rows of the solver are scaled to slope 1 */
     bool undo; /* of the solver's steps, those that raise the error on held-out samples */
     bal_turns turns;
     bal_template chat_template;

@@ -387,6 +387,8 @@ static bal_status build(solving *s, int group, recipe_part p, bool polish_only, 
             BAL_TRY(ranges(s, linear_of(group, i), target, p.clip, scale, q, err));
         if (p.feedback && !polish_only) BAL_TRY(bal_ldlq(j->e, &s->factor, target, q, err));
         if (p.polish) BAL_TRY(bal_polish(j->e, s->h, target, SWEEPS, refit, q, err));
+        if (j->recipe->gain && (p.feedback || p.clip))
+            BAL_TRY(bal_unit_gain(j->e, s->h, target, q, err));
     }
     return BAL_OK;
 }

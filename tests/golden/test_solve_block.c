@@ -60,6 +60,7 @@ static bal_recipe everything(void)
     r.clip = BAL_CLIP_INVERSE;
     r.shift = BAL_SHIFT_RESIDUAL;
     r.polish = BAL_POLISH_REFIT;
+    r.gain = true;
     r.undo = true;
     return r;
 }

@@ -370,7 +370,8 @@ static void test_kill_and_resume_solver(void **state)
 {
     (void)state;
     static const char *const set[] = {"group=32",       "inputs=quantized", "clip=inverse",
-                                      "shift=residual", "polish=refit",     "undo=on"};
+                                      "shift=residual", "polish=refit",     "gain=row",
+                                      "undo=on"};
     const char *whole = scratch("whole_gptq.safetensors"), *out = scratch("kill_gptq.safetensors");
     bal_quant_opts o = full_options();
     o.recipe = "gptq";

@@ -84,7 +84,7 @@ static void test_canonical(void **state)
               "\"arithmetic\":\"f32\",\"distort\":\"on\",\"clip\":\"none\","
               "\"solver\":\"round\",\"inputs\":\"float\",\"hessian\":\"balanced\","
               "\"damp\":\"0.01\",\"order\":\"diag\",\"shift\":\"off\",\"ridge\":\"0.1\","
-              "\"polish\":\"none\",\"undo\":\"off\",\"turns\":\"all\","
+              "\"polish\":\"none\",\"gain\":\"off\",\"undo\":\"off\",\"turns\":\"all\","
               "\"template\":\"chat\",\"views\":\"anyres\"}");
     free(json);
     r.bits = 5;
@@ -130,7 +130,7 @@ static void test_every_word(void **state)
             free(json);
         }
     }
-    assert_int_equal(n, 26);
+    assert_int_equal(n, 27);
 }
 
 static void test_fractions(void **state)

@@ -230,6 +230,46 @@ static void test_descent_never_climbs(void **state)
     bench_close(&b);
 }
 
+/* Behind narrow ranges rows fall short of their targets; with the gain they do not. */
+static void test_gain(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    bench b;
+    bal_moments m;
+    bal_quantized_linear q;
+    double *h, d[K], short_of = 0.0;
+    bench_open(&b, 2);
+    moments_of(&b, &m, b.x);
+    ASSERT_OK(bal_damped_matrix(&h, &m, 0.01, &err));
+    ASSERT_OK(bal_quantized_linear_create(&q, N, K, 2, GROUP, &err));
+    for (int i = 0; i < K; i++) d[i] = h[i * K + i];
+    bal_grid_search(b.pool, &(bal_quantizer){.bits = 2, .group = GROUP}, b.w, d, &q);
+    memset(b.w, 0, K * sizeof *b.w); /* a row without output stays */
+    const uint16_t kept = q.scales[0];
+    for (int pass = 0; pass < 2; pass++) {
+        for (int r = 1; r < N; r++) {
+            float row[K];
+            double got = 0.0, want = 0.0;
+            bal_quantized_row(&q, r, row);
+            for (int i = 0; i < K; i++)
+                for (int c = 0; c < K; c++) {
+                    got += (double)row[i] * h[i * K + c] * (double)b.w[r * K + c];
+                    want += (double)b.w[r * K + i] * h[i * K + c] * (double)b.w[r * K + c];
+                }
+            if (pass == 0) short_of += 1.0 - got / want;
+            if (pass == 1) assert_true(fabs(got / want - 1.0) < 1e-3);
+        }
+        ASSERT_OK(bal_unit_gain(&b.e, h, b.w, &q, &err));
+    }
+    assert_true(short_of / (N - 1) > 0.02);
+    assert_int_equal(q.scales[0], kept);
+    free(h);
+    bal_quantized_linear_free(&q);
+    bal_moments_destroy(&m);
+    bench_close(&b);
+}
+
 /* ---- Ranges -----------------------------------------------------------------------------------
  */
 
@@ -442,11 +482,17 @@ static void test_outlier(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_moments),    cmocka_unit_test(test_codes_are_gptq),
-        cmocka_unit_test(test_factor),     cmocka_unit_test(test_descent_never_climbs),
-        cmocka_unit_test(test_ranges),     cmocka_unit_test(test_ranges_of_odd_groups),
-        cmocka_unit_test(test_shift),      cmocka_unit_test(test_singular_and_dead),
-        cmocka_unit_test(test_not_finite), cmocka_unit_test(test_outlier),
+        cmocka_unit_test(test_moments),
+        cmocka_unit_test(test_codes_are_gptq),
+        cmocka_unit_test(test_factor),
+        cmocka_unit_test(test_descent_never_climbs),
+        cmocka_unit_test(test_gain),
+        cmocka_unit_test(test_ranges),
+        cmocka_unit_test(test_ranges_of_odd_groups),
+        cmocka_unit_test(test_shift),
+        cmocka_unit_test(test_singular_and_dead),
+        cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_outlier),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
