@@ -160,7 +160,7 @@ static void test_damaged(void **state)
     put_index("{'weight_map':{'a':'s1.safetensors','a':'s1.safetensors'}}");
     refused("duplicate");
     put_index("{'weight_map':");
-    refused("index.json: line 1");
+    refused("index.json: column 14");
 }
 
 static void test_nothing_there(void **state)
