@@ -7,7 +7,7 @@
 #   --samples N, --questions N, --easy-questions N   less calibration data or fewer questions
 set -euo pipefail
 . "$(dirname "$0")/scripts/common.sh"
-usage() { sed -n '2,7p' "$0"; exit 2; }
+usage() { sed -n '2,7p' "$0" >&2; exit 2; }
 args=()
 full=
 while [ $# -gt 0 ]; do
@@ -15,6 +15,7 @@ while [ $# -gt 0 ]; do
     --full) full=1 ;;
     --json) [ $# -ge 2 ] || usage; args+=(--out-json "$(realpath -m "$2")"); shift ;;
     --samples | --questions | --easy-questions) [ $# -ge 2 ] || usage; args+=("$1" "$2"); shift ;;
+    -h | --help) sed -n '2,7p' "$0"; exit 0 ;;
     *) usage ;;
   esac
   shift

@@ -12,7 +12,8 @@ all=
 case "${1:-}" in
   '') ;;
   --all) all=1 ;;
-  *) sed -n '2,9p' "$0"; exit 2 ;;
+  -h | --help) sed -n '2,9p' "$0"; exit 0 ;;
+  *) sed -n '2,9p' "$0" >&2; exit 2 ;;
 esac
 start=$SECONDS
 

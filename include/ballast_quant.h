@@ -43,15 +43,17 @@ typedef struct bal_quant_plan {
     double file_bits_per_weight;   /* of the whole file, embeddings and vision tower counted */
 } bal_quant_plan;
 
-/* Reads the checkpoint's header, recipe and data file; computes and writes nothing. */
-bal_status bal_quantize_plan(bal_quant_plan *plan, const char *model_dir,
+/* Reads the checkpoint's header, recipe and data file; computes and writes nothing. `out`: the file
+ * that the run would make, refused as bal_quantize would refuse its name; may be NULL. */
+bal_status bal_quantize_plan(bal_quant_plan *plan, const char *model_dir, const char *out,
                              const bal_quant_opts *opts, bal_error *err);
 
 /* Quantizes the checkpoint in `model_dir` (a Hugging Face folder) to the file `out`, which appears
  * when it is complete; until then pieces live in the folder OUT.partial/. Same inputs and seed,
- * same bytes, for any number of threads. BAL_E_EXISTS: out exists, or an interrupted run does, and
- * neither resume nor force says what to do. BAL_E_CANCELLED: the callback stopped it; resume goes
- * on. */
+ * same bytes, for any number of threads. An `out` in the checkpoint's folder, or that is a file the
+ * run reads, is BAL_E_ARG even with force. BAL_E_EXISTS: out exists, or an interrupted run does,
+ * and neither resume nor force says what to do. BAL_E_CANCELLED: the callback stopped it; resume
+ * goes on. */
 bal_status bal_quantize(const char *model_dir, const char *out, const bal_quant_opts *opts,
                         bal_error *err);
 

@@ -66,6 +66,28 @@ static bal_status check_target(const call *c, const char *path, const char *dir,
     return BAL_OK;
 }
 
+/* The output: never over what the run reads, --force or not. */
+static bal_status check_out(const call *c, bal_error *err)
+{
+    char dir[1024];
+    const char *out = c->pipeline.out;
+    BAL_TRY(bal_output_check(out, c->opts.force, err));
+    BAL_TRY(bal_path_dir(dir, sizeof dir, out, err));
+    if (same_inode(dir, c->pipeline.model))
+        return bal_fail(err, BAL_E_ARG, "output %s: would stand among the model's files", out);
+    if (c->opts.calib && same_file(out, c->opts.calib))
+        return bal_fail(err, BAL_E_ARG, "output %s: that is the calibration data", out);
+    if (c->opts.recipe && same_file(out, c->opts.recipe))
+        return bal_fail(err, BAL_E_ARG, "output %s: that is the recipe", out);
+    return BAL_OK;
+}
+
+static bool ends_in(const char *text, const char *ending)
+{
+    const size_t n = strlen(text), m = strlen(ending);
+    return n > m && strcmp(text + n - m, ending) == 0;
+}
+
 /* Both of its files, before hours of work that they are to show. */
 static bal_status check_report(const call *c, bal_error *err)
 {
@@ -77,7 +99,11 @@ static bal_status check_report(const call *c, bal_error *err)
         return bal_fail(err, BAL_E_ARG, "report %s: the folder %s does not exist", report, dir);
     BAL_TRY(bal_report_json_path(beside, sizeof beside, report, err));
     BAL_TRY(check_target(c, report, dir, err));
-    return check_target(c, beside, dir, err);
+    BAL_TRY(check_target(c, beside, dir, err));
+    if (!ends_in(report, ".html"))
+        return bal_fail(err, BAL_E_ARG, "report %s: the name of the page must end in .html",
+                        report);
+    return BAL_OK;
 }
 
 /* ---- Arguments -------------------------------------------------------------------------------
@@ -140,10 +166,11 @@ static bal_status prepare(call *c, const char *model_dir, const char *out,
         .record = c->opts.report ? write_report : NULL,
         .record_ctx = &c->opts,
     };
+    if (out) BAL_TRY(check_out(c, err));
     return check_report(c, err);
 }
 
-bal_status bal_quantize_plan(bal_quant_plan *plan, const char *model_dir,
+bal_status bal_quantize_plan(bal_quant_plan *plan, const char *model_dir, const char *out,
                              const bal_quant_opts *opts, bal_error *err)
 {
     call c;
@@ -151,7 +178,7 @@ bal_status bal_quantize_plan(bal_quant_plan *plan, const char *model_dir,
     char *recipe;
     if (!plan) return bal_fail(err, BAL_E_ARG, "plan is NULL");
     *plan = (bal_quant_plan){0};
-    BAL_TRY(prepare(&c, model_dir, NULL, opts, err));
+    BAL_TRY(prepare(&c, model_dir, out, opts, err));
     BAL_TRY(bal_pipeline_plan_make(&p, &c.pipeline, err));
     BAL_TRY(bal_recipe_to_json(&c.recipe, &recipe, err));
     snprintf(plan->recipe, sizeof plan->recipe, "%s", recipe);

@@ -164,16 +164,29 @@ bal_status bal_write_file(const char *path, const void *data, size_t n_bytes, ba
     return st;
 }
 
+bal_status bal_output_check(const char *path, bool force, bal_error *err)
+{
+    char dir[1024];
+    struct stat sb;
+    BAL_TRY(bal_path_dir(dir, sizeof dir, path, err));
+    if (!bal_path_is_dir(dir))
+        return bal_fail(err, BAL_E_IO, "%s: the folder %s does not exist", path, dir);
+    if (stat(path, &sb) != 0) return BAL_OK;
+    if (S_ISDIR(sb.st_mode))
+        return bal_fail(err, BAL_E_EXISTS, "%s: is a folder, a file was expected", path);
+    if (!S_ISREG(sb.st_mode)) /* renaming over a device would replace it for everybody */
+        return bal_fail(err, BAL_E_EXISTS, "%s: exists and is not a regular file", path);
+    if (!force) return bal_fail(err, BAL_E_EXISTS, "%s: exists already; --force replaces it", path);
+    return BAL_OK;
+}
+
 bal_status bal_output_begin(bal_output *o, const char *path, bool force, bal_error *err)
 {
     *o = (bal_output){.force = force};
     if (snprintf(o->path, sizeof o->path, "%s", path) >= (int)sizeof o->path)
         return bal_fail(err, BAL_E_ARG, "path too long: %.200s", path);
     snprintf(o->partial, sizeof o->partial, "%s.partial", path);
-    if (bal_path_is_dir(path))
-        return bal_fail(err, BAL_E_EXISTS, "%s: is a folder, a file was expected", path);
-    if (!force && bal_path_exists(path))
-        return bal_fail(err, BAL_E_EXISTS, "%s: exists already; --force replaces it", path);
+    BAL_TRY(bal_output_check(path, force, err));
     if (mkdir(o->partial, 0777) != 0 && errno != EEXIST)
         return bal_fail(err, BAL_E_IO, "%s: cannot create: %s", o->partial, strerror(errno));
     struct stat sb;

@@ -40,6 +40,9 @@ typedef struct bal_output {
 } bal_output;
 
 /* A symbolic link or a file in the place of the folder is BAL_E_EXISTS. */
+/* What begin() refuses without writing anything: a path in no folder, one that is a folder, a
+ * device or another thing that is no regular file, and without force one that exists. */
+bal_status bal_output_check(const char *path, bool force, bal_error *err);
 bal_status bal_output_begin(bal_output *o, const char *path, bool force, bal_error *err);
 bal_status bal_output_commit(bal_output *o, const char *part_name, bal_error *err);
 /* Removes the folder if it is empty; the files in it are the caller's. */

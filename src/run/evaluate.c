@@ -253,6 +253,7 @@ static bal_status score_question(scorer *s, const eval_item *item, const bal_seq
     BAL_TRY(run_target(s, sc, err));
     BAL_TRY(run_greedy(s, item, sc, n_prompt, max_tokens, &n_said, err));
     sc->row->n = sc->n_target;
+    sc->row->cut = n_said == max_tokens;
     BAL_TRY(text_of(&sc->row->said, s->engine->tokenizer, s->said, n_said, err));
     return is_right(&sc->row->right, sc->row->said, item->q, err);
 }
@@ -574,8 +575,8 @@ static bal_status figures(const evaluation *ev, bal_eval_result *r, const double
     if (!base) return BAL_OK;
     BAL_TRY(figure(ev, &r->kl, sums, KL, POSITIONS, NULL, err));
     BAL_TRY(figure(ev, &r->top1, sums, AGREE, POSITIONS, NULL, err));
-    BAL_TRY(figure(ev, &r->accuracy_gain, sums, RIGHT, COUNT, base, err));
-    return figure(ev, &r->nll_gain, sums, NLL, POSITIONS, base, err);
+    BAL_TRY(figure(ev, &r->accuracy_change, sums, RIGHT, COUNT, base, err));
+    return figure(ev, &r->nll_change, sums, NLL, POSITIONS, base, err);
 }
 
 static bal_status count_type(bal_eval_result *r, const char *name, bool right, bal_error *err)

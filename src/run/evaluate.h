@@ -32,6 +32,7 @@ typedef struct bal_eval_row {
     double nll;  /* sum over the positions */
     double kl;   /* sum over the positions; 0 without a reference */
     char *said;  /* the greedy answer as it came */
+    bool cut;    /* the answer ended at max_tokens */
 } bal_eval_row;
 
 typedef struct bal_eval_type {
@@ -46,9 +47,9 @@ typedef struct bal_eval_result {
     double perplexity;          /* exp(nll.value) */
     bool compared;              /* the four below are there */
     bal_interval kl, top1;
-    bal_interval accuracy_gain, nll_gain; /* model minus reference */
-    bool shared_vision;                   /* saw through the tower of an earlier, equal model */
-    double seconds;                       /* spent in this model's decoder */
+    bal_interval accuracy_change, nll_change; /* model minus reference */
+    bool shared_vision;                       /* saw through the tower of an earlier, equal model */
+    double seconds;                           /* spent in this model's decoder */
     int n_types;
     bal_eval_type *types; /* in the order of their first question; none if no question has one */
     int n_rows;

@@ -8,10 +8,12 @@ run() { "$ballast" run "$model" "$@"; }
 
 # ---- the command line: 2
 refused 2 "a command is missing" "$ballast"
-refused 2 "unknown command 'rnu'; nearest are .*'run'" "$ballast" rnu
-refused 2 "unknown flag '--verison'; nearest" "$ballast" --verison
+refused 2 "unknown command 'rnu'; did you mean 'run'" "$ballast" rnu
+refused 2 "unknown flag '--verison' (ballast" "$ballast" --verison
+refused 2 "unknown flag '--bogus' (ballast run" run -p hi --bogus
+status 0 "usage: ballast run MODEL" "$ballast" help run
 refused 2 "MODEL missing" "$ballast" run
-refused 2 "unknown flag '--max-token'; nearest are '--max-tokens'" run -p hi --max-token 3
+refused 2 "unknown flag '--max-token'; did you mean '--max-tokens'" run -p hi --max-token 3
 refused 2 "unknown flag '-z'" run -p hi -z
 refused 2 "unexpected operand 'more'" run more -p hi
 refused 2 "-p is missing" run
@@ -26,7 +28,9 @@ refused 2 "--isa: 'mmx', expected one of scalar|avx2|avx512" run -p hi --isa mmx
 refused 2 "--json takes no value" run -p hi --json=1
 refused 2 "--data is missing" "$ballast" eval "$model"
 refused 2 "MODEL... missing" "$ballast" eval
-refused 2 "chat has no JSON form" "$ballast" chat "$model" --json
+refused 2 "unknown flag '--json'" "$ballast" chat "$model" --json
+refused 2 "rows needs --json" "$ballast" eval "$model" --data nowhere.jsonl --rows
+refused 1 "not UTF-8" run -p $'\xff\xfe'
 
 # ---- what a machine lacks
 refused 1 "cuda:0.*'cpu' only" run -p hi --device cuda:0

@@ -12,6 +12,11 @@ status 2 "no key" quantize -o a.st --recipe rtn --set colour=red
 status 2 "needs calibration data" quantize -o a.st --recipe mbq
 status 1 "no such file" "$ballast" quantize nowhere -o a.st --recipe rtn
 status 1 "missing.jsonl" quantize -o a.st --calib missing.jsonl
+status 2 "contradict" quantize -o a.st --recipe rtn --bits 4 --set bits=3
+status 2 "contradict" quantize -o a.st --recipe rtn --set group=row --group 32
+status 2 "-o is empty" quantize -o "" --recipe rtn
+status 1 "nowhere/a.st: the folder nowhere does not exist" quantize -o nowhere/a.st --recipe rtn
+status 2 "must end in .html" quantize -o a.st --recipe rtn --report a.txt
 status 0 "mbq-r1" "$ballast" quantize --help-recipes
 [ -z "$(ls -d a.st* 2>/dev/null)" ] || { echo "a refused run left files"; exit 1; }
 
@@ -27,7 +32,18 @@ grep -q '"ballast_report": "1.0"' a.json
 grep -q "'\\|ballast quantize" a.html
 status 1 "exists already" quantize -o a.st --recipe rtn --bits 4
 status 1 "a.html: exists already" quantize -o b.st --recipe rtn --report a.html
+status 1 "exists already" quantize -o a.st --recipe rtn --dry-run
 status 0 "bits per weight" quantize -o a.st --recipe rtn --bits 4 --force
+
+# never over what the run reads, nor over what is no file, --force or not
+cp -r "$golden/tiled/model" copy
+cp "$golden/calib/calib.jsonl" copy.jsonl
+mkfifo pipe
+status 2 "among the model's files" "$ballast" quantize copy -o copy/model.safetensors --recipe rtn --force
+status 2 "among the model's files" "$ballast" quantize copy -o copy/config.json --recipe rtn --force
+status 2 "is the calibration data" quantize -o copy.jsonl --calib ./copy.jsonl --recipe rtn --force
+status 1 "not a regular file" quantize -o pipe --recipe rtn --force
+diff -r "$golden/tiled/model" copy && cmp "$golden/calib/calib.jsonl" copy.jsonl && [ -p pipe ]
 
 # the rows of the table and the tensors of the JSON add up to the file
 for model in a.st "$golden/tiled/model" "$golden/two_images_f16/model"; do

@@ -322,14 +322,14 @@ static void test_figures(void **state)
     assert_true(fabs(result[0].kl.value - kl / (double)n) < 1e-12 && kl > 0.0);
     assert_true(fabs(result[0].top1.value - (double)agree / (double)n) < 1e-12);
     assert_true(fabs(result[0].perplexity - exp(nll / (double)n)) < 1e-9);
-    assert_true(fabs(result[0].nll_gain.value - (result[0].nll.value - of_reference.nll.value)) <
+    assert_true(fabs(result[0].nll_change.value - (result[0].nll.value - of_reference.nll.value)) <
                 1e-12);
     assert_int_equal(result[0].n_types, 2);
     assert_string_equal(result[0].types[0].name, "picture");
     assert_int_equal(result[0].types[0].n, 5);
     /* against itself: nothing differs, to the last bit */
     assert_true(result[1].kl.value == 0.0 && result[1].kl.hi == 0.0);
-    assert_true(result[1].top1.value == 1.0 && result[1].nll_gain.hi == 0.0);
+    assert_true(result[1].top1.value == 1.0 && result[1].nll_change.hi == 0.0);
     assert_memory_equal(&result[1].nll, &of_reference.nll, sizeof of_reference.nll);
     assert_false(of_reference.compared);
     assert_true(result[1].shared_vision);

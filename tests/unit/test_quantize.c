@@ -222,7 +222,7 @@ static void test_plan(void **state)
     bal_quant_plan p;
     bal_mapping file;
     bal_error err;
-    ASSERT_OK(bal_quantize_plan(&p, source_path(MODEL), &o, &err));
+    ASSERT_OK(bal_quantize_plan(&p, source_path(MODEL), NULL, &o, &err));
     ASSERT_OK(bal_map_open(&file, reference(), &err));
     assert_int_equal(p.file_bytes, file.n_bytes);
     bal_map_close(&file);
@@ -236,7 +236,7 @@ static void test_plan(void **state)
     assert_true(p.linear_bits_per_weight >= 3.75 && p.linear_bits_per_weight < 4.2);
     assert_true(p.file_bits_per_weight > p.linear_bits_per_weight);
     o.samples = 2;
-    ASSERT_OK(bal_quantize_plan(&p, source_path(MODEL), &o, &err));
+    ASSERT_OK(bal_quantize_plan(&p, source_path(MODEL), NULL, &o, &err));
     assert_int_equal(p.samples, 2);
 }
 

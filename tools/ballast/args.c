@@ -72,22 +72,32 @@ static int distance(const char *a, const char *b)
     return row[n];
 }
 
+/* A slip of the keyboard, not another word: at most a third of the letters, and two in a short
+ * one. */
+static bool is_near(const char *given, const char *name)
+{
+    const int letters = (int)strlen(name) - (int)strspn(name, "-");
+    return distance(given, name) <= (letters < 6 ? 2 : letters / 3);
+}
+
 void bal_nearest(char *out, size_t size, const char *given, const char *const names[], size_t n)
 {
     bool taken[MAX_ARGS] = {false};
     const char *best[3];
     int n_best = 0;
-    for (; n_best < 3 && n_best < (int)n; n_best++) {
+    for (; n_best < 3; n_best++) {
         size_t at = n;
         for (size_t i = 0; i < n && i < MAX_ARGS; i++)
-            if (!taken[i] && (at == n || distance(given, names[i]) < distance(given, names[at])))
+            if (!taken[i] && is_near(given, names[i]) &&
+                (at == n || distance(given, names[i]) < distance(given, names[at])))
                 at = i;
+        if (at == n) break;
         taken[at] = true;
         best[n_best] = names[at];
     }
     out[0] = 0;
     for (int i = 0; i < n_best; i++) {
-        const char *glue = i == 0 ? "" : i == n_best - 1 ? " or " : ", ";
+        const char *glue = i == 0 ? "; did you mean " : i == n_best - 1 ? " or " : ", ";
         const size_t used = strlen(out);
         snprintf(out + used, size - used, "%s'%s'", glue, best[i]);
     }
@@ -124,7 +134,8 @@ static void set_init(arg_set *s, const bal_command *cmd, bal_common *c)
     for (size_t i = 0; i < COMMON_ARGS; i++) {
         bool shadowed = false; /* a command may give a common flag a meaning of its own */
         for (size_t j = 0; j < own; j++) shadowed |= strcmp(s->all[j]->name, common[i].name) == 0;
-        if (!shadowed) s->all[s->n++] = &s->common[i];
+        const bool hidden = cmd->no_json && common[i].out == &c->json;
+        if (!shadowed && !hidden) s->all[s->n++] = &s->common[i];
     }
 }
 
@@ -219,8 +230,7 @@ static int unknown_flag(const arg_set *s, const char *flag)
     char near[200];
     for (size_t i = 0; i < s->n; i++) names[i] = s->all[i]->name;
     bal_nearest(near, sizeof near, flag, names, s->n);
-    return bal_usage(s->cmd->name,
-                     "unknown flag '%s'; nearest are %s (ballast %s --help lists all)", flag, near,
+    return bal_usage(s->cmd->name, "unknown flag '%s'%s (ballast %s --help lists all)", flag, near,
                      s->cmd->name);
 }
 
@@ -265,8 +275,10 @@ static int read_line(arg_set *s, int argc, char **argv, const char **operands, i
             const int st = read_flag(s, argc, argv, &i);
             if (st >= 0 || s->help) return st;
         } else if (*n_operands == s->cmd->max_operands) {
-            return bal_usage(s->cmd->name, "unexpected operand '%s'; usage: ballast %s %s", argv[i],
-                             s->cmd->name, s->cmd->operands);
+            return bal_usage(s->cmd->name,
+                             "unexpected operand '%s'; usage: ballast %s %s [flags] (--help lists "
+                             "them)",
+                             argv[i], s->cmd->name, s->cmd->operands);
         } else {
             operands[(*n_operands)++] = argv[i];
         }

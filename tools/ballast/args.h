@@ -45,6 +45,7 @@ typedef struct bal_command {
     const bal_arg *args;
     size_t n_args;
     int min_operands, max_operands;
+    bool no_json; /* it has no --json */
 } bal_command;
 
 /* Flags that every command takes. */

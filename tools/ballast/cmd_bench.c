@@ -53,6 +53,7 @@ static int print_rows(const bal_bench_row *rows, int n, bool as_json)
     printf("%-13s %-7s %-12s %5s %7s %10s %8s %12s\n", "name", "isa", "shape", "rows", "threads",
            "Gweights/s", "GB/s", "spread");
     for (int i = 0; i < n; i++) print_row(&rows[i]);
+    printf("\nmedians of the rounds; spread: the slowest and the fastest round over the median\n");
     return 0;
 }
 
@@ -78,7 +79,8 @@ int bal_cmd_bench(int argc, char **argv)
                              args,
                              sizeof args / sizeof *args,
                              0,
-                             0};
+                             0,
+                             false};
     bal_common common = {0};
     int n_operands = 0;
     const int done = bal_args_read(&cmd, &common, argc, argv, NULL, &n_operands);

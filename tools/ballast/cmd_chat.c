@@ -276,12 +276,12 @@ int bal_cmd_chat(int argc, char **argv)
                              args,
                              sizeof args / sizeof args[0],
                              1,
-                             1};
+                             1,
+                             true};
     const char *model;
     int n;
     const int st = bal_args_read(&cmd, &s.common, argc, argv, &model, &n);
     if (st >= 0) return st;
-    if (s.common.json) return bal_usage("chat", "--json: chat has no JSON form, run --json has");
     if (!bal_device_known("chat", &s.common)) return 1;
     bal_interrupt_catch();
     return run(&s, model);

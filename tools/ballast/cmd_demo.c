@@ -412,7 +412,8 @@ int bal_cmd_demo(int argc, char **argv)
         args,
         sizeof args / sizeof args[0],
         0,
-        0};
+        0,
+        false};
     int n;
     const int st = bal_args_read(&cmd, &f.common, argc, argv, NULL, &n);
     if (st >= 0) return st;

@@ -36,6 +36,13 @@ static void print_interval(const char *name, const bal_interval *i, const char *
            more);
 }
 
+/* What an interval of differences says; sign +1 where more is better, -1 where less is. */
+static const char *verdict(const bal_interval *i, int sign)
+{
+    if (i->lo <= 0.0 && i->hi >= 0.0) return "no difference";
+    return sign * i->lo > 0.0 ? "better" : "worse";
+}
+
 static void print_model(const char *path, const bal_eval_result *r)
 {
     char more[64];
@@ -47,9 +54,19 @@ static void print_model(const char *path, const bal_eval_result *r)
     if (!r->compared) return;
     print_interval("KL", &r->kl, "");
     print_interval("top-1 agreement", &r->top1, "");
-    const bool real = r->accuracy_gain.lo > 0.0 || r->accuracy_gain.hi < 0.0;
-    print_interval("accuracy gain", &r->accuracy_gain, real ? "" : "no difference");
-    print_interval("NLL gain", &r->nll_gain, "");
+    print_interval("accuracy change", &r->accuracy_change, verdict(&r->accuracy_change, 1));
+    print_interval("NLL change", &r->nll_change, verdict(&r->nll_change, -1));
+}
+
+/* An answer cut short is rarely right: said, so that nobody blames the model. */
+static void warn_cut(const eval_state *s)
+{
+    const bal_eval_result *r = &s->results[0];
+    int n = 0;
+    for (int i = 0; i < r->n_rows; i++) n += r->rows[i].cut;
+    if (n && !s->f->common.quiet)
+        fprintf(stderr, "ballast eval: %d of %d answers were cut at %d tokens; see --max-tokens\n",
+                n, r->n, s->f->max_tokens);
 }
 
 /* Columns: the type, its questions, accuracy per model, the reference last. */
@@ -73,8 +90,9 @@ static void print_types(const eval_state *s)
 static void print_table(const eval_state *s)
 {
     const bal_eval_result *r = &s->results[0];
-    printf("%s: %d questions about %d pictures, %lld answer positions; 95 %% intervals\n\n",
-           s->f->data, r->n, r->n_groups, (long long)r->n_positions);
+    printf("%s: %d question%s about %d picture%s, %lld answer positions; 95 %% intervals\n\n",
+           s->f->data, r->n, r->n == 1 ? "" : "s", r->n_groups, r->n_groups == 1 ? "" : "s",
+           (long long)r->n_positions);
     for (int m = 0; m < s->f->n_models; m++) print_model(s->f->paths[m], &s->results[m]);
     if (s->f->against) {
         printf("reference ");
@@ -140,8 +158,8 @@ static json_t *model_json(const eval_state *s, const char *path, const bal_eval_
     if (r->compared) {
         put_interval(o, "kl", &r->kl);
         put_interval(o, "top1", &r->top1);
-        put_interval(o, "accuracy_gain", &r->accuracy_gain);
-        put_interval(o, "nll_gain", &r->nll_gain);
+        put_interval(o, "accuracy_change", &r->accuracy_change);
+        put_interval(o, "nll_change", &r->nll_change);
     }
     json_object_set_new(o, "shared_vision", json_boolean(r->shared_vision));
     json_object_set_new(o, "seconds", json_real(r->seconds));
@@ -226,6 +244,7 @@ static int run(const eval_flags *f)
         status = print_all_json(s);
     else
         print_table(s);
+    if (status == 0) warn_cut(s);
     close_all(s);
     free(s);
     return bal_finish("eval", status);
@@ -254,10 +273,12 @@ int bal_cmd_eval(int argc, char **argv)
         args,
         sizeof args / sizeof args[0],
         1,
-        MAX_MODELS};
+        MAX_MODELS,
+        false};
     const int st = bal_args_read(&cmd, &f.common, argc, argv, f.paths, &f.n_models);
     if (st >= 0) return st;
     if (!f.data) return bal_usage("eval", "--data is missing: a JSONL file of questions");
+    if (f.rows && !f.common.json) return bal_usage("eval", "--rows needs --json");
     if (!bal_device_known("eval", &f.common)) return 1;
     bal_interrupt_catch();
     return run(&f);

@@ -373,7 +373,8 @@ int bal_cmd_inspect(int argc, char **argv)
                              args,
                              sizeof args / sizeof args[0],
                              1,
-                             1};
+                             1,
+                             false};
     const char *path;
     int n;
     sheet s;

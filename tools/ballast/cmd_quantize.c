@@ -101,7 +101,7 @@ static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, cons
         fprintf(f, "one group per row\n");
     fprintf(f, "  data     ");
     if (p->samples)
-        fprintf(f, "%d samples\n", p->samples);
+        fprintf(f, "%d sample%s\n", p->samples, p->samples == 1 ? "" : "s");
     else
         fprintf(f, "%s\n", p->needs_data ? "missing" : "none needed");
     char a[32], b[32];
@@ -149,7 +149,7 @@ static int quantize(const quantize_flags *f, bal_quant_opts *o, const char *mode
     bal_error err;
     bal_quant_plan plan;
     bal_bar bar;
-    bal_status st = bal_quantize_plan(&plan, model, o, &err);
+    bal_status st = bal_quantize_plan(&plan, model, f->out, o, &err);
     if (st < 0) return fail(st, &err);
     if (f->dry_run) {
         if (f->common.json) return print_json(plan_json(&plan, model));
@@ -167,7 +167,22 @@ static int quantize(const quantize_flags *f, bal_quant_opts *o, const char *mode
     return print_done(f, &plan, model);
 }
 
-/* --bits and --group are shorthands of --set and win over it. */
+/* Whether one of the --set says another value of `key` than its shorthand: which of the two is
+ * meant, only the user knows. */
+static bool contradicts(const quantize_flags *f, const char *key, const char *value)
+{
+    const size_t n = strlen(key);
+    for (int i = 0; value && i < f->set.n; i++) {
+        const char *item = f->set.items[i];
+        if (strncmp(item, key, n) == 0 && item[n] == '=' && strcmp(item + n + 1, value) != 0) {
+            bal_usage("quantize", "--%s %s and --set %s contradict each other", key, value, item);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* --bits and --group are shorthands of --set. */
 static size_t overrides(const quantize_flags *f, const char *set[MAX_SET], char bits[40],
                         char group[40])
 {
@@ -237,7 +252,8 @@ int bal_cmd_quantize(int argc, char **argv)
                              args,
                              sizeof args / sizeof args[0],
                              0,
-                             1};
+                             1,
+                             false};
     const char *model = NULL;
     int n;
     const int st = bal_args_read(&cmd, &f.common, argc, argv, &model, &n);
@@ -248,6 +264,8 @@ int bal_cmd_quantize(int argc, char **argv)
     }
     if (n == 0) return bal_usage("quantize", "MODEL_DIR is missing: the folder of a checkpoint");
     if (!f.out && !f.dry_run) return bal_usage("quantize", "-o is missing: the file to make");
+    if (f.out && !f.out[0]) return bal_usage("quantize", "-o is empty: the file to make");
+    if (contradicts(&f, "bits", f.bits) || contradicts(&f, "group", f.group)) return 2;
     if (!bal_device_known("quantize", &f.common)) return 1;
     return start(&f, model, argc, argv);
 }

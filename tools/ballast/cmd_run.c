@@ -62,6 +62,13 @@ static int print_result(const run_flags *f, bal_asker *a, const char *model)
     return bal_print_json("run", out);
 }
 
+static bool is_utf8(const char *text)
+{
+    json_t *s = json_string(text);
+    json_decref(s);
+    return s != NULL;
+}
+
 static int answer(const run_flags *f, bal_asker *a, const char *model)
 {
     bal_error err;
@@ -81,6 +88,9 @@ static int answer(const run_flags *f, bal_asker *a, const char *model)
     else
         fputc('\n', stdout);
     if (!status) status = bal_finish("run", 0);
+    if (a->result.stop == BAL_STOP_CONTEXT && !f->common.quiet)
+        fprintf(stderr, "ballast run: the answer stops here because all %d positions are taken%s\n",
+                a->result.n_context, f->common.ctx ? "; see --ctx" : "");
     if (f->common.verbose || (isatty(STDERR_FILENO) && !f->common.quiet)) bal_asker_print_stats(a);
     return status;
 }
@@ -97,7 +107,9 @@ static int run(run_flags *f, const char *path)
     }
     bal_bar_init(&a.bar, f->common.quiet);
     int status = 1;
-    if (bal_asker_open(&a, path, &f->common, &f->ask, &err) < 0)
+    if (!is_utf8(a.question))
+        bal_failure("run", "the question is not UTF-8 text");
+    else if (bal_asker_open(&a, path, &f->common, &f->ask, &err) < 0)
         bal_failure("run", "%s", err.text);
     else
         status = answer(f, &a, path);
@@ -123,7 +135,8 @@ int bal_cmd_run(int argc, char **argv)
                              args,
                              sizeof args / sizeof args[0],
                              1,
-                             1};
+                             1,
+                             false};
     const char *model;
     int n;
     const int st = bal_args_read(&cmd, &f.common, argc, argv, &model, &n);

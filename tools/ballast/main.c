@@ -9,10 +9,12 @@
 #include "ballast.h"
 #include "commands.h"
 
-static const struct {
+typedef struct command {
     const char *name, *help;
     int (*fn)(int argc, char **argv);
-} commands[] = {
+} command;
+
+static const command commands[] = {
     {"bench", "what this machine can do and how much of it the kernels reach", bal_cmd_bench},
     {"chat", "a conversation about pictures", bal_cmd_chat},
     {"demo", "the tour on the embedded model", bal_cmd_demo},
@@ -34,13 +36,20 @@ static int print_help(void)
     return bal_finish(NULL, 0);
 }
 
+static const command *find(const char *name)
+{
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (strcmp(name, commands[i].name) == 0) return &commands[i];
+    return NULL;
+}
+
 static int unknown_command(const char *given)
 {
     const char *names[N_COMMANDS];
     char near[200];
     for (int i = 0; i < N_COMMANDS; i++) names[i] = commands[i].name;
     bal_nearest(near, sizeof near, given, names, N_COMMANDS);
-    return bal_usage(NULL, "unknown %s '%s'; nearest are %s (ballast --help lists all)",
+    return bal_usage(NULL, "unknown %s '%s'%s (ballast --help lists all)",
                      given[0] == '-' ? "flag" : "command", given, near);
 }
 
@@ -48,6 +57,8 @@ int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN);
     if (argc < 2) return bal_usage(NULL, "a command is missing (ballast --help lists them)");
+    if (argc == 3 && strcmp(argv[1], "help") == 0 && find(argv[2]))
+        return find(argv[2])->fn(2, (char *[]){argv[2], "--help", NULL});
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
         strcmp(argv[1], "help") == 0)
         return print_help();
@@ -55,7 +66,6 @@ int main(int argc, char **argv)
         printf("ballast %s\n", bal_version());
         return bal_finish(NULL, 0);
     }
-    for (int i = 0; i < N_COMMANDS; i++)
-        if (strcmp(argv[1], commands[i].name) == 0) return commands[i].fn(argc - 1, argv + 1);
-    return unknown_command(argv[1]);
+    const command *c = find(argv[1]);
+    return c ? c->fn(argc - 1, argv + 1) : unknown_command(argv[1]);
 }
