@@ -6,11 +6,7 @@
 #define BAL_OP_ATTENTION_H
 
 #include "op/exec.h"
-
-enum {
-    BAL_PAGE = 64,
-    BAL_MAX_HEAD_DIM = 1024, /* scratch is sized for it; configs above are refused */
-};
+#include "op/kv.h"
 
 /* A page holds up to BAL_PAGE consecutive positions: k, v [BAL_PAGE][kv_heads * head_dim]. */
 typedef struct bal_kv_page {
