@@ -9,6 +9,7 @@
 #include "kernel/gemm_nt.h"
 #include "kernel/gemm_w.h"
 #include "kernel/quant_a16.h"
+#include "kernel/widen.h"
 
 typedef struct bal_kernels {
     bal_quant_a16_fn *quant_a16;
@@ -19,6 +20,8 @@ typedef struct bal_kernels {
     bal_softmax_row_fn *softmax_row;
     bal_silu_mul_fn *silu_mul;
     bal_gelu_tanh_fn *gelu_tanh;
+    bal_widen_f16_fn *widen_f16;
+    bal_widen_i8_fn *widen_i8;
 } bal_kernels;
 
 /* Fills every pointer with the last variant of kernels.def that `isa` (base/cpu.h) can run. The

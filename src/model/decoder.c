@@ -43,15 +43,13 @@ void bal_decoder_buf_destroy(bal_decoder_buf *b)
     *b = (bal_decoder_buf){0};
 }
 
-/* Rows of k and v go to positions first .. first + m - 1 of the pages. */
 static void store_kv(const bal_rows *r, const float *k, const float *v, size_t width)
 {
-    for (int i = 0; i < r->m; i++) {
-        const int pos = r->first + i;
-        const bal_kv_page *page = &r->pages[pos / BAL_PAGE];
-        const size_t at = (size_t)(pos % BAL_PAGE) * width, from = (size_t)i * width;
-        memcpy(page->k + at, k + from, width * sizeof *k);
-        memcpy(page->v + at, v + from, width * sizeof *v);
+    for (int i = 0; i < r->n_spans; i++) {
+        const bal_kv_span *s = &r->spans[i];
+        for (int row = s->row, at = s->first; row < s->row + s->m; row++, at++)
+            bal_kv_write(r->kv, s->pages[at / BAL_PAGE], r->layer, at % BAL_PAGE,
+                         k + (size_t)row * width, v + (size_t)row * width);
     }
 }
 
@@ -60,14 +58,14 @@ void bal_decoder_attn(const bal_exec *e, const bal_text_config *c, const bal_dec
 {
     const size_t hidden = (size_t)c->hidden, q = (size_t)c->heads * (size_t)c->head_dim;
     const size_t kv = (size_t)c->kv_heads * (size_t)c->head_dim;
-    const bal_attention_shape shape = {c->heads, c->kv_heads, c->head_dim, true};
     bal_linear_forward(e, &l->q, x, hidden, r->m, b->q, q);
     bal_linear_forward(e, &l->k, x, hidden, r->m, b->k, kv);
     bal_linear_forward(e, &l->v, x, hidden, r->m, b->v, kv);
     bal_rope_apply(e, b->q, r->m, c->heads, c->head_dim, r->cos, r->sin, 1.0f);
     bal_rope_apply(e, b->k, r->m, c->kv_heads, c->head_dim, r->cos, r->sin, 1.0f);
     store_kv(r, b->k, b->v, kv);
-    bal_attention(e, &shape, b->q, r->m, r->first, r->pages, r->first + r->m, b->ctx, NULL);
+    bal_attention_cached(e, c->heads, r->kv, r->layer, b->q, r->spans, r->n_spans, NULL, b->ctx,
+                         NULL);
     bal_linear_forward(e, &l->o, b->ctx, q, r->m, out, hidden);
 }
 

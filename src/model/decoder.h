@@ -29,13 +29,15 @@ typedef struct bal_taps {
     void *ctx;
 } bal_taps;
 
-/* The rows of one sequence that pass through a block together: they stand at positions
- * first .. first + m - 1 of the sequence. */
+/* The rows that pass through a block together, of one sequence or of several: spans cover rows
+ * 0 .. m - 1 in order. Keys and values of the rows are written into the spans' pages. */
 typedef struct bal_rows {
-    int m, first;
-    const float *cos, *sin; /* [m][head_dim / 2], bal_rope_table */
-    bal_kv_page *pages;     /* this layer's pages, at least first + m positions; keys and values of
-                               these rows are written into them */
+    int m;
+    const float *cos, *sin;  /* [m][head_dim / 2], bal_rope_table */
+    const bal_kv_layout *kv; /* what the pages look like, */
+    int layer;               /* and which layer of theirs is used */
+    const bal_kv_span *spans;
+    int n_spans;
 } bal_rows;
 
 /* Work buffers for up to max_m rows. After a call, q (rotated), ctx (input of o_proj) and act

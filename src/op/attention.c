@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT
- * One work item is one head and up to 16 queries. Each page contributes scores, their exponentials
- * and a partial output, merged into (O, m, l) page after page. */
+ * One work item is one kv head and up to 16 query rows that read it: the query heads of its group
+ * at one or more positions, of one sequence or of neighbours that share their first pages. Each
+ * page contributes scores, their exponentials and a partial output, merged into (O, m, l) page
+ * after page. */
 #include "op/attention.h"
 
 #include "base/size.h"
 #include "op/scratch.h"
 
+#include <limits.h>
 #include <math.h>
 #include <string.h>
 
@@ -13,118 +16,289 @@ _Static_assert(BAL_PAGE == 64, "BAL_ATTENTION_SCRATCH counts 64 scores a row");
 
 typedef struct job {
     const bal_exec *e;
-    const bal_attention_shape *s;
+    int kv_heads, group, dim; /* group: query heads to a kv head */
+    int n_keys;               /* that every row sees, or -1: causal */
     const float *q;
-    int m, first;
-    const bal_kv_page *pages;
-    int n_keys;
+    const bal_kv_span *spans;
+    int n_spans;
+    const bal_kv_page *plain; /* NULL: pages of the spans, as the layout has them */
+    const bal_kv_layout *layout;
+    int layer;
+    bal_page_range range;
+    bool resume;
     float *out, *ml;
 } job;
 
+/* Rows of one span within a tile: its flattened rows (position, head of the group) first ..
+ * first + n - 1, at rows `at` of the tile. */
+typedef struct part {
+    const bal_kv_span *span;
+    int first, n, at;
+} part;
+
 typedef struct tile {
-    int rows, first_row; /* queries first_row .. first_row + rows - 1 of the call */
+    part parts[BAL_QUERY_TILE];
+    int n_parts, rows, shared; /* shared: pages common to all parts */
     int head;
-    float *scores;     /* [16][BAL_PAGE] */
-    float *part, *acc; /* [16][head_dim] */
-    float max[BAL_QUERY_TILE], sum[BAL_QUERY_TILE];
+    float *q;         /* [16][dim] */
+    float *scores;    /* [16][BAL_PAGE] */
+    float *sum, *acc; /* [16][dim]: of a page, of all so far */
+    float *room;      /* [BAL_PAGE][dim] for keys, then for values */
+    float max[BAL_QUERY_TILE], total[BAL_QUERY_TILE];
 } tile;
 
-/* How many keys query row i of the call sees. */
-static int visible(const job *j, int i)
+/* ---- Which rows go together ------------------------------------------------------------------ */
+
+typedef struct cursor {
+    int span, row;
+} cursor;
+
+static int span_rows(const job *j, int i)
 {
-    return j->s->causal ? j->first + i + 1 : j->n_keys;
+    return j->spans[i].m * j->group;
 }
 
-/* acc = acc * exp(max - new) + part * exp(page max - new), and the same for the sums. */
-static void merge_row(tile *t, int r, int head_dim, float page_max, float page_sum)
+/* A tile takes rows of one span; if that is all of it, further whole spans that share pages. */
+static void next_tile(const job *j, cursor *c, tile *t)
 {
-    const float top = page_max > t->max[r] ? page_max : t->max[r];
-    const float a = t->max[r] == -INFINITY ? 0.0f : expf(t->max[r] - top);
+    t->n_parts = t->rows = t->shared = 0;
+    do {
+        const int left = span_rows(j, c->span) - c->row, room = BAL_QUERY_TILE - t->rows;
+        const int n = left < room ? left : room;
+        const bal_kv_span *s = &j->spans[c->span];
+        if (t->n_parts == 1) t->shared = s->shared;
+        if (t->n_parts > 1 && s->shared < t->shared) t->shared = s->shared;
+        t->parts[t->n_parts++] = (part){s, c->row, n, t->rows};
+        t->rows += n;
+        c->row += n;
+        if (n < left) return;
+        *c = (cursor){c->span + 1, 0};
+    } while (c->span < j->n_spans && j->spans[c->span].shared > 0 &&
+             span_rows(j, c->span) <= BAL_QUERY_TILE - t->rows && t->parts[0].first == 0);
+}
+
+static int count_tiles(const job *j)
+{
+    cursor c = {0};
+    tile t;
+    int n = 0;
+    for (; c.span < j->n_spans; n++) next_tile(j, &c, &t);
+    return n;
+}
+
+/* Row of the batch and head of the query that row r of a part is. */
+static size_t query_of(const job *j, const tile *t, const part *p, int r)
+{
+    const size_t row = (size_t)(p->span->row + (p->first + r) / j->group);
+    const size_t head = (size_t)(t->head * j->group + (p->first + r) % j->group);
+    return row * (size_t)(j->kv_heads * j->group) + head;
+}
+
+/* How many keys row r of a part sees. */
+static int visible(const job *j, const part *p, int r)
+{
+    return j->n_keys >= 0 ? j->n_keys : p->span->first + (p->first + r) / j->group + 1;
+}
+
+/* ---- One page -------------------------------------------------------------------------------- */
+
+static bal_kv_tile tile_of(const job *j, const bal_kv_span *s, int page, bal_kv_part which,
+                           int head)
+{
+    if (!j->plain) return bal_kv_tile_at(j->layout, s->pages[page], j->layer, which, head);
+    const bal_kv_page *p = &j->plain[page];
+    const size_t dim = (size_t)j->dim;
+    return (bal_kv_tile){.type = BAL_KV_F32,
+                         .ld = (size_t)j->kv_heads * dim,
+                         .codes = (which == BAL_KEYS ? p->k : p->v) + (size_t)head * dim};
+}
+
+/* acc = acc * exp(max - new) + sum * exp(page max - new), and the same for the totals. */
+static void merge_row(float *acc, float *max, float *total, const float *sum, float page_max,
+                      float page_total, size_t dim)
+{
+    const float top = page_max > *max ? page_max : *max;
+    const float a = *max == -INFINITY ? 0.0f : expf(*max - top);
     const float b = expf(page_max - top);
-    float *acc = t->acc + (size_t)r * (size_t)head_dim;
-    const float *part = t->part + (size_t)r * (size_t)head_dim;
-    for (int d = 0; d < head_dim; d++) acc[d] = acc[d] * a + part[d] * b;
-    t->sum[r] = t->sum[r] * a + page_sum * b;
-    t->max[r] = top;
+    for (size_t d = 0; d < dim; d++) acc[d] = acc[d] * a + sum[d] * b;
+    *total = *total * a + page_total * b;
+    *max = top;
 }
 
 /* Scores of row r against the page's first `valid` keys become weights; the rest are zero. */
-static void exp_row(const job *j, tile *t, int r, int valid, int n, float *max, float *sum)
+static void exp_row(const job *j, float *row, int valid, int n, float *max, float *total)
 {
-    const float scale = 1.0f / sqrtf((float)j->s->head_dim);
-    float *row = t->scores + (size_t)r * BAL_PAGE;
+    const float scale = 1.0f / sqrtf((float)j->dim);
     for (int i = 0; i < valid; i++) row[i] *= scale;
     memset(row + valid, 0, (size_t)(n - valid) * sizeof *row);
-    if (valid > 0) j->e->kernels->softmax_exp(row, (size_t)valid, max, sum);
+    if (valid > 0) j->e->kernels->softmax_exp(row, (size_t)valid, max, total);
 }
 
-static void page_step(const job *j, tile *t, int page)
+/* Rows at .. at + rows - 1 of the tile over one page of span s, of which row r sees seen[r] keys
+ * and one sees n. */
+static void page_step(const job *j, tile *t, const bal_kv_span *s, int page, int at, int rows,
+                      const int *seen, int n)
 {
-    const bal_attention_shape *s = j->s;
-    const size_t dim = (size_t)s->head_dim, ldkv = (size_t)s->kv_heads * dim;
-    const size_t ldq = (size_t)s->heads * dim;
-    const size_t kv = (size_t)(t->head / (s->heads / s->kv_heads)) * dim;
-    const float *q = j->q + (size_t)t->first_row * ldq + (size_t)t->head * dim;
-    const int begin = page * BAL_PAGE;
-    const int last = visible(j, t->first_row + t->rows - 1) - begin;
-    const int n = last < BAL_PAGE ? last : BAL_PAGE;
-    float max[BAL_QUERY_TILE], sum[BAL_QUERY_TILE];
-    int valid[BAL_QUERY_TILE];
-    j->e->kernels->gemm_nt_f32((size_t)t->rows, (size_t)n, dim, q, ldq, j->pages[page].k + kv, ldkv,
-                               t->scores, BAL_PAGE);
-    for (int r = 0; r < t->rows; r++) {
-        const int seen = visible(j, t->first_row + r) - begin;
-        valid[r] = seen < 0 ? 0 : seen < n ? seen : n;
-        exp_row(j, t, r, valid[r], n, &max[r], &sum[r]);
-    }
-    j->e->kernels->gemm_nn_f32((size_t)t->rows, (size_t)n, dim, t->scores, BAL_PAGE,
-                               j->pages[page].v + kv, ldkv, t->part, dim, false);
-    for (int r = 0; r < t->rows; r++)
-        if (valid[r] > 0) merge_row(t, r, s->head_dim, max[r], sum[r]);
+    const size_t dim = (size_t)j->dim, m = (size_t)rows;
+    const bal_kernels *kernels = j->e->kernels;
+    float max[BAL_QUERY_TILE], total[BAL_QUERY_TILE];
+    float *scores = t->scores + (size_t)at * BAL_PAGE, *sum = t->sum + (size_t)at * dim;
+    size_t ld;
+    bal_kv_tile kv = tile_of(j, s, page, BAL_KEYS, t->head);
+    const float *x = bal_kv_tile_read(kernels, &kv, n, j->dim, t->room, &ld);
+    kernels->gemm_nt_f32(m, (size_t)n, dim, t->q + (size_t)at * dim, dim, x, ld, scores, BAL_PAGE);
+    for (int r = 0; r < rows; r++)
+        exp_row(j, scores + (size_t)r * BAL_PAGE, seen[r], n, &max[r], &total[r]);
+    kv = tile_of(j, s, page, BAL_VALUES, t->head);
+    x = bal_kv_tile_read(kernels, &kv, n, j->dim, t->room, &ld);
+    kernels->gemm_nn_f32(m, (size_t)n, dim, scores, BAL_PAGE, x, ld, sum, dim, false);
+    for (int r = 0; r < rows; r++)
+        if (seen[r] > 0)
+            merge_row(t->acc + (size_t)(at + r) * dim, &t->max[at + r], &t->total[at + r],
+                      sum + (size_t)r * dim, max[r], total[r], dim);
 }
 
-static void finish(const job *j, const tile *t)
+/* ---- One tile -------------------------------------------------------------------------------- */
+
+static void shared_pages(const job *j, tile *t)
 {
-    const size_t dim = (size_t)j->s->head_dim, heads = (size_t)j->s->heads;
-    for (int r = 0; r < t->rows; r++) {
-        const size_t at = ((size_t)(t->first_row + r) * heads + (size_t)t->head);
-        const float inv = 1.0f / t->sum[r];
-        for (size_t d = 0; d < dim; d++) j->out[at * dim + d] = t->acc[(size_t)r * dim + d] * inv;
-        if (!j->ml) continue;
-        j->ml[at * 2] = t->max[r];
-        j->ml[at * 2 + 1] = t->sum[r];
-    }
+    int seen[BAL_QUERY_TILE];
+    for (int r = 0; r < t->rows; r++) seen[r] = BAL_PAGE;
+    const int end = t->shared < j->range.end ? t->shared : j->range.end;
+    for (int page = j->range.begin; page < end; page++)
+        page_step(j, t, t->parts[0].span, page, 0, t->rows, seen, BAL_PAGE);
 }
 
-static void item(const job *j, size_t index, float *scratch)
+static void own_pages(const job *j, tile *t, const part *p)
 {
-    const int tiles = (j->m + BAL_QUERY_TILE - 1) / BAL_QUERY_TILE;
-    const size_t dim = (size_t)j->s->head_dim;
-    tile t = {.head = (int)index / tiles, .first_row = (int)index % tiles * BAL_QUERY_TILE};
-    t.rows = j->m - t.first_row < BAL_QUERY_TILE ? j->m - t.first_row : BAL_QUERY_TILE;
-    t.scores = scratch;
-    t.part = t.scores + BAL_QUERY_TILE * BAL_PAGE;
-    t.acc = t.part + BAL_QUERY_TILE * dim;
-    memset(t.acc, 0, (size_t)t.rows * dim * sizeof *t.acc);
-    for (int r = 0; r < t.rows; r++) {
-        t.max[r] = -INFINITY;
-        t.sum[r] = 0.0f;
+    const int keys = visible(j, p, p->n - 1);
+    int page = t->shared > j->range.begin ? t->shared : j->range.begin;
+    for (; page < j->range.end && page * BAL_PAGE < keys; page++) {
+        const int left = keys - page * BAL_PAGE, n = left < BAL_PAGE ? left : BAL_PAGE;
+        int seen[BAL_QUERY_TILE];
+        for (int r = 0; r < p->n; r++) {
+            const int v = visible(j, p, r) - page * BAL_PAGE;
+            seen[r] = v < 0 ? 0 : v < n ? v : n;
+        }
+        page_step(j, t, p->span, page, p->at, p->n, seen, n);
     }
-    const int keys = visible(j, t.first_row + t.rows - 1);
-    for (int page = 0; page * BAL_PAGE < keys; page++) page_step(j, &t, page);
-    finish(j, &t);
 }
 
+static void load_rows(const job *j, tile *t, const part *p)
+{
+    const size_t dim = (size_t)j->dim;
+    for (int r = 0; r < p->n; r++) {
+        const size_t from = query_of(j, t, p, r), at = (size_t)(p->at + r);
+        memcpy(t->q + at * dim, j->q + from * dim, dim * sizeof *t->q);
+        t->max[at] = j->resume ? j->ml[2 * from] : -INFINITY;
+        t->total[at] = j->resume ? j->ml[2 * from + 1] : 0.0f;
+        if (j->resume)
+            memcpy(t->acc + at * dim, j->out + from * dim, dim * sizeof *t->acc);
+        else
+            memset(t->acc + at * dim, 0, dim * sizeof *t->acc);
+    }
+}
+
+static void store_rows(const job *j, const tile *t, const part *p)
+{
+    const size_t dim = (size_t)j->dim;
+    for (int r = 0; r < p->n; r++) {
+        const size_t to = query_of(j, t, p, r), at = (size_t)(p->at + r);
+        const float ml[2] = {t->max[at], t->total[at]};
+        memcpy(j->out + to * dim, t->acc + at * dim, dim * sizeof *t->acc);
+        if (j->ml) memcpy(j->ml + 2 * to, ml, sizeof ml);
+        if (!j->resume) bal_attention_finish(j->out + to * dim, ml, 1, dim);
+    }
+}
+
+static void run_tile(const job *j, tile *t, int head, float *scratch)
+{
+    const size_t row = (size_t)BAL_QUERY_TILE * (size_t)j->dim;
+    t->head = head;
+    t->scores = scratch;
+    t->q = t->scores + BAL_QUERY_TILE * BAL_PAGE;
+    t->sum = t->q + row;
+    t->acc = t->sum + row;
+    t->room = t->acc + row;
+    for (int i = 0; i < t->n_parts; i++) load_rows(j, t, &t->parts[i]);
+    shared_pages(j, t);
+    for (int i = 0; i < t->n_parts; i++) own_pages(j, t, &t->parts[i]);
+    for (int i = 0; i < t->n_parts; i++) store_rows(j, t, &t->parts[i]);
+}
+
+/* Items are tile by tile, each with all its heads; a lane walks the list from its start. */
 static void items(void *ctx, size_t begin, size_t end, int lane)
 {
     const job *j = ctx;
-    for (size_t i = begin; i < end; i++) item(j, i, bal_exec_lane(j->e, lane));
+    const size_t heads = (size_t)j->kv_heads;
+    cursor c = {0};
+    tile t;
+    for (size_t at = 0, i = begin; i < end; at++) {
+        next_tile(j, &c, &t);
+        for (; i < end && i / heads == at; i++)
+            run_tile(j, &t, (int)(i % heads), bal_exec_lane(j->e, lane));
+    }
+}
+
+static void run(job *j)
+{
+    const size_t n = (size_t)count_tiles(j) * (size_t)j->kv_heads;
+    if (n > 0) bal_pool_run(j->e->pool, items, j, n, 1);
 }
 
 void bal_attention(const bal_exec *e, const bal_attention_shape *s, const float *q, int m,
                    int first, const bal_kv_page *pages, int n_keys, float *out, float *ml)
 {
-    const job j = {e, s, q, m, first, pages, n_keys, out, ml};
-    const size_t tiles = bal_ceil_div((size_t)m, BAL_QUERY_TILE);
-    bal_pool_run(e->pool, items, (void *)(uintptr_t)&j, tiles * (size_t)s->heads, 1);
+    const bal_kv_span span = {.m = m, .first = first};
+    job j = {.e = e,
+             .kv_heads = s->kv_heads,
+             .group = s->heads / s->kv_heads,
+             .dim = s->head_dim,
+             .n_keys = s->causal ? -1 : n_keys,
+             .q = q,
+             .spans = &span,
+             .n_spans = 1,
+             .plain = pages,
+             .range = {0, INT_MAX},
+             .out = out,
+             .ml = ml};
+    run(&j);
+}
+
+void bal_attention_cached(const bal_exec *e, int heads, const bal_kv_layout *layout, int layer,
+                          const float *q, const bal_kv_span *spans, int n_spans,
+                          const bal_page_range *range, float *out, float *ml)
+{
+    job j = {.e = e,
+             .kv_heads = layout->heads,
+             .group = heads / layout->heads,
+             .dim = layout->dim,
+             .n_keys = -1,
+             .q = q,
+             .spans = spans,
+             .n_spans = n_spans,
+             .layout = layout,
+             .layer = layer,
+             .range = range ? *range : (bal_page_range){0, INT_MAX},
+             .resume = range != NULL,
+             .out = out,
+             .ml = ml};
+    run(&j);
+}
+
+void bal_attention_merge(float *o, float *ml, const float *from, const float *from_ml, size_t n,
+                         size_t dim)
+{
+    for (size_t i = 0; i < n; i++)
+        if (from_ml[2 * i] != -INFINITY)
+            merge_row(o + i * dim, &ml[2 * i], &ml[2 * i + 1], from + i * dim, from_ml[2 * i],
+                      from_ml[2 * i + 1], dim);
+}
+
+void bal_attention_finish(float *o, const float *ml, size_t n, size_t dim)
+{
+    for (size_t i = 0; i < n; i++) {
+        const float inv = 1.0f / ml[2 * i + 1];
+        for (size_t d = 0; d < dim; d++) o[i * dim + d] *= inv;
+    }
 }

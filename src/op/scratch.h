@@ -12,7 +12,9 @@ enum {
     BAL_QUERY_TILE = 16,
 };
 #define BAL_GRAD_SCRATCH ((size_t)BAL_GRAD_TILE * BAL_GRAD_TILE * sizeof(float))
-/* scores [16][64], partial output and output [16][head_dim] */
-#define BAL_ATTENTION_SCRATCH ((size_t)BAL_QUERY_TILE * (64 + 2 * BAL_MAX_HEAD_DIM) * sizeof(float))
+/* scores [16][64]; queries, a page's output, output [16][head_dim]; keys or values [64][head_dim]
+ */
+#define BAL_ATTENTION_SCRATCH                                                                      \
+    (((size_t)BAL_QUERY_TILE * (64 + 3 * BAL_MAX_HEAD_DIM) + 64 * BAL_MAX_HEAD_DIM) * sizeof(float))
 
 #endif

@@ -9,19 +9,17 @@
 
 #include <stdlib.h>
 
-static bal_status make_pages(bal_pass *p, size_t width, bal_error *err)
+static bal_status make_pages(bal_pass *p, const bal_text_config *c, bal_error *err)
 {
     const size_t n = bal_ceil_div((size_t)p->max_len, BAL_PAGE);
-    size_t floats;
-    if (!bal_size_mul(n * 2 * BAL_PAGE, width * sizeof(float), &floats))
+    size_t bytes;
+    BAL_TRY(bal_kv_layout_init(&p->kv, BAL_KV_F32, 1, c->kv_heads, c->head_dim, err));
+    if (!bal_size_mul(n, p->kv.page_bytes, &bytes))
         return bal_fail(err, BAL_E_ARG, "a calibration sample of %d positions", p->max_len);
     p->pages = calloc(n, sizeof *p->pages);
-    p->page_memory = malloc(floats);
-    if (!p->pages || !p->page_memory) return bal_nomem(err, floats, "keys and values of a sample");
-    for (size_t i = 0; i < n; i++) {
-        p->pages[i].k = p->page_memory + 2 * i * BAL_PAGE * width;
-        p->pages[i].v = p->pages[i].k + BAL_PAGE * width;
-    }
+    p->page_memory = aligned_alloc(64, bytes);
+    if (!p->pages || !p->page_memory) return bal_nomem(err, bytes, "keys and values of a sample");
+    for (size_t i = 0; i < n; i++) p->pages[i] = p->page_memory + i * p->kv.page_bytes;
     return BAL_OK;
 }
 
@@ -47,7 +45,7 @@ bal_status bal_pass_create(bal_pass *p, const bal_text_config *c, int max_len, b
     if (max_len < 1)
         return bal_fail(err, BAL_E_ARG, "calibration samples of %d positions", max_len);
     bal_status st = bal_decoder_buf_create(&p->buf, c, max_len, err);
-    if (st >= 0) st = make_pages(p, (size_t)c->kv_heads * (size_t)c->head_dim, err);
+    if (st >= 0) st = make_pages(p, c, err);
     if (st >= 0) st = make_angles(p, c, err);
     if (st < 0) bal_pass_destroy(p);
     return st;
@@ -63,9 +61,11 @@ void bal_pass_destroy(bal_pass *p)
     *p = (bal_pass){0};
 }
 
-bal_rows bal_pass_rows(const bal_pass *p, int n)
+bal_rows bal_pass_rows(bal_pass *p, int n)
 {
-    return (bal_rows){.m = n, .first = 0, .cos = p->cos, .sin = p->sin, .pages = p->pages};
+    p->span = (bal_kv_span){.m = n, .pages = p->pages};
+    return (bal_rows){
+        .m = n, .cos = p->cos, .sin = p->sin, .kv = &p->kv, .spans = &p->span, .n_spans = 1};
 }
 
 static bool not_finite(float x)

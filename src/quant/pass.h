@@ -9,16 +9,19 @@
 typedef struct bal_pass {
     int max_len;
     bal_decoder_buf buf;
-    bal_kv_page *pages;
-    float *page_memory;
+    bal_kv_layout kv; /* of one layer, f32 */
+    uint8_t **pages;
+    uint8_t *page_memory;
+    bal_kv_span span; /* the sample of the last bal_pass_rows */
     float *cos, *sin; /* [max_len][head_dim / 2] */
 } bal_pass;
 
 bal_status bal_pass_create(bal_pass *p, const bal_text_config *c, int max_len, bal_error *err);
 void bal_pass_destroy(bal_pass *p); /* idempotent; zeroed struct is fine */
 
-/* The rows of a sample of n <= max_len positions; borrows p's tables and pages. */
-bal_rows bal_pass_rows(const bal_pass *p, int n);
+/* The rows of a sample of n <= max_len positions; borrows p's tables and pages until the next call.
+ */
+bal_rows bal_pass_rows(bal_pass *p, int n);
 
 /* First NaN or Inf among n floats, or -1. */
 long bal_first_not_finite(const float *x, size_t n);

@@ -1,20 +1,13 @@
 /* SPDX-License-Identifier: MIT
- * One conversation: the KV cache, and for each cached position what it is. Owned by one thread at a
- * time; everything is allocated at creation. */
+ * One conversation alone on a model: its cached positions, and for each what it is. A thin owner of
+ * a paged cache and of a step of the decoder; many conversations together are the scheduler's.
+ * Owned by one thread at a time; everything is allocated at creation. */
 #ifndef BAL_RUN_SESSION_H
 #define BAL_RUN_SESSION_H
 
 #include "base/arena.h"
-#include "base/modality.h"
-#include "run/engine.h"
-
-/* What a cached position stands for. */
-typedef struct bal_token_info {
-    int32_t id;       /* token id; the image token at VISION positions */
-    int32_t pos[3];   /* rotary positions (t, h, w); equal for 1-D families */
-    int32_t image;    /* running number of the picture, -1 for text */
-    uint8_t modality; /* bal_modality */
-} bal_token_info;
+#include "run/forward.h"
+#include "run/kv_cache.h"
 
 typedef struct bal_session {
     const bal_engine *engine;
@@ -23,14 +16,18 @@ typedef struct bal_session {
     int ctx;              /* capacity in positions */
     int n;                /* positions in use */
     bal_token_info *info; /* [ctx] */
-    bal_kv_page *pages;   /* [layers][ctx / BAL_PAGE, rounded up] */
-    bal_decoder_buf buf;
-    float *h;      /* [chunk][hidden] */
+    bal_kv_pool pool;
+    bal_kv_seq seq;
+    bal_forward forward;
+    float *row;    /* [hidden] of a pushed token */
     float *logits; /* [vocab] of the last position */
 } bal_session;
 
-/* ctx may not exceed the model's maximum. */
+/* ctx may not exceed the model's maximum. The cache holds f32, so that nothing is lost. */
 bal_status bal_session_create(bal_session *s, const bal_engine *engine, int ctx, bal_error *err);
+/* The same with a cache of that type. */
+bal_status bal_session_create_kv(bal_session *s, const bal_engine *engine, int ctx,
+                                 bal_kv_type type, bal_error *err);
 void bal_session_destroy(bal_session *s); /* idempotent; zeroed struct is fine */
 
 /* Logits of one row, [vocab], valid during the call. row counts within the appended rows. */

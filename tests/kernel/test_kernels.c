@@ -332,6 +332,45 @@ static bool check_unary(const char *name, bal_gelu_tanh_fn *fn, bal_gelu_tanh_fn
     return outputs_agree(name, seed, shape);
 }
 
+static bool check_widen_f16(const char *name, bal_widen_f16_fn *fn, bal_widen_f16_fn *ref,
+                            uint64_t seed)
+{
+    const int mode = trial % MODES;
+    const size_t n = pick(1, 200);
+    uint16_t *x = input(0, n * sizeof *x, 2 * pick(0, 31));
+    for (size_t i = 0; i < n; i++) {
+        float v;
+        fill_floats(&v, 1, mode, 65504.0f);
+        x[i] = mode == SPECIAL && pick(0, 20) == 0 ? 0x7e01 : bal_f32_to_f16(v * 0x1p-4f);
+        if (mode == SUBNORMAL) x[i] = (uint16_t)pick(0, 0x3ff);
+    }
+    float *want, *got;
+    outputs(n, &want, &got);
+    ref(want, x, n);
+    fn(got, x, n);
+    char shape[64];
+    snprintf(shape, sizeof shape, "mode=%d n=%zu", mode, n);
+    return outputs_agree(name, seed, shape);
+}
+
+static bool check_widen_i8(const char *name, bal_widen_i8_fn *fn, bal_widen_i8_fn *ref,
+                           uint64_t seed)
+{
+    const int mode = trial % MODES;
+    const size_t n = pick(1, 200);
+    int8_t *x = input(0, n, pick(0, 63));
+    float scale;
+    fill_floats(&scale, 1, mode, 0x1.fffffep120f);
+    for (size_t i = 0; i < n; i++) x[i] = (int8_t)((int)pick(0, 254) - 127);
+    float *want, *got;
+    outputs(n, &want, &got);
+    ref(want, x, scale, n);
+    fn(got, x, scale, n);
+    char shape[64];
+    snprintf(shape, sizeof shape, "mode=%d n=%zu scale=%a", mode, n, (double)scale);
+    return outputs_agree(name, seed, shape);
+}
+
 #define check_gelu_tanh                      check_unary
 #define check_gemm_w2(name, fn, ref, seed)   check_gemm_w(name, fn, ref, seed, 2)
 #define check_gemm_w3(name, fn, ref, seed)   check_gemm_w(name, fn, ref, seed, 3)

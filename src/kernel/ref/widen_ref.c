@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: MIT
+ * Definition of widen_f16 and widen_i8. */
+#include "kernel/widen.h"
+
+#include "base/half.h"
+
+bal_widen_f16_fn bal_widen_f16_ref;
+bal_widen_i8_fn bal_widen_i8_ref;
+
+void bal_widen_f16_ref(float *y, const uint16_t *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] = bal_f16_to_f32(x[i]);
+}
+
+void bal_widen_i8_ref(float *y, const int8_t *x, float scale, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] = (float)x[i] * scale;
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+#include "run/forward.h"
+
+#include "base/size.h"
+#include "op/pointwise.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bal_status allocate(bal_forward *f, bal_error *err)
+{
+    const bal_text_config *c = &f->engine->model.config.text;
+    const size_t rows = (size_t)f->max_rows, picks = (size_t)f->max_logits;
+    const size_t hidden = bal_round_up((size_t)c->hidden, 16);
+    const size_t floats = rows * hidden + picks * hidden +
+                          picks * bal_round_up((size_t)c->vocab, 16) + bal_round_up(3 * rows, 16);
+    float *p = aligned_alloc(64, floats * sizeof *p);
+    if (!p) return bal_nomem(err, floats * sizeof *p, "rows of the decoder");
+    f->memory = f->h = p;
+    f->picked = f->h + rows * hidden;
+    f->logits = f->picked + picks * hidden;
+    f->pos = (int32_t(*)[3])(void *)(f->logits + picks * bal_round_up((size_t)c->vocab, 16));
+    return bal_decoder_buf_create(&f->buf, c, f->max_rows, err);
+}
+
+bal_status bal_forward_create(bal_forward *f, const bal_engine *engine, const bal_exec *exec,
+                              int max_rows, int max_logits, bal_error *err)
+{
+    *f = (bal_forward){
+        .engine = engine, .exec = exec, .max_rows = max_rows, .max_logits = max_logits};
+    const bal_status st = allocate(f, err);
+    if (st < 0) bal_forward_destroy(f);
+    return st;
+}
+
+void bal_forward_destroy(bal_forward *f)
+{
+    bal_decoder_buf_destroy(&f->buf);
+    free(f->memory);
+    *f = (bal_forward){0};
+}
+
+static void angles(bal_forward *f, int m)
+{
+    const bal_text_config *c = &f->engine->model.config.text;
+    int32_t *flat = (int32_t *)(void *)f->buf.act; /* free until the blocks run */
+    for (int i = 0; i < m; i++) flat[i] = f->pos[i][0];
+    bal_rope_table(flat, m, c->head_dim, c->rope_theta, f->buf.cos, f->buf.sin);
+}
+
+void bal_forward_blocks(bal_forward *f, const bal_kv_layout *kv, const bal_kv_span *spans,
+                        int n_spans, int m, bal_taps taps)
+{
+    const bal_model *model = &f->engine->model;
+    const bal_text_config *c = &model->config.text;
+    angles(f, m);
+    bal_rows rows = {
+        .m = m, .cos = f->buf.cos, .sin = f->buf.sin, .kv = kv, .spans = spans, .n_spans = n_spans};
+    for (int l = 0; l < c->layers; l++) {
+        rows.layer = l;
+        bal_decoder_block(f->exec, c, &model->layers[l], &rows, f->h, &f->buf, l, taps);
+    }
+}
+
+void bal_forward_logits(bal_forward *f, const int *rows, int n, bal_taps taps)
+{
+    const size_t hidden = (size_t)f->engine->model.config.text.hidden;
+    for (int i = 0; i < n; i++)
+        memcpy(f->picked + (size_t)i * hidden, f->h + (size_t)rows[i] * hidden,
+               hidden * sizeof *f->h);
+    bal_decoder_logits(f->exec, &f->engine->model, f->picked, n, &f->buf, f->logits, taps);
+}
+
+bal_status bal_logits_check(const float *logits, int n, int position, bal_error *err)
+{
+    for (int i = 0; i < n; i++)
+        if (!isfinite(logits[i]))
+            return bal_fail(err, BAL_E_NUMERIC, "logit %d at position %d is %f", i, position,
+                            (double)logits[i]);
+    return BAL_OK;
+}

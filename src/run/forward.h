@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT
+ * A step of the decoder: rows of one sequence or of many through all blocks, and logits of some of
+ * them. Owns the work memory; nothing is allocated after creation. A row's bits depend neither on
+ * the rows beside it nor on their number. */
+#ifndef BAL_RUN_FORWARD_H
+#define BAL_RUN_FORWARD_H
+
+#include "run/engine.h"
+
+typedef struct bal_forward {
+    const bal_engine *engine;
+    const bal_exec *exec;
+    bal_decoder_buf buf;
+    int max_rows, max_logits;
+    float *h;          /* [max_rows][hidden] in: embeddings; out: of the last block */
+    int32_t (*pos)[3]; /* [max_rows] in: rotary positions */
+    float *picked;     /* [max_logits][hidden] */
+    float *logits;     /* [max_logits][vocab] */
+    void *memory;
+} bal_forward;
+
+/* exec must outlive it and is used by its calls only while they run. */
+bal_status bal_forward_create(bal_forward *f, const bal_engine *engine, const bal_exec *exec,
+                              int max_rows, int max_logits, bal_error *err);
+void bal_forward_destroy(bal_forward *f); /* idempotent; zeroed struct is fine */
+
+/* f->h and f->pos hold m <= max_rows rows; spans cover them. Keys and values go to the spans'
+ * pages, which are laid out as kv says. */
+void bal_forward_blocks(bal_forward *f, const bal_kv_layout *kv, const bal_kv_span *spans,
+                        int n_spans, int m, bal_taps taps);
+/* Logits of n <= max_logits of those rows into f->logits. */
+void bal_forward_logits(bal_forward *f, const int *rows, int n, bal_taps taps);
+
+/* BAL_E_NUMERIC names the logit and the position if one of n is not finite. */
+bal_status bal_logits_check(const float *logits, int n, int position, bal_error *err);
+
+#endif

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: MIT
+ * What a position of a sequence stands for, from the prompt to the cache. */
+#ifndef BAL_RUN_TOKEN_H
+#define BAL_RUN_TOKEN_H
+
+#include "base/modality.h"
+
+#include <stdint.h>
+
+typedef struct bal_token_info {
+    int32_t id;       /* token id; the image token at VISION positions */
+    int32_t pos[3];   /* rotary positions (t, h, w); equal for 1-D families */
+    int32_t image;    /* running number of the picture, -1 for text */
+    uint8_t modality; /* bal_modality */
+} bal_token_info;
+
+#endif
