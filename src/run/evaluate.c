@@ -106,18 +106,10 @@ typedef struct scoring {
     bal_eval_row *row;
 } scoring;
 
-static double log_sum_exp(const float *x, int n)
-{
-    const double top = (double)x[bal_argmax(x, n)];
-    double sum = 0.0;
-    for (int i = 0; i < n; i++) sum += exp((double)x[i] - top);
-    return top + log(sum);
-}
-
 /* KL(p || q) of softmaxes, in nats; rounding must not make it negative. */
 static double divergence(const float *p, const float *q, double log_q, int n)
 {
-    const double log_p = log_sum_exp(p, n);
+    const double log_p = bal_log_sum_exp(p, n);
     double sum = 0.0;
     for (int i = 0; i < n; i++) {
         const double lp = (double)p[i] - log_p;
@@ -129,7 +121,7 @@ static double divergence(const float *p, const float *q, double log_q, int n)
 static void score_position(scoring *s, const float *logits)
 {
     const int32_t target = s->target[s->at], top = bal_argmax(logits, s->vocab);
-    const double log_q = log_sum_exp(logits, s->vocab);
+    const double log_q = bal_log_sum_exp(logits, s->vocab);
     const size_t offset = (size_t)s->at * (size_t)s->vocab;
     s->row->nll += log_q - (double)logits[target];
     if (s->keep) memcpy(s->keep + offset, logits, (size_t)s->vocab * sizeof *logits);

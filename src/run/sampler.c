@@ -4,9 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-bal_status bal_sampler_create(bal_sampler *s, const bal_sampling *opts, int vocab, bal_error *err)
+bal_status bal_sampling_check(const bal_sampling *opts, bal_error *err)
 {
-    *s = (bal_sampler){.s = *opts, .vocab = vocab};
     if (!(opts->temperature >= 0.0f && opts->temperature <= 100.0f))
         return bal_fail(err, BAL_E_ARG, "temperature: %g, expected 0 to 100",
                         (double)opts->temperature);
@@ -14,6 +13,13 @@ bal_status bal_sampler_create(bal_sampler *s, const bal_sampling *opts, int voca
     if (!(opts->top_p > 0.0f && opts->top_p <= 1.0f))
         return bal_fail(err, BAL_E_ARG, "top_p: %g, expected more than 0, at most 1",
                         (double)opts->top_p);
+    return BAL_OK;
+}
+
+bal_status bal_sampler_create(bal_sampler *s, const bal_sampling *opts, int vocab, bal_error *err)
+{
+    *s = (bal_sampler){.s = *opts, .vocab = vocab};
+    BAL_TRY(bal_sampling_check(opts, err));
     s->work = malloc((size_t)vocab * sizeof *s->work);
     if (!s->work) return bal_nomem(err, (size_t)vocab * sizeof *s->work, "sampler");
     bal_rng_seed(&s->rng, opts->seed);
@@ -32,6 +38,14 @@ int32_t bal_argmax(const float *x, int n)
     for (int i = 1; i < n; i++)
         if (x[i] > x[best]) best = i;
     return best;
+}
+
+double bal_log_sum_exp(const float *x, int n)
+{
+    const double top = (double)x[bal_argmax(x, n)];
+    double sum = 0.0;
+    for (int i = 0; i < n; i++) sum += exp((double)x[i] - top);
+    return top + log(sum);
 }
 
 /* Descending probability; ascending id where equal, so that sorting is deterministic. */
@@ -54,7 +68,7 @@ static int likely(const bal_sampler *s, const float *logits)
     int n = 0;
     for (int i = 0; i < s->vocab; i++) {
         const double p = exp((double)(logits[i] - top) / (double)s->s.temperature) / sum;
-        if (p >= cut || logits[i] == top) s->work[n++] = (bal_candidate){(float)p, i};
+        if ((p >= cut && p > 0.0) || logits[i] == top) s->work[n++] = (bal_candidate){(float)p, i};
     }
     return n;
 }

@@ -27,11 +27,15 @@ typedef struct bal_sampler {
 } bal_sampler;
 
 /* BAL_E_ARG names the option that is out of range. */
+bal_status bal_sampling_check(const bal_sampling *s, bal_error *err);
 bal_status bal_sampler_create(bal_sampler *s, const bal_sampling *opts, int vocab, bal_error *err);
 void bal_sampler_destroy(bal_sampler *s);
 
-/* logits [vocab], finite. Of equal logits the lowest id wins. */
+/* logits [vocab], finite or -inf (never chosen), at least one finite. Of equal logits the lowest id
+ * wins. */
 int32_t bal_sampler_next(bal_sampler *s, const float *logits);
 int32_t bal_argmax(const float *x, int n);
+/* log of the sum of exp(x[i]) in double; what a logit lacks to its log-probability. */
+double bal_log_sum_exp(const float *x, int n);
 
 #endif

@@ -12,42 +12,17 @@
 #ifndef BAL_RUN_SCHEDULER_H
 #define BAL_RUN_SCHEDULER_H
 
-#include "base/hash.h"
-#include "image/image.h"
-#include "op/kv.h"
 #include "run/engine.h"
+#include "run/picture.h"
+#include "run/rules.h"
 #include "run/sampler.h"
 #include "text/chat.h"
 
 typedef struct bal_scheduler bal_scheduler;
 
-/* ---- Pictures ----------------------------------------------------------------------------------
- * A decoded picture that several requests share. Counted references; thread-safe. */
-typedef struct bal_picture bal_picture;
-
-/* Takes *image over (and empties it) and hashes its pixels. One reference, the caller's. */
-bal_status bal_picture_create(bal_picture **out, bal_image *image, bal_error *err);
-bal_picture *bal_picture_retain(bal_picture *p);
-void bal_picture_release(bal_picture *p); /* NULL is fine */
-const bal_image *bal_picture_image(const bal_picture *p);
-/* SHA-256 of size and pixels. */
-const uint8_t *bal_picture_digest(const bal_picture *p);
-
 /* ---- A request ------------------------------------------------------------------------------- */
 
 enum { BAL_MAX_TOP_LOGPROBS = 20, BAL_MAX_STOP_IDS = 16, BAL_MAX_REQUEST_IMAGES = 1024 };
-
-typedef struct bal_logit_bias {
-    int32_t id;
-    float bias; /* added to the logit; -100 or less forbids the token */
-} bal_logit_bias;
-
-/* Which tokens may come next, for grammars. `ids` are the n tokens generated so far; clear the bit
- * of every token that may not follow (bit id % 64 of allowed[id / 64]; all are set on entry, stop
- * ids included). A failure ends the request with that status and sentence; so does a mask that
- * allows nothing. Called on the engine thread, once per token, in order. */
-typedef bal_status bal_mask_fn(void *ctx, const int32_t *ids, int n, uint64_t *allowed,
-                               bal_error *err);
 
 typedef struct bal_request_event bal_request_event;
 typedef void bal_event_fn(void *ctx, const bal_request_event *event);
@@ -95,11 +70,6 @@ typedef enum bal_finish {
     BAL_FINISH_CANCELLED, /* bal_scheduler_cancel or _stop */
     BAL_FINISH_ERROR,     /* event->error says why */
 } bal_finish;
-
-typedef struct bal_token_prob {
-    int32_t id;
-    float logprob; /* natural log */
-} bal_token_prob;
 
 /* Tokens are counted in positions; a cached position was not computed for this request. */
 typedef struct bal_usage {

@@ -14,4 +14,12 @@ typedef struct bal_token_info {
     uint8_t modality; /* bal_modality */
 } bal_token_info;
 
+/* Rotary position of what comes behind a token: behind its largest coordinate, which closes a
+ * picture's block as well. */
+static inline int32_t bal_next_pos(const bal_token_info *last)
+{
+    const int32_t hw = last->pos[1] > last->pos[2] ? last->pos[1] : last->pos[2];
+    return 1 + (last->pos[0] > hw ? last->pos[0] : hw);
+}
+
 #endif
