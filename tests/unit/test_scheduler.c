@@ -1,0 +1,480 @@
+/* SPDX-License-Identifier: MIT
+ * Many requests on one model: the tokens of each are its own, whatever runs beside it, is cached,
+ * is cut or is cancelled; a picture is encoded once; nothing is lost in random histories; what
+ * cannot run is refused or ended with a sentence while the others go on. */
+#include "check.h"
+
+#include "run/scheduler.h"
+#include "run/sequence.h"
+
+#include <math.h>
+#include <pthread.h>
+
+static const char MODEL[] = "tests/golden/tiled/model";
+static const char PICTURE[] = "tests/golden/tiled/picture0_100x70.png";
+static const char OTHER[] = "tests/golden/two_images/picture0_90x60.png";
+
+enum { MAX_SAID = 320, CTX = 512, PAIRS = 16 };
+
+/* ---- What a request brought ------------------------------------------------------------------ */
+
+typedef struct heard {
+    int32_t ids[MAX_SAID], top[MAX_SAID];
+    float logprob[MAX_SAID];
+    int n, n_done, n_prompt_events;
+    float prompt_logprob[CTX];
+    bool prompt_known[CTX];
+    bal_finish finish;
+    int32_t stop_id;
+    bal_usage usage;
+    bal_error error;
+    int step_of_first; /* when the first token came, in steps of the test */
+    int *step;
+    bal_scheduler *cancel_on; /* cancels itself after cancel_after tokens */
+    int cancel_after;
+} heard;
+
+static void hear(void *ctx, const bal_request_event *e)
+{
+    heard *h = ctx;
+    assert_int_equal(h->n_done, 0); /* DONE is the last */
+    switch (e->kind) {
+    case BAL_EVENT_PROMPT_TOKEN:
+        assert_int_equal(e->index, h->n_prompt_events++);
+        h->prompt_logprob[e->index] = e->logprob;
+        h->prompt_known[e->index] = e->has_logprob;
+        return;
+    case BAL_EVENT_TOKEN:
+        assert_int_equal(e->index, h->n);
+        assert_true(h->n < MAX_SAID);
+        if (h->n == 0 && h->step) h->step_of_first = *h->step;
+        if (e->n_top) h->top[h->n] = e->top[0].id;
+        if (e->has_logprob) h->logprob[h->n] = e->logprob;
+        h->ids[h->n++] = e->id;
+        if (h->cancel_on && h->n == h->cancel_after) bal_scheduler_cancel(h->cancel_on, e->request);
+        return;
+    case BAL_EVENT_DONE:
+        h->n_done++;
+        h->finish = e->finish;
+        h->stop_id = e->stop_id;
+        h->usage = e->usage;
+        if (e->error) h->error = *e->error;
+    }
+}
+
+/* ---- Requests -------------------------------------------------------------------------------- */
+
+static bal_picture *open_picture(const char *path)
+{
+    bal_error err;
+    bal_image image;
+    bal_picture *p;
+    ASSERT_OK(bal_image_open(&image, source_path(path), NULL, &err));
+    ASSERT_OK(bal_picture_create(&p, &image, &err));
+    assert_null(image.rgb);
+    return p;
+}
+
+static bal_engine open_model(int threads)
+{
+    bal_error err;
+    bal_engine e;
+    ASSERT_OK(bal_engine_open(&e, source_path(MODEL), threads, NULL, &err));
+    return e;
+}
+
+typedef struct question {
+    char text[400];
+    bal_chat_tokens tokens;
+    bal_picture *picture; /* borrowed; NULL: text only */
+    bal_request request;
+} question;
+
+static void make_question(question *q, const bal_engine *e, bal_picture *picture, const char *text)
+{
+    bal_error err;
+    snprintf(q->text, sizeof q->text, "%s", text);
+    q->picture = picture;
+    const bal_chat_message m = {BAL_CHAT_USER, q->text, strlen(q->text), picture != NULL};
+    ASSERT_OK(bal_chat_encode(&q->tokens, e->tokenizer, bal_engine_chat(e), &m, 1, true, &err));
+    q->request = (bal_request){.tokens = q->tokens,
+                               .pictures = &q->picture,
+                               .n_pictures = picture != NULL,
+                               .sampling = {.top_p = 1.0f},
+                               .max_tokens = 12,
+                               .logprobs = true,
+                               .n_top_logprobs = 1,
+                               .ignore_eos = true,
+                               .on_event = hear};
+}
+
+static uint64_t submit(bal_scheduler *s, question *q, heard *h)
+{
+    bal_error err;
+    uint64_t id;
+    q->request.event_ctx = h;
+    ASSERT_OK(bal_scheduler_submit(s, &q->request, &id, &err));
+    return id;
+}
+
+static void drain(bal_scheduler *s)
+{
+    for (int i = 0; bal_scheduler_step(s); i++)
+        if (i > 100000) fail_msg("%s", "the scheduler does not come to an end");
+}
+
+static bal_scheduler *open_scheduler(const bal_engine *e, bal_scheduler_opts opts)
+{
+    bal_error err;
+    bal_scheduler *s;
+    if (!opts.ctx) opts.ctx = CTX;
+    ASSERT_OK(bal_scheduler_create(&s, e, &opts, &err));
+    return s;
+}
+
+static bal_scheduler_stats stats_of(bal_scheduler *s)
+{
+    bal_scheduler_stats st;
+    bal_scheduler_get_stats(s, &st);
+    return st;
+}
+
+/* Sixteen that differ in everything: length, picture, sampling, penalties. Several begin alike. */
+static void make_questions(question *q, const bal_engine *e, bal_picture *a, bal_picture *b)
+{
+    static const char *const ends[] = {"What is it?", "How many are red, and where do they stand?",
+                                       "1", "Say what you see in all detail, from left to right."};
+    for (int i = 0; i < PAIRS; i++) {
+        char text[400];
+        snprintf(text, sizeof text, "%s%s%d",
+                 i % 8 >= 6
+                     ? "A long beginning that two of them share, so that their pages are the "
+                       "same for more than one page of sixty-four tokens in a tiny "
+                       "vocabulary where every letter is nearly a token of its own. "
+                     : "",
+                 ends[i % 4], i);
+        make_question(&q[i], e, i % 3 == 0 ? a : i % 5 == 1 ? b : NULL, text);
+        bal_request *r = &q[i].request;
+        if (i % 2)
+            r->sampling = (bal_sampling){.temperature = 0.9f,
+                                         .top_p = i % 4 == 1 ? 0.9f : 1.0f,
+                                         .top_k = 40,
+                                         .seed = (uint64_t)i};
+        if (i % 4 == 2) r->repetition_penalty = 1.3f;
+        if (i % 4 == 3) r->frequency_penalty = 0.5f, r->presence_penalty = 0.2f;
+        r->max_tokens = 20 + 9 * (i % 7);
+    }
+}
+
+static void free_questions(question *q, int n)
+{
+    for (int i = 0; i < n; i++) bal_chat_tokens_deinit(&q[i].tokens);
+}
+
+static void same_answer(const heard *got, const heard *want, const char *way, int i)
+{
+    if (got->n_done != 1) fail_msg("%s: request %d has %d ends", way, i, got->n_done);
+    if (got->n != want->n || memcmp(got->ids, want->ids, (size_t)want->n * sizeof *want->ids) != 0)
+        fail_msg("%s: request %d says other tokens", way, i);
+    if (memcmp(got->logprob, want->logprob, (size_t)want->n * sizeof *want->logprob) != 0)
+        fail_msg("%s: request %d has other log-probabilities", way, i);
+    assert_int_equal(got->finish, want->finish);
+}
+
+/* ---- The same tokens however it is run ------------------------------------------------------- */
+
+/* Each alone, without any cache. */
+static void alone(question *q, const bal_engine *e, bal_kv_type type, heard *want)
+{
+    for (int i = 0; i < PAIRS; i++) {
+        bal_scheduler *s =
+            open_scheduler(e, (bal_scheduler_opts){.kv_type = type, .no_prefix_cache = true});
+        want[i] = (heard){0};
+        submit(s, &q[i], &want[i]);
+        drain(s);
+        assert_int_equal(want[i].n, q[i].request.max_tokens);
+        assert_int_equal(want[i].finish, BAL_FINISH_LENGTH);
+        assert_int_equal(want[i].usage.n_cached, 0);
+        bal_scheduler_destroy(s);
+    }
+}
+
+/* All together, in two rounds: the second finds what the first has left. */
+static bal_scheduler_stats together(question *q, const bal_engine *e, bal_scheduler_opts opts,
+                                    const heard *want, const char *way)
+{
+    static heard got[2][PAIRS];
+    bal_scheduler *s = open_scheduler(e, opts);
+    memset(got, 0, sizeof got);
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < PAIRS; i++)
+            submit(s, &q[(i * 5) % PAIRS], &got[round][(i * 5) % PAIRS]);
+        drain(s);
+        for (int i = 0; i < PAIRS; i++) same_answer(&got[round][i], &want[i], way, i);
+    }
+    const bal_scheduler_stats st = stats_of(s);
+    assert_int_equal(st.running + st.waiting, 0);
+    assert_int_equal(st.pages_used, 0);
+    bal_scheduler_destroy(s);
+    return st;
+}
+
+static void same_tokens_however_run(void **state)
+{
+    (void)state;
+    static question q[PAIRS];
+    static heard want[PAIRS];
+    bal_picture *a = open_picture(PICTURE), *b = open_picture(OTHER);
+    for (int type = BAL_KV_F32; type < BAL_KV_TYPES; type++) {
+        const bal_kv_type kv = (bal_kv_type)type;
+        bal_engine e = open_model(2), one = open_model(1), many = open_model(5);
+        bal_scheduler_stats st;
+        make_questions(q, &e, a, b);
+        alone(q, &e, kv, want);
+        st = together(q, &e, (bal_scheduler_opts){.kv_type = kv}, want, "batch");
+        assert_true(st.prefix_hits > 1000);
+        assert_int_equal(st.encodes, 2); /* two pictures, thirty-two requests */
+        assert_int_equal(st.preempted, 0);
+        together(q, &one, (bal_scheduler_opts){.kv_type = kv, .step_tokens = 16, .max_running = 16},
+                 want, "small steps, one thread");
+        together(q, &many, (bal_scheduler_opts){.kv_type = kv, .step_tokens = 97, .max_running = 5},
+                 want, "odd steps, five threads");
+        st = together(
+            q, &e, (bal_scheduler_opts){.kv_type = kv, .no_prefix_cache = true, .picture_bytes = 1},
+            want, "no caches");
+        assert_true(st.prefix_hits == 0 && st.encodes > 2);
+        together(q, &e, (bal_scheduler_opts){.kv_type = kv, .kv_bytes = 9 * st.page_bytes}, want,
+                 "pages for one context");
+        free_questions(q, PAIRS);
+        bal_engine_close(&e);
+        bal_engine_close(&one);
+        bal_engine_close(&many);
+    }
+    bal_picture_release(a);
+    bal_picture_release(b);
+}
+
+/* Answers that outgrow the pool are put aside and taken up again, and nobody notices. */
+static void put_aside_and_taken_up(void **state)
+{
+    (void)state;
+    enum { N = 5 };
+    static question q[PAIRS];
+    static heard want[N], got[N];
+    bal_engine e = open_model(2);
+    bal_picture *a = open_picture(PICTURE), *b = open_picture(OTHER);
+    make_questions(q, &e, a, b);
+    for (int cached = 0; cached < 2; cached++) {
+        bal_scheduler_opts opts = {.no_prefix_cache = !cached};
+        for (int i = 0; i < N; i++) {
+            q[i].request.max_tokens = 300 - i;
+            bal_scheduler *s = open_scheduler(&e, opts);
+            want[i] = got[i] = (heard){0};
+            opts.kv_bytes = 9 * stats_of(s).page_bytes;
+            submit(s, &q[i], &want[i]);
+            drain(s);
+            bal_scheduler_destroy(s);
+        }
+        bal_scheduler *s = open_scheduler(&e, opts);
+        for (int i = 0; i < N; i++) submit(s, &q[i], &got[i]);
+        drain(s);
+        assert_true(stats_of(s).preempted > 2);
+        assert_int_equal(stats_of(s).pages_used, 0);
+        for (int i = 0; i < N; i++) same_answer(&got[i], &want[i], "put aside", i);
+        bal_scheduler_destroy(s);
+    }
+    free_questions(q, PAIRS);
+    bal_picture_release(a);
+    bal_picture_release(b);
+    bal_engine_close(&e);
+}
+
+/* What runs beside it may be cancelled at any time. */
+static void cancelled_neighbours(void **state)
+{
+    (void)state;
+    static question q[PAIRS];
+    static heard want[PAIRS], got[PAIRS];
+    bal_engine e = open_model(2);
+    bal_picture *a = open_picture(PICTURE), *b = open_picture(OTHER);
+    make_questions(q, &e, a, b);
+    alone(q, &e, BAL_KV_F16, want);
+    for (int after = 0; after < 6; after++) {
+        bal_scheduler *s = open_scheduler(&e, (bal_scheduler_opts){.step_tokens = 64});
+        uint64_t id[PAIRS];
+        memset(got, 0, sizeof got);
+        for (int i = 0; i < PAIRS; i++) {
+            if (i % 4 == 1) got[i].cancel_on = s, got[i].cancel_after = 2; /* from the callback */
+            id[i] = submit(s, &q[i], &got[i]);
+        }
+        for (int i = 0; i < after; i++) bal_scheduler_step(s);
+        for (int i = 0; i < PAIRS; i += 4) bal_scheduler_cancel(s, id[i]);
+        drain(s);
+        for (int i = 0; i < PAIRS; i++) {
+            if (i % 4 > 1)
+                same_answer(&got[i], &want[i], "beside a cancelled one", i);
+            else
+                assert_true(got[i].n_done == 1 && got[i].finish == BAL_FINISH_CANCELLED);
+            if (i % 4 == 1) assert_int_equal(got[i].n, 2);
+        }
+        const bal_scheduler_stats st = stats_of(s);
+        assert_int_equal(st.pages_used, 0);
+        assert_int_equal(st.cancelled, 8);
+        bal_scheduler_destroy(s);
+    }
+    free_questions(q, PAIRS);
+    bal_picture_release(a);
+    bal_picture_release(b);
+    bal_engine_close(&e);
+}
+
+/* The scheduler's tokens are those of a session with the same cache, logits included. */
+static void a_session_says_the_same(void **state)
+{
+    (void)state;
+    question q = {0};
+    bal_error err;
+    bal_engine e = open_model(2);
+    bal_picture *a = open_picture(PICTURE);
+    make_question(&q, &e, a, "What is it?");
+    for (int type = BAL_KV_F32; type < BAL_KV_TYPES; type++) {
+        bal_scheduler *s = open_scheduler(&e, (bal_scheduler_opts){.kv_type = (bal_kv_type)type});
+        static heard h;
+        bal_session session;
+        bal_sequence seq;
+        h = (heard){0};
+        q.request.prompt_logprobs = true;
+        submit(s, &q, &h);
+        drain(s);
+        const bal_image *image = bal_picture_image(a);
+        const int size[1][2] = {{image->width, image->height}};
+        const int vocab = e.model.config.text.vocab;
+        ASSERT_OK(bal_sequence_build(&seq, &e.model.config, &q.tokens, size, 1, BAL_VIEW_AUTO, 0, 0,
+                                     &err));
+        ASSERT_OK(bal_session_create_kv(&session, &e, CTX, (bal_kv_type)type, &err));
+        float *embeds = malloc((size_t)seq.n * (size_t)e.model.config.text.hidden * sizeof *embeds);
+        ASSERT_OK(bal_sequence_embed(&seq, &e, &session.exec, image, embeds, (bal_taps){0}, &err));
+        assert_int_equal(h.n_prompt_events, seq.n);
+        assert_int_equal(h.usage.n_prompt, seq.n);
+        assert_int_equal(h.usage.n_image, seq.plans[0].n_tokens);
+        assert_int_equal(h.usage.n_pictures_encoded, 1);
+        for (int i = 0; i < seq.n; i++) {
+            const bool known = i > 0 && seq.info[i].modality != BAL_VISION;
+            assert_int_equal(h.prompt_known[i], known);
+            if (known) {
+                const double want =
+                    (double)session.logits[seq.info[i].id] - bal_log_sum_exp(session.logits, vocab);
+                assert_true(h.prompt_logprob[i] == (float)want);
+            }
+            ASSERT_OK(bal_session_append(&session, seq.info + i,
+                                         embeds + i * e.model.config.text.hidden, 1, 0, NULL, NULL,
+                                         (bal_taps){0}, &err));
+        }
+        for (int i = 0; i < h.n; i++) {
+            assert_int_equal(h.ids[i], bal_argmax(session.logits, vocab));
+            assert_int_equal(h.top[i], h.ids[i]);
+            const double want =
+                (double)session.logits[h.ids[i]] - bal_log_sum_exp(session.logits, vocab);
+            assert_true(h.logprob[i] == (float)want);
+            ASSERT_OK(bal_session_push(&session, h.ids[i], &err));
+        }
+        free(embeds);
+        bal_sequence_free(&seq);
+        bal_session_destroy(&session);
+        bal_scheduler_destroy(s);
+    }
+    free_questions(&q, 1);
+    bal_picture_release(a);
+    bal_engine_close(&e);
+}
+
+/* ---- Sharing --------------------------------------------------------------------------------- */
+
+static void one_picture_many_questions(void **state)
+{
+    (void)state;
+    enum { N = 32 };
+    static question q[N];
+    static heard h[N];
+    bal_engine e = open_model(2);
+    bal_picture *a = open_picture(PICTURE);
+    bal_scheduler *s = open_scheduler(&e, (bal_scheduler_opts){0});
+    memset(h, 0, sizeof h);
+    int prompts = 0, most = 0;
+    for (int i = 0; i < N; i++) {
+        char text[64];
+        snprintf(text, sizeof text, "Question %d about it?", i);
+        make_question(&q[i], &e, a, text);
+        submit(s, &q[i], &h[i]);
+    }
+    for (bool more = true; more;) {
+        more = bal_scheduler_step(s);
+        const bal_scheduler_stats st = stats_of(s);
+        most = st.pages_used > most ? st.pages_used : most;
+    }
+    const bal_scheduler_stats st = stats_of(s);
+    for (int i = 0; i < N; i++) prompts += h[i].usage.n_prompt;
+    assert_int_equal(st.encodes, 1);
+    assert_int_equal(st.picture_queries, N);
+    assert_int_equal(st.picture_hits, N - 1);
+    /* each but the first runs what is behind the last full page that it shares, at most */
+    assert_true((int)st.prompt_tokens <= prompts - (N - 1) * BAL_PAGE);
+    assert_int_equal(st.prompt_tokens + st.cached_tokens, prompts);
+    const int pages = (h[0].usage.n_prompt + 12 + BAL_PAGE - 1) / BAL_PAGE;
+    assert_true(most <=
+                (h[0].usage.n_image / BAL_PAGE) + N * (pages - h[0].usage.n_image / BAL_PAGE));
+    /* the next turn of a conversation finds the answer of the one before, too */
+    for (int i = 0; i < N; i++) assert_int_equal(h[i].finish, BAL_FINISH_LENGTH);
+    bal_scheduler_destroy(s);
+    free_questions(q, N);
+    bal_picture_release(a);
+    bal_engine_close(&e);
+}
+
+/* Same text, other picture: nothing of the first may be used. */
+static void pictures_are_not_mixed_up(void **state)
+{
+    (void)state;
+    static question q[2];
+    static heard h[2], want;
+    bal_engine e = open_model(2);
+    bal_error err;
+    bal_picture *a = open_picture(PICTURE);
+    bal_image twin;
+    ASSERT_OK(bal_image_open(&twin, source_path(PICTURE), NULL, &err));
+    twin.rgb[3 * (twin.width * twin.height / 2)] ^= 1; /* one bit of one pixel */
+    bal_picture *b;
+    ASSERT_OK(bal_picture_create(&b, &twin, &err));
+    assert_memory_not_equal(bal_picture_digest(a), bal_picture_digest(b), BAL_SHA256_BYTES);
+    make_question(&q[0], &e, a, "What is it?");
+    make_question(&q[1], &e, b, "What is it?");
+    memset(h, 0, sizeof h);
+    want = (heard){0};
+    bal_scheduler *s = open_scheduler(&e, (bal_scheduler_opts){0});
+    submit(s, &q[1], &want);
+    drain(s);
+    bal_scheduler_destroy(s);
+    s = open_scheduler(&e, (bal_scheduler_opts){0});
+    submit(s, &q[0], &h[0]);
+    drain(s);
+    submit(s, &q[1], &h[1]);
+    drain(s);
+    assert_int_equal(stats_of(s).encodes, 2);
+    assert_true(h[1].usage.n_cached < BAL_PAGE); /* only what stands before the picture */
+    same_answer(&h[1], &want, "behind a twin", 1);
+    bal_scheduler_destroy(s);
+    free_questions(q, 2);
+    bal_picture_release(a);
+    bal_picture_release(b);
+    bal_engine_close(&e);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(same_tokens_however_run),    cmocka_unit_test(put_aside_and_taken_up),
+        cmocka_unit_test(cancelled_neighbours),       cmocka_unit_test(a_session_says_the_same),
+        cmocka_unit_test(one_picture_many_questions), cmocka_unit_test(pictures_are_not_mixed_up),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
