@@ -40,6 +40,7 @@ bal_status bal_bpe_table_init(bal_bpe_table *t, size_t n_merges, bal_error *err)
 void bal_bpe_table_deinit(bal_bpe_table *t)
 {
     free(t->slots);
+    free(t->priority);
     *t = (bal_bpe_table){0};
 }
 
@@ -124,10 +125,15 @@ static void rank_pair(const bal_bpe_table *t, bal_bpe_symbol *symbols, uint32_t 
     s->rank = s->next == NONE ? BAL_BPE_NO_RANK : bal_bpe_table_find(t, s->id, symbols[s->next].id);
 }
 
-static void queue_pair(bal_bpe_scratch *s, uint32_t i)
+static uint32_t priority_of(const bal_bpe_table *t, uint32_t rank)
+{
+    return t->priority && rank != BAL_BPE_NO_RANK ? t->priority[rank] : rank;
+}
+
+static void queue_pair(const bal_bpe_table *t, bal_bpe_scratch *s, uint32_t i)
 {
     const uint32_t rank = s->symbols[i].rank;
-    if (rank != BAL_BPE_NO_RANK) heap_push(s, (uint64_t)rank << 32 | i);
+    if (rank != BAL_BPE_NO_RANK) heap_push(s, (uint64_t)priority_of(t, rank) << 32 | i);
 }
 
 static void load(const bal_bpe_table *t, bal_bpe_scratch *s, const int32_t *ids, size_t n)
@@ -138,7 +144,7 @@ static void load(const bal_bpe_table *t, bal_bpe_scratch *s, const int32_t *ids,
     s->n_heap = 0;
     for (uint32_t i = 0; i < n; i++) {
         rank_pair(t, s->symbols, i);
-        queue_pair(s, i);
+        queue_pair(t, s, i);
     }
 }
 
@@ -151,10 +157,10 @@ static void join(const bal_bpe_table *t, bal_bpe_scratch *s, uint32_t i, uint32_
     left->next = right->next;
     if (left->next != NONE) symbols[left->next].prev = i;
     rank_pair(t, symbols, i);
-    queue_pair(s, i);
+    queue_pair(t, s, i);
     if (left->prev == NONE) return;
     rank_pair(t, symbols, left->prev);
-    queue_pair(s, left->prev);
+    queue_pair(t, s, left->prev);
 }
 
 bal_status bal_bpe_merge(const bal_bpe_table *t, bal_bpe_result_fn *result_of, const void *ctx,
@@ -165,8 +171,10 @@ bal_status bal_bpe_merge(const bal_bpe_table *t, bal_bpe_result_fn *result_of, c
     load(t, scratch, ids, *n);
     while (scratch->n_heap) {
         const uint64_t key = heap_pop(scratch);
-        const uint32_t i = (uint32_t)key, rank = (uint32_t)(key >> 32);
-        if (scratch->symbols[i].rank == rank) join(t, scratch, i, result_of(ctx, rank));
+        const uint32_t i = (uint32_t)key, rank = scratch->symbols[i].rank;
+        /* a key is stale when its symbol is gone or makes another pair by now */
+        if (rank != BAL_BPE_NO_RANK && priority_of(t, rank) == key >> 32)
+            join(t, scratch, i, result_of(ctx, rank));
     }
     *n = 0;
     for (uint32_t i = 0; i != NONE; i = scratch->symbols[i].next)

@@ -22,8 +22,9 @@ bal_status bal_ids_push(bal_ids *ids, int32_t id, bal_error *err);
 
 /* ---- Merges: an open hash table (left id, right id) -> rank, built once, then read only. ---- */
 typedef struct bal_bpe_table {
-    uint64_t *slots; /* left << 44 | right << 24 | rank + 1; 0 is free */
-    unsigned shift;  /* a product of 64 bits >> shift is a slot number */
+    uint64_t *slots;    /* left << 44 | right << 24 | rank + 1; 0 is free */
+    unsigned shift;     /* a product of 64 bits >> shift is a slot number */
+    uint32_t *priority; /* of each rank, malloc'ed, lowest first; NULL: the rank itself */
 } bal_bpe_table;
 
 bal_status bal_bpe_table_init(bal_bpe_table *t, size_t n_merges, bal_error *err);
@@ -49,9 +50,9 @@ typedef struct bal_bpe_scratch {
 
 void bal_bpe_scratch_deinit(bal_bpe_scratch *s);
 
-/* Merges ids[0..n) in place, at any time the pair of lowest rank and of those the leftmost, until
- * no pair merges; *n becomes the number left. result_of(ctx, rank) is the id that merge makes.
- * O(n log n). n < 2^31. Fails for memory only. */
+/* Merges ids[0..n) in place, at any time the pair of lowest priority and of those the leftmost,
+ * until no pair merges; *n becomes the number left. result_of(ctx, rank) is the id that merge
+ * makes. O(n log n). n < 2^31. Fails for memory only. */
 typedef uint32_t bal_bpe_result_fn(const void *ctx, uint32_t rank);
 bal_status bal_bpe_merge(const bal_bpe_table *t, bal_bpe_result_fn *result_of, const void *ctx,
                          bal_bpe_scratch *scratch, int32_t *ids, size_t *n, bal_error *err);

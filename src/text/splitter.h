@@ -15,6 +15,12 @@
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}"                            \
     "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
+/* What "Digits" with individual_digits and then "ByteLevel" with use_regex do one after the other
+ * (SmolLM2): every digit is a piece of its own, and GPT-2's expression sees the text between them,
+ * so that for it white space before a digit stands at the end. */
+#define BAL_SPLIT_DIGITS_GPT2                                                                      \
+    "\\p{N}|'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?![^\\s\\p{N}])|\\s+"
+
 #define BAL_SPLIT_PATTERN_MAX 4096 /* bytes */
 
 /* Immutable once open; any number of threads may use one at the same time. */

@@ -13,6 +13,7 @@ void bal_tokenizer_close(bal_tokenizer *t)
     if (!t) return;
     bal_splitter_close(t->splitter);
     bal_bpe_table_deinit(&t->pairs);
+    bal_token_index_deinit(&t->index);
     free(t->owned);
     free(t);
 }
@@ -48,9 +49,20 @@ int32_t bal_tokenizer_token_id(const bal_tokenizer *t, const char *text)
     const size_t n = strlen(text);
     for (uint32_t i = 0; i < t->n_added; i++) {
         const bal_token_view v = bal_tokenizer_bytes(t, added_id(t, i));
+        if (bal_le32(t->added + (size_t)8 * i + 4) & BAL_TOKENIZER_BYTE) continue;
         if (v.n == n && memcmp(v.bytes, text, n) == 0) return (int32_t)added_id(t, i);
     }
     return -1;
+}
+
+int32_t bal_tokenizer_bos(const bal_tokenizer *t)
+{
+    return t->bos;
+}
+
+bool bal_tokenizer_drops_space(const bal_tokenizer *t)
+{
+    return t->flags & BAL_TOKENIZER_PREFIX;
 }
 
 bal_token_view bal_tokenizer_decode(const bal_tokenizer *t, int32_t id, bool special_text)
@@ -76,6 +88,8 @@ static uint32_t result_of(const void *ctx, uint32_t rank)
 static bal_status encode_piece(void *ctx, const char *piece, size_t n, bal_error *err)
 {
     encoding *e = ctx;
+    const int32_t whole = bal_token_index_find(&e->t->index, piece, n);
+    if (whole >= 0) return bal_ids_push(e->ids, whole, err);
     BAL_TRY(bal_ids_reserve(e->ids, n, err));
     int32_t *ids = e->ids->v + e->ids->n;
     for (size_t i = 0; i < n; i++) ids[i] = e->t->byte_id[(uint8_t)piece[i]];
@@ -93,10 +107,56 @@ static bal_status encode_pieces(const bal_tokenizer *t, const char *text, size_t
     return st;
 }
 
-static bal_status encode_valid(const bal_tokenizer *t, const char *text, size_t n, bal_ids *ids,
-                               bal_error *err)
+/* ---- SentencePiece: characters, then bytes for unknown ones, then merges over the whole text.
+ * U+2581 in a text is the same as a space, there and back. */
+
+#define SPACE 0x2581
+
+static bool wants_prefix(const bal_tokenizer *t, bool at_start, uint32_t first)
 {
-    if (!t->nfc || bal_nfc_is_plain(text, n)) return encode_pieces(t, text, n, ids, err);
+    if (!(t->flags & BAL_TOKENIZER_PREFIX)) return false;
+    if ((t->flags & BAL_TOKENIZER_PREFIX_ONCE) && !at_start) return false;
+    return !(t->flags & BAL_TOKENIZER_PREFIX_UNLESS) || (first != ' ' && first != SPACE);
+}
+
+/* The id or ids of one character to `out`, which has room for its bytes; returns how many. */
+static size_t put_character(const bal_tokenizer *t, const char *s, bal_utf8_char c, int32_t *out)
+{
+    const bool space = c.cp == SPACE;
+    const int32_t id = bal_token_index_find(&t->index, space ? " " : s, space ? 1 : c.n_bytes);
+    if (id >= 0) return out[0] = id, 1;
+    for (uint32_t i = 0; i < c.n_bytes; i++) out[i] = t->byte_id[(uint8_t)s[i]];
+    return c.n_bytes;
+}
+
+static bal_status encode_characters(const bal_tokenizer *t, const char *text, size_t n,
+                                    bool at_start, bal_ids *ids, bal_error *err)
+{
+    if (n == 0) return BAL_OK;
+    BAL_TRY(bal_ids_reserve(ids, n + 1, err));
+    int32_t *out = ids->v + ids->n;
+    size_t n_out = 0;
+    if (wants_prefix(t, at_start, bal_utf8_next(text, n).cp))
+        out[n_out++] = bal_token_index_find(&t->index, " ", 1);
+    for (size_t i = 0; i < n;) {
+        const bal_utf8_char c = bal_utf8_next(text + i, n - i);
+        n_out += put_character(t, text + i, c, out + n_out);
+        i += c.n_bytes;
+    }
+    bal_bpe_scratch scratch = {0};
+    const bal_status st = bal_bpe_merge(&t->pairs, result_of, t, &scratch, out, &n_out, err);
+    bal_bpe_scratch_deinit(&scratch);
+    ids->n += n_out;
+    return st;
+}
+
+static bal_status encode_valid(const bal_tokenizer *t, const char *text, size_t n, bool at_start,
+                               bal_ids *ids, bal_error *err)
+{
+    if (t->flags & BAL_TOKENIZER_CHARACTERS)
+        return encode_characters(t, text, n, at_start, ids, err);
+    if (!(t->flags & BAL_TOKENIZER_NFC) || bal_nfc_is_plain(text, n))
+        return encode_pieces(t, text, n, ids, err);
     char *form_c = NULL;
     BAL_TRY(bal_nfc(&form_c, &n, text, n, err));
     const bal_status st = encode_pieces(t, form_c, n, ids, err);
@@ -104,18 +164,24 @@ static bal_status encode_valid(const bal_tokenizer *t, const char *text, size_t 
     return st;
 }
 
-bal_status bal_tokenizer_append(const bal_tokenizer *t, const char *text, size_t n, bal_ids *ids,
-                                bal_error *err)
+bal_status bal_tokenizer_append_part(const bal_tokenizer *t, const char *text, size_t n,
+                                     bool at_start, bal_ids *ids, bal_error *err)
 {
     if (n > BAL_TOKENIZER_TEXT_MAX)
         return bal_fail(err, BAL_E_ARG, "text of %zu bytes, expected at most %zu", n,
                         BAL_TOKENIZER_TEXT_MAX);
-    if (bal_utf8_valid(text, n)) return encode_valid(t, text, n, ids, err);
+    if (bal_utf8_valid(text, n)) return encode_valid(t, text, n, at_start, ids, err);
     char *repaired = NULL;
     BAL_TRY(bal_utf8_repair(&repaired, &n, text, n, err));
-    const bal_status st = encode_valid(t, repaired, n, ids, err);
+    const bal_status st = encode_valid(t, repaired, n, at_start, ids, err);
     free(repaired);
     return st;
+}
+
+bal_status bal_tokenizer_append(const bal_tokenizer *t, const char *text, size_t n, bal_ids *ids,
+                                bal_error *err)
+{
+    return bal_tokenizer_append_part(t, text, n, ids->n == 0, ids, err);
 }
 
 bal_status bal_tokenizer_encode(const bal_tokenizer *t, const char *text, size_t n, int32_t **ids,

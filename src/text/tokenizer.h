@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT
- * Byte-level byte-pair encoding as Qwen2 and GPT-2 have it in Hugging Face's tokenizers: repair
- * UTF-8, normalise (NFC or not), split by a regular expression, merge bytes. Other kinds of
- * tokenizers (SentencePiece, WordPiece, BOS added by a post-processor) are refused by name.
+ * Byte-pair encoding in the two forms that language models have. Over bytes (GPT-2, Qwen, Llama 3,
+ * SmolLM2): repair UTF-8, normalise (NFC or not), split by a regular expression, merge. Over
+ * characters (SentencePiece: Llama 2, InternLM2): a space in front or not, characters, bytes for
+ * unknown ones, merge over the whole text. Other kinds (unigram, WordPiece, SentencePiece's own
+ * normalisations) are refused by name.
  *
  * Text is always plain text: what looks like a special token in it becomes ordinary tokens, so
  * nobody can type one. Special tokens enter a sequence by id only (text/chat.h). */
@@ -22,8 +24,9 @@ typedef struct bal_token_view {
     size_t n;
 } bal_token_view;
 
-/* Reads a model folder: tokenizer.json, else vocab.json + merges.txt with tokenizer_config.json
- * (and added_tokens.json), else encoder.json + vocab.bpe (GPT-2 as first published). */
+/* Reads a model folder: tokenizer.json, else tokenizer.model (SentencePiece), else vocab.json +
+ * merges.txt, these two with tokenizer_config.json (and added_tokens.json), else encoder.json +
+ * vocab.bpe (GPT-2 as first published). */
 bal_status bal_tokenizer_open_dir(bal_tokenizer **out, const char *dir, bal_error *err);
 /* The text of a tokenizer.json; `name` stands for it in messages. */
 bal_status bal_tokenizer_open_json(bal_tokenizer **out, const char *name, const char *json,
@@ -44,10 +47,19 @@ const uint8_t *bal_tokenizer_blob(const bal_tokenizer *t, size_t *n);
  * backtracks without end. */
 bal_status bal_tokenizer_encode(const bal_tokenizer *t, const char *text, size_t n, int32_t **ids,
                                 size_t *n_ids, bal_error *err);
-/* The same, appended to ids. */
+/* The same, appended to ids. A text behind other ids counts as one behind a special token, before
+ * which some tokenizers put no space. */
 bal_status bal_tokenizer_append(const bal_tokenizer *t, const char *text, size_t n, bal_ids *ids,
                                 bal_error *err);
 
+/* The same with the say of the caller whether the text is where a conversation begins. */
+bal_status bal_tokenizer_append_part(const bal_tokenizer *t, const char *text, size_t n,
+                                     bool at_start, bal_ids *ids, bal_error *err);
+
+/* The token that comes before any text ("<s>"), for callers to put there; -1 if there is none. */
+int32_t bal_tokenizer_bos(const bal_tokenizer *t);
+/* True when the first token of a text has a space in front that the text does not have. */
+bool bal_tokenizer_drops_space(const bal_tokenizer *t);
 /* Id of an added token ("<|im_end|>"), special or not; -1 if there is none of that text. */
 int32_t bal_tokenizer_token_id(const bal_tokenizer *t, const char *text);
 bool bal_tokenizer_is_special(const bal_tokenizer *t, int32_t id);

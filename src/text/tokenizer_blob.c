@@ -4,13 +4,18 @@
 #include <stdlib.h>
 
 #include "base/size.h"
+#include "text/utf8.h"
 
 /* ---- Header and sections ------------------------------------------------------------------- */
 
 static bal_status check_counts(const bal_tokenizer *t, uint32_t flags, bal_error *err)
 {
-    if (flags & ~BAL_TOKENIZER_NFC)
+    if (flags & ~BAL_TOKENIZER_FLAGS)
         return bal_fail(err, BAL_E_UNSUP, "tokenizer: unknown flags 0x%x", flags);
+    if ((flags & BAL_TOKENIZER_CHARACTERS) &&
+        ((flags & (BAL_TOKENIZER_NFC | BAL_TOKENIZER_WHOLE)) || t->n_pattern))
+        return bal_fail(err, BAL_E_FORMAT, "tokenizer: flags 0x%x and a split pattern of %u bytes",
+                        flags, t->n_pattern);
     if (t->n_tokens < 256 || t->n_tokens > BAL_BPE_IDS_MAX)
         return bal_fail(err, BAL_E_FORMAT, "tokenizer: %u tokens, expected 256 to %u", t->n_tokens,
                         BAL_BPE_IDS_MAX);
@@ -37,7 +42,7 @@ static bal_status read_header(bal_tokenizer *t, bal_error *err)
     if (bal_le32(p + 8) != BAL_TOKENIZER_BLOB_VERSION)
         return bal_fail(err, BAL_E_UNSUP, "tokenizer: version %u, this build reads version %d",
                         bal_le32(p + 8), BAL_TOKENIZER_BLOB_VERSION);
-    t->nfc = bal_le32(p + 12) & BAL_TOKENIZER_NFC;
+    t->flags = bal_le32(p + 12);
     t->n_tokens = bal_le32(p + 16);
     t->n_merges = bal_le32(p + 20);
     t->n_added = bal_le32(p + 24);
@@ -45,7 +50,7 @@ static bal_status read_header(bal_tokenizer *t, bal_error *err)
     t->n_text = bal_le32(p + 32);
     if (bal_le32(p + 36))
         return bal_fail(err, BAL_E_FORMAT, "tokenizer: more than 4 GiB of token text");
-    return check_counts(t, bal_le32(p + 12), err);
+    return check_counts(t, t->flags, err);
 }
 
 /* The counts are capped, so the sum cannot overflow 64 bits. */
@@ -79,8 +84,28 @@ static bal_status check_offsets(const bal_tokenizer *t, bal_error *err)
     return BAL_OK;
 }
 
-static bal_status check_added(const bal_tokenizer *t, bal_error *err)
+/* Flags of added token i, whose id is in order. */
+static bal_status check_added_flags(bal_tokenizer *t, uint32_t i, uint32_t id, bal_error *err)
 {
+    const uint32_t flags = bal_le32(t->added + (size_t)8 * i + 4);
+    const bool byte = flags & BAL_TOKENIZER_BYTE;
+    if (flags & ~(BAL_TOKENIZER_SPECIAL | BAL_TOKENIZER_BYTE | BAL_TOKENIZER_BOS))
+        return bal_fail(err, BAL_E_UNSUP, "tokenizer: added token %u has unknown flags 0x%x", i,
+                        flags);
+    if (byte && (flags != BAL_TOKENIZER_BYTE || bal_tokenizer_bytes(t, id).n != 1 ||
+                 !(t->flags & BAL_TOKENIZER_CHARACTERS)))
+        return bal_fail(err, BAL_E_FORMAT, "tokenizer: token %u cannot stand for a byte", id);
+    if (!(flags & BAL_TOKENIZER_BOS)) return BAL_OK;
+    if (t->bos >= 0)
+        return bal_fail(err, BAL_E_FORMAT, "tokenizer: tokens %d and %u both come before a text",
+                        t->bos, id);
+    t->bos = (int32_t)id;
+    return BAL_OK;
+}
+
+static bal_status check_added(bal_tokenizer *t, bal_error *err)
+{
+    t->bos = -1;
     for (uint32_t i = 0; i < t->n_added; i++) {
         const uint8_t *p = t->added + (size_t)8 * i;
         const uint32_t id = bal_le32(p);
@@ -89,22 +114,24 @@ static bal_status check_added(const bal_tokenizer *t, bal_error *err)
                             "tokenizer: added token %u has id %u, expected "
                             "rising ids below %u",
                             i, id, t->n_tokens);
-        if (bal_le32(p + 4) & ~BAL_TOKENIZER_SPECIAL)
-            return bal_fail(err, BAL_E_UNSUP, "tokenizer: added token %u has unknown flags 0x%x", i,
-                            bal_le32(p + 4));
+        BAL_TRY(check_added_flags(t, i, id, err));
     }
     return BAL_OK;
 }
 
-/* Added tokens do not count: a byte typed by a user must never be one. */
+/* Added tokens do not count: a byte typed by a user must never be one. Where text is characters,
+ * the tokens that are marked as bytes count and nothing else. */
 static bal_status find_bytes(bal_tokenizer *t, bal_error *err)
 {
+    const bool marked = t->flags & BAL_TOKENIZER_CHARACTERS;
     for (int b = 0; b < 256; b++) t->byte_id[b] = -1;
     for (uint32_t id = 0, a = 0; id < t->n_tokens; id++) {
-        const bool added = a < t->n_added && bal_le32(t->added + (size_t)8 * a) == id;
+        const uint8_t *p = t->added + (size_t)8 * a;
+        const bool added = a < t->n_added && bal_le32(p) == id;
+        const bool byte = added && bal_le32(p + 4) & BAL_TOKENIZER_BYTE;
         a += added;
         const bal_token_view v = bal_tokenizer_bytes(t, id);
-        if (added || v.n != 1) continue;
+        if (v.n != 1 || (marked ? !byte : added)) continue;
         int32_t *slot = &t->byte_id[(uint8_t)v.bytes[0]];
         if (*slot >= 0)
             return bal_fail(err, BAL_E_FORMAT,
@@ -116,6 +143,37 @@ static bal_status find_bytes(bal_tokenizer *t, bal_error *err)
     for (int b = 0; b < 256; b++)
         if (t->byte_id[b] < 0)
             return bal_fail(err, BAL_E_FORMAT, "tokenizer: no token is the single byte 0x%02x", b);
+    return BAL_OK;
+}
+
+/* One character, well formed; a lone byte above 0x7f is none. */
+static bool is_character(bal_token_view v)
+{
+    const bal_utf8_char c = bal_utf8_next(v.bytes, v.n);
+    return c.kind == BAL_UTF8_GOOD && c.n_bytes == v.n;
+}
+
+static bal_status index_token(bal_tokenizer *t, uint32_t id, bal_error *err)
+{
+    const bal_token_view v = bal_tokenizer_bytes(t, id);
+    if ((t->flags & BAL_TOKENIZER_CHARACTERS) && !is_character(v)) return BAL_OK;
+    const uint32_t held = bal_token_index_add(&t->index, v.bytes, (uint32_t)v.n, id);
+    if (held == id) return BAL_OK;
+    return bal_fail(err, BAL_E_FORMAT, "tokenizer: tokens %u and %u are both '%.*s'", held, id,
+                    bal_utf8_fit(v.bytes, v.n, 48), v.bytes);
+}
+
+static bal_status index_tokens(bal_tokenizer *t, bal_error *err)
+{
+    if (!(t->flags & (BAL_TOKENIZER_CHARACTERS | BAL_TOKENIZER_WHOLE))) return BAL_OK;
+    BAL_TRY(bal_token_index_init(&t->index, t->n_tokens, err));
+    for (uint32_t id = 0, a = 0; id < t->n_tokens; id++) {
+        const bool added = a < t->n_added && bal_le32(t->added + (size_t)8 * a) == id;
+        a += added;
+        if (!added) BAL_TRY(index_token(t, id, err));
+    }
+    if ((t->flags & BAL_TOKENIZER_CHARACTERS) && bal_token_index_find(&t->index, " ", 1) < 0)
+        return bal_fail(err, BAL_E_FORMAT, "tokenizer: no token is the space, U+2581");
     return BAL_OK;
 }
 
@@ -151,11 +209,25 @@ static bal_status index_merge(bal_tokenizer *t, uint32_t rank, bal_error *err)
     return BAL_OK;
 }
 
+/* Merges that tie get one priority; without ties the rank is the priority. */
+static bal_status index_ties(bal_tokenizer *t, bal_error *err)
+{
+    bool any = false;
+    for (uint32_t r = 0; r < t->n_merges && !any; r++) any = bal_tokenizer_merge(t, r).ties;
+    if (!any) return BAL_OK;
+    const size_t n_bytes = t->n_merges * sizeof *t->pairs.priority;
+    uint32_t *priority = t->pairs.priority = malloc(n_bytes);
+    if (!priority) return bal_nomem(err, n_bytes, "priorities of merges");
+    for (uint32_t r = 0; r < t->n_merges; r++)
+        priority[r] = r > 0 && bal_tokenizer_merge(t, r).ties ? priority[r - 1] : r;
+    return BAL_OK;
+}
+
 static bal_status index_merges(bal_tokenizer *t, bal_error *err)
 {
     BAL_TRY(bal_bpe_table_init(&t->pairs, t->n_merges, err));
     for (uint32_t rank = 0; rank < t->n_merges; rank++) BAL_TRY(index_merge(t, rank, err));
-    return BAL_OK;
+    return index_ties(t, err);
 }
 
 /* ---- Opening ------------------------------------------------------------------------------- */
@@ -167,7 +239,9 @@ static bal_status open_view(bal_tokenizer *t, bal_error *err)
     BAL_TRY(check_offsets(t, err));
     BAL_TRY(check_added(t, err));
     BAL_TRY(find_bytes(t, err));
+    BAL_TRY(index_tokens(t, err));
     BAL_TRY(index_merges(t, err));
+    if (t->flags & BAL_TOKENIZER_CHARACTERS) return BAL_OK;
     return bal_splitter_open(&t->splitter, (const char *)t->pattern, t->n_pattern, err);
 }
 

@@ -7,17 +7,19 @@
  *
  *    0   8  magic "BALTOKEN"
  *    8   4  version, 1
- *   12   4  flags: 1 = normalise to NFC
+ *   12   4  flags, BAL_TOKENIZER_* below
  *   16   4  n_tokens, 256 to 2^20
  *   20   4  n_merges, at most 2^22
  *   24   4  n_added, at most n_tokens
  *   28   4  n_pattern, bytes of the split pattern, 1 to 4096
  *   32   8  n_text, bytes of all tokens
  *   40      offsets: (n_tokens + 1) x 4, token i is text[offset i, offset i + 1), never empty
- *   ..      merges in order of rank: n_merges x 12, {left id, right id, id of both together}
- *   ..      added tokens by id: n_added x 8, {id, flags: 1 = special}
- *   ..      split pattern, as in tokenizer.json
- *   ..      text
+ *   ..      merges in order of rank: n_merges x 12, {left id, right id, id of both together}; bit
+ * 31 of the last says that the merge ties with the one before it
+ *   ..      tokens that text never makes by itself, by id: n_added x 8, {id, flags: 1 = special,
+ *           2 = stands for a single byte, 4 = comes before a text (BOS; at most one)}
+ *   ..      split pattern, as in tokenizer.json; none with BAL_TOKENIZER_CHARACTERS
+ *   ..      text; the space of SentencePiece (U+2581) is written as a space
  */
 #ifndef BAL_TEXT_TOKENIZER_BLOB_H
 #define BAL_TEXT_TOKENIZER_BLOB_H
@@ -25,16 +27,30 @@
 #include <string.h>
 
 #include "text/splitter.h"
+#include "text/token_index.h"
 #include "text/tokenizer.h"
 
 #define BAL_TOKENIZER_BLOB_MAGIC   "BALTOKEN"
 #define BAL_TOKENIZER_BLOB_VERSION 1
 #define BAL_TOKENIZER_BLOB_HEADER  40
-#define BAL_TOKENIZER_NFC          1u
-#define BAL_TOKENIZER_SPECIAL      1u
+
+#define BAL_TOKENIZER_NFC           1u  /* normalise to NFC */
+#define BAL_TOKENIZER_WHOLE         2u  /* a piece that is a token is not merged (ignore_merges) */
+#define BAL_TOKENIZER_CHARACTERS    4u  /* SentencePiece: text is characters, unknown ones bytes */
+#define BAL_TOKENIZER_PREFIX        8u  /* a text gets a space in front */
+#define BAL_TOKENIZER_PREFIX_ONCE   16u /* but not behind a special token */
+#define BAL_TOKENIZER_PREFIX_UNLESS 32u /* and not if it begins with one */
+#define BAL_TOKENIZER_FLAGS         63u
+
+#define BAL_TOKENIZER_SPECIAL 1u
+#define BAL_TOKENIZER_BYTE    2u
+#define BAL_TOKENIZER_BOS     4u
+
+#define BAL_TOKENIZER_TIES (1u << 31)
 
 typedef struct bal_merge {
     uint32_t left, right, result;
+    bool ties; /* goes with the one before, the leftmost of both first */
 } bal_merge;
 
 struct bal_tokenizer {
@@ -43,10 +59,12 @@ struct bal_tokenizer {
     size_t n_blob;
     const uint8_t *offsets, *merges, *added, *pattern, *text; /* sections of the blob */
     uint32_t n_tokens, n_merges, n_added, n_pattern, n_text;
-    bool nfc;
+    uint32_t flags;
+    int32_t bos;          /* or -1 */
     int32_t byte_id[256]; /* the token of each single byte */
     bal_bpe_table pairs;
-    bal_splitter *splitter;
+    bal_token_index index;  /* WHOLE: every token that text makes; CHARACTERS: single characters */
+    bal_splitter *splitter; /* NULL with CHARACTERS */
 };
 
 /* Checks and opens a malloc'ed blob and takes it over, also on failure. */
@@ -65,7 +83,9 @@ static inline void bal_put_le32(uint8_t *p, uint32_t v)
 static inline bal_merge bal_tokenizer_merge(const bal_tokenizer *t, uint32_t rank)
 {
     const uint8_t *p = t->merges + (size_t)12 * rank;
-    return (bal_merge){bal_le32(p), bal_le32(p + 4), bal_le32(p + 8)};
+    const uint32_t result = bal_le32(p + 8);
+    return (bal_merge){bal_le32(p), bal_le32(p + 4), result & ~BAL_TOKENIZER_TIES,
+                       result & BAL_TOKENIZER_TIES};
 }
 
 /* Bytes of token id < n_tokens. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
- * Finds the tokenizer in a model folder. Besides tokenizer.json there is the older form: a
- * vocabulary in JSON and a text file of merges, where the class named in tokenizer_config.json
- * says how text is normalised and split. */
+ * Finds the tokenizer in a model folder. Besides tokenizer.json there are SentencePiece's
+ * tokenizer.model and the older form: a vocabulary in JSON and a text file of merges, where the
+ * class named in tokenizer_config.json says how text is normalised and split. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -11,14 +11,14 @@
 /* What the Python classes of that name do. */
 typedef struct text_rules {
     const char *class_name, *pattern;
-    bool nfc;
+    uint32_t flags;
 } text_rules;
 
 static const text_rules known_rules[] = {
-    {"Qwen2Tokenizer", BAL_SPLIT_QWEN2, true},
-    {"Qwen2TokenizerFast", BAL_SPLIT_QWEN2, true},
-    {"GPT2Tokenizer", BAL_SPLIT_GPT2, false},
-    {"GPT2TokenizerFast", BAL_SPLIT_GPT2, false},
+    {"Qwen2Tokenizer", BAL_SPLIT_QWEN2, BAL_TOKENIZER_NFC},
+    {"Qwen2TokenizerFast", BAL_SPLIT_QWEN2, BAL_TOKENIZER_NFC},
+    {"GPT2Tokenizer", BAL_SPLIT_GPT2, 0},
+    {"GPT2TokenizerFast", BAL_SPLIT_GPT2, 0},
 };
 
 /* The files of the older form, all in memory. */
@@ -58,6 +58,13 @@ static bal_status load_object(json_t **out, const char *dir, const char *name, b
     return st < 0 ? bal_fail_in(err, st, "%s/%s", dir, name) : st;
 }
 
+/* *out is NULL where the file is absent. */
+static bal_status load_optional(json_t **out, const char *dir, const char *name, bal_error *err)
+{
+    *out = NULL;
+    return is_there(dir, name) ? load_object(out, dir, name, err) : BAL_OK;
+}
+
 /* ---- Older form --------------------------------------------------------------------------------
  */
 
@@ -65,11 +72,8 @@ static bal_status read_files(old_form *f, bal_error *err)
 {
     BAL_TRY(load_object(&f->vocab, f->dir, f->vocab_name, err));
     BAL_TRY(read_text(&f->merges, &f->n_merges, f->dir, f->merges_name, err));
-    if (is_there(f->dir, "tokenizer_config.json"))
-        BAL_TRY(load_object(&f->config, f->dir, "tokenizer_config.json", err));
-    if (is_there(f->dir, "added_tokens.json"))
-        BAL_TRY(load_object(&f->added, f->dir, "added_tokens.json", err));
-    return BAL_OK;
+    BAL_TRY(load_optional(&f->config, f->dir, "tokenizer_config.json", err));
+    return load_optional(&f->added, f->dir, "added_tokens.json", err);
 }
 
 /* GPT-2's first release has no config file, only file names of its own. */
@@ -86,7 +90,7 @@ static bal_status choose_rules(old_form *f, bool first_release, bal_error *err)
         if (strcmp(name, known_rules[i].class_name) != 0) continue;
         f->draft.pattern = known_rules[i].pattern;
         f->draft.n_pattern = strlen(known_rules[i].pattern);
-        f->draft.nfc = known_rules[i].nfc;
+        f->draft.flags = known_rules[i].flags;
         return BAL_OK;
     }
     return bal_fail(err, BAL_E_UNSUP,
@@ -95,45 +99,13 @@ static bal_status choose_rules(old_form *f, bool first_release, bal_error *err)
                     f->dir, name ? name : "?");
 }
 
-/* added_tokens_decoder: {"151643": {"content": "<|endoftext|>", ...}, ...} */
-static bal_status add_decoder(bal_tokenizer_draft *d, json_t *decoder, bal_error *err)
-{
-    for (void *it = json_object_iter(decoder); it; it = json_object_iter_next(decoder, it)) {
-        const char *key = json_object_iter_key(it);
-        char *end = NULL;
-        const long long id = strtoll(key, &end, 10);
-        const bal_status st = *key >= '0' && *key <= '9' && !*end
-                                  ? bal_draft_add_described(d, json_object_iter_value(it), id, err)
-                                  : bal_fail(err, BAL_E_FORMAT, "the key is not a token id");
-        if (st < 0) return bal_fail_in(err, st, "added_tokens_decoder[\"%.40s\"]", key);
-    }
-    return BAL_OK;
-}
-
-/* added_tokens.json: {"<|endoftext|>": 151643, ...}. It does not say which tokens are special;
- * those that the config does not describe are taken for special, so that they never show in an
- * answer. */
-static bal_status add_plain(bal_tokenizer_draft *d, json_t *added, bal_error *err)
-{
-    for (void *it = json_object_iter(added); it; it = json_object_iter_next(added, it)) {
-        const char *content = json_object_iter_key(it);
-        const json_t *v = json_object_iter_value(it);
-        const json_int_t id = json_is_integer(v) ? json_integer_value(v) : -1;
-        const json_int_t known = bal_draft_added_id(d, content);
-        if (known >= 0 && known != id)
-            return bal_fail(err, BAL_E_FORMAT, "'%.48s' has id %lld, in tokenizer_config.json %lld",
-                            content, (long long)id, (long long)known);
-        if (known < 0) BAL_TRY(bal_draft_add_token(d, content, id, true, err));
-    }
-    return BAL_OK;
-}
-
 static bal_status add_tokens(old_form *f, bool first_release, bal_error *err)
 {
     bal_tokenizer_draft *d = &f->draft;
-    bal_status st = add_decoder(d, json_object_get(f->config, "added_tokens_decoder"), err);
+    bal_status st =
+        bal_draft_add_decoder(d, json_object_get(f->config, "added_tokens_decoder"), err);
     if (st < 0) return bal_fail_in(err, st, "%s/tokenizer_config.json", f->dir);
-    st = add_plain(d, f->added, err);
+    st = bal_draft_add_plain(d, f->added, err);
     if (st < 0) return bal_fail_in(err, st, "%s/added_tokens.json", f->dir);
     /* GPT2Tokenizer's own default for the one special token its vocabulary contains */
     const json_t *end = json_object_get(f->vocab, "<|endoftext|>");
@@ -203,6 +175,28 @@ static bal_status open_old_form(bal_tokenizer **out, const char *dir, bool first
     return st;
 }
 
+/* ---- SentencePiece ------------------------------------------------------------------------- */
+
+static bal_status open_sentencepiece(bal_tokenizer **out, const char *dir, bal_error *err)
+{
+    char *model = NULL;
+    uint8_t *blob = NULL;
+    json_t *config = NULL, *added = NULL;
+    size_t n = 0, n_blob = 0;
+    bal_status st = read_text(&model, &n, dir, "tokenizer.model", err);
+    if (st >= 0) st = load_optional(&config, dir, "tokenizer_config.json", err);
+    if (st >= 0) st = load_optional(&added, dir, "added_tokens.json", err);
+    if (st >= 0) {
+        st = bal_sentencepiece_pack((uint8_t *)model, n, config, added, &blob, &n_blob, err);
+        if (st >= 0) st = bal_tokenizer_open_owned(out, blob, n_blob, err);
+        if (st < 0) bal_fail_in(err, st, "%s/tokenizer.model", dir);
+    }
+    json_decref(config);
+    json_decref(added);
+    free(model);
+    return st;
+}
+
 /* ---- Folder ------------------------------------------------------------------------------------
  */
 
@@ -221,7 +215,9 @@ bal_status bal_tokenizer_open_dir(bal_tokenizer **out, const char *dir, bal_erro
 {
     *out = NULL;
     if (is_there(dir, "tokenizer.json")) return open_tokenizer_json(out, dir, err);
+    if (is_there(dir, "tokenizer.model")) return open_sentencepiece(out, dir, err);
     if (is_there(dir, "vocab.json")) return open_old_form(out, dir, false, err);
     if (is_there(dir, "encoder.json")) return open_old_form(out, dir, true, err);
-    return bal_fail(err, BAL_E_IO, "%s: no tokenizer.json, vocab.json or encoder.json", dir);
+    return bal_fail(err, BAL_E_IO,
+                    "%s: no tokenizer.json, tokenizer.model, vocab.json or encoder.json", dir);
 }

@@ -75,6 +75,12 @@ bal_status bal_draft_add_token(bal_tokenizer_draft *d, const char *content, json
     return BAL_OK;
 }
 
+bal_status bal_draft_add_unreachable(bal_tokenizer_draft *d, const char *text, size_t n,
+                                     json_int_t id, bal_error *err)
+{
+    return claim(d, id, (bal_draft_token){text, n, true, false}, err);
+}
+
 static bal_status take_entry(bal_tokenizer_draft *d, const char *text, size_t n, const json_t *id,
                              bal_error *err)
 {
@@ -97,6 +103,15 @@ bal_status bal_draft_take_vocab(bal_tokenizer_draft *d, bal_error *err)
             return bal_fail(err, BAL_E_FORMAT, "no token has id %zu, but ids go up to %zu", id,
                             d->n_tokens - 1);
     return BAL_OK;
+}
+
+bal_status bal_draft_set_bos(bal_tokenizer_draft *d, const char *content, bal_error *err)
+{
+    d->bos = bal_draft_added_id(d, content);
+    d->has_bos = d->bos >= 0;
+    if (d->has_bos) return BAL_OK;
+    return bal_fail(err, BAL_E_FORMAT, "'%.*s' is to come before a text and is no added token",
+                    NAME(content, strlen(content)));
 }
 
 /* ---- Merges -------------------------------------------------------------------------------- */
@@ -146,10 +161,18 @@ bal_status bal_draft_add_merge(bal_tokenizer_draft *d, const char *left, size_t 
     BAL_TRY(joined(d, left, n_left, right, n_right, err));
     BAL_TRY(merge_room(d, err));
     bal_merge *m = d->merges + d->n_merges;
+    m->ties = false;
     BAL_TRY(part_id(d, &m->left, left, n_left, err));
     BAL_TRY(part_id(d, &m->right, right, n_right, err));
     BAL_TRY(part_id(d, &m->result, d->joined, n_left + n_right, err));
     d->n_merges++;
+    return BAL_OK;
+}
+
+bal_status bal_draft_add_merge_ids(bal_tokenizer_draft *d, bal_merge m, bal_error *err)
+{
+    BAL_TRY(merge_room(d, err));
+    d->merges[d->n_merges++] = m;
     return BAL_OK;
 }
 
@@ -173,7 +196,34 @@ static alphabet make_alphabet(void)
     return a;
 }
 
-/* The bytes of a vocabulary entry to out (room for n); *n_out of them. */
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9') return c - '0';
+    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* The byte that a SentencePiece token such as <0x0A> stands for, or -1. */
+static int byte_of(const bal_draft_token *token)
+{
+    const char *s = token->text;
+    if (token->added || token->n != 6 || memcmp(s, "<0x", 3) != 0 || s[5] != '>') return -1;
+    const int high = hex_digit(s[3]), low = hex_digit(s[4]);
+    return high < 0 || low < 0 ? -1 : 16 * high + low;
+}
+
+/* The bytes of a SentencePiece entry to out (room for n): U+2581 is its space. */
+static void to_characters(const bal_draft_token *token, uint8_t *out, size_t *n_out)
+{
+    static const char space[] = "\xe2\x96\x81";
+    *n_out = 0;
+    for (size_t i = 0; i < token->n;) {
+        const bool is_space = token->n - i >= 3 && memcmp(token->text + i, space, 3) == 0;
+        out[(*n_out)++] = is_space ? ' ' : (uint8_t)token->text[i];
+        i += is_space ? 3 : 1;
+    }
+}
+
+/* The bytes of an entry of a byte-level vocabulary to out (room for n); *n_out of them. */
 static bal_status to_bytes(const alphabet *a, const bal_draft_token *token, uint8_t *out,
                            size_t *n_out, bal_error *err)
 {
@@ -200,20 +250,45 @@ typedef struct packing {
     uint32_t n_added;
 } packing;
 
+/* Text never makes this token by itself: added, or standing for a byte. */
+static bool is_apart(const bal_tokenizer_draft *d, const bal_draft_token *token)
+{
+    return token->added || ((d->flags & BAL_TOKENIZER_CHARACTERS) && byte_of(token) >= 0);
+}
+
+static void pack_apart(packing *p, const bal_tokenizer_draft *d, size_t id)
+{
+    const bal_draft_token *token = d->tokens + id;
+    uint32_t flags = token->special ? BAL_TOKENIZER_SPECIAL : 0;
+    if (!token->added) flags = BAL_TOKENIZER_BYTE;
+    if (d->has_bos && (size_t)d->bos == id) flags |= BAL_TOKENIZER_BOS;
+    bal_put_le32(p->added, (uint32_t)id);
+    bal_put_le32(p->added + 4, flags);
+    p->added += 8;
+}
+
+/* The bytes of a token to out (room for token->n). */
+static bal_status pack_text(const packing *p, const bal_tokenizer_draft *d,
+                            const bal_draft_token *token, uint8_t *out, size_t *n, bal_error *err)
+{
+    *n = token->n;
+    if (token->added) return memcpy(out, token->text, *n), BAL_OK;
+    if (!(d->flags & BAL_TOKENIZER_CHARACTERS)) return to_bytes(&p->letters, token, out, n, err);
+    const int byte = byte_of(token);
+    if (byte < 0) return to_characters(token, out, n), BAL_OK;
+    out[0] = (uint8_t)byte;
+    *n = 1;
+    return BAL_OK;
+}
+
 static bal_status pack_tokens(packing *p, const bal_tokenizer_draft *d, bal_error *err)
 {
     for (size_t id = 0; id < d->n_tokens; id++) {
         const bal_draft_token *token = d->tokens + id;
-        size_t n = token->n;
+        size_t n = 0;
         bal_put_le32(p->offsets + 4 * id, (uint32_t)p->n_text);
-        if (token->added) {
-            memcpy(p->text + p->n_text, token->text, n);
-            bal_put_le32(p->added, (uint32_t)id);
-            bal_put_le32(p->added + 4, token->special ? BAL_TOKENIZER_SPECIAL : 0);
-            p->added += 8;
-        } else {
-            BAL_TRY(to_bytes(&p->letters, token, p->text + p->n_text, &n, err));
-        }
+        BAL_TRY(pack_text(p, d, token, p->text + p->n_text, &n, err));
+        if (is_apart(d, token)) pack_apart(p, d, id);
         p->n_text += n;
     }
     bal_put_le32(p->offsets + 4 * d->n_tokens, (uint32_t)p->n_text);
@@ -225,7 +300,8 @@ static void pack_merges(const packing *p, const bal_tokenizer_draft *d)
     for (size_t i = 0; i < d->n_merges; i++) {
         bal_put_le32(p->merges + 12 * i, d->merges[i].left);
         bal_put_le32(p->merges + 12 * i + 4, d->merges[i].right);
-        bal_put_le32(p->merges + 12 * i + 8, d->merges[i].result);
+        bal_put_le32(p->merges + 12 * i + 8,
+                     d->merges[i].result | (d->merges[i].ties ? BAL_TOKENIZER_TIES : 0));
     }
 }
 
@@ -233,7 +309,7 @@ static void pack_header(const packing *p, const bal_tokenizer_draft *d)
 {
     memcpy(p->blob, BAL_TOKENIZER_BLOB_MAGIC, 8);
     bal_put_le32(p->blob + 8, BAL_TOKENIZER_BLOB_VERSION);
-    bal_put_le32(p->blob + 12, d->nfc ? BAL_TOKENIZER_NFC : 0);
+    bal_put_le32(p->blob + 12, d->flags);
     bal_put_le32(p->blob + 16, (uint32_t)d->n_tokens);
     bal_put_le32(p->blob + 20, (uint32_t)d->n_merges);
     bal_put_le32(p->blob + 24, p->n_added);
@@ -242,13 +318,13 @@ static void pack_header(const packing *p, const bal_tokenizer_draft *d)
     bal_put_le32(p->blob + 36, 0);
 }
 
-/* Room for all parts; text in the byte alphabet is never shorter than its bytes. */
+/* Room for all parts; a token as written is never shorter than its bytes. */
 static bal_status pack_room(packing *p, const bal_tokenizer_draft *d, bal_error *err)
 {
     size_t n_text = 0;
     for (size_t id = 0; id < d->n_tokens; id++) {
         n_text += d->tokens[id].n;
-        p->n_added += d->tokens[id].added;
+        p->n_added += is_apart(d, d->tokens + id);
     }
     if (n_text > BAL_TOKENIZER_FILE_MAX || d->n_pattern > BAL_SPLIT_PATTERN_MAX)
         return bal_fail(err, BAL_E_FORMAT,
@@ -276,7 +352,7 @@ bal_status bal_draft_pack(const bal_tokenizer_draft *d, uint8_t **blob, size_t *
     const bal_status st = pack_tokens(&p, d, err);
     if (st < 0) return free(p.blob), st;
     pack_merges(&p, d);
-    memcpy(p.pattern, d->pattern, d->n_pattern);
+    if (d->n_pattern) memcpy(p.pattern, d->pattern, d->n_pattern);
     pack_header(&p, d);
     *blob = p.blob;
     *n = (size_t)(p.text - p.blob) + p.n_text;
@@ -299,6 +375,30 @@ bal_status bal_draft_load_object(json_t **out, const char *json, size_t n, bal_e
     return bal_fail(err, BAL_E_FORMAT, "expected a JSON object");
 }
 
+static const char *type_of(const json_t *component)
+{
+    return json_string_value(json_object_get(component, "type"));
+}
+
+bool bal_draft_is_type(const json_t *component, const char *name)
+{
+    const char *type = type_of(component);
+    return type && strcmp(type, name) == 0;
+}
+
+bool bal_draft_is_nothing(const json_t *component)
+{
+    return !component || json_is_null(component);
+}
+
+bal_status bal_draft_refuse_type(bal_error *err, const char *key, const json_t *component,
+                                 const char *expected)
+{
+    const char *type = type_of(component);
+    return bal_fail(err, BAL_E_UNSUP, "%s of type '%.60s' is not supported, expected %s", key,
+                    type ? type : "?", expected);
+}
+
 bal_status bal_draft_add_described(bal_tokenizer_draft *d, const json_t *entry, json_int_t id,
                                    bal_error *err)
 {
@@ -314,4 +414,35 @@ bal_status bal_draft_add_described(bal_tokenizer_draft *d, const json_t *entry, 
                             NAME(content, strlen(content)), rules[i]);
     return bal_draft_add_token(d, content, id, json_is_true(json_object_get(entry, "special")),
                                err);
+}
+
+bal_status bal_draft_add_decoder(bal_tokenizer_draft *d, const json_t *decoder, bal_error *err)
+{
+    void *object = (void *)(uintptr_t)decoder; /* jansson's iterators take no const */
+    for (void *it = json_object_iter(object); it; it = json_object_iter_next(object, it)) {
+        const char *key = json_object_iter_key(it);
+        char *end = NULL;
+        const long long id = strtoll(key, &end, 10);
+        const bal_status st = *key >= '0' && *key <= '9' && !*end
+                                  ? bal_draft_add_described(d, json_object_iter_value(it), id, err)
+                                  : bal_fail(err, BAL_E_FORMAT, "the key is not a token id");
+        if (st < 0) return bal_fail_in(err, st, "added_tokens_decoder[\"%.40s\"]", key);
+    }
+    return BAL_OK;
+}
+
+bal_status bal_draft_add_plain(bal_tokenizer_draft *d, const json_t *added, bal_error *err)
+{
+    void *object = (void *)(uintptr_t)added;
+    for (void *it = json_object_iter(object); it; it = json_object_iter_next(object, it)) {
+        const char *content = json_object_iter_key(it);
+        const json_t *v = json_object_iter_value(it);
+        const json_int_t id = json_is_integer(v) ? json_integer_value(v) : -1;
+        const json_int_t known = bal_draft_added_id(d, content);
+        if (known >= 0 && known != id)
+            return bal_fail(err, BAL_E_FORMAT, "'%.48s' has id %lld, in tokenizer_config.json %lld",
+                            content, (long long)id, (long long)known);
+        if (known < 0) BAL_TRY(bal_draft_add_token(d, content, id, true, err));
+    }
+    return BAL_OK;
 }

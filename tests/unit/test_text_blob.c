@@ -182,7 +182,8 @@ static void test_rules(void **state)
     const places p = find_places();
     check_refused(0, 0, BAL_E_FORMAT, "begin with BALTOKEN");
     check_refused(8, 2, BAL_E_UNSUP, "version 2, this build reads version 1");
-    check_refused(12, 3, BAL_E_UNSUP, "unknown flags 0x3");
+    check_refused(12, 64, BAL_E_UNSUP, "unknown flags 0x40");
+    check_refused(12, 4, BAL_E_FORMAT, "flags 0x4 and a split pattern");
     check_refused(16, 255, BAL_E_FORMAT, "255 tokens, expected 256 to 1048576");
     check_refused(16, (1u << 20) + 1, BAL_E_FORMAT, "1048577 tokens");
     check_refused(16, 262, BAL_E_FORMAT, "its header promises");
@@ -198,7 +199,8 @@ static void test_rules(void **state)
     check_refused(p.merges + 4, 'c', BAL_E_FORMAT, "merge 0: token 256 is not");
     check_refused(p.added, 259, BAL_E_FORMAT, "added token 1 has id 259");
     check_refused(p.added + 16, 261, BAL_E_FORMAT, "added token 2 has id 261");
-    check_refused(p.added + 4, 2, BAL_E_UNSUP, "added token 0 has unknown flags 0x2");
+    check_refused(p.added + 4, 8, BAL_E_UNSUP, "added token 0 has unknown flags 0x8");
+    check_refused(p.added + 4, 2, BAL_E_FORMAT, "token 258 cannot stand for a byte");
     check_refused(p.added, 257, BAL_E_FORMAT, "merge 1 makes the special token 257");
     check_refused(p.added, 'a', BAL_E_FORMAT, "no token is the single byte 0x61");
     check_refused(p.pattern, '(', BAL_E_FORMAT, "split pattern");

@@ -137,14 +137,82 @@ static void test_components(void **state)
         "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"behavior\":\"Isolated\","
         "\"pattern\":{\"Regex\":\"a\"}},{\"type\":\"ByteLevel\",\"add_prefix_space\":false}]}",
         BAL_E_UNSUP, "Split and then ByteLevel with use_regex");
-    BROKEN(more_root, ",\"post_processor\":{\"type\":\"TemplateProcessing\"}", BAL_E_UNSUP,
-           "post_processor of type 'TemplateProcessing'");
+    BROKEN(more_root, ",\"post_processor\":{\"type\":\"BertProcessing\"}", BAL_E_UNSUP,
+           "post_processor of type 'BertProcessing'");
     BROKEN(more_root, ",\"decoder\":{\"type\":\"WordPiece\"}", BAL_E_UNSUP, "decoder of type");
     BROKEN(more_root, ",\"version\":\"2.0\"", BAL_E_FORMAT, "duplicate object key");
-    BROKEN(more_model, ",\"byte_fallback\":true", BAL_E_UNSUP, "model.byte_fallback");
-    BROKEN(more_model, ",\"ignore_merges\":true", BAL_E_UNSUP, "model.ignore_merges");
+    BROKEN(more_model, ",\"byte_fallback\":true,\"ignore_merges\":true", BAL_E_UNSUP,
+           "model.ignore_merges together with byte_fallback");
     BROKEN(more_model, ",\"dropout\":0.1", BAL_E_UNSUP, "model.dropout");
     BROKEN(more_model, ",\"end_of_word_suffix\":\"</w>\"", BAL_E_UNSUP, "end_of_word_suffix");
+}
+
+/* One text's template: a token in front or none, and nothing behind. */
+#define TEMPLATE(parts)                                                                            \
+    ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[" parts "]}"
+#define TEXT_PART     "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}"
+#define TOKEN_PART(s) "{\"SpecialToken\":{\"id\":\"" s "\",\"type_id\":0}}"
+
+static void test_post_processor(void **state)
+{
+    (void)state;
+    bal_error err;
+    bal_tokenizer *t = NULL;
+    ASSERT_OK(tiny_open(&t, with(offsetof(tiny_json, more_root), TEMPLATE(TEXT_PART)), &err));
+    assert_int_equal(bal_tokenizer_bos(t), -1);
+    bal_tokenizer_close(t);
+    const char *bos = TEMPLATE(TOKEN_PART("<|im_start|>") "," TEXT_PART);
+    ASSERT_OK(tiny_open(&t, with(offsetof(tiny_json, more_root), bos), &err));
+    assert_int_equal(bal_tokenizer_bos(t), 258);
+    bal_tokenizer_close(t);
+    BROKEN(more_root, TEMPLATE(TEXT_PART "," TOKEN_PART("<|im_end|>")), BAL_E_UNSUP, "none behind");
+    BROKEN(more_root, TEMPLATE(TOKEN_PART("<|im_end|>")), BAL_E_UNSUP, "none behind");
+    BROKEN(more_root, TEMPLATE(TOKEN_PART("<b>") "," TEXT_PART), BAL_E_FORMAT,
+           "'<b>' is to come before a text and is no added token");
+    BROKEN(more_root, TEMPLATE("{\"SpecialToken\":{}}," TEXT_PART), BAL_E_FORMAT, "names no token");
+    BROKEN(more_root, TEMPLATE(""), BAL_E_UNSUP, "TemplateProcessing is supported with");
+    BROKEN(more_root,
+           ",\"post_processor\":{\"type\":\"Sequence\",\"processors\":[{\"type\":\"X\"}]}",
+           BAL_E_UNSUP, "post_processor of type 'X'");
+}
+
+/* Parts of a vocabulary over characters; the vocabulary itself is bytes, which is found out last.
+ */
+static void test_character_components(void **state)
+{
+    (void)state;
+    tiny_json j = tiny_default;
+    j.more_model = ",\"byte_fallback\":true";
+    check_json(j, BAL_E_UNSUP, "normalizer of type 'NFC'");
+    j.normalizer =
+        "{\"type\":\"Replace\",\"pattern\":{\"String\":\"x\"},\"content\":\"\xe2\x96\x81\"}";
+    check_json(j, BAL_E_UNSUP, "normalizer of type 'Replace'");
+    j.normalizer = "{\"type\":\"Prepend\",\"prepend\":\"\xe2\x96\x81\"}";
+    check_json(j, BAL_E_UNSUP, "pre_tokenizer of type 'Sequence'");
+    j.pre_tokenizer =
+        "{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\",\"prepend_scheme\":\"first\"}";
+    check_json(j, BAL_E_UNSUP, "without split only");
+    j.pre_tokenizer = "{\"type\":\"Metaspace\",\"replacement\":\"_\",\"split\":false}";
+    check_json(j, BAL_E_UNSUP, "replacement U+2581");
+    j.pre_tokenizer = "{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\",\"split\":false,"
+                      "\"prepend_scheme\":\"first\"}";
+    check_json(j, BAL_E_UNSUP, "both normalizer and pre_tokenizer");
+    j.normalizer = "null";
+    check_json(j, BAL_E_FORMAT, "no token is the single byte 0x00");
+    j.more_root = ",\"decoder\":{\"type\":\"ByteLevel\"}";
+    check_json(j, BAL_E_UNSUP, "decoder of type 'ByteLevel'");
+    j.more_root = "";
+    j.pre_tokenizer = "{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\",\"split\":false}";
+    check_json(j, BAL_E_UNSUP, "prepend_scheme '?'");
+}
+
+static void test_digits(void **state)
+{
+    (void)state;
+    BROKEN(pre_tokenizer,
+           "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\",\"individual_digits\":"
+           "false},{\"type\":\"ByteLevel\",\"add_prefix_space\":false}]}",
+           BAL_E_UNSUP, "Digits without individual_digits");
 }
 
 static void test_no_tokenizer_at_all(void **state)
@@ -300,7 +368,7 @@ static void test_folder_without_tokenizer(void **state)
     (void)state;
     bal_error err;
     bal_tokenizer *t = NULL;
-    ASSERT_FAILS(BAL_E_IO, "no tokenizer.json, vocab.json or encoder.json",
+    ASSERT_FAILS(BAL_E_IO, "no tokenizer.json, tokenizer.model, vocab.json or encoder.json",
                  bal_tokenizer_open_dir(&t, scratch("nowhere"), &err));
 }
 
@@ -313,6 +381,9 @@ int main(void)
         cmocka_unit_test(test_added_tokens),
         cmocka_unit_test(test_added_token_of_the_vocabulary),
         cmocka_unit_test(test_components),
+        cmocka_unit_test(test_post_processor),
+        cmocka_unit_test(test_character_components),
+        cmocka_unit_test(test_digits),
         cmocka_unit_test(test_no_tokenizer_at_all),
         cmocka_unit_test(test_accepted_forms),
         cmocka_unit_test(test_old_form_is_the_same_tokenizer),

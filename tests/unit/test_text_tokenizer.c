@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
- * Tokenizing: published vectors for Qwen2 and GPT-2, the golden ids of our own checkpoints, naughty
- * strings there and back, text that looks like special tokens, and how long hostile text takes. */
+ * Tokenizing: published vectors for Qwen2, GPT-2 and Llama 2, the golden ids of our own
+ * checkpoints, naughty strings there and back, text that looks like special tokens, and how long
+ * hostile text takes. */
 #include "text_tiny.h"
 #include "base/rng.h"
 #include "text/nfc.h"
@@ -79,6 +80,30 @@ static void test_gpt2_vectors(void **state)
                     data_path("tokenizers/ggml-vocab-gpt-2.gguf.out"));
 }
 
+static void test_llama2_vectors(void **state)
+{
+    (void)state;
+    check_published(data_path("tokenizers/llama2"),
+                    data_path("tokenizers/ggml-vocab-llama-spm.gguf.inp"),
+                    data_path("tokenizers/ggml-vocab-llama-spm.gguf.out"));
+}
+
+static void test_llama2_special_tokens(void **state)
+{
+    (void)state;
+    const char *dir = data_path("tokenizers/llama2");
+    SKIP_WITHOUT(dir, "tokenizers/llama2");
+    bal_tokenizer *t = open_dir(dir);
+    assert_int_equal(bal_tokenizer_size(t), 32000);
+    assert_int_equal(bal_tokenizer_bos(t), 1);
+    assert_int_equal(bal_tokenizer_token_id(t, "</s>"), 2);
+    assert_int_equal(bal_tokenizer_token_id(t, "A"), -1); /* <0x41> stands for it, unseen */
+    assert_true(bal_tokenizer_is_special(t, 0));
+    assert_false(bal_tokenizer_is_special(t, 3)); /* <0x00> */
+    assert_true(bal_tokenizer_drops_space(t));
+    bal_tokenizer_close(t);
+}
+
 static void test_qwen2_special_tokens(void **state)
 {
     (void)state;
@@ -152,6 +177,46 @@ static void check_naughty(const char *dir, bool nfc)
     for (size_t i = 0; i < json_array_size(strings); i++) {
         const json_t *s = json_array_get(strings, i);
         check_round_trip(t, json_string_value(s), json_string_length(s), nfc);
+    }
+    bal_tokenizer_close(t);
+    json_decref(strings);
+}
+
+/* With a space in front, and U+2581 for a space there and back. */
+static void check_spaced_round_trip(const bal_tokenizer *t, const char *text, size_t n)
+{
+    bal_error err;
+    int32_t *ids = NULL;
+    size_t n_ids = 0, n_back = 0, n_spaced = 0;
+    char *spaced = malloc(n + 2);
+    assert_non_null(spaced);
+    if (n) spaced[n_spaced++] = ' ';
+    for (size_t i = 0; i < n;) {
+        const bool space = n - i >= 3 && memcmp(text + i, "\xe2\x96\x81", 3) == 0;
+        spaced[n_spaced++] = space ? ' ' : text[i];
+        i += space ? 3 : 1;
+    }
+    ASSERT_OK(bal_tokenizer_encode(t, text, n, &ids, &n_ids, &err));
+    for (size_t i = 0; i < n_ids; i++) assert_false(bal_tokenizer_is_special(t, ids[i]));
+    char *back = decode_all(t, ids, n_ids, &n_back);
+    if (n_back != n_spaced || memcmp(back, spaced, n_back) != 0)
+        fail_msg("'%.*s' came back as '%.*s'", (int)n, text, (int)n_back, back);
+    free(back);
+    free(spaced);
+    free(ids);
+}
+
+static void test_naughty_strings_of_llama2(void **state)
+{
+    (void)state;
+    const char *dir = data_path("tokenizers/llama2"), *path = data_path("json/blns/blns.json");
+    SKIP_WITHOUT(dir && path, "json/blns and tokenizers");
+    json_t *strings = json_load_file(path, 0, NULL);
+    bal_tokenizer *t = open_dir(dir);
+    assert_true(json_array_size(strings) > 400);
+    for (size_t i = 0; i < json_array_size(strings); i++) {
+        const json_t *s = json_array_get(strings, i);
+        check_spaced_round_trip(t, json_string_value(s), json_string_length(s));
     }
     bal_tokenizer_close(t);
     json_decref(strings);
@@ -294,6 +359,94 @@ static void test_golden_demo(void **state)
     check_golden("tests/golden/tokenizer_demo.json", "demo/model");
 }
 
+/* One small tokenizer of each published build (tests/golden/make/make_vocabularies.py). */
+static void test_golden_builds(void **state)
+{
+    (void)state;
+    static const char *const builds[] = {"spm",   "internlm2", "legacy", "first",
+                                         "never", "llama3",    "smollm2"};
+    for (size_t i = 0; i < sizeof builds / sizeof *builds; i++) {
+        char file[128], dir[128];
+        snprintf(dir, sizeof dir, "tests/golden/text/%s", builds[i]);
+        snprintf(file, sizeof file, "tests/golden/text/%s/ids.json", builds[i]);
+        check_golden(file, dir);
+    }
+}
+
+/* What stands in front of a text depends on the build and on where the text stands. */
+static void check_parts(const char *build, bool drops, const char *start, const char *later)
+{
+    bal_error err;
+    char dir[128];
+    snprintf(dir, sizeof dir, "tests/golden/text/%s", build);
+    bal_tokenizer *t = open_dir(source_path(dir));
+    assert_int_equal(bal_tokenizer_drops_space(t), drops);
+    for (int at_start = 0; at_start < 2; at_start++) {
+        bal_ids ids = {0};
+        size_t n = 0;
+        ASSERT_OK(bal_tokenizer_append_part(t, " hi", 3, at_start, &ids, &err));
+        char *text = decode_all(t, ids.v, ids.n, &n);
+        const char *expected = at_start ? start : later;
+        if (n != strlen(expected) || memcmp(text, expected, n) != 0)
+            fail_msg("%s, %d: '%.*s', expected '%s'", build, at_start, (int)n, text, expected);
+        free(text);
+        free(ids.v);
+    }
+    bal_tokenizer_close(t);
+}
+
+static void test_space_in_front(void **state)
+{
+    (void)state;
+    check_parts("spm", true, "  hi", "  hi");
+    check_parts("legacy", true, "  hi", "  hi");
+    check_parts("first", true, " hi", " hi");
+    check_parts("never", false, " hi", " hi");
+    check_parts("internlm2", false, " hi", " hi");
+    check_parts("llama3", false, " hi", " hi");
+    bal_error err;
+    bal_ids ids = {0};
+    bal_tokenizer *t = open_dir(source_path("tests/golden/text/first"));
+    ASSERT_OK(bal_tokenizer_append(t, "a", 1, &ids, &err));
+    ASSERT_OK(bal_tokenizer_append(t, "a", 1, &ids, &err)); /* behind something: no space */
+    assert_int_equal(bal_tokenizer_decode(t, ids.v[0], false).n, 2);
+    assert_int_equal(bal_tokenizer_decode(t, ids.v[ids.n - 1], false).n, 1);
+    free(ids.v);
+    bal_tokenizer_close(t);
+}
+
+static void test_bos(void **state)
+{
+    (void)state;
+    bal_tokenizer *t = open_dir(source_path("tests/golden/text/llama3"));
+    assert_int_equal(bal_tokenizer_bos(t), bal_tokenizer_token_id(t, "<|begin_of_text|>"));
+    assert_true(bal_tokenizer_bos(t) > 0);
+    bal_tokenizer_close(t);
+    t = open_dir(source_path("tests/golden/text/legacy"));
+    assert_int_equal(bal_tokenizer_bos(t), 1);
+    bal_tokenizer_close(t);
+    t = open_dir(source_path("tests/golden/text/smollm2"));
+    assert_int_equal(bal_tokenizer_bos(t), -1);
+    bal_tokenizer_close(t);
+}
+
+/* The config renames pieces of the model, and adds more behind them. */
+static void test_renamed_pieces(void **state)
+{
+    (void)state;
+    bal_tokenizer *t = open_dir(source_path("tests/golden/text/internlm2"));
+    const int32_t start = bal_tokenizer_token_id(t, "<|im_start|>");
+    assert_true(start > 256);
+    assert_true(bal_tokenizer_is_special(t, start));
+    assert_int_equal(bal_tokenizer_token_id(t, "<|im_end|>"), start + 1);
+    assert_int_equal(bal_tokenizer_token_id(t, "[UNUSED_TOKEN_141]"), -1);
+    assert_int_equal(bal_tokenizer_token_id(t, "[UNUSED_TOKEN_143]"), start + 2);
+    assert_false(bal_tokenizer_is_special(t, start + 2));
+    assert_int_equal(bal_tokenizer_token_id(t, "<IMG_CONTEXT>"), start + 6);
+    assert_int_equal(bal_tokenizer_size(t), start + 7);
+    bal_tokenizer_close(t);
+}
+
 /* ---- Time ------------------------------------------------------------------------------------ */
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -345,11 +498,18 @@ static void test_no_text_is_slow(void **state)
 {
     (void)state;
     const char *qwen2 = data_path("tokenizers/qwen2"), *gpt2 = data_path("tokenizers/gpt2");
-    SKIP_WITHOUT(qwen2 && gpt2, "tokenizers");
+    const char *llama2 = data_path("tokenizers/llama2");
+    SKIP_WITHOUT(qwen2 && gpt2 && llama2, "tokenizers");
     bal_tokenizer *t = open_dir(qwen2);
     check_hostile_texts(t);
     bal_tokenizer_close(t);
     t = open_dir(gpt2);
+    check_hostile_texts(t);
+    bal_tokenizer_close(t);
+    t = open_dir(llama2);
+    check_hostile_texts(t);
+    bal_tokenizer_close(t);
+    t = open_dir(source_path("tests/golden/text/smollm2"));
     check_hostile_texts(t);
     bal_tokenizer_close(t);
 }
@@ -373,15 +533,22 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_qwen2_vectors),
         cmocka_unit_test(test_gpt2_vectors),
+        cmocka_unit_test(test_llama2_vectors),
+        cmocka_unit_test(test_llama2_special_tokens),
         cmocka_unit_test(test_qwen2_special_tokens),
         cmocka_unit_test(test_gpt2_end_of_text_is_special),
         cmocka_unit_test(test_naughty_strings),
+        cmocka_unit_test(test_naughty_strings_of_llama2),
         cmocka_unit_test(test_invalid_utf8_is_replaced),
         cmocka_unit_test(test_text_cannot_make_special_tokens),
         cmocka_unit_test(test_decode),
         cmocka_unit_test(test_many_added_tokens),
         cmocka_unit_test(test_golden_tiny),
         cmocka_unit_test(test_golden_demo),
+        cmocka_unit_test(test_golden_builds),
+        cmocka_unit_test(test_space_in_front),
+        cmocka_unit_test(test_bos),
+        cmocka_unit_test(test_renamed_pieces),
         cmocka_unit_test(test_no_text_is_slow),
         cmocka_unit_test(test_text_too_long),
     };
