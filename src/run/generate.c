@@ -140,23 +140,15 @@ static bal_status transcript_put(bal_dialog *d, const int32_t *ids, const uint8_
     return BAL_OK;
 }
 
-/* The turn with the header of its answer. Behind an answer it starts with that answer's closing
- * mark: the template is asked for an empty answer and this question, and what the transcript ends
- * with already, an open header, is left out. */
+/* The turn with the header of its answer; behind an answer it starts with that answer's close. */
 static bal_status put_turn(bal_dialog *d, const bal_chat_message *question, bal_error *err)
 {
     const bal_tokenizer *t = d->engine->tokenizer;
     const bal_chat_family family = bal_engine_chat(d->engine);
-    const bal_chat_message both[2] = {{.role = BAL_CHAT_ASSISTANT}, *question};
-    const bool first = d->text.n == 0;
-    bal_chat_tokens open = {0}, turn = {0};
-    bal_status st = BAL_OK;
-    if (!first) st = bal_chat_encode(&open, t, family, NULL, 0, true, err);
-    if (st == BAL_OK)
-        st = bal_chat_encode(&turn, t, family, first ? question : both, first ? 1 : 2, true, err);
-    if (st == BAL_OK)
-        st = transcript_put(d, turn.ids + open.n, turn.tags + open.n, turn.n - open.n, err);
-    bal_chat_tokens_deinit(&open);
+    bal_chat_tokens turn = {0};
+    bal_status st = d->text.n == 0 ? bal_chat_encode(&turn, t, family, question, 1, true, err)
+                                   : bal_chat_continue(&turn, t, family, question, err);
+    if (st == BAL_OK) st = transcript_put(d, turn.ids, turn.tags, turn.n, err);
     bal_chat_tokens_deinit(&turn);
     return st;
 }
@@ -291,8 +283,12 @@ static bool emit_token(asking *a, int32_t id)
 {
     enum { STEP = 64 };
     char out[BAL_UTF8_STREAM_ROOM(STEP)];
-    const bal_token_view t = bal_tokenizer_decode(a->d->engine->tokenizer, id, false);
-    for (size_t at = 0; at < t.n; at += STEP) {
+    const bal_tokenizer *tokenizer = a->d->engine->tokenizer;
+    const bal_token_view t = bal_tokenizer_decode(tokenizer, id, false);
+    /* an answer is a text of its own: the space in front is the tokenizer's */
+    const bool first = a->r->n_generated == 1;
+    const bool drop = first && t.n && *t.bytes == ' ' && bal_tokenizer_drops_space(tokenizer);
+    for (size_t at = drop; at < t.n; at += STEP) {
         const size_t n = bal_min(STEP, t.n - at);
         if (!emit(a, out, bal_utf8_stream_push(&a->stream, t.bytes + at, n, out))) return false;
     }

@@ -112,10 +112,10 @@ static bal_status encode_pieces(const bal_tokenizer *t, const char *text, size_t
 
 #define SPACE 0x2581
 
-static bool wants_prefix(const bal_tokenizer *t, bool at_start, uint32_t first)
+static bool wants_prefix(const bal_tokenizer *t, bal_text_place place, uint32_t first)
 {
-    if (!(t->flags & BAL_TOKENIZER_PREFIX)) return false;
-    if ((t->flags & BAL_TOKENIZER_PREFIX_ONCE) && !at_start) return false;
+    if (!(t->flags & BAL_TOKENIZER_PREFIX) || place == BAL_TEXT_INSIDE) return false;
+    if ((t->flags & BAL_TOKENIZER_PREFIX_ONCE) && place != BAL_TEXT_START) return false;
     return !(t->flags & BAL_TOKENIZER_PREFIX_UNLESS) || (first != ' ' && first != SPACE);
 }
 
@@ -130,13 +130,13 @@ static size_t put_character(const bal_tokenizer *t, const char *s, bal_utf8_char
 }
 
 static bal_status encode_characters(const bal_tokenizer *t, const char *text, size_t n,
-                                    bool at_start, bal_ids *ids, bal_error *err)
+                                    bal_text_place place, bal_ids *ids, bal_error *err)
 {
     if (n == 0) return BAL_OK;
     BAL_TRY(bal_ids_reserve(ids, n + 1, err));
     int32_t *out = ids->v + ids->n;
     size_t n_out = 0;
-    if (wants_prefix(t, at_start, bal_utf8_next(text, n).cp))
+    if (wants_prefix(t, place, bal_utf8_next(text, n).cp))
         out[n_out++] = bal_token_index_find(&t->index, " ", 1);
     for (size_t i = 0; i < n;) {
         const bal_utf8_char c = bal_utf8_next(text + i, n - i);
@@ -150,11 +150,10 @@ static bal_status encode_characters(const bal_tokenizer *t, const char *text, si
     return st;
 }
 
-static bal_status encode_valid(const bal_tokenizer *t, const char *text, size_t n, bool at_start,
-                               bal_ids *ids, bal_error *err)
+static bal_status encode_valid(const bal_tokenizer *t, const char *text, size_t n,
+                               bal_text_place place, bal_ids *ids, bal_error *err)
 {
-    if (t->flags & BAL_TOKENIZER_CHARACTERS)
-        return encode_characters(t, text, n, at_start, ids, err);
+    if (t->flags & BAL_TOKENIZER_CHARACTERS) return encode_characters(t, text, n, place, ids, err);
     if (!(t->flags & BAL_TOKENIZER_NFC) || bal_nfc_is_plain(text, n))
         return encode_pieces(t, text, n, ids, err);
     char *form_c = NULL;
@@ -165,15 +164,15 @@ static bal_status encode_valid(const bal_tokenizer *t, const char *text, size_t 
 }
 
 bal_status bal_tokenizer_append_part(const bal_tokenizer *t, const char *text, size_t n,
-                                     bool at_start, bal_ids *ids, bal_error *err)
+                                     bal_text_place place, bal_ids *ids, bal_error *err)
 {
     if (n > BAL_TOKENIZER_TEXT_MAX)
         return bal_fail(err, BAL_E_ARG, "text of %zu bytes, expected at most %zu", n,
                         BAL_TOKENIZER_TEXT_MAX);
-    if (bal_utf8_valid(text, n)) return encode_valid(t, text, n, at_start, ids, err);
+    if (bal_utf8_valid(text, n)) return encode_valid(t, text, n, place, ids, err);
     char *repaired = NULL;
     BAL_TRY(bal_utf8_repair(&repaired, &n, text, n, err));
-    const bal_status st = encode_valid(t, repaired, n, at_start, ids, err);
+    const bal_status st = encode_valid(t, repaired, n, place, ids, err);
     free(repaired);
     return st;
 }
@@ -181,7 +180,33 @@ bal_status bal_tokenizer_append_part(const bal_tokenizer *t, const char *text, s
 bal_status bal_tokenizer_append(const bal_tokenizer *t, const char *text, size_t n, bal_ids *ids,
                                 bal_error *err)
 {
-    return bal_tokenizer_append_part(t, text, n, ids->n == 0, ids, err);
+    return bal_tokenizer_append_part(t, text, n, ids->n ? BAL_TEXT_AFTER_TOKEN : BAL_TEXT_START,
+                                     ids, err);
+}
+
+/* Bytes of text (valid UTF-8) in its normal form. */
+static bal_status count_valid(const bal_tokenizer *t, const char *text, size_t n, size_t *n_bytes,
+                              bal_error *err)
+{
+    *n_bytes = n;
+    for (size_t i = 0; (t->flags & BAL_TOKENIZER_CHARACTERS) && i + 2 < n; i++)
+        if (memcmp(text + i, "\xe2\x96\x81", 3) == 0) *n_bytes -= 2;
+    if (!(t->flags & BAL_TOKENIZER_NFC) || bal_nfc_is_plain(text, n)) return BAL_OK;
+    char *form_c = NULL;
+    BAL_TRY(bal_nfc(&form_c, n_bytes, text, n, err));
+    free(form_c);
+    return BAL_OK;
+}
+
+bal_status bal_tokenizer_count_bytes(const bal_tokenizer *t, const char *text, size_t n,
+                                     size_t *n_bytes, bal_error *err)
+{
+    if (bal_utf8_valid(text, n)) return count_valid(t, text, n, n_bytes, err);
+    char *repaired = NULL;
+    BAL_TRY(bal_utf8_repair(&repaired, &n, text, n, err));
+    const bal_status st = count_valid(t, repaired, n, n_bytes, err);
+    free(repaired);
+    return st;
 }
 
 bal_status bal_tokenizer_encode(const bal_tokenizer *t, const char *text, size_t n, int32_t **ids,

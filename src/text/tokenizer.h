@@ -47,14 +47,20 @@ const uint8_t *bal_tokenizer_blob(const bal_tokenizer *t, size_t *n);
  * backtracks without end. */
 bal_status bal_tokenizer_encode(const bal_tokenizer *t, const char *text, size_t n, int32_t **ids,
                                 size_t *n_ids, bal_error *err);
-/* The same, appended to ids. A text behind other ids counts as one behind a special token, before
- * which some tokenizers put no space. */
+/* The same, appended to ids. A text behind other ids counts as one behind a special token. */
 bal_status bal_tokenizer_append(const bal_tokenizer *t, const char *text, size_t n, bal_ids *ids,
                                 bal_error *err);
-
-/* The same with the say of the caller whether the text is where a conversation begins. */
+/* Where a text stands in its conversation, which decides whether it gets a space in front. */
+typedef enum bal_text_place {
+    BAL_TEXT_START,       /* first of all, but for BOS */
+    BAL_TEXT_AFTER_TOKEN, /* behind a special token */
+    BAL_TEXT_INSIDE,      /* behind other text: no space */
+} bal_text_place;
 bal_status bal_tokenizer_append_part(const bal_tokenizer *t, const char *text, size_t n,
-                                     bool at_start, bal_ids *ids, bal_error *err);
+                                     bal_text_place place, bal_ids *ids, bal_error *err);
+/* How many bytes the tokens of a text hold, a space in front not counted. */
+bal_status bal_tokenizer_count_bytes(const bal_tokenizer *t, const char *text, size_t n,
+                                     size_t *n_bytes, bal_error *err);
 
 /* The token that comes before any text ("<s>"), for callers to put there; -1 if there is none. */
 int32_t bal_tokenizer_bos(const bal_tokenizer *t);

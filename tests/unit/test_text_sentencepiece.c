@@ -94,7 +94,7 @@ static void check_config(const char *config, const int32_t *expected, size_t n, 
     pb_specs(&w, 2, true, false, "");
     ASSERT_OK(open_model(&t, &w, config, &err));
     bal_ids ids = {0};
-    ASSERT_OK(bal_tokenizer_append_part(t, "a", 1, false, &ids, &err));
+    ASSERT_OK(bal_tokenizer_append_part(t, "a", 1, BAL_TEXT_AFTER_TOKEN, &ids, &err));
     assert_int_equal(ids.n, n);
     for (size_t i = 0; i < n; i++) assert_int_equal(ids.v[i], expected[i]);
     assert_int_equal(bal_tokenizer_bos(t), bos);

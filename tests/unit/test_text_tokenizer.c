@@ -384,7 +384,8 @@ static void check_parts(const char *build, bool drops, const char *start, const 
     for (int at_start = 0; at_start < 2; at_start++) {
         bal_ids ids = {0};
         size_t n = 0;
-        ASSERT_OK(bal_tokenizer_append_part(t, " hi", 3, at_start, &ids, &err));
+        ASSERT_OK(bal_tokenizer_append_part(
+            t, " hi", 3, at_start ? BAL_TEXT_START : BAL_TEXT_AFTER_TOKEN, &ids, &err));
         char *text = decode_all(t, ids.v, ids.n, &n);
         const char *expected = at_start ? start : later;
         if (n != strlen(expected) || memcmp(text, expected, n) != 0)
