@@ -11,5 +11,6 @@ int bal_cmd_eval(int argc, char **argv);
 int bal_cmd_inspect(int argc, char **argv);
 int bal_cmd_quantize(int argc, char **argv);
 int bal_cmd_run(int argc, char **argv);
+int bal_cmd_serve(int argc, char **argv);
 
 #endif

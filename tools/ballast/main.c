@@ -22,6 +22,7 @@ static const command commands[] = {
     {"inspect", "what a model holds, byte for byte, and where it came from", bal_cmd_inspect},
     {"quantize", "make one packed file of a checkpoint", bal_cmd_quantize},
     {"run", "ask a question about pictures, once", bal_cmd_run},
+    {"serve", "answer over HTTP: OpenAI's API and a page", bal_cmd_serve},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
