@@ -104,11 +104,3 @@ bool bal_exchange_is_over(bal_exchange *x)
     pthread_mutex_unlock(&x->lock);
     return over;
 }
-
-void bal_exchange_drain(bal_exchange *x)
-{
-    pthread_mutex_lock(&x->lock);
-    while (x->n_open) bal_cond_wait(&x->more, &x->lock, 1.0);
-    drop_notes(x);
-    pthread_mutex_unlock(&x->lock);
-}

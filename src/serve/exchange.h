@@ -33,7 +33,7 @@ typedef struct bal_exchange_port {
 } bal_exchange_port;
 
 bal_status bal_exchange_init(bal_exchange *x, bal_error *err);
-void bal_exchange_deinit(bal_exchange *x); /* after bal_exchange_drain */
+void bal_exchange_deinit(bal_exchange *x); /* when it is over */
 
 void bal_exchange_opened(bal_exchange *x); /* before submit; closed again if that fails */
 void bal_exchange_closed(bal_exchange *x);
@@ -43,7 +43,5 @@ bal_event_fn bal_exchange_event; /* on_event; ctx is a port */
 bal_note *bal_exchange_take(bal_exchange *x, double seconds);
 /* Whether all requests have ended and all events are taken. */
 bool bal_exchange_is_over(bal_exchange *x);
-/* Waits for the end of all requests, which must come: they were cancelled or finish anyway. */
-void bal_exchange_drain(bal_exchange *x);
 
 #endif

@@ -293,6 +293,46 @@ static bal_status submit(bal_job *j, bal_refusal *f)
     return BAL_OK;
 }
 
+/* ---- Figures for /metrics ---------------------------------------------------------------------
+ */
+
+static bal_outcome outcome_of(const bal_job *j, const bal_answer *a)
+{
+    if (a->finish == BAL_FINISH_ERROR) return BAL_OUTCOME_ERROR;
+    if (a->finish == BAL_FINISH_CANCELLED && !a->stopped)
+        return j->failure.http ? BAL_OUTCOME_ERROR : BAL_OUTCOME_ABORT;
+    return bal_answer_reason(a)[0] == 's' ? BAL_OUTCOME_STOP : BAL_OUTCOME_LENGTH;
+}
+
+static void count_note(bal_job *j, bal_answer *a, const bal_note *note)
+{
+    bal_metrics *m = &j->model->metrics;
+    if (note->event.kind == BAL_EVENT_TOKEN) {
+        if (a->last_at > 0.0)
+            bal_metrics_time(m, BAL_TIMING_BETWEEN_TOKENS, note->at - a->last_at);
+        else
+            bal_metrics_time(m, BAL_TIMING_FIRST_TOKEN, note->at - j->began);
+        a->last_at = note->at;
+    }
+    if (note->event.kind != BAL_EVENT_DONE) return;
+    bal_metrics_time(m, BAL_TIMING_WHOLE, note->at - j->began);
+    bal_metrics_finish(m, outcome_of(j, a), &note->event.usage);
+}
+
+/* Waits for the end of what was cancelled; of the events only the ends count. */
+static void drain(bal_job *j)
+{
+    while (!bal_exchange_is_over(&j->exchange)) {
+        bal_note *note = bal_exchange_take(&j->exchange, 1.0);
+        if (note && note->event.kind == BAL_EVENT_DONE) {
+            bal_answer *a = &j->choices[note->choice].answer;
+            a->finish = note->event.finish;
+            count_note(j, a, note);
+        }
+        free(note);
+    }
+}
+
 /* ---- Lifetime -------------------------------------------------------------------------------- */
 
 static void cancel_all(bal_job *j)
@@ -315,7 +355,7 @@ void bal_job_close(bal_job *j)
     if (!j) return;
     cancel_all(j);
     if (j->has_exchange) {
-        bal_exchange_drain(&j->exchange);
+        drain(j);
         bal_exchange_deinit(&j->exchange);
     }
     for (int i = 0; i < j->n_choices; i++) {
@@ -430,7 +470,7 @@ static void send_progress(bal_job *j, int index)
     }
 }
 
-/* ---- Figures --------------------------------------------------------------------------------- */
+/* ---- Usage --------------------------------------------------------------------------------- */
 
 static json_t *usage_json(const bal_job *j)
 {
@@ -492,29 +532,6 @@ static void fail_once(bal_job *j, int http, const char *code, const char *text)
 {
     if (!j->failure.http) bal_refuse(&j->failure, http, code, NULL, "%s", text);
     cancel_all(j);
-}
-
-static bal_outcome outcome_of(const bal_job *j, const bal_answer *a)
-{
-    if (a->finish == BAL_FINISH_ERROR) return BAL_OUTCOME_ERROR;
-    if (a->finish == BAL_FINISH_CANCELLED && !a->stopped)
-        return j->failure.http ? BAL_OUTCOME_ERROR : BAL_OUTCOME_ABORT;
-    return bal_answer_reason(a)[0] == 's' ? BAL_OUTCOME_STOP : BAL_OUTCOME_LENGTH;
-}
-
-static void count_note(bal_job *j, bal_answer *a, const bal_note *note)
-{
-    bal_metrics *m = &j->model->metrics;
-    if (note->event.kind == BAL_EVENT_TOKEN) {
-        if (a->last_at > 0.0)
-            bal_metrics_time(m, BAL_TIMING_BETWEEN_TOKENS, note->at - a->last_at);
-        else
-            bal_metrics_time(m, BAL_TIMING_FIRST_TOKEN, note->at - j->began);
-        a->last_at = note->at;
-    }
-    if (note->event.kind != BAL_EVENT_DONE) return;
-    bal_metrics_time(m, BAL_TIMING_WHOLE, note->at - j->began);
-    bal_metrics_finish(m, outcome_of(j, a), &note->event.usage);
 }
 
 static void judge_end(bal_job *j, const bal_answer *a)

@@ -28,6 +28,7 @@ expect good model format/json.h
 expect good run image/decode.h
 expect good quant run/session.h
 expect good cuda device/device.h
+expect good serve run/scheduler.h
 expect good kernel/x86 kernel/kernel.h
 expect bad base format/json.h
 expect bad format type/type.h
@@ -38,5 +39,6 @@ expect bad model text/tokenizer.h
 expect bad run quant/recipe.h
 expect bad cuda kernel/kernel.h
 expect bad api serve/http.h
+expect bad run serve/http.h
 expect bad attic base/status.h
 echo "order and its check are sound"
