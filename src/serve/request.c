@@ -532,7 +532,7 @@ bal_status bal_api_request_read(bal_api_request *r, bal_request_kind kind, const
 {
     bal_error err;
     r->kind = kind;
-    if (bal_json_parse(&r->doc, body, n, SIZE_MAX, "the body", &err) < 0)
+    if (bal_json_parse(&r->doc, n ? body : "", n, SIZE_MAX, "the body", &err) < 0)
         return bal_refuse(f, err.status == BAL_E_NOMEM ? 500 : 400, "invalid_json", NULL, "%s",
                           err.text);
     const place root = {.v = r->doc.root, .f = f};

@@ -77,7 +77,8 @@ typedef struct bal_api_request {
     bool ignore_eos, no_cache;
 } bal_api_request;
 
-/* Reads n bytes. On failure *f says what to change; the request is to be freed all the same. */
+/* Reads n bytes; body may be NULL where n is 0. On failure *f says what to change; the request is
+ * to be freed all the same. */
 bal_status bal_api_request_read(bal_api_request *r, bal_request_kind kind, const char *body,
                                 size_t n, const bal_request_limits *limits, bal_refusal *f);
 void bal_api_request_free(bal_api_request *r); /* idempotent */

@@ -348,6 +348,7 @@ static void metrics_count(void **state)
 /* A stream that repeats until told to end; every run must give the text of the first. */
 typedef struct witness {
     pthread_t thread;
+    int port;
     atomic_bool end;
     int runs, wrong;
     char *first;
@@ -359,9 +360,10 @@ static void *witness_run(void *ctx)
     while (!atomic_load(&w->end) || w->runs < 2) {
         bool done;
         char reason[16];
-        reply r = chat("Tell me", 0,
-                       ",\"temperature\":1.5,\"seed\":7,\"max_tokens\":24,\"ignore_eos\":true,"
-                       "\"stream\":true");
+        reply r = post(w->port, "/v1/chat/completions",
+                       "{\"messages\":[{\"role\":\"user\",\"content\":\"Tell me\"}],"
+                       "\"temperature\":1.5,\"seed\":7,\"max_tokens\":24,\"ignore_eos\":true,"
+                       "\"stream\":true}");
         json_t *chunks = chunks_of(r.body, &done);
         char *text = stream_text(chunks, reason);
         w->wrong +=
@@ -373,13 +375,14 @@ static void *witness_run(void *ctx)
             w->first = text;
         json_decref(chunks);
         reply_free(&r);
+        nanosleep(&(struct timespec){0, 30000000}, NULL);
     }
     return NULL;
 }
 
-static void witness_begin(witness *w)
+static void witness_begin(witness *w, int at_port)
 {
-    *w = (witness){.runs = 0};
+    *w = (witness){.port = at_port};
     assert_int_equal(pthread_create(&w->thread, NULL, witness_run, w), 0);
 }
 
@@ -470,7 +473,7 @@ static void bad_bodies_are_named(void **state)
          "unsupported_schema", "response_format.json_schema.schema", 400},
     };
     witness w;
-    witness_begin(&w);
+    witness_begin(&w, port);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         reply r = post(port, "/v1/chat/completions", cases[i].body);
         if (!is_error(&r, cases[i].status, cases[i].code, cases[i].param))
@@ -514,7 +517,7 @@ static void bad_pictures_are_named(void **state)
     (void)state;
     static const char param[] = "messages[0].content[1].image_url.url";
     witness w;
-    witness_begin(&w);
+    witness_begin(&w, port);
     char *bomb = bomb_url(30000, 30000), *cut = strdup(picture);
     cut[strlen("data:image/png;base64,") + 400] = 0; /* the first 300 bytes */
     char *const bad[] = {bomb, cut};
@@ -591,7 +594,7 @@ static void large_bodies_are_refused(void **state)
 {
     (void)state;
     witness w;
-    witness_begin(&w);
+    witness_begin(&w, port);
     static const size_t sizes[] = {MAX_BODY + 1, 3 * MAX_BODY};
     for (int i = 0; i < 4; i++) {
         const size_t n = sizes[i % 2];
@@ -613,7 +616,7 @@ static void header_floods_are_refused(void **state)
     static const char end[] = "\r\n";
     char line[600], answer[4096];
     witness w;
-    witness_begin(&w);
+    witness_begin(&w, port);
     for (int long_ones = 0; long_ones < 2; long_ones++) {
         const int fd = raw_connect(port);
         dprintf(fd, "GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
@@ -637,15 +640,18 @@ static void slow_clients_are_cut_off(void **state)
     (void)state;
     char answer[4096];
     witness w;
-    witness_begin(&w);
+    witness_begin(&w, port);
+    int fds[2];
     for (int body = 0; body < 2; body++) {
-        const int fd = raw_connect(port);
-        dprintf(fd, "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n");
-        if (body) dprintf(fd, "Content-Length: 100\r\n\r\n{\"messages\":");
-        raw_read(fd, answer, sizeof answer);
+        fds[body] = raw_connect(port);
+        dprintf(fds[body], "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n");
+        if (body) dprintf(fds[body], "Content-Length: 100\r\n\r\n{\"messages\":");
+    }
+    for (int body = 0; body < 2; body++) {
+        raw_read(fds[body], answer, sizeof answer);
         if (!strstr(answer, "HTTP/1.1 408") || !strstr(answer, "\"request_timeout\""))
             fail_msg("%s", answer);
-        close(fd);
+        close(fds[body]);
     }
     witness_end(&w);
 }
@@ -669,11 +675,15 @@ static void a_thousand_broken_requests(void **state)
                                         "/detokenize"};
     static const char junk[] = "{}[]\",:0123456789-eE.nulltruefalse\\u\xff\xc3\x00\x7f ";
     enum { N = 1000 };
+    /* a short context: a body that has lost its max_tokens fills it */
+    bal_server *small = start((bal_server_opts){.ctx = 64, .max_choices = 4});
+    load(small);
+    const int at_port = bal_server_port(small);
     bal_rng rng;
     witness w;
     int counts[6] = {0};
     bal_rng_seed(&rng, 20260726);
-    witness_begin(&w);
+    witness_begin(&w, at_port);
     for (int i = 0; i < N; i++) {
         char body[600];
         strcpy(body, seeds[bal_rng_below(&rng, 5)]);
@@ -687,7 +697,7 @@ static void a_thousand_broken_requests(void **state)
             default: memmove(body + at / 2, body + at, n - at), n -= at - at / 2; break;
             }
         }
-        reply r = http(port, paths[bal_rng_below(&rng, i % 3 ? 1 : 4)], body, n, NULL);
+        reply r = http(at_port, paths[bal_rng_below(&rng, i % 3 ? 1 : 4)], body, n, NULL);
         const bool good = r.status == 200 ||
                           (r.status >= 400 && r.status < 500 && json_object_get(r.json, "error"));
         if (!good) fail_msg("request %d: %ld %s\n%.*s", i, r.status, r.body, (int)n, body);
@@ -696,9 +706,10 @@ static void a_thousand_broken_requests(void **state)
     }
     witness_end(&w);
     assert_true(counts[4] > N / 2); /* the generator does break them */
-    reply r = get(port, "/health");
+    reply r = get(at_port, "/health");
     assert_int_equal(r.status, 200);
     reply_free(&r);
+    bal_server_close(small);
 }
 
 /* A client that goes away frees what its request holds. */
