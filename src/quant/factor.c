@@ -10,7 +10,6 @@
 #include <lapacke.h>
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 enum { SOLVE_ROWS = 64 }; /* right sides of one work item */
 #define MOST_DAMPING 1.0
@@ -26,16 +25,16 @@ static double *square(int k)
     return bal_size_mul((size_t)k * (size_t)k, sizeof(double), &n) ? malloc(n) : NULL;
 }
 
-bal_status bal_damped_matrix(double **out, const bal_moments *m, double damp, bal_error *err)
+bal_status bal_damped_matrix(float **out, const bal_moments *m, double damp, bal_error *err)
 {
     const size_t k = (size_t)m->k;
     const double add = damp * bal_moments_mean(m);
-    *out = square(m->k);
-    if (!*out) return bal_nomem(err, k * k * sizeof(double), "second moments");
+    *out = malloc(k * k * sizeof **out);
+    if (!*out) return bal_nomem(err, k * k * sizeof **out, "second moments");
     for (size_t i = 0; i < k; i++) {
         const double *row = m->tri + i * (i + 1) / 2;
-        for (size_t j = 0; j <= i; j++) (*out)[i * k + j] = (*out)[j * k + i] = row[j];
-        (*out)[i * k + i] += add;
+        for (size_t j = 0; j < i; j++) (*out)[i * k + j] = (*out)[j * k + i] = (float)row[j];
+        (*out)[i * k + i] = (float)(row[i] + add);
     }
     return BAL_OK;
 }
@@ -181,36 +180,45 @@ static void solve_rows(void *ctx, size_t begin, size_t end, int lane)
     }
 }
 
-/* *out [n][k] = rows A^-1, a symmetric matrix being its own transpose */
-static bal_status solve(float **out, const bal_exec *e, const double *a, const double *rows,
-                        size_t n, size_t k, bal_error *err)
+/* *out [n][k] = rows A^-1, a symmetric matrix being its own transpose; *rows is used up. */
+static bal_status solve(float **out, const bal_exec *e, const double *a, double **rows, size_t n,
+                        size_t k, bal_error *err)
 {
-    double *copy = malloc(n * k * sizeof *copy);
     *out = malloc(n * k * sizeof **out);
-    if (!copy || !*out) {
-        free(copy);
-        return bal_nomem(err, n * k * sizeof *copy, "shifts of targets");
-    }
-    memcpy(copy, rows, n * k * sizeof *copy);
-    solve_job j = {a, copy, *out, n, k};
+    if (!*out) return bal_nomem(err, n * k * sizeof **out, "shifts of targets");
+    solve_job j = {a, *rows, *out, n, k};
     bal_pool_run(e->pool, solve_rows, &j, bal_ceil_div(n, SOLVE_ROWS), 1);
-    free(copy);
+    free(*rows);
+    *rows = NULL;
     return BAL_OK;
 }
 
-bal_status bal_shift_create(float **inputs, float **residual, const bal_exec *e,
-                            const bal_moments *m, double ridge, bal_error *err)
+/* Cholesky factor of H + ridge mean(diag H) I in the lower triangle of *out, by columns. */
+static bal_status ridge_factor(double **out, const bal_moments *m, double ridge, bal_error *err)
+{
+    const size_t k = (size_t)m->k;
+    const double add = ridge * bal_moments_mean(m);
+    double *a = *out = square(m->k);
+    if (!a) return bal_nomem(err, k * k * sizeof *a, "second moments");
+    for (size_t i = 0; i < k; i++) {
+        for (size_t j = 0; j <= i; j++) a[j * k + i] = m->tri[i * (i + 1) / 2 + j];
+        a[i * k + i] += add;
+    }
+    if (LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'L', m->k, a, m->k) == 0) return BAL_OK;
+    return bal_fail(err, BAL_E_NUMERIC,
+                    "second moments of %d inputs with a ridge of %g are not positive definite",
+                    m->k, ridge);
+}
+
+bal_status bal_shift_create(float **inputs, float **residual, const bal_exec *e, bal_moments *m,
+                            double ridge, bal_error *err)
 {
     const size_t k = (size_t)m->k;
     double *a = NULL;
     *inputs = *residual = NULL;
-    bal_status st = bal_damped_matrix(&a, m, ridge, err);
-    if (st >= 0 && LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'L', m->k, a, m->k) != 0)
-        st = bal_fail(err, BAL_E_NUMERIC,
-                      "second moments of %d inputs with a ridge of %g are not positive definite",
-                      m->k, ridge);
-    if (st >= 0) st = solve(inputs, e, a, m->cross, k, k, err);
-    if (st >= 0 && m->residual) st = solve(residual, e, a, m->residual, (size_t)m->n_out, k, err);
+    bal_status st = ridge_factor(&a, m, ridge, err);
+    if (st >= 0) st = solve(inputs, e, a, &m->cross, k, k, err);
+    if (st >= 0 && m->residual) st = solve(residual, e, a, &m->residual, (size_t)m->n_out, k, err);
     free(a);
     return st;
 }

@@ -23,13 +23,14 @@ bal_status bal_factor_create(bal_factor *f, const bal_moments *m, double damp, b
                              bal_error *err);
 void bal_factor_destroy(bal_factor *f); /* idempotent; zeroed struct is fine */
 
-/* The damped matrix itself, [k][k], malloc'ed. */
-bal_status bal_damped_matrix(double **out, const bal_moments *m, double damp, bal_error *err);
+/* The damped matrix itself, [k][k], rounded to f32: what descent and gain read. malloc'ed. */
+bal_status bal_damped_matrix(float **out, const bal_moments *m, double damp, bal_error *err);
 
 /* Right sides of the target T = W + W inputs + residual, where A = H + ridge mean(diag H) I:
- *   inputs [k][k] = C A^-1,  residual [n_out][k] = E A^-1 (NULL unless m keeps E). malloc'ed. */
-bal_status bal_shift_create(float **inputs, float **residual, const bal_exec *e,
-                            const bal_moments *m, double ridge, bal_error *err);
+ *   inputs [k][k] = C A^-1,  residual [n_out][k] = E A^-1 (NULL unless m keeps E). malloc'ed.
+ * Solved in place: m keeps neither C nor E afterwards. */
+bal_status bal_shift_create(float **inputs, float **residual, const bal_exec *e, bal_moments *m,
+                            double ridge, bal_error *err);
 
 /* Name and build of the BLAS in use, for records. */
 const char *bal_blas_name(void);

@@ -97,7 +97,7 @@ bal_status bal_ldlq(const bal_exec *e, const bal_factor *f, const float *target,
  */
 
 typedef struct polish_job {
-    const double *h;
+    const float *h;
     const float *target;
     bal_quantized_linear *q;
     int sweeps;
@@ -107,7 +107,7 @@ typedef struct polish_job {
 
 /* A row in work: d = w^ - t, gradient = H d. */
 typedef struct row {
-    const double *h;
+    const float *h;
     const float *target;
     uint8_t *codes;
     const uint8_t *zeros;
@@ -124,8 +124,8 @@ static double scale_of(const row *r, size_t g)
 
 static void add_column(row *r, size_t c, double step)
 {
-    const double *h = r->h + c * r->k;
-    for (size_t i = 0; i < r->k; i++) r->gradient[i] += step * h[i];
+    const float *h = r->h + c * r->k;
+    for (size_t i = 0; i < r->k; i++) r->gradient[i] += step * (double)h[i];
 }
 
 static void start_row(row *r)
@@ -142,7 +142,7 @@ static void sweep(row *r)
 {
     for (size_t c = 0; c < r->k; c++) {
         const size_t g = c / r->size;
-        const double s = scale_of(r, g), curve = r->h[c * r->k + c];
+        const double s = scale_of(r, g), curve = (double)r->h[c * r->k + c];
         if (!(curve > 0.0)) continue;
         const double wish = (double)r->codes[c] - r->gradient[c] / (curve * s);
         const int code = (int)fmin(fmax(rint(wish), 0.0), (double)r->top);
@@ -160,9 +160,10 @@ static void refit_group(row *r, size_t g)
     const int z = r->zeros[g];
     double slope = 0.0, curve = 0.0;
     for (size_t i = first; i < end; i++) {
-        const double *h = r->h + i * r->k, c = (double)(r->codes[i] - z);
+        const float *h = r->h + i * r->k;
+        const double c = (double)(r->codes[i] - z);
         double to_codes = 0.0;
-        for (size_t j = first; j < end; j++) to_codes += h[j] * (double)(r->codes[j] - z);
+        for (size_t j = first; j < end; j++) to_codes += (double)h[j] * (double)(r->codes[j] - z);
         slope += c * r->gradient[i];
         curve += c * to_codes;
     }
@@ -202,7 +203,7 @@ static void polish_rows(void *ctx, size_t begin, size_t end, int lane)
         polish_row(j, r, j->gradients + (size_t)lane * (size_t)j->q->k);
 }
 
-bal_status bal_polish(const bal_exec *e, const double *h, const float *target, int sweeps,
+bal_status bal_polish(const bal_exec *e, const float *h, const float *target, int sweeps,
                       bool refit, bal_quantized_linear *q, bal_error *err)
 {
     const size_t n = (size_t)bal_pool_size(e->pool) * (size_t)q->k;
@@ -226,7 +227,7 @@ static void gain_row(const polish_job *j, size_t at, double *ht)
     double want = 0.0, got = 0.0;
     memset(ht, 0, k * sizeof *ht);
     for (size_t c = 0; c < k; c++)
-        for (size_t i = 0; i < k; i++) ht[i] += (double)t[c] * j->h[c * k + i];
+        for (size_t i = 0; i < k; i++) ht[i] += (double)t[c] * (double)j->h[c * k + i];
     for (size_t c = 0; c < k; c++) {
         const size_t g = c / size;
         const double w = (double)(q->codes[at * k + c] - q->zeros[at * groups + g]) *
@@ -249,7 +250,7 @@ static void gain_rows(void *ctx, size_t begin, size_t end, int lane)
         gain_row(j, r, j->gradients + (size_t)lane * (size_t)j->q->k);
 }
 
-bal_status bal_unit_gain(const bal_exec *e, const double *h, const float *target,
+bal_status bal_unit_gain(const bal_exec *e, const float *h, const float *target,
                          bal_quantized_linear *q, bal_error *err)
 {
     const size_t n = (size_t)bal_pool_size(e->pool) * (size_t)q->k;

@@ -17,13 +17,13 @@ bal_status bal_ldlq(const bal_exec *e, const bal_factor *f, const float *target,
 /* `sweeps` passes of coordinate descent over codes, each column to its best code with all others
  * held; with refit each pass is preceded by least squares of every group's scale. Nothing is
  * accepted that does not lower the error. h [k][k]. */
-bal_status bal_polish(const bal_exec *e, const double *h, const float *target, int sweeps,
+bal_status bal_polish(const bal_exec *e, const float *h, const float *target, int sweeps,
                       bool refit, bal_quantized_linear *q, bal_error *err);
 
 /* Multiplies the scales of every row so that its output has slope 1 on the target's: least squares
  * leaves every row a little short, all of them together, and what is short together adds up where
  * noise does not. Rows whose target gives nothing, and slopes outside 1/2 .. 2, are left alone. */
-bal_status bal_unit_gain(const bal_exec *e, const double *h, const float *target,
+bal_status bal_unit_gain(const bal_exec *e, const float *h, const float *target,
                          bal_quantized_linear *q, bal_error *err);
 
 #endif

@@ -508,13 +508,13 @@ static uint64_t longest_sample(const bal_config *c)
     return 512 + side * side * (1 + tiles);
 }
 
-/* Second moments of the widest linear input: packed and square in double, the factor in float, and
- * where targets shift the cross moments with their solution. */
+/* The most that the widest linear input's second moments take at a time: packed in double, a square
+ * in double, the factor in float; where targets shift, the cross moments in double beside them. */
 static uint64_t moments_estimate(const bal_text_config *t, const bal_recipe *r)
 {
     const uint64_t k = (uint64_t)(t->intermediate > t->hidden ? t->intermediate : t->hidden);
     if (!bal_recipe_solves(r)) return 0;
-    return k * k * (r->shift == BAL_SHIFT_OFF ? 24 : 36);
+    return k * k * (r->shift == BAL_SHIFT_OFF ? 16 : 24);
 }
 
 /* One sample's activations through a block, the block as f32 with two working copies; for gradients

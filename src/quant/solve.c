@@ -39,7 +39,8 @@ typedef struct solving {
     float *target[MOST], *shifted[MOST];
     bal_moments moments;
     bal_factor factor;
-    double *h, *diag; /* damped moments [k][k], their diagonal */
+    float *h;     /* [k][k] damped moments */
+    double *diag; /* [k] of them */
     bal_quantized_linear best[MOST], next[MOST];
 } solving;
 
@@ -260,7 +261,8 @@ static void close_group(solving *s)
     bal_factor_destroy(&s->factor);
     free(s->h);
     free(s->diag);
-    s->h = s->diag = NULL;
+    s->h = NULL;
+    s->diag = NULL;
 }
 
 typedef struct shift_job {
@@ -308,25 +310,34 @@ static bal_status make_shifts(solving *s, int group, bal_error *err)
     return st;
 }
 
+/* All that is made of moments; they are dropped as soon as they are used up, being large. */
+static bal_status use_moments(solving *s, int group, bal_error *err)
+{
+    const bal_recipe *r = s->j->recipe;
+    const size_t k = (size_t)s->moments.k;
+    if (shifts(s)) BAL_TRY(make_shifts(s, group, err));
+    BAL_TRY(bal_factor_create(&s->factor, &s->moments, r->damp / 1000.0, r->order == BAL_ORDER_DIAG,
+                              err));
+    BAL_TRY(bal_damped_matrix(&s->h, &s->moments, s->factor.damp, err));
+    s->diag = malloc(k * sizeof *s->diag);
+    if (!s->diag) return bal_nomem(err, k * sizeof *s->diag, "diagonal of H");
+    for (size_t c = 0; c < k; c++) s->diag[c] = (double)s->h[c * k + c];
+    bal_moments_destroy(&s->moments);
+    return BAL_OK;
+}
+
 static bal_status open_group(solving *s, int group, const float *scale, bal_error *err)
 {
     const bal_block_job *j = s->j;
     const bal_recipe *r = j->recipe;
-    const double damp = r->damp / 1000.0;
-    BAL_TRY(gather_moments(s, group, scale, err));
-    BAL_TRY(bal_factor_create(&s->factor, &s->moments, damp, r->order == BAL_ORDER_DIAG, err));
-    BAL_TRY(bal_damped_matrix(&s->h, &s->moments, s->factor.damp, err));
-    const size_t k = (size_t)s->moments.k;
-    s->diag = malloc(k * sizeof *s->diag);
-    if (!s->diag) return bal_nomem(err, k * sizeof *s->diag, "diagonal of H");
-    for (size_t c = 0; c < k; c++) s->diag[c] = s->h[c * k + c];
     for (int i = 0; i < count_of(group); i++) {
         const bal_linear *l = bal_layer_linear(&j->work.l, linear_of(group, i));
         s->target[i] = j->work.w[linear_of(group, i)];
         BAL_TRY(bal_quantized_linear_create(&s->best[i], l->n, l->k, r->bits, r->group, err));
         BAL_TRY(bal_quantized_linear_create(&s->next[i], l->n, l->k, r->bits, r->group, err));
     }
-    return shifts(s) ? make_shifts(s, group, err) : BAL_OK;
+    BAL_TRY(gather_moments(s, group, scale, err));
+    return use_moments(s, group, err);
 }
 
 /* ---- Steps ------------------------------------------------------------------------------------

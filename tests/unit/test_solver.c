@@ -64,7 +64,7 @@ static void golden_grid(const bench *b, int bits, bal_quantized_linear *q)
     memcpy(q->zeros, bal_tensor_find(&b->set, name)->data, N * K / GROUP);
 }
 
-static double solver_error(const double *h, const float *target, const bal_quantized_linear *q)
+static double solver_error(const float *h, const float *target, const bal_quantized_linear *q)
 {
     double sum = 0.0, d[K];
     for (int r = 0; r < q->n; r++) {
@@ -72,7 +72,7 @@ static double solver_error(const double *h, const float *target, const bal_quant
         bal_quantized_row(q, r, row);
         for (int c = 0; c < K; c++) d[c] = (double)row[c] - (double)target[r * K + c];
         for (int i = 0; i < K; i++)
-            for (int c = 0; c < K; c++) sum += d[i] * h[i * K + c] * d[c];
+            for (int c = 0; c < K; c++) sum += d[i] * (double)h[i * K + c] * d[c];
     }
     return sum;
 }
@@ -162,7 +162,7 @@ static void test_factor(void **state)
     bench b;
     bal_moments m;
     bal_factor f;
-    double *h;
+    float *h;
     bench_open(&b, 1);
     moments_of(&b, &m, b.x);
     ASSERT_OK(bal_factor_create(&f, &m, 0.01, true, &err));
@@ -175,11 +175,11 @@ static void test_factor(void **state)
                 const double c = t == j ? 1.0 : t > j ? (double)f.feed[j * K + t] : 0.0;
                 sum += a * f.pivot[t] * c;
             }
-            assert_true(fabs(sum - h[f.order[i] * K + f.order[j]]) <
-                        1e-5 * h[f.order[0] * K + f.order[0]]);
+            const double want = (double)h[f.order[i] * K + f.order[j]];
+            assert_true(fabs(sum - want) < 1e-5 * (double)h[f.order[0] * K + f.order[0]]);
         }
     assert_true(fabs(f.inverse[f.order[0]] / f.pivot[0] - 1.0) < 1e-9);
-    for (int i = 0; i < K; i++) assert_true(f.inverse[i] <= h[i * K + i] * (1.0 + 1e-9));
+    for (int i = 0; i < K; i++) assert_true(f.inverse[i] <= (double)h[i * K + i] * (1.0 + 1e-6));
     free(h);
     bal_factor_destroy(&f);
     bal_moments_destroy(&m);
@@ -195,7 +195,7 @@ static void check_descent(bench *b, int bits, bool refit, double least_gain)
     bal_moments m;
     bal_factor f;
     bal_quantized_linear q;
-    double *h;
+    float *h;
     moments_of(b, &m, b->x);
     ASSERT_OK(bal_factor_create(&f, &m, 0.01, true, &err));
     ASSERT_OK(bal_damped_matrix(&h, &m, 0.01, &err));
@@ -238,12 +238,13 @@ static void test_gain(void **state)
     bench b;
     bal_moments m;
     bal_quantized_linear q;
-    double *h, d[K], short_of = 0.0;
+    float *h;
+    double d[K], short_of = 0.0;
     bench_open(&b, 2);
     moments_of(&b, &m, b.x);
     ASSERT_OK(bal_damped_matrix(&h, &m, 0.01, &err));
     ASSERT_OK(bal_quantized_linear_create(&q, N, K, 2, GROUP, &err));
-    for (int i = 0; i < K; i++) d[i] = h[i * K + i];
+    for (int i = 0; i < K; i++) d[i] = (double)h[i * K + i];
     bal_grid_search(b.pool, &(bal_quantizer){.bits = 2, .group = GROUP}, b.w, d, &q);
     memset(b.w, 0, K * sizeof *b.w); /* a row without output stays */
     const uint16_t kept = q.scales[0];
@@ -254,8 +255,8 @@ static void test_gain(void **state)
             bal_quantized_row(&q, r, row);
             for (int i = 0; i < K; i++)
                 for (int c = 0; c < K; c++) {
-                    got += (double)row[i] * h[i * K + c] * (double)b.w[r * K + c];
-                    want += (double)b.w[r * K + i] * h[i * K + c] * (double)b.w[r * K + c];
+                    got += (double)row[i] * (double)h[i * K + c] * (double)b.w[r * K + c];
+                    want += (double)b.w[r * K + i] * (double)h[i * K + c] * (double)b.w[r * K + c];
                 }
             if (pass == 0) short_of += 1.0 - got / want;
             if (pass == 1) assert_true(fabs(got / want - 1.0) < 1e-3);
@@ -358,7 +359,7 @@ static void test_shift(void **state)
     bench b;
     bal_moments m;
     float *inputs, *residual;
-    double *a;
+    float *a;
     bal_rng rng;
     bench_open(&b, 2);
     bal_rng_seed(&rng, 2);
@@ -366,7 +367,11 @@ static void test_shift(void **state)
     for (int i = 0; i < ROWS * N; i++) r[i] = bal_rng_f32(&rng) - 0.5f;
     ASSERT_OK(bal_moments_create(&m, &b.e, K, true, N, &err));
     bal_moments_add(&m, &b.e, b.x, d, r, ROWS, work);
+    static double cross[K * K], kept[N * K];
+    memcpy(cross, m.cross, sizeof cross);
+    memcpy(kept, m.residual, sizeof kept);
     ASSERT_OK(bal_shift_create(&inputs, &residual, &b.e, &m, 0.1, &err));
+    assert_true(!m.cross && !m.residual);
     ASSERT_OK(bal_damped_matrix(&a, &m, 0.1, &err));
     double worst = 0.0, size = 0.0;
     for (int o = 0; o < N; o++) {
@@ -376,10 +381,10 @@ static void test_shift(void **state)
             for (int i = 0; i < K; i++) t[c] += (double)b.w[o * K + i] * (double)inputs[i * K + c];
         }
         for (int c = 0; c < K; c++) {
-            double left = 0.0, right = m.residual[o * K + c];
+            double left = 0.0, right = kept[o * K + c];
             for (int i = 0; i < K; i++) {
-                left += t[i] * a[i * K + c];
-                right += (double)b.w[o * K + i] * m.cross[i * K + c];
+                left += t[i] * (double)a[i * K + c];
+                right += (double)b.w[o * K + i] * cross[i * K + c];
             }
             worst = fmax(worst, fabs(left - right));
             size = fmax(size, fabs(right));
