@@ -14,7 +14,7 @@ extern "C" {
 typedef struct bal_quant_opts {
     uint32_t size;          /* sizeof(bal_quant_opts): lets the struct grow */
     uint32_t threads;       /* 0: one per CPU this process may use; at most 256 */
-    const char *recipe;     /* built-in name or FILE.json; NULL: "mbq" */
+    const char *recipe;     /* built-in name or FILE.json; NULL: "ballast" */
     const char *const *set; /* [n_set] overrides "KEY=VALUE" */
     size_t n_set;
     const char *calib;   /* LLaVA conversations, JSON array or JSONL; NULL for recipes without */

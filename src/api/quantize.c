@@ -146,7 +146,7 @@ static bal_status prepare(call *c, const char *model_dir, const char *out,
     BAL_TRY(bal_opts_read(&c->opts, sizeof c->opts, sizeof c->opts, opts, "bal_quant_opts", err));
     const bal_quant_opts *o = &c->opts;
     BAL_TRY(check_opts(o, err));
-    BAL_TRY(bal_recipe_load(&c->recipe, o->recipe ? o->recipe : "mbq", err));
+    BAL_TRY(bal_recipe_load(&c->recipe, o->recipe ? o->recipe : "ballast", err));
     for (size_t i = 0; i < o->n_set; i++) BAL_TRY(bal_recipe_assign(&c->recipe, o->set[i], err));
     c->pipeline = (bal_pipeline_opts){
         .model = model_dir,

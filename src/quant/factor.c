@@ -19,6 +19,13 @@ const char *bal_blas_name(void)
     return openblas_get_config();
 }
 
+/* The serial build has one thread anyway; where a system puts another build in its place, this
+ * keeps the order of sums what it is. */
+static void one_thread(void)
+{
+    openblas_set_num_threads(1);
+}
+
 static double *square(int k)
 {
     size_t n;
@@ -142,6 +149,7 @@ static bal_status create(bal_factor *f, const bal_moments *m, double damp, bool 
 bal_status bal_factor_create(bal_factor *f, const bal_moments *m, double damp, bool by_size,
                              bal_error *err)
 {
+    one_thread();
     *f = (bal_factor){.k = m->k};
     const bal_status st = create(f, m, damp, by_size, err);
     if (st < 0) bal_factor_destroy(f);
@@ -215,6 +223,7 @@ bal_status bal_shift_create(float **inputs, float **residual, const bal_exec *e,
 {
     const size_t k = (size_t)m->k;
     double *a = NULL;
+    one_thread();
     *inputs = *residual = NULL;
     bal_status st = ridge_factor(&a, m, ridge, err);
     if (st >= 0) st = solve(inputs, e, a, &m->cross, k, k, err);

@@ -42,7 +42,8 @@ static void test_published_mbq(void **state)
 static void test_builtin(void **state)
 {
     (void)state;
-    static const char *const names[] = {"rtn", "awq", "awq+clip", "mbq", "mbq+", "mbq-r1", "gptq"};
+    static const char *const names[] = {"rtn",    "awq",  "awq+clip", "mbq",      "mbq+",
+                                        "mbq-r1", "gptq", "ballast",  "awq+gptq", "mbq+gptq"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         bal_recipe a, b;
         bal_error err;

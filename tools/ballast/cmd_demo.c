@@ -113,9 +113,10 @@ static bal_status quantize(demo_state *s, const char *recipe, int bits, bal_erro
 
 static bal_status quantize_all(demo_state *s, bal_error *err)
 {
-    static const char *const quick[] = {"rtn", "awq", "mbq", "mbq+"};
-    static const char *const full[] = {"rtn", "awq", "awq+clip", "mbq", "mbq-r1", "mbq+"};
-    const int n = s->f->full ? 6 : 4;
+    static const char *const quick[] = {"rtn", "awq", "mbq", "mbq+", "ballast"};
+    static const char *const full[] = {"rtn",    "awq",  "awq+clip", "mbq",
+                                       "mbq-r1", "mbq+", "gptq",     "ballast"};
+    const int n = s->f->full ? 8 : 5;
     fprintf(s->out, "Quantizing %s/model:\n", s->f->folder);
     fflush(s->out);
     for (int bits = s->f->full ? 4 : 3; bits >= (s->f->full ? 2 : 3); bits--)

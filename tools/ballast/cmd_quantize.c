@@ -222,11 +222,11 @@ static int start(const quantize_flags *f, const char *model, int argc, char **ar
 
 int bal_cmd_quantize(int argc, char **argv)
 {
-    quantize_flags f = {.recipe = "mbq", .samples = 128};
+    quantize_flags f = {.recipe = "ballast", .samples = 128};
     const bal_arg args[] = {
         {"--output", 'o', BAL_ARG_STRING, &f.out, "FILE", "the file to make", 0, 0},
-        {"--recipe", 0, BAL_ARG_STRING, &f.recipe, "NAME", "built-in recipe or FILE.json (mbq)", 0,
-         0},
+        {"--recipe", 0, BAL_ARG_STRING, &f.recipe, "NAME", "built-in recipe or FILE.json (ballast)",
+         0, 0},
         {"--set", 0, BAL_ARG_LIST, &f.set, "KEY=VALUE", "change one option of the recipe", 0, 0},
         {"--bits", 0, BAL_ARG_STRING, &f.bits, "B",
          "2, 3, 4 or 8 (the recipe's: 3); short for --set bits=B", 0, 0},

@@ -182,7 +182,8 @@ static bal_status md_pair(FILE *f, const demo_table *t, int set, int bits, const
 static bal_status md_pairs(FILE *f, const demo_table *t, bal_error *err)
 {
     static const char *const pairs[][2] = {
-        {"awq", "rtn"}, {"mbq", "awq"}, {"mbq", "mbq-r1"}, {"mbq+", "mbq"}, {"mbq+", "awq+clip"}};
+        {"awq", "rtn"},       {"mbq", "awq"},     {"mbq", "mbq-r1"},   {"mbq+", "mbq"},
+        {"mbq+", "awq+clip"}, {"ballast", "mbq"}, {"ballast", "mbq+"}, {"ballast", "gptq"}};
     fprintf(f, "\n## Differences, paired over pictures\n\n"
                "A difference inside its interval is not a difference; lower KL is better, higher "
                "accuracy is better.\n\n"
