@@ -287,6 +287,11 @@ static bal_status check_inputs(const bal_block_job *j, bal_error *err)
             j->in_float->n_samples, j->in_float->cols, j->samples->n, (int)j->c->hidden);
     if (j->samples->n > 0 && (r->distort || r->inputs == BAL_INPUTS_QUANTIZED) && !j->in_quant)
         return bal_fail(err, BAL_E_ARG, "recipe %s needs the quantized stream", r->name);
+    if (bal_recipe_weighs_tokens(r) &&
+        (!j->samples->gradients || j->samples->gradients->n_samples != j->samples->n ||
+         j->samples->gradients->cols <= BAL_GROUPS * j->index))
+        return bal_fail(err, BAL_E_ARG, "recipe %s needs gradients of tokens for layer %d", r->name,
+                        j->index);
     for (int i = 0; i < BAL_SUBS; i++)
         if (!(j->ratio[i] >= 0.0 && j->ratio[i] < 1e30))
             return bal_fail(err, BAL_E_ARG, "layer %d: a vision weight of %g", j->index,

@@ -26,7 +26,8 @@ typedef struct run {
     bal_calib calib;
     size_t *order, n; /* the records in use */
     bal_gathered data;
-    bal_store quant; /* the quantized stream */
+    bal_store quant;     /* the quantized stream */
+    bal_store gradients; /* of tokens, if the recipe weighs them by these */
     bal_streamer streamer;
     bal_sensitivity sensitivity;
     bal_part *parts; /* [layers] */
@@ -48,7 +49,8 @@ static int layers_of(const run *r)
 
 static bool needs_sensitivity(const bal_recipe *r)
 {
-    return bal_recipe_needs_data(r) && r->balance == BAL_BALANCE_GRADIENT;
+    return (bal_recipe_needs_data(r) && r->balance == BAL_BALANCE_GRADIENT) ||
+           bal_recipe_weighs_tokens(r);
 }
 
 static void resolve_arithmetic(bal_recipe *r, const bal_model *m)
@@ -95,6 +97,7 @@ static void close_run(run *r)
     bal_sensitivity_free(&r->sensitivity);
     bal_streamer_destroy(&r->streamer);
     bal_store_destroy(&r->quant);
+    bal_store_destroy(&r->gradients);
     bal_gathered_free(&r->data);
     bal_calib_close(&r->calib);
     free(r->order);
@@ -230,12 +233,17 @@ static bal_artifact_origin origin_of(const run *r)
 /* ---- Measuring ---------------------------------------------------------------------------------
  */
 
+/* Gradients of tokens are not kept over an interruption: they are measured again. */
 static bal_status measure(run *r)
 {
     char path[PATH_SIZE];
     if (!needs_sensitivity(&r->recipe)) return BAL_OK;
     BAL_TRY(bal_workspace_path(&r->space, path, sizeof path, "sensitivity.json", r->err));
-    if (bal_path_exists(path))
+    if (bal_recipe_weighs_tokens(&r->recipe)) {
+        BAL_TRY(bal_store_create(&r->gradients, r->space.output.partial, &r->data.samples,
+                                 BAL_GROUPS * layers_of(r), r->err));
+        r->data.samples.gradients = &r->gradients;
+    } else if (bal_path_exists(path))
         return bal_record_read_sensitivity(&r->sensitivity, path, layers_of(r), r->err);
     BAL_TRY(bal_sensitivity_run(&r->sensitivity, &r->exec, &r->engine.model, &r->data.samples,
                                 &r->data.embeds, &r->recipe, step_through, r, r->err));
@@ -447,10 +455,23 @@ static bal_status finish(run *r)
     return bal_workspace_commit(&r->space, "out.safetensors", r->err);
 }
 
+/* Every layer sees every token, so what the data lacks is lacking in all of them. */
+static bal_status check_modalities(const run *r)
+{
+    const bool vision = r->engine.model.config.has_vision;
+    if (!bal_recipe_needs_data(&r->recipe) || r->recipe.absent == BAL_ABSENT_ALLOW) return BAL_OK;
+    if (!vision || r->data.tokens[BAL_VISION] > 0) return BAL_OK;
+    return bal_fail(r->err, BAL_E_ARG,
+                    "%.200s: none of the %zu samples in use has a picture, so no layer of this "
+                    "model sees a vision token; add some, or --set absent=allow",
+                    r->o->calib, r->n);
+}
+
 static bal_status lay_out_data(run *r)
 {
     if (!r->o->calib) return BAL_OK;
-    return bal_gather_layout(&r->data, &r->calib, r->order, r->n, &r->engine, &r->recipe, r->err);
+    BAL_TRY(bal_gather_layout(&r->data, &r->calib, r->order, r->n, &r->engine, &r->recipe, r->err));
+    return check_modalities(r);
 }
 
 static bal_status encode_data(run *r)

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_EXTENDS = 8, MAX_WORDS = 7, MAX_BYTES = 1 << 16 };
+enum { MAX_EXTENDS = 8, MAX_WORDS = 9, MAX_BYTES = 1 << 16 };
 
 typedef struct word {
     const char *text; /* NULL ends the list */
@@ -54,8 +54,12 @@ static const key KEYS[] = {
      "what the scale search minimises"},
     {"floor",
      FIELD(floor),
-     {{"none", BAL_FLOOR_NONE}, {"median", BAL_FLOOR_MEDIAN}},
-     "least vision weight of a layer: none, or the median over layers"},
+     {{"none", BAL_FLOOR_NONE},
+      {"median", BAL_FLOOR_MEDIAN},
+      {"flat", BAL_FLOOR_FLAT},
+      {"reversed", BAL_FLOOR_REVERSED}},
+     "least vision weight of a layer: none, or the median; as controls the median in all layers, "
+     "or layers swapped"},
     {"average",
      FIELD(average),
      {{"sample", BAL_AVERAGE_SAMPLE}, {"token", BAL_AVERAGE_TOKEN}},
@@ -89,7 +93,8 @@ static const key KEYS[] = {
       {"awq", BAL_CLIP_AWQ},
       {"diag", BAL_CLIP_DIAG},
       {"block", BAL_CLIP_BLOCK},
-      {"inverse", BAL_CLIP_INVERSE}},
+      {"inverse", BAL_CLIP_INVERSE},
+      {"pivot", BAL_CLIP_PIVOT}},
      "narrower ranges: none, AWQ's, or by balanced second moments"},
     {"solver",
      FIELD(solver),
@@ -105,8 +110,11 @@ static const key KEYS[] = {
       {"squared", BAL_HESSIAN_SQUARED},
       {"all", BAL_HESSIAN_ALL},
       {"answer", BAL_HESSIAN_ANSWER},
-      {"vision", BAL_HESSIAN_VISION}},
-     "tokens in the second moments: as in the loss, with r^2, all alike, or one kind"},
+      {"vision", BAL_HESSIAN_VISION},
+      {"grad2", BAL_HESSIAN_GRAD2},
+      {"grad2-raw", BAL_HESSIAN_GRAD2_RAW},
+      {"grad2-mean", BAL_HESSIAN_GRAD2_MEAN}},
+     "tokens in the second moments: as in the loss, with r^2, all alike, one kind, or by gradient"},
     {"damp",
      FIELD(damp),
      {{"0.001", 1}, {"0.01", 10}, {"0.025", 25}, {"0.05", 50}, {"0.1", 100}},
@@ -147,6 +155,10 @@ static const key KEYS[] = {
      FIELD(views),
      {{"anyres", BAL_VIEWS_ANYRES}, {"single", BAL_VIEWS_SINGLE}},
      "pictures as in use, or one padded view as published"},
+    {"absent",
+     FIELD(absent),
+     {{"refuse", BAL_ABSENT_REFUSE}, {"allow", BAL_ABSENT_ALLOW}},
+     "calibration data without pictures for a model that sees: an error, or accepted"},
 };
 enum { N_KEYS = sizeof KEYS / sizeof KEYS[0] };
 
@@ -376,7 +388,13 @@ bool bal_recipe_needs_data(const bal_recipe *r)
 
 bool bal_recipe_solves(const bal_recipe *r)
 {
-    return r->solver != BAL_SOLVER_ROUND || r->clip == BAL_CLIP_INVERSE;
+    return r->solver != BAL_SOLVER_ROUND || r->clip == BAL_CLIP_INVERSE ||
+           r->clip == BAL_CLIP_PIVOT;
+}
+
+bool bal_recipe_weighs_tokens(const bal_recipe *r)
+{
+    return bal_recipe_solves(r) && r->hessian >= BAL_HESSIAN_GRAD2;
 }
 
 bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
@@ -395,7 +413,7 @@ bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
     if (r->solver == BAL_SOLVER_GPTQ && r->clip == BAL_CLIP_AWQ)
         return bal_fail(err, BAL_E_ARG,
                         "recipe %s: clip=awq clamps weights, solver=gptq needs ranges: use "
-                        "clip=diag, block or inverse",
+                        "clip=diag, block, inverse or pivot",
                         r->name);
     return BAL_OK;
 }

@@ -16,8 +16,15 @@ typedef enum bal_balance { BAL_BALANCE_OFF, BAL_BALANCE_ONE, BAL_BALANCE_GRADIEN
 /* mae: pooled sums over answer and vision tokens; mse: per-modality means (MBQ's two modes; with
  * balance off both are plain means) */
 typedef enum bal_loss { BAL_LOSS_MAE, BAL_LOSS_MSE } bal_loss;
-/* median: r = max(r, median over layers) (in the code, not in the paper); none */
-typedef enum bal_floor { BAL_FLOOR_NONE, BAL_FLOOR_MEDIAN } bal_floor;
+/* median: r = max(r, median over layers) (in the code, not in the paper); none. Two controls of
+ * what the ratio of a layer is worth: flat = the median in every layer; reversed = every layer has
+ * the ratio of the layer as far from the other end */
+typedef enum bal_floor {
+    BAL_FLOOR_NONE,
+    BAL_FLOOR_MEDIAN,
+    BAL_FLOOR_FLAT,
+    BAL_FLOOR_REVERSED
+} bal_floor;
 /* sample: mean per sample, then over samples; token: pooled over all tokens */
 typedef enum bal_average { BAL_AVERAGE_SAMPLE, BAL_AVERAGE_TOKEN } bal_average;
 /* the channel statistic m behind the scales: plain = mean |x| over all rows; balanced = answer rows
@@ -34,13 +41,15 @@ typedef enum bal_arith { BAL_ARITH_F32, BAL_ARITH_F16, BAL_ARITH_BF16, BAL_ARITH
 typedef enum bal_grid { BAL_GRID_ASYM, BAL_GRID_SYM } bal_grid;
 /* none; awq = AWQ's symmetric clip by output error of group partial sums; diag = clip weighted by
  * the balanced diag(H); block = by the group's block of the balanced H; inverse = by 1 / [H^-1]_jj,
- * what an error costs that later columns make up for */
+ * what an error costs that all other columns make up for; pivot = by D_jj of H = M D M^T, what one
+ * costs that the columns behind it make up for */
 typedef enum bal_clip {
     BAL_CLIP_NONE,
     BAL_CLIP_AWQ,
     BAL_CLIP_DIAG,
     BAL_CLIP_BLOCK,
-    BAL_CLIP_INVERSE
+    BAL_CLIP_INVERSE,
+    BAL_CLIP_PIVOT
 } bal_clip;
 /* round: to nearest; gptq: error feedback along H (docs/numerics.md, "Error feedback") */
 typedef enum bal_solver { BAL_SOLVER_ROUND, BAL_SOLVER_GPTQ } bal_solver;
@@ -48,13 +57,18 @@ typedef enum bal_solver { BAL_SOLVER_ROUND, BAL_SOLVER_GPTQ } bal_solver;
  * linear group by linear group */
 typedef enum bal_inputs { BAL_INPUTS_FLOAT, BAL_INPUTS_QUANTIZED } bal_inputs;
 /* what tokens weigh in H: as in the loss (balance, loss, language); the same with r^2; all alike;
- * one modality only */
+ * one modality only; by the mean square of the gradient at the linears' own outputs, each token's
+ * own (raw), cut off above the upper quartile of its modality by 1.5 quartile distances (grad2), or
+ * the modality's mean */
 typedef enum bal_hessian {
     BAL_HESSIAN_BALANCED,
     BAL_HESSIAN_SQUARED,
     BAL_HESSIAN_ALL,
     BAL_HESSIAN_ANSWER,
-    BAL_HESSIAN_VISION
+    BAL_HESSIAN_VISION,
+    BAL_HESSIAN_GRAD2,
+    BAL_HESSIAN_GRAD2_RAW,
+    BAL_HESSIAN_GRAD2_MEAN
 } bal_hessian;
 /* columns as they stand, or in the order of falling H_jj (groups stay where they are) */
 typedef enum bal_order { BAL_ORDER_NONE, BAL_ORDER_DIAG } bal_order;
@@ -70,6 +84,9 @@ typedef enum bal_turns { BAL_TURNS_ALL, BAL_TURNS_LAST } bal_turns;
 typedef enum bal_template { BAL_TEMPLATE_CHAT, BAL_TEMPLATE_LEGACY } bal_template;
 /* anyres: as in use; single: one padded base view per picture, as the published calibration */
 typedef enum bal_views { BAL_VIEWS_ANYRES, BAL_VIEWS_SINGLE } bal_views;
+
+/* a modality of the model that no calibration token has: an error, or accepted */
+typedef enum bal_absent { BAL_ABSENT_REFUSE, BAL_ABSENT_ALLOW } bal_absent;
 
 typedef struct bal_recipe {
     char name[64];
@@ -100,6 +117,7 @@ typedef struct bal_recipe {
     bal_turns turns;
     bal_template chat_template;
     bal_views views;
+    bal_absent absent;
 } bal_recipe;
 
 /* A recipe that is compiled in, generated from recipes/ at build time; ends with a NULL name. */
@@ -117,9 +135,11 @@ bal_status bal_recipe_set(bal_recipe *r, const char *key, const char *value, bal
 bal_status bal_recipe_assign(bal_recipe *r, const char *assignment, bal_error *err);
 /* Whether the keys fit together; the sentence names two that do not and what would. */
 bal_status bal_recipe_check(const bal_recipe *r, bal_error *err);
-/* Whether any step looks at calibration data; whether the solver of solve.h is needed. */
+/* Whether any step looks at calibration data; whether the solver of solve.h is needed; whether
+ * that wants gradients of single tokens. */
 bool bal_recipe_needs_data(const bal_recipe *r);
 bool bal_recipe_solves(const bal_recipe *r);
+bool bal_recipe_weighs_tokens(const bal_recipe *r);
 /* One line of JSON with the name and every key in table order: the same recipe gives the same
  * bytes. *out is malloc'ed. */
 bal_status bal_recipe_to_json(const bal_recipe *r, char **out, bal_error *err);

@@ -12,9 +12,13 @@ typedef struct bal_sample {
     uint8_t *modality; /* [n] bal_modality */
 } bal_sample;
 
+struct bal_store;
+
 typedef struct bal_samples {
     int n, max_len;
     bal_sample *items;
+    struct bal_store *gradients; /* [n][BAL_GROUPS layers] of each token: bal_sensitivity_run's
+                                    to fill, the solver's to read; NULL: not asked for */
 } bal_samples;
 
 /* Every sample has 1 .. max_len positions and modalities in range, or BAL_E_ARG. */

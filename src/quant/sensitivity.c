@@ -12,6 +12,7 @@
 #include "base/size.h"
 #include "op/pointwise.h"
 #include "quant/backward.h"
+#include "quant/block.h"
 #include "quant/losses.h"
 
 #include <math.h>
@@ -50,6 +51,7 @@ typedef struct walk {
     float *dmid;      /* [max_len][hidden] */
     double *row_sums; /* [2 * max_len] */
     cell_sums (*sums)[BAL_SUBS]; /* [layers] */
+    float *tokens;               /* [batch][max_len][BAL_GROUPS layers], or NULL: not asked for */
 } walk;
 
 static void walk_deinit(walk *w)
@@ -64,6 +66,7 @@ static void walk_deinit(walk *w)
     free(w->dmid);
     free(w->row_sums);
     free(w->sums);
+    free(w->tokens);
     *w = (walk){0};
 }
 
@@ -80,8 +83,12 @@ static bal_status walk_states(walk *w, bal_error *err)
     w->dmid = malloc(sample);
     w->row_sums = malloc(2 * n * sizeof *w->row_sums);
     w->sums = calloc(layers, sizeof *w->sums);
-    if (w->h && w->mid && w->dh && w->dmid && w->row_sums && w->sums) return BAL_OK;
-    return bal_nomem(err, (2 * layers + 2) * batch * sample, "hidden states of samples");
+    if (!w->h || !w->mid || !w->dh || !w->dmid || !w->row_sums || !w->sums)
+        return bal_nomem(err, (2 * layers + 2) * batch * sample, "hidden states of samples");
+    if (!w->samples->gradients) return BAL_OK;
+    const size_t floats = batch * n * BAL_GROUPS * layers;
+    w->tokens = malloc(floats * sizeof *w->tokens);
+    return w->tokens ? BAL_OK : bal_nomem(err, floats * sizeof *w->tokens, "gradients of tokens");
 }
 
 static bal_status walk_init(walk *w, const bal_exec *e, const bal_model *m,
@@ -173,17 +180,53 @@ static void add_gradient(walk *w, int layer, int sub, const float *g, const bal_
               (e.rows[BAL_ANSWER] + e.rows[BAL_PROMPT]) * cols);
 }
 
+/* Mean squares over all channels of the gradients of one to three linears' outputs, row by row. */
+static void keep_tokens(walk *w, int layer, int group, int i, const float *const *g,
+                        const int *cols, int n_linears)
+{
+    const size_t n = (size_t)sample_at(w, i)->n, stride = BAL_GROUPS * (size_t)w->c->layers;
+    float *to = w->tokens + (size_t)i * (size_t)w->samples->max_len * stride;
+    for (size_t r = 0; r < n; r++) {
+        double sum = 0.0, all = 0.0;
+        for (int k = 0; k < n_linears; k++) {
+            const float *row = g[k] + r * (size_t)cols[k];
+            for (int c = 0; c < cols[k]; c++) sum += (double)row[c] * (double)row[c];
+            all += cols[k];
+        }
+        to[r * stride + BAL_GROUPS * (size_t)layer + (size_t)group] =
+            (float)(sum / all / (w->mode.scale * w->mode.scale));
+    }
+}
+
+/* What the backward pass of a block has left behind in its buffers. */
+static void keep_inner_tokens(walk *w, int layer, int i)
+{
+    const bal_text_config *c = w->c;
+    const bal_backward *b = &w->back;
+    const int q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
+    keep_tokens(w, layer, BAL_GROUP_QKV, i, (const float *const[]){b->dq, b->dk, b->dv},
+                (const int[]){q, kv, kv}, 3);
+    keep_tokens(w, layer, BAL_GROUP_GATE_UP, i, (const float *const[]){b->dact, b->up},
+                (const int[]){c->intermediate, c->intermediate}, 2);
+    keep_tokens(w, layer, BAL_GROUP_O, i, (const float *const[]){w->dmid}, (const int[]){c->hidden},
+                1);
+}
+
 static bal_status backward_block(walk *w, int layer, int i, bal_error *err)
 {
     const bal_sample *s = sample_at(w, i);
     const bal_rows rows = bal_pass_rows(&w->pass, s->n);
     float *dh = sample_rows(w, w->dh, 0, i);
     add_gradient(w, layer, BAL_SUB_MLP, dh, s);
+    if (w->tokens)
+        keep_tokens(w, layer, BAL_GROUP_DOWN, i, (const float *const[]){dh},
+                    (const int[]){w->c->hidden}, 1);
     bal_backward_block(w->e, w->c, &w->m->layers[layer], &w->wide, &rows, w->mode,
                        sample_rows(w, w->h, layer, i), sample_rows(w, w->mid, layer, i), dh,
                        w->dmid, &w->back);
     BAL_TRY(check_rows(w, w->dmid, i, layer, "the gradient", err));
     add_gradient(w, layer, BAL_SUB_ATTN, w->dmid, s);
+    if (w->tokens) keep_inner_tokens(w, layer, i);
     return BAL_OK;
 }
 
@@ -207,7 +250,12 @@ static bal_status one_batch(walk *w, const bal_store *embeds, double *loss, bal_
         if (st < 0) return bal_fail_in(err, st, "calibration sample %d", w->first + i);
         *loss += mine / w->samples->n;
     }
-    return backward(w, err);
+    BAL_TRY(backward(w, err));
+    const size_t floats = (size_t)w->samples->max_len * BAL_GROUPS * (size_t)w->c->layers;
+    for (int i = 0; w->tokens && i < w->n; i++)
+        BAL_TRY(bal_store_write(w->samples->gradients, w->first + i, w->tokens + (size_t)i * floats,
+                                err));
+    return BAL_OK;
 }
 
 /* ---- All samples ------------------------------------------------------------------------------
@@ -260,13 +308,18 @@ static bal_status median_ratio(const bal_sensitivity *s, int sub, double *median
 
 static bal_status finish(const walk *w, bal_sensitivity *out, bal_error *err)
 {
+    const bal_floor floor = w->recipe->floor;
+    const int last = out->layers - 1;
     for (int sub = 0; sub < BAL_SUBS; sub++) {
-        double least = 0.0;
-        for (int i = 0; i < out->layers; i++)
-            BAL_TRY(fill_cell(w, &out->cell[i][sub], i, sub, err));
-        if (w->recipe->floor == BAL_FLOOR_MEDIAN) BAL_TRY(median_ratio(out, sub, &least, err));
-        for (int i = 0; i < out->layers; i++)
-            out->cell[i][sub].weight = fmax(out->cell[i][sub].ratio, least);
+        double median;
+        for (int i = 0; i <= last; i++) BAL_TRY(fill_cell(w, &out->cell[i][sub], i, sub, err));
+        BAL_TRY(median_ratio(out, sub, &median, err));
+        for (int i = 0; i <= last; i++) {
+            const double r = out->cell[floor == BAL_FLOOR_REVERSED ? last - i : i][sub].ratio;
+            out->cell[i][sub].weight = floor == BAL_FLOOR_FLAT     ? median
+                                       : floor == BAL_FLOOR_MEDIAN ? fmax(r, median)
+                                                                   : r;
+        }
     }
     return BAL_OK;
 }

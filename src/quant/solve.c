@@ -33,14 +33,15 @@ typedef struct solving {
     bal_store at[BAL_SUBS];        /* hidden states in front of mlp: [0] float, [1] quantized */
     const bal_store *in_float;     /* of the sub-block in work */
     const bal_store *in_quant;     /* where quantized inputs come from: in_float if not asked for */
-    double weight[BAL_MODALITIES]; /* of a token, in moments and errors */
-    double root[BAL_MODALITIES];
+    double weight[BAL_MODALITIES]; /* of a token, in moments and errors; its mean if they differ */
+    float *token;                  /* [tokens of all samples] weights where they differ, or NULL */
     float *u, *d, *r, *work; /* rows of a sample: inputs, what they lack, what the residual lacks */
     float *target[MOST], *shifted[MOST];
     bal_moments moments;
     bal_factor factor;
-    float *h;     /* [k][k] damped moments */
-    double *diag; /* [k] of them */
+    float *h;      /* [k][k] damped moments */
+    double *diag;  /* [k] of them */
+    double *pivot; /* [k] of the factor, by column */
     bal_quantized_linear best[MOST], next[MOST];
 } solving;
 
@@ -87,7 +88,6 @@ static bal_status set_weights(solving *s, int sub, bal_error *err)
         if (kind == BAL_HESSIAN_ALL) s->weight[m] = 1.0 / all;
         if (kind == BAL_HESSIAN_ANSWER) s->weight[m] = m == BAL_ANSWER && n > 0 ? 1.0 / n : 0.0;
         if (kind == BAL_HESSIAN_VISION) s->weight[m] = m == BAL_VISION && n > 0 ? 1.0 / n : 0.0;
-        s->root[m] = sqrt(s->weight[m]);
     }
     for (int m = 0; m < BAL_MODALITIES; m++)
         if (s->weight[m] > 0.0 && count[m] > 0) return BAL_OK;
@@ -96,6 +96,96 @@ static bal_status set_weights(solving *s, int sub, bal_error *err)
                     "(%lld prompt, %lld answer, %lld vision tokens)",
                     j->index, j->recipe->name, (long long)count[BAL_PROMPT],
                     (long long)count[BAL_ANSWER], (long long)count[BAL_VISION]);
+}
+
+static int rising(const void *a, const void *b)
+{
+    const float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+static const uint8_t *tags_at(const bal_samples *samples, int sample)
+{
+    return samples->items[sample].modality;
+}
+
+/* The tokens of one modality, in token[]: no more than 1.5 quartile distances above the upper
+ * quartile, or all their mean; *sum and *n over them. sorted: room for all of them. */
+static void tame(const solving *s, int modality, float *sorted, double *sum, size_t *n)
+{
+    const bal_samples *all = s->j->samples;
+    const size_t *row0 = all->gradients->row0;
+    const bal_hessian kind = s->j->recipe->hessian;
+    double whole = 0.0;
+    *n = 0;
+    *sum = 0.0;
+    for (int i = 0; i < all->n; i++)
+        for (int t = 0; t < all->items[i].n; t++)
+            if (tags_at(all, i)[t] == modality) sorted[(*n)++] = s->token[row0[i] + (size_t)t];
+    if (*n == 0) return;
+    for (size_t i = 0; i < *n; i++) whole += (double)sorted[i];
+    qsort(sorted, *n, sizeof *sorted, rising);
+    const float low = sorted[*n / 4], high = sorted[3 * *n / 4];
+    const float most = kind == BAL_HESSIAN_GRAD2 ? high + 1.5f * (high - low) : INFINITY;
+    for (int i = 0; i < all->n; i++)
+        for (int t = 0; t < all->items[i].n; t++) {
+            float *w = &s->token[row0[i] + (size_t)t];
+            if (tags_at(all, i)[t] != modality) continue;
+            if (kind == BAL_HESSIAN_GRAD2_MEAN) *w = (float)(whole / (double)*n);
+            *w = fminf(*w, most);
+            *sum += (double)*w;
+        }
+}
+
+/* Column `group` of this layer of the tokens' squared gradients. */
+static bal_status read_tokens(solving *s, int group, bal_error *err)
+{
+    const bal_store *from = s->j->samples->gradients;
+    const size_t cols = (size_t)from->cols;
+    const size_t at = BAL_GROUPS * (size_t)s->j->index + (size_t)group;
+    float *rows = malloc((size_t)s->j->samples->max_len * cols * sizeof *rows);
+    if (!rows) return bal_nomem(err, cols * sizeof *rows, "gradients of tokens");
+    bal_status st = BAL_OK;
+    for (int i = 0; st >= 0 && i < s->j->samples->n; i++) {
+        st = bal_store_read(from, i, rows, err);
+        for (size_t t = from->row0[i]; st >= 0 && t < from->row0[i + 1]; t++)
+            s->token[t] = rows[(t - from->row0[i]) * cols + at];
+    }
+    free(rows);
+    return st;
+}
+
+/* Weights from gradients, scaled so that those of all tokens sum to 1. */
+static bal_status weigh_tokens(solving *s, int group, bal_error *err)
+{
+    const bal_store *from = s->j->samples->gradients;
+    const size_t all = from->row0[from->n_samples];
+    double sum[BAL_MODALITIES], total = 0.0;
+    size_t n[BAL_MODALITIES];
+    free(s->token);
+    s->token = malloc(all * sizeof *s->token);
+    float *sorted = malloc(all * sizeof *sorted);
+    bal_status st = s->token && sorted ? read_tokens(s, group, err)
+                                       : bal_nomem(err, all * sizeof *sorted, "token weights");
+    for (int m = 0; st >= 0 && m < BAL_MODALITIES; m++) {
+        tame(s, m, sorted, &sum[m], &n[m]);
+        total += sum[m];
+    }
+    free(sorted);
+    BAL_TRY(st);
+    if (!(total > 0.0 && isfinite(total)))
+        return bal_fail(err, BAL_E_NUMERIC, "layer %d, %s: squared gradients of tokens sum to %g",
+                        s->j->index, bal_group_table[group].name, total);
+    for (size_t t = 0; t < all; t++) s->token[t] = (float)((double)s->token[t] / total);
+    for (int m = 0; m < BAL_MODALITIES; m++)
+        s->weight[m] = n[m] > 0 ? sum[m] / total / (double)n[m] : 0.0;
+    return BAL_OK;
+}
+
+static double token_weight(const solving *s, int sample, int at)
+{
+    return s->token ? (double)s->token[s->j->samples->gradients->row0[sample] + (size_t)at]
+                    : s->weight[tags_at(s->j->samples, sample)[at]];
 }
 
 /* ---- Forward ----------------------------------------------------------------------------------
@@ -205,11 +295,11 @@ static bal_status sample_rows(solving *s, int group, int sample, const float *sc
 }
 
 /* Keeps the rows that weigh something, times the root of that; returns their number. */
-static int weigh(const solving *s, const bal_sample *sample, float *rows, size_t cols)
+static int weigh(const solving *s, int sample, float *rows, size_t cols)
 {
     size_t n = 0;
-    for (int i = 0; i < sample->n; i++) {
-        const double root = s->root[sample->modality[i]];
+    for (int i = 0; i < s->j->samples->items[sample].n; i++) {
+        const double root = sqrt(token_weight(s, sample, i));
         if (root == 0.0) continue;
         for (size_t c = 0; c < cols; c++)
             rows[n * cols + c] = (float)(root * (double)rows[(size_t)i * cols + c]);
@@ -225,12 +315,11 @@ static bal_status gather_moments(solving *s, int group, const float *scale, bal_
     const bool residual = shifts_residual(s, group);
     BAL_TRY(bal_moments_create(&s->moments, j->e, k, shifts(s), residual ? hidden : 0, err));
     for (int i = 0; i < j->samples->n; i++) {
-        const bal_sample *sample = &j->samples->items[i];
         if (is_held(s, i)) continue;
         BAL_TRY(sample_rows(s, group, i, scale, err));
-        const int n = weigh(s, sample, s->u, (size_t)k);
-        if (shifts(s)) weigh(s, sample, s->d, (size_t)k);
-        if (residual) weigh(s, sample, s->r, (size_t)hidden);
+        const int n = weigh(s, i, s->u, (size_t)k);
+        if (shifts(s)) weigh(s, i, s->d, (size_t)k);
+        if (residual) weigh(s, i, s->r, (size_t)hidden);
         bal_moments_add(&s->moments, j->e, s->u, s->d, s->r, n, s->work);
     }
     return BAL_OK;
@@ -261,8 +350,9 @@ static void close_group(solving *s)
     bal_factor_destroy(&s->factor);
     free(s->h);
     free(s->diag);
+    free(s->pivot);
     s->h = NULL;
-    s->diag = NULL;
+    s->diag = s->pivot = NULL;
 }
 
 typedef struct shift_job {
@@ -320,8 +410,10 @@ static bal_status use_moments(solving *s, int group, bal_error *err)
                               err));
     BAL_TRY(bal_damped_matrix(&s->h, &s->moments, s->factor.damp, err));
     s->diag = malloc(k * sizeof *s->diag);
-    if (!s->diag) return bal_nomem(err, k * sizeof *s->diag, "diagonal of H");
+    s->pivot = malloc(k * sizeof *s->pivot);
+    if (!s->diag || !s->pivot) return bal_nomem(err, k * sizeof *s->diag, "diagonal of H");
     for (size_t c = 0; c < k; c++) s->diag[c] = (double)s->h[c * k + c];
+    for (size_t i = 0; i < k; i++) s->pivot[s->factor.order[i]] = s->factor.pivot[i];
     bal_moments_destroy(&s->moments);
     return BAL_OK;
 }
@@ -370,7 +462,10 @@ static bal_status ranges(solving *s, int linear, const float *target, bool clip,
         bal_quantize_matrix(j->e->pool, &j->quantizer, target, q);
     else
         bal_grid_search(j->e->pool, &j->quantizer, target,
-                        how == BAL_CLIP_DIAG ? s->diag : s->factor.inverse, q);
+                        how == BAL_CLIP_DIAG    ? s->diag
+                        : how == BAL_CLIP_PIVOT ? s->pivot
+                                                : s->factor.inverse,
+                        q);
     bal_grid_round(j->e->pool, target, q);
     return BAL_OK;
 }
@@ -519,6 +614,7 @@ static void destroy(solving *s)
     free(s->d);
     free(s->r);
     free(s->work);
+    free(s->token);
 }
 
 static bal_status run(solving *s, bal_quantized_linear out[BAL_DECODER_LINEARS],
@@ -529,7 +625,8 @@ static bal_status run(solving *s, bal_quantized_linear out[BAL_DECODER_LINEARS],
     bal_wide_copy_all(&j->trial, j->e, &j->work.l);
     for (int g = 0; g < BAL_GROUPS; g++) {
         if (g == BAL_GROUP_GATE_UP) BAL_TRY(advance(s, err));
-        BAL_TRY(set_weights(s, bal_group_table[g].sub, err));
+        BAL_TRY(bal_recipe_weighs_tokens(j->recipe) ? weigh_tokens(s, g, err)
+                                                    : set_weights(s, bal_group_table[g].sub, err));
         BAL_TRY(solve_group(s, g, out, &log[g], err));
     }
     return BAL_OK;

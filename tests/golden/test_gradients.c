@@ -429,9 +429,95 @@ static void test_threads(void **state)
     for (int i = 0; i < 3; i++) bal_sensitivity_free(&s[i]);
 }
 
+/* Mean of one column of the tokens' gradients over a modality. */
+static double token_mean(const quant_case *q, const bal_store *g, int column, int modality)
+{
+    bal_error err = {0};
+    double sum = 0.0;
+    long n = 0;
+    for (int i = 0; i < CASE_SAMPLES; i++) {
+        const bal_sample *s = &q->items[i];
+        float *rows = malloc((size_t)s->n * (size_t)g->cols * sizeof *rows);
+        ASSERT_OK(bal_store_read(g, i, rows, &err));
+        for (int t = 0; t < s->n; t++) {
+            const double v = (double)rows[t * g->cols + column];
+            assert_true(v >= 0.0);
+            if (s->modality[t] != modality) continue;
+            sum += v;
+            n++;
+        }
+        free(rows);
+    }
+    return sum / (double)n;
+}
+
+/* Squared gradients of single tokens: those at the outputs of o and down average to the cells. In
+ * the last block a vision token's own output reaches no answer, its keys and values do. */
+static void test_tokens(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    quant_case q;
+    bal_sensitivity s;
+    bal_store g;
+    case_open(&q, "tiled", 2);
+    bal_recipe r = case_recipe();
+    r.average = BAL_AVERAGE_TOKEN;
+    const int layers = q.model.config.text.layers;
+    ASSERT_OK(bal_store_create(&g, "/tmp", &q.samples, BAL_GROUPS * layers, &err));
+    q.samples.gradients = &g;
+    ASSERT_OK(
+        bal_sensitivity_run(&s, &q.exec, &q.model, &q.samples, &q.embeds, &r, NULL, NULL, &err));
+    for (int i = 0; i < layers; i++)
+        for (int m = 0; m < BAL_MODALITIES; m++) {
+            const int at = BAL_GROUPS * i;
+            check_near(token_mean(&q, &g, at + BAL_GROUP_O, m), s.cell[i][BAL_SUB_ATTN].g2[m], 1e-5,
+                       "o", i, BAL_SUB_ATTN, m);
+            check_near(token_mean(&q, &g, at + BAL_GROUP_DOWN, m), s.cell[i][BAL_SUB_MLP].g2[m],
+                       1e-5, "down", i, BAL_SUB_MLP, m);
+        }
+    const int last = BAL_GROUPS * (layers - 1);
+    assert_true(token_mean(&q, &g, last + BAL_GROUP_O, BAL_VISION) == 0.0);
+    assert_true(token_mean(&q, &g, last + BAL_GROUP_GATE_UP, BAL_VISION) == 0.0);
+    assert_true(token_mean(&q, &g, last + BAL_GROUP_QKV, BAL_VISION) > 0.0);
+    assert_true(token_mean(&q, &g, BAL_GROUP_GATE_UP, BAL_VISION) > 0.0);
+    bal_sensitivity_free(&s);
+    bal_store_destroy(&g);
+    case_close(&q);
+}
+
+/* The controls of the floor: one ratio for all, and every other layer's. */
+static void test_floor_controls(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    quant_case q;
+    bal_sensitivity flat, reversed;
+    case_open(&q, "tiled", 2);
+    bal_recipe r = case_recipe();
+    r.floor = BAL_FLOOR_FLAT;
+    ASSERT_OK(
+        bal_sensitivity_run(&flat, &q.exec, &q.model, &q.samples, &q.embeds, &r, NULL, NULL, &err));
+    r.floor = BAL_FLOOR_REVERSED;
+    ASSERT_OK(bal_sensitivity_run(&reversed, &q.exec, &q.model, &q.samples, &q.embeds, &r, NULL,
+                                  NULL, &err));
+    const int last = flat.layers - 1;
+    for (int i = 0; i <= last; i++) {
+        assert_true(flat.cell[i][0].weight == flat.cell[0][0].weight);
+        assert_true(reversed.cell[i][1].weight == flat.cell[last - i][1].ratio);
+    }
+    assert_true(flat.cell[0][0].weight == (flat.cell[0][0].ratio + flat.cell[last][0].ratio) / 2 ||
+                last != 1);
+    bal_sensitivity_free(&flat);
+    bal_sensitivity_free(&reversed);
+    case_close(&q);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_tokens),
+        cmocka_unit_test(test_floor_controls),
         cmocka_unit_test(test_f32_gqa),
         cmocka_unit_test(test_f32_mha),
         cmocka_unit_test(test_one_tensor),

@@ -106,7 +106,7 @@ static void test_better_than_rounding(void **state)
     bal_block_result r;
     drift_open(&d, "tiled", 2, 0.0f);
     for (int bits = 2; bits <= 4; bits++)
-        for (int clip = BAL_CLIP_NONE; clip <= BAL_CLIP_INVERSE; clip++) {
+        for (int clip = BAL_CLIP_NONE; clip <= BAL_CLIP_PIVOT; clip++) {
             if (clip == BAL_CLIP_AWQ) continue;
             bal_recipe recipe = gptq();
             recipe.bits = bits;
@@ -248,6 +248,77 @@ static void test_weightings(void **state)
     drift_close(&d);
 }
 
+/* gradients of every token: `value`, and `vision` for vision tokens; spike: for the very first */
+static void gradient_store(drifted *d, bal_store *g, float value, float vision, float spike)
+{
+    bal_error err = {0};
+    ASSERT_OK(bal_store_create(g, "/tmp", &d->q.samples, BAL_GROUPS, &err));
+    for (int i = 0; i < CASE_SAMPLES; i++) {
+        const bal_sample *s = &d->q.items[i];
+        float *rows = malloc((size_t)s->n * BAL_GROUPS * sizeof *rows);
+        for (int t = 0; t < s->n * BAL_GROUPS; t++)
+            rows[t] = s->modality[t / BAL_GROUPS] == BAL_VISION ? vision : value;
+        if (i == 0) rows[0] = rows[1] = rows[2] = rows[3] = spike;
+        ASSERT_OK(bal_store_write(g, i, rows, &err));
+        free(rows);
+    }
+    d->q.samples.gradients = g;
+}
+
+/* Weights of single tokens: all alike is hessian=all; one token's spike counts raw, not when cut
+ * off. */
+static void test_token_weights(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    drifted d;
+    bal_store g;
+    bal_block_result a, b;
+    drift_open(&d, "tiled", 2, 0.0f);
+    bal_recipe all = gptq(), token = gptq();
+    all.hessian = BAL_HESSIAN_ALL;
+    token.hessian = BAL_HESSIAN_GRAD2;
+    ASSERT_FAILS(BAL_E_ARG, "gradients of tokens", solve(&a, &d, &token, half, &err));
+    ASSERT_OK(solve(&a, &d, &all, half, &err));
+
+    gradient_store(&d, &g, 0.25f, 0.25f, 0.25f);
+    for (int kind = BAL_HESSIAN_GRAD2; kind <= BAL_HESSIAN_GRAD2_MEAN; kind++) {
+        token.hessian = (bal_hessian)kind;
+        ASSERT_OK(solve(&b, &d, &token, half, &err));
+        assert_same_codes(&a, &b);
+        bal_block_result_free(&b);
+    }
+    bal_store_destroy(&g);
+
+    gradient_store(&d, &g, 0.25f, 0.25f, 1e6f);
+    token.hessian = BAL_HESSIAN_GRAD2;
+    ASSERT_OK(solve(&b, &d, &token, half, &err));
+    assert_same_codes(&a, &b);
+    bal_block_result_free(&b);
+    token.hessian = BAL_HESSIAN_GRAD2_RAW;
+    ASSERT_OK(solve(&b, &d, &token, half, &err));
+    assert_false(same_codes(&a, &b, BAL_LINEAR_DOWN));
+    bal_block_result_free(&b);
+    bal_store_destroy(&g);
+
+    gradient_store(&d, &g, 0.25f, 0.0f, 0.25f); /* vision without any is text alone */
+    token.hessian = BAL_HESSIAN_GRAD2_MEAN;
+    ASSERT_OK(solve(&b, &d, &token, half, &err));
+    assert_false(same_codes(&a, &b, BAL_LINEAR_DOWN));
+    bal_block_result_free(&a);
+    all = gptq();
+    all.language = BAL_LANGUAGE_TEXT;
+    ASSERT_OK(solve(&a, &d, &all, (const double[]){0.0, 0.0}, &err));
+    assert_same_codes(&a, &b);
+    bal_block_result_free(&a);
+    bal_block_result_free(&b);
+    bal_store_destroy(&g);
+    gradient_store(&d, &g, 0.0f, 0.0f, 0.0f);
+    ASSERT_FAILS(BAL_E_NUMERIC, "sum to 0", solve(&a, &d, &token, half, &err));
+    bal_store_destroy(&g);
+    drift_close(&d);
+}
+
 /* Where both streams are one, quantized inputs of q, k and v are the float ones, and the first
  * group has nothing to shift for; the groups behind it have. */
 static void test_streams(void **state)
@@ -332,6 +403,7 @@ int main(void)
         cmocka_unit_test(test_worse_steps_are_undone),
         cmocka_unit_test(test_without_undo_all_stays),
         cmocka_unit_test(test_weightings),
+        cmocka_unit_test(test_token_weights),
         cmocka_unit_test(test_streams),
         cmocka_unit_test(test_shift_helps),
         cmocka_unit_test(test_refusals),

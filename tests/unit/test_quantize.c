@@ -371,7 +371,7 @@ static void test_kill_and_resume_solver(void **state)
     (void)state;
     static const char *const set[] = {"group=32",       "inputs=quantized", "clip=inverse",
                                       "shift=residual", "polish=refit",     "gain=row",
-                                      "undo=on"};
+                                      "undo=on",        "hessian=grad2"};
     const char *whole = scratch("whole_gptq.safetensors"), *out = scratch("kill_gptq.safetensors");
     bal_quant_opts o = full_options();
     o.recipe = "gptq";
@@ -508,6 +508,29 @@ static void test_bad_data(void **state)
                  bal_quantize(source_path(MODEL), out, &o, &err));
 }
 
+/* Text alone for a model that sees: refused, unless the recipe accepts it. */
+static void test_absent_modality(void **state)
+{
+    (void)state;
+    const char *out = scratch("absent.safetensors"), *data = scratch("text.jsonl");
+    static const char text[] = "{\"conversations\": [{\"from\": \"human\", \"value\": \"a\"},"
+                               "{\"from\": \"gpt\", \"value\": \"b\"}]}\n";
+    const char *const set[] = {"group=32", "absent=allow"};
+    bal_quant_opts o = options();
+    bal_error err;
+    ASSERT_OK(bal_write_file(data, text, sizeof text - 1, &err));
+    o.calib = data;
+    o.set = set;
+    o.recipe = "gptq";
+    for (o.n_set = 1; o.n_set <= 2; o.n_set++)
+        if (o.n_set == 1)
+            ASSERT_FAILS(BAL_E_ARG, "none of the 1 samples in use has a picture",
+                         bal_quantize(source_path(MODEL), out, &o, &err));
+        else
+            make(out, &o);
+    assert_false(bal_path_exists(scratch("absent.safetensors.partial")));
+}
+
 static void test_bad_arguments(void **state)
 {
     (void)state;
@@ -582,6 +605,7 @@ int main(void)
         cmocka_unit_test(test_existing_output),
         cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_bad_data),
+        cmocka_unit_test(test_absent_modality),
         cmocka_unit_test(test_bad_arguments),
         cmocka_unit_test(test_two_runs_on_one_output),
     };
