@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # Includes point downward only: tools > serve > api > report, quant > run > model > op > device >
-# kernel > type > base; format, image, text stand on base; model may include format, run also image
-# and text; cuda only device, type, base. Prints each offender and fails.
+# kernel > type > base; format, image, text stand on base; model may include format and image, run
+# also text; cuda only device, type, base. Prints each offender and fails.
 #   usage: check_includes.sh [SOURCE_DIR]
 set -euo pipefail
 cd "${1:-${BALLAST_SOURCE_DIR:-.}}"
@@ -17,8 +17,8 @@ BEGIN {
     below["kernel"] = below["type"] " type"
     below["device"] = below["kernel"] " kernel"
     below["op"] = below["device"] " device"
-    below["model"] = below["op"] " op format"
-    below["run"] = below["model"] " model image text"
+    below["model"] = below["op"] " op format image"
+    below["run"] = below["model"] " model text"
     below["quant"] = below["run"] " run"
     below["report"] = below["quant"] " quant"
     below["api"] = below["report"] " report"

@@ -2,6 +2,8 @@
  * Models behind their handles, and the reading of structs that may grow. */
 #include "api/context.h"
 
+#include "model/family.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -93,7 +95,7 @@ bal_status bal_get_info(const bal_context *model, bal_model_info *info, bal_erro
     const bal_model_info all = {.max_context = e->model.config.text.max_positions,
                                 .has_vision = e->model.config.has_vision,
                                 .vocabulary = e->model.config.text.vocab,
-                                .family = "llava_onevision",
+                                .family = bal_family_of(&e->model.config)->model_type,
                                 .isa = bal_isa_name(e->isa),
                                 .threads = bal_pool_size(e->pool)};
     bal_result_write(info, &all, sizeof all);

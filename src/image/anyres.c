@@ -142,7 +142,9 @@ bal_status bal_anyres_plan(bal_view_plan *plan, int image_w, int image_h, const 
         return bal_fail(err, BAL_E_ARG, "a %d x %d picture would take %lld tokens", image_w,
                         image_h, (long long)n_tokens);
     p.n_tokens = (int)n_tokens;
+    p.overview = -1;
     p.n_views = 1 + p.rows * p.cols;
+    p.n_floats = (size_t)p.n_views * 3 * (size_t)view_size * (size_t)view_size;
     *plan = p;
     return BAL_OK;
 }
@@ -168,6 +170,7 @@ bal_status bal_square_plan(bal_view_plan *plan, int image_w, int image_h, int vi
                             .pad_y = (side - image_h) / 2,
                             .square_side = side,
                             .n_views = 1,
+                            .n_floats = 3 * (size_t)view_size * (size_t)view_size,
                             .n_tokens = patch_side * patch_side + 1};
     return BAL_OK;
 }

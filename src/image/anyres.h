@@ -7,30 +7,16 @@
  *
  * One picture in a sample: bal_anyres_*. A base view of the whole picture, aspect not kept, then
  * tiles of the picture fitted into the best of the allowed resolutions.
+ * Tokens of an anyres plan: patch_side^2 + h1 * (w1 + 1), a newline behind each row; of a square
+ * plan patch_side^2 + 1.
  * Several pictures in one sample: bal_square_* for each of them, no tiles. transformers decides by
  * the nesting of the call: images=[[a, b]] is one sample with two pictures (batch_num_images [2])
  * and takes this way; images=[a, b] is two samples of one, and both are tiled. */
 #ifndef BAL_IMAGE_ANYRES_H
 #define BAL_IMAGE_ANYRES_H
 
+#include "image/plan.h"
 #include "image/resize.h"
-
-typedef struct bal_view_plan {
-    int image_w, image_h;     /* the picture this plan is for */
-    int view_size;            /* side of a view in pixels, e.g. 384 */
-    int patch_side;           /* features along a side of a view, e.g. 27 */
-    int rows, cols;           /* tiles; 0 in a square plan */
-    int resized_w, resized_h; /* the picture inside the rows x cols field of tiles, pixels; */
-    int pad_x, pad_y;         /* black left of and above it. In a square plan: in the square */
-    int square_side;          /* 0 in an anyres plan */
-    int crop_x, crop_y;       /* of the rows*patch_side x cols*patch_side grid of tile features, */
-    int w0, h0;               /* keep w0 x h0 from there on (what is not padding), */
-    int w1, h1;               /* then resample to w1 x h1: bilinear, not antialiased, align_corners
-                                 off; equal to w0 x h0 if nothing is to be resampled */
-    int n_views;              /* 1 + rows * cols, base view first, tiles row by row */
-    int n_tokens;             /* patch_side^2 + h1 * (w1 + 1): a newline behind each row; in a
-                                 square plan patch_side^2 + 1 */
-} bal_view_plan;
 
 /* pinpoints: n pairs (height, width), multiples of view_size, in the order of the config; the
  * first of equals wins. max_tiles: 9 for "anyres_max_9"; grids above 1.21 times that many tiles'
@@ -44,11 +30,6 @@ bal_status bal_anyres_plan(bal_view_plan *plan, int image_w, int image_h, const 
 /* BAL_E_ARG for an image whose long side is above 16384: the square would be too large. */
 bal_status bal_square_plan(bal_view_plan *plan, int image_w, int image_h, int view_size,
                            int patch_side, bal_error *err);
-
-/* As preprocessor_config.json has them. Doubles, because int(mean * 255) is taken of them. */
-typedef struct bal_norm {
-    double mean[3], std[3];
-} bal_norm;
 
 /* out: [n_views][3][view_size][view_size], each value
  *     (float(u8 * (1 / 255)) - float(mean)) / float(std)

@@ -3,6 +3,7 @@
 
 #include "base/half.h"
 #include "base/size.h"
+#include "model/family.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,25 +13,25 @@ enum { NAME_SIZE = 256 };
 
 typedef struct binder {
     bal_model *m;
-    const bal_bind_family *family;
+    const bal_bind_names *names;
     uint8_t *claimed; /* one per tensor of the set */
     bal_error *err;
 } binder;
 
-/* A chunk of f32 that the model owns. */
+/* A chunk of memory that the model owns. */
 typedef struct owned {
     struct owned *next;
-    float data[];
+    _Alignas(16) uint8_t data[];
 } owned;
 
-static bal_status own_floats(bal_model *m, size_t n, float **out, bal_error *err)
+static bal_status own(bal_model *m, size_t n, size_t size, void **out, bal_error *err)
 {
     size_t bytes;
     *out = NULL;
-    if (!bal_size_mul(n, sizeof(float), &bytes) || !bal_size_add(bytes, sizeof(owned), &bytes))
-        return bal_fail(err, BAL_E_FORMAT, "a vector of %zu elements", n);
+    if (!bal_size_mul(n, size, &bytes) || !bal_size_add(bytes, sizeof(owned), &bytes))
+        return bal_fail(err, BAL_E_FORMAT, "a tensor of %zu elements", n);
     owned *o = malloc(bytes);
-    if (!o) return bal_nomem(err, bytes, "model vectors");
+    if (!o) return bal_nomem(err, bytes, "copies of small tensors");
     o->next = m->owned;
     m->owned = o;
     *out = o->data;
@@ -46,12 +47,14 @@ static uint64_t dim_of(const bal_config *c, bal_bind_dim d)
     case BAL_DIM_HIDDEN: return (uint64_t)t->hidden;
     case BAL_DIM_Q: return (uint64_t)t->heads * (uint64_t)t->head_dim;
     case BAL_DIM_KV: return (uint64_t)t->kv_heads * (uint64_t)t->head_dim;
+    case BAL_DIM_HEAD: return (uint64_t)t->head_dim;
     case BAL_DIM_INTER: return (uint64_t)t->intermediate;
     case BAL_DIM_VOCAB: return (uint64_t)t->vocab;
     case BAL_DIM_V_HIDDEN: return (uint64_t)v->hidden;
     case BAL_DIM_V_INTER: return (uint64_t)v->intermediate;
-    case BAL_DIM_V_PATCHES: return (uint64_t)v->side * (uint64_t)v->side;
+    case BAL_DIM_V_POSITIONS: return (uint64_t)v->side * (uint64_t)v->side + (uint64_t)v->cls;
     case BAL_DIM_V_PATCH_SIZE: return 3 * (uint64_t)v->patch_size * (uint64_t)v->patch_size;
+    case BAL_DIM_V_TOKEN: return (uint64_t)v->hidden * (uint64_t)v->shuffle * (uint64_t)v->shuffle;
     }
     return 0;
 }
@@ -64,28 +67,62 @@ static bool swap_prefix(char *out, size_t size, const char *name, const char *fr
     return snprintf(out, size, "%s%s", to, name + n) < (int)size;
 }
 
-const bal_tensor_view *bal_bind_find(const bal_tensor_set *set, const bal_bind_family *family,
+/* Replaces `from` wherever it occurs; false if the result is too long. */
+static bool replace_all(char *name, size_t size, const char *from, const char *to)
+{
+    const size_t n_from = strlen(from), n_to = strlen(to);
+    for (char *at = name; (at = strstr(at, from)) != NULL; at += n_to) {
+        const size_t rest = strlen(at + n_from) + 1;
+        if ((size_t)(at - name) + n_to + rest > size) return false;
+        memmove(at + n_to, at + n_from, rest);
+        memcpy(at, to, n_to);
+    }
+    return true;
+}
+
+/* With the names of a checkpoint behind the prefix, or NULL. */
+static const bal_tensor_view *find_infixed(const bal_tensor_set *set, const bal_bind_names *names,
+                                           const char *name)
+{
+    char old[NAME_SIZE];
+    if (names->n_infixes == 0 || snprintf(old, sizeof old, "%s", name) >= (int)sizeof old)
+        return NULL;
+    for (size_t i = 0; i < names->n_infixes; i++)
+        if (!replace_all(old, sizeof old, names->infixes[i].canonical, names->infixes[i].old))
+            return NULL;
+    return bal_tensor_find(set, old);
+}
+
+const bal_tensor_view *bal_bind_find(const bal_tensor_set *set, const bal_bind_names *names,
                                      const char *canonical)
 {
     char old[NAME_SIZE];
     const bal_tensor_view *t = bal_tensor_find(set, canonical);
-    for (size_t i = 0; !t && i < family->n_prefixes; i++) {
-        const bal_bind_prefix *p = &family->prefixes[i];
-        if (swap_prefix(old, sizeof old, canonical, p->canonical, p->old))
-            t = bal_tensor_find(set, old);
+    if (!t) t = find_infixed(set, names, canonical);
+    for (size_t i = 0; !t && i < names->n_prefixes; i++) {
+        const bal_bind_rename *p = &names->prefixes[i];
+        if (!swap_prefix(old, sizeof old, canonical, p->canonical, p->old)) continue;
+        t = bal_tensor_find(set, old);
+        if (!t) t = find_infixed(set, names, old);
     }
     return t;
 }
 
-bal_status bal_bind_canonical(char *out, size_t size, const bal_bind_family *family,
-                              const char *name, bal_error *err)
+bal_status bal_bind_canonical(char *out, size_t size, const bal_bind_names *names, const char *name,
+                              bal_error *err)
 {
-    for (size_t i = 0; i < family->n_prefixes; i++) {
-        const bal_bind_prefix *p = &family->prefixes[i];
+    bool fits = snprintf(out, size, "%s", name) < (int)size;
+    for (size_t i = 0; fits && i < names->n_prefixes; i++) {
+        const bal_bind_rename *p = &names->prefixes[i];
         if (strncmp(name, p->canonical, strlen(p->canonical)) == 0) break;
-        if (swap_prefix(out, size, name, p->old, p->canonical)) return BAL_OK;
+        if (strncmp(name, p->old, strlen(p->old)) != 0) continue;
+        fits = swap_prefix(out, size, name, p->old, p->canonical);
+        break;
     }
-    if (snprintf(out, size, "%s", name) < (int)size) return BAL_OK;
+    for (size_t i = 0; fits && i < names->n_infixes; i++)
+        if (!strstr(out, names->infixes[i].canonical))
+            fits = replace_all(out, size, names->infixes[i].old, names->infixes[i].canonical);
+    if (fits) return BAL_OK;
     return bal_fail(err, BAL_E_FORMAT, "tensor name of %zu characters is too long: %.80s...",
                     strlen(name), name);
 }
@@ -113,10 +150,25 @@ static bal_status wrong(const binder *b, const bal_tensor_view *t, const char *e
                     bal_st_dtype_name(t->dtype), found);
 }
 
+/* Rows of the tensor that `r` is a part of. */
+static uint64_t rows_of(const bal_config *c, const bal_bind_row *r)
+{
+    switch (r->part) {
+    case BAL_PART_WHOLE: break;
+    case BAL_PART_THIRD_0:
+    case BAL_PART_THIRD_1:
+    case BAL_PART_THIRD_2: return 3 * dim_of(c, r->n);
+    case BAL_PART_GROUP_Q:
+    case BAL_PART_GROUP_K:
+    case BAL_PART_GROUP_V: return dim_of(c, BAL_DIM_Q) + 2 * dim_of(c, BAL_DIM_KV);
+    }
+    return dim_of(c, r->n);
+}
+
 /* The shape a row asks for; convolution kernels have four dimensions. */
 static int expected_shape(const bal_config *c, const bal_bind_row *r, uint64_t shape[4])
 {
-    shape[0] = dim_of(c, r->n);
+    shape[0] = rows_of(c, r);
     if (r->k == BAL_DIM_NONE) return 1;
     shape[1] = dim_of(c, r->k);
     if (r->k != BAL_DIM_V_PATCH_SIZE) return 2;
@@ -144,30 +196,78 @@ static bal_status check_float(const binder *b, const bal_bind_row *r, const bal_
     uint64_t shape[4];
     char text[120], expected[160];
     const int n_dims = expected_shape(&b->m->config, r, shape);
-    if (float_type(t->dtype, type) && t->n_dims == n_dims &&
-        memcmp(t->shape, shape, (size_t)n_dims * sizeof *shape) == 0)
+    int skip = 0; /* leading dimensions of 1 */
+    if (r->kind == BAL_BIND_VECTOR)
+        while (t->n_dims - skip > n_dims && t->shape[skip] == 1) skip++;
+    if (float_type(t->dtype, type) && t->n_dims - skip == n_dims &&
+        memcmp(t->shape + skip, shape, (size_t)n_dims * sizeof *shape) == 0)
         return BAL_OK;
     shape_text(text, sizeof text, shape, n_dims);
     snprintf(expected, sizeof expected, "F32, F16 or BF16 %s", text);
     return wrong(b, t, expected);
 }
 
+/* Where row i of the part stands among the tensor's rows. */
+static size_t source_row(const bal_text_config *t, bal_bind_part part, size_t n, size_t i)
+{
+    const size_t dim = (size_t)t->head_dim, shared = (size_t)(t->heads / t->kv_heads);
+    const size_t group = (shared + 2) * dim;
+    switch (part) {
+    case BAL_PART_WHOLE:
+    case BAL_PART_THIRD_0: break;
+    case BAL_PART_THIRD_1: return n + i;
+    case BAL_PART_THIRD_2: return 2 * n + i;
+    case BAL_PART_GROUP_Q: return i / (shared * dim) * group + i % (shared * dim);
+    case BAL_PART_GROUP_K: return i / dim * group + shared * dim + i % dim;
+    case BAL_PART_GROUP_V: return i / dim * group + (shared + 1) * dim + i % dim;
+    }
+    return i;
+}
+
+static void widen(float *out, const uint8_t *data, bal_type type, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint16_t h;
+        if (type == BAL_TYPE_F32) {
+            memcpy(out + i, data + 4 * i, 4);
+            continue;
+        }
+        memcpy(&h, data + 2 * i, 2);
+        out[i] = type == BAL_TYPE_BF16 ? bal_bf16_to_f32(h) : bal_f16_to_f32(h);
+    }
+}
+
 static bal_status copy_floats(binder *b, const bal_bind_row *r, const bal_tensor_view *t,
                               float **out)
 {
     bal_type type;
+    void *copy;
     BAL_TRY(check_float(b, r, t, &type));
-    const size_t bytes = type == BAL_TYPE_F32 ? 4 : 2, n = (size_t)t->n_bytes / bytes;
-    BAL_TRY(own_floats(b->m, n, out, b->err));
-    for (size_t i = 0; i < n; i++) {
-        uint16_t h;
-        if (type == BAL_TYPE_F32) {
-            memcpy(*out + i, t->data + 4 * i, 4);
-            continue;
-        }
-        memcpy(&h, t->data + 2 * i, 2);
-        (*out)[i] = type == BAL_TYPE_BF16 ? bal_bf16_to_f32(h) : bal_f16_to_f32(h);
+    const size_t bytes = type == BAL_TYPE_F32 ? 4 : 2;
+    const size_t n = r->part == BAL_PART_WHOLE ? (size_t)t->n_bytes / bytes
+                                               : (size_t)dim_of(&b->m->config, r->n);
+    BAL_TRY(own(b->m, n, sizeof **out, &copy, b->err));
+    *out = copy;
+    if (r->part == BAL_PART_WHOLE) {
+        widen(*out, t->data, type, n);
+        return BAL_OK;
     }
+    for (size_t i = 0; i < n; i++)
+        widen(*out + i, t->data + source_row(&b->m->config.text, r->part, n, i) * bytes, type, 1);
+    return BAL_OK;
+}
+
+/* Rows of a KV group stand apart from each other, so they are copied, in the type they have. */
+static bal_status gather_rows(binder *b, const bal_bind_row *r, const bal_tensor_view *t,
+                              bal_linear *l)
+{
+    const size_t row = (size_t)l->k * (l->type == BAL_TYPE_F32 ? 4 : 2), n = (size_t)l->n;
+    void *copy;
+    BAL_TRY(own(b->m, n, row, &copy, b->err));
+    for (size_t i = 0; i < n; i++)
+        memcpy((uint8_t *)copy + i * row,
+               t->data + source_row(&b->m->config.text, r->part, n, i) * row, row);
+    l->w = copy;
     return BAL_OK;
 }
 
@@ -177,7 +277,9 @@ static bal_status bind_float_linear(binder *b, const bal_bind_row *r, const bal_
     BAL_TRY(check_float(b, r, t, &l->type));
     l->n = (int)dim_of(&b->m->config, r->n);
     l->k = (int)dim_of(&b->m->config, r->k);
-    l->w = t->data;
+    if (r->part >= BAL_PART_GROUP_Q) return gather_rows(b, r, t, l);
+    const size_t row = (size_t)l->k * (l->type == BAL_TYPE_F32 ? 4 : 2);
+    l->w = t->data + source_row(&b->m->config.text, r->part, (size_t)l->n, 0) * row;
     return BAL_OK;
 }
 
@@ -207,6 +309,14 @@ static bal_status bind_packed_linear(binder *b, const bal_bind_row *r, const cha
     return bal_packed_view_init(&l->packed, &layout, t->data, (size_t)t->n_bytes, b->err);
 }
 
+/* Whether the field has its tensor already; fused ones come second. */
+static bool is_bound(const bal_bind_row *r, const void *field)
+{
+    const bal_linear *l = field;
+    if (r->part == BAL_PART_WHOLE) return false;
+    return r->kind == BAL_BIND_BIAS ? l->bias != NULL : l->k != 0;
+}
+
 static bal_status missing(const binder *b, const bal_bind_row *r, const char *name)
 {
     if (r->optional) return BAL_OK;
@@ -216,8 +326,9 @@ static bal_status missing(const binder *b, const bal_bind_row *r, const char *na
 static bal_status bind_row(binder *b, const bal_bind_row *r, const char *name, void *field)
 {
     char packed[NAME_SIZE + 8];
-    const bal_tensor_view *t = bal_bind_find(&b->m->tensors, b->family, name);
-    if (!t && r->kind == BAL_BIND_LINEAR) {
+    if (is_bound(r, field)) return BAL_OK;
+    const bal_tensor_view *t = bal_bind_find(&b->m->tensors, b->names, name);
+    if (!t && r->kind == BAL_BIND_LINEAR && r->part == BAL_PART_WHOLE) {
         snprintf(packed, sizeof packed, "%s.packed", name);
         t = bal_tensor_find(&b->m->tensors, packed);
         if (t) claim(b, t);
@@ -241,18 +352,47 @@ static bal_status bind_row(binder *b, const bal_bind_row *r, const char *name, v
     return BAL_OK;
 }
 
+/* Blocks that the file has and the model does not run: what they have is nobody's business. */
+static void claim_layer(binder *b, const char *name)
+{
+    const bal_tensor_view *t = bal_bind_find(&b->m->tensors, b->names, name);
+    if (t) claim(b, t);
+}
+
 static bal_status bind_layers(binder *b, const bal_bind_row *r)
 {
     bal_model *m = b->m;
     const bool decoder = r->owner == BAL_OWNER_DECODER;
     const int layers = decoder ? m->config.text.layers : m->config.vision.layers;
-    for (int i = 0; i < layers; i++) {
+    const int in_file = decoder ? layers : m->config.vision.file_layers;
+    for (int i = 0; i < in_file; i++) {
         char name[NAME_SIZE];
-        uint8_t *base = decoder ? (uint8_t *)&m->layers[i] : (uint8_t *)&m->vision_layers[i];
-
         snprintf(name, sizeof name, r->name, i);
-
+        if (i >= layers) {
+            claim_layer(b, name);
+            continue;
+        }
+        uint8_t *base = decoder ? (uint8_t *)&m->layers[i] : (uint8_t *)&m->vision_layers[i];
         BAL_TRY(bind_row(b, r, name, base + r->offset));
+    }
+    return BAL_OK;
+}
+
+static bool applies(const bal_config *c, const bal_bind_row *r)
+{
+    int32_t flag;
+    if (r->flag == 0) return true;
+    memcpy(&flag, (const uint8_t *)c + r->flag, sizeof flag);
+    return flag != 0;
+}
+
+static bal_status bind_rows(binder *b, const bal_bind_row *rows, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const bal_bind_row *r = &rows[i];
+        if (!applies(&b->m->config, r)) continue;
+        BAL_TRY(r->owner == BAL_OWNER_MODEL ? bind_row(b, r, r->name, (uint8_t *)b->m + r->offset)
+                                            : bind_layers(b, r));
     }
     return BAL_OK;
 }
@@ -273,17 +413,13 @@ static bal_status check_claims(const binder *b)
     return BAL_OK;
 }
 
-bal_status bal_bind(bal_model *m, const bal_bind_family *family, bal_error *err)
+bal_status bal_bind(bal_model *m, const bal_family_def *family, bal_error *err)
 {
-    binder b = {.m = m, .family = family, .err = err};
+    binder b = {.m = m, .names = &family->names, .err = err};
     b.claimed = calloc(m->tensors.n_tensors + 1, 1);
     if (!b.claimed) return bal_nomem(err, m->tensors.n_tensors, "tensor claims");
-    bal_status st = BAL_OK;
-    for (size_t i = 0; st == BAL_OK && i < family->n_rows; i++) {
-        const bal_bind_row *r = &family->rows[i];
-        st = r->owner == BAL_OWNER_MODEL ? bind_row(&b, r, r->name, (uint8_t *)m + r->offset)
-                                         : bind_layers(&b, r);
-    }
+    bal_status st = bind_rows(&b, bal_text_rows, bal_n_text_rows);
+    if (st == BAL_OK) st = bind_rows(&b, family->rows, family->n_rows);
     if (st == BAL_OK) st = check_claims(&b);
     free(b.claimed);
     return st;

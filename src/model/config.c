@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT
- * Published configs are partial: what they leave out comes from the transformers class defaults
- * (LlavaOnevisionConfig, Qwen2Config, SiglipVisionConfig, LlavaOnevisionImageProcessor). */
+ * The way from files to a checked config, and the compiled form. Limits stand here once, for
+ * both; what is one family's own stands in its file. */
 #include "model/config.h"
 
 #include "base/file.h"
-#include "format/json.h"
+#include "base/size.h"
+#include "model/config_read.h"
+#include "model/family.h"
 #include "op/attention.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_DIM = 1 << 20, MAX_LAYERS = 1024, MAX_SIDE = 4096, MAX_PATCHES = 1 << 24 };
 #define CONFIG_MAX_BYTES ((size_t)8 << 20)
 
 /* ---- Limits: one list for both forms. What is out of range, or NULL. ---- */
@@ -21,65 +21,117 @@ static bool in_range(int32_t v, int32_t lo, int32_t hi)
     return v >= lo && v <= hi;
 }
 
+static bool is_flag(int32_t v)
+{
+    return v == 0 || v == 1;
+}
+
+static bool float_in(float v, float lo, float hi)
+{
+    return v >= lo && v <= hi;
+}
+
+static const char *rope_fault(const bal_text_config *t)
+{
+    if (!in_range(t->rope_kind, BAL_ROPE_PLAIN, BAL_ROPE_YARN)) return "rope kind";
+    if (!in_range(t->rope_original, 0, 1 << 24)) return "original maximum positions";
+    if (!float_in(t->rope_theta, 1.0f, 1e12f)) return "rope theta";
+    if (!float_in(t->rope_factor, 0.0f, 1e6f) || !float_in(t->rope_low, 0.0f, 1e6f) ||
+        !float_in(t->rope_high, 0.0f, 1e6f) || !float_in(t->rope_magnitude, 0.0f, 1e3f))
+        return "rope scaling";
+    if (t->rope_kind != BAL_ROPE_PLAIN && t->rope_factor < 1.0f) return "rope factor";
+    if (t->rope_kind > BAL_ROPE_LINEAR && (t->rope_original < 1 || !(t->rope_high > t->rope_low)))
+        return "rope frequency factors";
+    for (int i = 0; i < 3; i++)
+        if (!in_range(t->mrope[i], 0, BAL_MAX_HEAD_DIM)) return "mrope section";
+    const int sum = t->mrope[0] + t->mrope[1] + t->mrope[2];
+    return sum && sum != t->head_dim / 2 ? "sum of the mrope sections" : NULL;
+}
+
 static const char *text_fault(const bal_text_config *t)
 {
-    if (!in_range(t->hidden, 2, MAX_DIM)) return "text hidden size";
-    if (!in_range(t->layers, 1, MAX_LAYERS)) return "text layers";
-    if (!in_range(t->heads, 1, MAX_SIDE) || !in_range(t->kv_heads, 1, MAX_SIDE) ||
+    if (!in_range(t->hidden, 2, BAL_MAX_DIM)) return "text hidden size";
+    if (!in_range(t->layers, 1, BAL_MAX_LAYERS)) return "text layers";
+    if (!in_range(t->heads, 1, BAL_MAX_SIDE) || !in_range(t->kv_heads, 1, BAL_MAX_SIDE) ||
         t->heads % t->kv_heads)
         return "text heads";
     if (!in_range(t->head_dim, 2, BAL_MAX_HEAD_DIM) || t->head_dim % 2) return "text head size";
-    if (!in_range(t->heads * t->head_dim, 2, MAX_DIM)) return "text heads times head size";
-    if (!in_range(t->intermediate, 1, MAX_DIM)) return "text intermediate size";
+    if (!in_range(t->heads * t->head_dim, 2, BAL_MAX_DIM)) return "text heads times head size";
+    if (!in_range(t->intermediate, 1, BAL_MAX_DIM)) return "text intermediate size";
     if (!in_range(t->vocab, 1, 1 << 24)) return "vocabulary size";
     if (!in_range(t->max_positions, 1, 1 << 24)) return "maximum positions";
-    if (!in_range(t->tied, 0, 1)) return "tied head";
-    if (!(t->rope_theta >= 1.0f && t->rope_theta <= 1e12f)) return "rope theta";
-    if (!(t->rms_eps >= 0.0f && t->rms_eps <= 1.0f)) return "rms eps";
+    if (!is_flag(t->tied)) return "tied head";
+    if (!is_flag(t->qkv_bias) || !is_flag(t->o_bias) || !is_flag(t->mlp_bias)) return "text biases";
+    if (!is_flag(t->qk_norm) || !is_flag(t->grouped_qkv)) return "text attention flags";
+    if (!float_in(t->rms_eps, 0.0f, 1.0f)) return "rms eps";
+    return rope_fault(t);
+}
+
+static const char *flags_fault(const bal_vision_config *v)
+{
+    if (!in_range(v->act, 0, BAL_N_ACTS - 1) || !in_range(v->projector_act, 0, BAL_N_ACTS - 1))
+        return "vision activation";
+    if (!in_range(v->norm, BAL_NORM_LAYER, BAL_NORM_RMS)) return "vision norm";
+    if (!is_flag(v->cls) || !is_flag(v->pre_norm) || !is_flag(v->post_norm) ||
+        !is_flag(v->qkv_bias) || !is_flag(v->qk_norm) || !is_flag(v->shuffle_columns))
+        return "vision flags";
     return NULL;
 }
 
-/* A multiple of the view size, and not more patches in all views than one picture may have. */
-static bool good_pinpoint(const bal_vision_config *v, const int32_t p[2])
+static const char *tower_fault(const bal_vision_config *v)
 {
-    for (int j = 0; j < 2; j++)
-        if (!in_range(p[j], 1, 1 << 16) || p[j] % v->image_size) return false;
-    const int64_t views = 1 + (int64_t)(p[0] / v->image_size) * (p[1] / v->image_size);
-    return views * v->side * v->side <= MAX_PATCHES;
-}
-
-static const char *vision_fault(const bal_config *c)
-{
-    const bal_vision_config *v = &c->vision;
-    if (!in_range(v->hidden, 1, MAX_DIM) || !in_range(v->layers, 1, MAX_LAYERS))
+    if (!in_range(v->hidden, 1, BAL_MAX_DIM) || !in_range(v->layers, 1, BAL_MAX_LAYERS) ||
+        !in_range(v->file_layers, v->layers, BAL_MAX_LAYERS))
         return "vision size";
-    if (!in_range(v->heads, 1, MAX_SIDE) || v->hidden % v->heads ||
+    if (!in_range(v->heads, 1, BAL_MAX_SIDE) || v->hidden % v->heads ||
         v->hidden / v->heads > BAL_MAX_HEAD_DIM)
         return "vision heads";
-    if (!in_range(v->intermediate, 1, MAX_DIM)) return "vision intermediate size";
-    if (!in_range(v->image_size, 1, MAX_SIDE) || !in_range(v->patch_size, 1, v->image_size) ||
+    if (!in_range(v->intermediate, 1, BAL_MAX_DIM)) return "vision intermediate size";
+    if (!in_range(v->image_size, 1, BAL_MAX_SIDE) || !in_range(v->patch_size, 1, v->image_size) ||
         v->side != v->image_size / v->patch_size)
         return "vision view size";
-    if (!(v->ln_eps >= 0.0f && v->ln_eps <= 1.0f)) return "vision layer norm eps";
-    if (!in_range(c->n_pinpoints, 1, BAL_MAX_PINPOINTS)) return "number of pinpoints";
-    for (int i = 0; i < c->n_pinpoints; i++)
-        if (!good_pinpoint(v, c->pinpoints[i])) return "image_grid_pinpoints";
+    if (!in_range(v->shuffle, 1, v->side) || v->side % v->shuffle ||
+        (int64_t)v->hidden * v->shuffle * v->shuffle > BAL_MAX_DIM)
+        return "pixel shuffle";
+    if (!float_in(v->ln_eps, 0.0f, 1.0f)) return "vision norm eps";
+    return flags_fault(v);
+}
+
+static const char *picture_fault(const bal_config *c)
+{
+    if (!in_range(c->n_pinpoints, 0, BAL_MAX_PINPOINTS)) return "number of pinpoints";
     for (int i = 0; i < 3; i++)
-        if (!(c->image_std[i] >= 1e-6f && c->image_std[i] <= 10.0f) ||
-            !(c->image_mean[i] >= -10.0f && c->image_mean[i] <= 10.0f))
+        if (!float_in(c->image_std[i], 1e-6f, 10.0f) || !float_in(c->image_mean[i], -10.0f, 10.0f))
             return "image mean or std";
-    if (!in_range(c->max_tiles, 1, 1024)) return "maximum tiles";
-    return NULL;
+    if (!in_range(c->min_tiles, 0, c->max_tiles) || !in_range(c->max_tiles, 0, 1024))
+        return "tiles";
+    if (!is_flag(c->thumbnail)) return "thumbnail";
+    if (!in_range(c->resample, 1, 3)) return "resample";
+    if (!in_range(c->longest_edge, 0, 1 << 16)) return "longest edge";
+    if (!in_range(c->image_token, -1, c->text.vocab - 1)) return "image token";
+    const bal_vision_config *v = &c->vision;
+    const int64_t views = 1 + (int64_t)c->max_tiles;
+    return views * v->side * v->side > BAL_MAX_PATCHES ? "tiles times patches" : NULL;
+}
+
+/* Without a tower nothing of it may be set. */
+static const char *blind_fault(const bal_config *c)
+{
+    static const bal_vision_config none;
+    if (memcmp(&c->vision, &none, sizeof none) != 0) return "vision without a tower";
+    return c->n_pinpoints ? "pinpoints without a tower" : NULL;
 }
 
 static const char *config_fault(const bal_config *c)
 {
-    if (c->family != BAL_FAMILY_LLAVA_ONEVISION) return "family";
-    if (c->has_vision != 1) return "vision flag"; /* the one family so far has a tower */
+    const bal_family_def *family = bal_family_by_id(c->family);
+    if (!family) return "family";
+    if (c->has_vision != (family->plan != NULL)) return "vision flag";
     const char *fault = text_fault(&c->text);
-    if (!fault) fault = vision_fault(c);
+    if (!fault) fault = c->has_vision ? tower_fault(&c->vision) : blind_fault(c);
+    if (!fault && c->has_vision) fault = picture_fault(c);
+    if (!fault && family->fault) fault = family->fault(c);
     if (fault) return fault;
-    if (!in_range(c->image_token, 0, c->text.vocab - 1)) return "image token";
     if (!in_range(c->n_eos, 0, BAL_MAX_EOS)) return "number of stop tokens";
     for (int i = 0; i < c->n_eos; i++)
         if (!in_range(c->eos[i], 0, c->text.vocab - 1)) return "stop tokens";
@@ -87,146 +139,6 @@ static const char *config_fault(const bal_config *c)
 }
 
 /* ---- config.json and its neighbours ---- */
-
-static bal_status fail_at(bal_error *err, const bal_json *obj, const char *key, const char *what)
-{
-    return bal_fail(err, BAL_E_FORMAT, "%s: %s%s%s: %s", obj->file, obj->path,
-                    obj->path[0] ? "." : "", key, what);
-}
-
-/* A string key that must have one value for this build to be right about the model. */
-static bal_status expect_str(const bal_json *obj, const char *key, const char *otherwise,
-                             const char *expected, bal_error *err)
-{
-    const char *found;
-    BAL_TRY(bal_json_str_or(obj, key, otherwise, &found, err));
-    if (strcmp(found, expected) == 0) return BAL_OK;
-    return bal_fail(err, BAL_E_UNSUP, "%s: %s%s%s: \"%s\" is not supported, expected \"%s\"",
-                    obj->file, obj->path, obj->path[0] ? "." : "", key, found, expected);
-}
-
-/* rope_scaling up to transformers 4, rope_parameters (with the base in it) from 5 on; only the
- * plain rotary embedding is known here. */
-static bal_status read_rope(bal_text_config *t, const bal_json *o, bal_error *err)
-{
-    static const char *const keys[] = {"rope_scaling", "rope_parameters"};
-    double theta;
-    BAL_TRY(bal_json_f64_or(o, "rope_theta", 1.0, 1e12, 10000.0, &theta, err));
-    for (int i = 0; i < 2; i++) {
-        bal_json r;
-        BAL_TRY(bal_json_obj_or(o, keys[i], &r, err));
-        if (!r.value) continue;
-        const char *key = bal_json_has(&r, "rope_type") ? "rope_type" : "type";
-        BAL_TRY(expect_str(&r, key, "default", "default", err));
-        BAL_TRY(bal_json_f64_or(&r, "rope_theta", 1.0, 1e12, theta, &theta, err));
-    }
-    t->rope_theta = (float)theta;
-    return BAL_OK;
-}
-
-static bal_status read_text(bal_text_config *t, const bal_json *root, bal_error *err)
-{
-    bal_json o;
-    double eps;
-    bool tied_top, tied_text;
-    BAL_TRY(bal_json_obj(root, "text_config", &o, err));
-    BAL_TRY(expect_str(&o, "model_type", "qwen2", "qwen2", err));
-    BAL_TRY(expect_str(&o, "hidden_act", "silu", "silu", err));
-    BAL_TRY(bal_json_int(&o, "hidden_size", 2, MAX_DIM, &t->hidden, err));
-    BAL_TRY(bal_json_int(&o, "num_hidden_layers", 1, MAX_LAYERS, &t->layers, err));
-    BAL_TRY(bal_json_int(&o, "num_attention_heads", 1, MAX_SIDE, &t->heads, err));
-    BAL_TRY(bal_json_int_or(&o, "num_key_value_heads", 1, MAX_SIDE, t->heads, &t->kv_heads, err));
-    BAL_TRY(bal_json_int_or(&o, "head_dim", 2, MAX_DIM, t->hidden / t->heads, &t->head_dim, err));
-    BAL_TRY(bal_json_int(&o, "intermediate_size", 1, MAX_DIM, &t->intermediate, err));
-    BAL_TRY(bal_json_int_or(&o, "vocab_size", 1, 1 << 24, 151936, &t->vocab, err));
-    BAL_TRY(
-        bal_json_int_or(&o, "max_position_embeddings", 1, 1 << 24, 32768, &t->max_positions, err));
-    BAL_TRY(bal_json_f64_or(&o, "rms_norm_eps", 0.0, 1.0, 1e-6, &eps, err));
-    BAL_TRY(bal_json_bool_or(root, "tie_word_embeddings", false, &tied_top, err));
-    BAL_TRY(bal_json_bool_or(&o, "tie_word_embeddings", tied_top, &tied_text, err));
-    t->tied = tied_top || tied_text;
-    t->rms_eps = (float)eps;
-    if (t->heads % t->kv_heads)
-        return fail_at(err, &o, "num_key_value_heads", "does not divide num_attention_heads");
-    if (t->head_dim % 2) return fail_at(err, &o, "head_dim", "is odd, rotary positions need pairs");
-    BAL_TRY(read_rope(t, &o, err));
-    bool sliding;
-    BAL_TRY(bal_json_bool_or(&o, "use_sliding_window", false, &sliding, err));
-    if (sliding)
-        return bal_fail(err, BAL_E_UNSUP, "%s: text_config.use_sliding_window: not supported",
-                        o.file);
-    return BAL_OK;
-}
-
-static bal_status read_vision(bal_vision_config *v, const bal_json *root, bal_error *err)
-{
-    bal_json o;
-    double eps;
-    BAL_TRY(bal_json_obj(root, "vision_config", &o, err));
-    BAL_TRY(expect_str(&o, "model_type", "siglip_vision_model", "siglip_vision_model", err));
-    BAL_TRY(expect_str(&o, "hidden_act", "gelu_pytorch_tanh", "gelu_pytorch_tanh", err));
-    BAL_TRY(bal_json_int_or(&o, "hidden_size", 1, MAX_DIM, 1152, &v->hidden, err));
-    BAL_TRY(bal_json_int_or(&o, "num_hidden_layers", 1, MAX_LAYERS, 26, &v->layers, err));
-    BAL_TRY(bal_json_int_or(&o, "num_attention_heads", 1, MAX_SIDE, 16, &v->heads, err));
-    BAL_TRY(bal_json_int_or(&o, "intermediate_size", 1, MAX_DIM, 4304, &v->intermediate, err));
-    BAL_TRY(bal_json_int_or(&o, "image_size", 1, MAX_SIDE, 384, &v->image_size, err));
-    BAL_TRY(bal_json_int_or(&o, "patch_size", 1, MAX_SIDE, 14, &v->patch_size, err));
-    BAL_TRY(bal_json_f64_or(&o, "layer_norm_eps", 0.0, 1.0, 1e-6, &eps, err));
-    v->ln_eps = (float)eps;
-    v->side = v->image_size / v->patch_size;
-    if (v->hidden % v->heads)
-        return fail_at(err, &o, "num_attention_heads", "does not divide hidden_size");
-    if (v->side < 1) return fail_at(err, &o, "patch_size", "is larger than image_size");
-    return BAL_OK;
-}
-
-/* "anyres_max_9" -> 9 */
-static bal_status read_aspect(bal_config *c, const bal_json *root, bal_error *err)
-{
-    const char *s;
-    int used = 0;
-    BAL_TRY(bal_json_str_or(root, "vision_aspect_ratio", "anyres_max_9", &s, err));
-    if (sscanf(s, "anyres_max_%d%n", &c->max_tiles, &used) == 1 && s[used] == 0 &&
-        c->max_tiles >= 1 && c->max_tiles <= 1024)
-        return BAL_OK;
-    return bal_fail(err, BAL_E_UNSUP,
-                    "%s: vision_aspect_ratio: \"%s\" is not supported, expected \"anyres_max_N\"",
-                    root->file, s);
-}
-
-/* The 36 pairs of the published checkpoints, the class default. */
-static void default_pinpoints(bal_config *c)
-{
-    for (int h = 384; h <= 2304; h += 384)
-        for (int w = 384; w <= 2304; w += 384) {
-            c->pinpoints[c->n_pinpoints][0] = h;
-            c->pinpoints[c->n_pinpoints++][1] = w;
-        }
-}
-
-static bal_status read_pinpoints(bal_config *c, const bal_json *root, bal_error *err)
-{
-    bal_json list;
-    if (!bal_json_has(root, "image_grid_pinpoints")) {
-        default_pinpoints(c);
-        return BAL_OK;
-    }
-    BAL_TRY(bal_json_array(root, "image_grid_pinpoints", 1, BAL_MAX_PINPOINTS, &list, err));
-    for (size_t i = 0; i < bal_json_len(&list); i++) {
-        const bal_json pair = bal_json_at(&list, i);
-        if (bal_json_len(&pair) != 2)
-            return bal_json_mismatch(&pair, err, "a pair of height and width");
-        for (size_t j = 0; j < 2; j++) {
-            const bal_json side = bal_json_at(&pair, j);
-            BAL_TRY(bal_json_as_int(&side, 1, 1 << 16, &c->pinpoints[i][j], err));
-            if (c->pinpoints[i][j] % c->vision.image_size)
-                return bal_json_mismatch(&side, err, "a multiple of the view size %d",
-                                         c->vision.image_size);
-        }
-    }
-    c->n_pinpoints = (int32_t)bal_json_len(&list);
-    return BAL_OK;
-}
 
 /* One id or a list of ids. */
 static bal_status read_eos(bal_config *c, const bal_json *obj, bal_error *err)
@@ -246,60 +158,25 @@ static bal_status read_eos(bal_config *c, const bal_json *obj, bal_error *err)
 
 static bal_status read_main(bal_config *c, const bal_json *root, bal_error *err)
 {
+    static const char *const parts[] = {"text_config", "llm_config"};
     const char *type;
+    const bal_family_def *family;
     BAL_TRY(bal_json_str(root, "model_type", &type, err));
-    if (strcmp(type, "llava_onevision") != 0)
-        return bal_fail(err, BAL_E_UNSUP,
-                        "%s: model_type: \"%s\" is not supported, expected \"llava_onevision\"",
-                        root->file, type);
-    c->family = BAL_FAMILY_LLAVA_ONEVISION;
-    c->has_vision = 1;
-    BAL_TRY(read_text(&c->text, root, err));
-    BAL_TRY(read_vision(&c->vision, root, err));
-    BAL_TRY(expect_str(root, "projector_hidden_act", "gelu", "gelu", err));
-    BAL_TRY(expect_str(root, "vision_feature_select_strategy", "full", "full", err));
-    int layer;
-    BAL_TRY(bal_json_int_or(root, "vision_feature_layer", -1, -1, -1, &layer, err));
-    BAL_TRY(read_aspect(c, root, err));
-    BAL_TRY(read_pinpoints(c, root, err));
-    const int token_otherwise = c->text.vocab > 151646 ? 151646 : c->text.vocab - 1;
-    BAL_TRY(bal_json_int_or(
-        root, bal_json_has(root, "image_token_id") ? "image_token_id" : "image_token_index", 0,
-        c->text.vocab - 1, token_otherwise, &c->image_token, err));
-    const bal_json text = bal_json_get(root, "text_config");
-    BAL_TRY(read_eos(c, &text, err));
+    BAL_TRY(bal_family_find(&family, type, root->file, err));
+    c->family = family->id;
+    c->has_vision = family->plan != NULL;
+    BAL_TRY(family->read(c, root, err));
+    for (int i = 0; i < 2; i++) {
+        bal_json part;
+        BAL_TRY(bal_json_obj_or(root, parts[i], &part, err));
+        if (part.value) BAL_TRY(read_eos(c, &part, err));
+    }
     return read_eos(c, root, err);
 }
 
-/* The class defaults are CLIP's, although every published file says 0.5. */
-static bal_status read_floats3(const bal_json *o, const char *key, const double otherwise[3],
-                               double lowest, float out[3], bal_error *err)
+static bal_status read_processor(bal_config *c, const bal_json *root, bal_error *err)
 {
-    double v[3];
-    size_t n = 3;
-    memcpy(v, otherwise, sizeof v);
-    if (bal_json_has(o, key)) BAL_TRY(bal_json_f64s(o, key, lowest, 10.0, v, 3, &n, err));
-    if (n != 3) return fail_at(err, o, key, "expected three numbers");
-    for (int i = 0; i < 3; i++) out[i] = (float)v[i];
-    return BAL_OK;
-}
-
-static bal_status read_preprocessor(bal_config *c, const bal_json *o, bal_error *err)
-{
-    static const double mean[3] = {0.48145466, 0.4578275, 0.40821073};
-    static const double std[3] = {0.26862954, 0.26130258, 0.27577711};
-    BAL_TRY(read_floats3(o, "image_mean", mean, -10.0, c->image_mean, err));
-    BAL_TRY(read_floats3(o, "image_std", std, 1e-6, c->image_std, err));
-    int resample;
-    BAL_TRY(bal_json_int_or(o, "resample", 0, 5, 3, &resample, err));
-    if (resample != 3) return fail_at(err, o, "resample", "only 3 (bicubic) is supported");
-    bal_json size;
-    BAL_TRY(bal_json_obj_or(o, "size", &size, err));
-    int h;
-    BAL_TRY(bal_json_int_or(&size, "height", 1, MAX_SIDE, c->vision.image_size, &h, err));
-    if (h != c->vision.image_size)
-        return fail_at(err, &size, "height", "differs from vision_config.image_size");
-    return BAL_OK;
+    return bal_family_of(c)->read_processor(c, root, err);
 }
 
 /* Reads DIR/name if it is there and hands its root to fn. */
@@ -324,17 +201,71 @@ bal_status bal_config_read(bal_config *c, const char *dir, bal_error *err)
 {
     *c = (bal_config){0};
     BAL_TRY(with_json(c, dir, "config.json", true, read_main, err));
-    BAL_TRY(with_json(c, dir, "preprocessor_config.json", true, read_preprocessor, err));
+    if (c->has_vision)
+        BAL_TRY(with_json(c, dir, "preprocessor_config.json", true, read_processor, err));
     BAL_TRY(with_json(c, dir, "generation_config.json", false, read_eos, err));
     const char *fault = config_fault(c);
     return fault ? bal_fail(err, BAL_E_FORMAT, "%s: config: %s out of range", dir, fault) : BAL_OK;
 }
 
-/* ---- The compiled form: magic, count, then the struct's 32-bit fields in order ----------------
- */
+/* ---- The compiled form: magic, count, then the struct's 32-bit fields in order -----------------
+ * "BLC2" is bal_config. "BLC1" was the config of the one family that there was; its fields stand
+ * below and are read for good, because files are kept. */
 
-enum { BLOB_MAGIC = 0x31434c42, BLOB_WORDS = sizeof(bal_config) / 4 };
+enum { MAGIC_1 = 0x31434c42, MAGIC_2 = 0x32434c42, WORDS = sizeof(bal_config) / 4 };
 _Static_assert(sizeof(bal_config) % 4 == 0, "bal_config must consist of 32-bit fields");
+
+typedef struct config_1 {
+    int32_t family, hidden, layers, heads, kv_heads, head_dim, intermediate, vocab, max_positions;
+    int32_t tied;
+    float rope_theta, rms_eps;
+    int32_t has_vision, v_hidden, v_layers, v_heads, v_intermediate, image_size, patch_size, side;
+    float ln_eps;
+    int32_t image_token, max_tiles, n_pinpoints, pinpoints[256][2];
+    float image_mean[3], image_std[3];
+    int32_t n_eos, eos[8];
+} config_1;
+enum { WORDS_1 = sizeof(config_1) / 4 };
+_Static_assert(BAL_MAX_PINPOINTS == 256 && BAL_MAX_EOS == 8, "config_1 has tables of these sizes");
+
+static void from_first(bal_config *c, const config_1 *o)
+{
+    *c = (bal_config){.family = o->family, .has_vision = o->has_vision};
+    c->text = (bal_text_config){.hidden = o->hidden,
+                                .layers = o->layers,
+                                .heads = o->heads,
+                                .kv_heads = o->kv_heads,
+                                .head_dim = o->head_dim,
+                                .intermediate = o->intermediate,
+                                .vocab = o->vocab,
+                                .max_positions = o->max_positions,
+                                .tied = o->tied,
+                                .qkv_bias = 1,
+                                .rope_theta = o->rope_theta,
+                                .rms_eps = o->rms_eps};
+    c->vision = (bal_vision_config){.hidden = o->v_hidden,
+                                    .layers = o->v_layers,
+                                    .file_layers = o->v_layers,
+                                    .heads = o->v_heads,
+                                    .intermediate = o->v_intermediate,
+                                    .image_size = o->image_size,
+                                    .patch_size = o->patch_size,
+                                    .side = o->side,
+                                    .act = BAL_ACT_GELU_TANH,
+                                    .qkv_bias = 1,
+                                    .shuffle = 1,
+                                    .projector_act = BAL_ACT_GELU,
+                                    .ln_eps = o->ln_eps};
+    c->image_token = o->image_token;
+    c->max_tiles = o->max_tiles;
+    c->resample = 3;
+    c->n_pinpoints = o->n_pinpoints;
+    memcpy(c->pinpoints, o->pinpoints, sizeof c->pinpoints);
+    memcpy(c->image_mean, o->image_mean, sizeof c->image_mean);
+    memcpy(c->image_std, o->image_std, sizeof c->image_std);
+    c->n_eos = o->n_eos;
+    memcpy(c->eos, o->eos, sizeof c->eos);
+}
 
 static void put32(uint8_t *p, uint32_t v)
 {
@@ -348,27 +279,42 @@ static uint32_t get32(const uint8_t *p)
 
 bal_status bal_config_blob(const bal_config *c, uint8_t **out, size_t *n_bytes, bal_error *err)
 {
-    *n_bytes = 4 * (BLOB_WORDS + 2);
+    *n_bytes = 4 * (WORDS + 2);
     *out = malloc(*n_bytes);
     if (!*out) return bal_nomem(err, *n_bytes, "compiled config");
-    uint32_t words[BLOB_WORDS];
+    uint32_t words[WORDS];
     memcpy(words, c, sizeof words);
-    put32(*out, BLOB_MAGIC);
-    put32(*out + 4, BLOB_WORDS);
-    for (int i = 0; i < BLOB_WORDS; i++) put32(*out + 8 + 4 * i, words[i]);
+    put32(*out, MAGIC_2);
+    put32(*out + 4, WORDS);
+    for (int i = 0; i < WORDS; i++) put32(*out + 8 + 4 * i, words[i]);
     return BAL_OK;
+}
+
+static bool is_version(const uint8_t *data, size_t n_bytes, uint32_t magic, uint32_t words)
+{
+    return n_bytes == 4 * ((size_t)words + 2) && get32(data) == magic && get32(data + 4) == words;
+}
+
+static void get_words(void *out, const uint8_t *data, int n)
+{
+    for (int i = 0; i < n; i++) {
+        const uint32_t word = get32(data + 8 + 4 * i);
+        memcpy((uint8_t *)out + 4 * i, &word, 4);
+    }
 }
 
 bal_status bal_config_from_blob(bal_config *c, const uint8_t *data, size_t n_bytes, bal_error *err)
 {
+    config_1 first;
     *c = (bal_config){0};
-    if (n_bytes != 4 * (BLOB_WORDS + 2) || get32(data) != BLOB_MAGIC ||
-        get32(data + 4) != BLOB_WORDS)
+    if (is_version(data, n_bytes, MAGIC_2, WORDS)) {
+        get_words(c, data, WORDS);
+    } else if (is_version(data, n_bytes, MAGIC_1, WORDS_1)) {
+        get_words(&first, data, WORDS_1);
+        from_first(c, &first);
+    } else
         return bal_fail(err, BAL_E_FORMAT, "compiled config: %zu bytes, not of this version",
                         n_bytes);
-    uint32_t words[BLOB_WORDS];
-    for (int i = 0; i < BLOB_WORDS; i++) words[i] = get32(data + 8 + 4 * i);
-    memcpy(c, words, sizeof *c);
     const char *fault = config_fault(c);
     if (!fault) return BAL_OK;
     *c = (bal_config){0};

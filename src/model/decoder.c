@@ -53,6 +53,16 @@ static void store_kv(const bal_rows *r, const float *k, const float *v, size_t w
     }
 }
 
+void bal_decoder_rotate(const bal_exec *e, const bal_text_config *c, const float *q_norm,
+                        const float *k_norm, int m, const float *cosine, const float *sine,
+                        float *q, float *k)
+{
+    if (q_norm) bal_rms_norm(e, q, q_norm, c->rms_eps, m * c->heads, c->head_dim, q);
+    if (k_norm) bal_rms_norm(e, k, k_norm, c->rms_eps, m * c->kv_heads, c->head_dim, k);
+    bal_rope_apply(e, q, m, c->heads, c->head_dim, cosine, sine, 1.0f);
+    bal_rope_apply(e, k, m, c->kv_heads, c->head_dim, cosine, sine, 1.0f);
+}
+
 void bal_decoder_attn(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
                       const bal_rows *r, const float *x, bal_decoder_buf *b, float *out)
 {
@@ -61,8 +71,7 @@ void bal_decoder_attn(const bal_exec *e, const bal_text_config *c, const bal_dec
     bal_linear_forward(e, &l->q, x, hidden, r->m, b->q, q);
     bal_linear_forward(e, &l->k, x, hidden, r->m, b->k, kv);
     bal_linear_forward(e, &l->v, x, hidden, r->m, b->v, kv);
-    bal_rope_apply(e, b->q, r->m, c->heads, c->head_dim, r->cos, r->sin, 1.0f);
-    bal_rope_apply(e, b->k, r->m, c->kv_heads, c->head_dim, r->cos, r->sin, 1.0f);
+    bal_decoder_rotate(e, c, l->q_norm, l->k_norm, r->m, r->cos, r->sin, b->q, b->k);
     store_kv(r, b->k, b->v, kv);
     bal_attention_cached(e, c->heads, r->kv, r->layer, b->q, r->spans, r->n_spans, NULL, b->ctx,
                          NULL);

@@ -33,7 +33,7 @@ typedef struct bal_taps {
  * 0 .. m - 1 in order. Keys and values of the rows are written into the spans' pages. */
 typedef struct bal_rows {
     int m;
-    const float *cos, *sin;  /* [m][head_dim / 2], bal_rope_table */
+    const float *cos, *sin;  /* [m][head_dim / 2], bal_rope_angles */
     const bal_kv_layout *kv; /* what the pages look like, */
     int layer;               /* and which layer of theirs is used */
     const bal_kv_span *spans;
@@ -59,6 +59,11 @@ bal_status bal_decoder_buf_create(bal_decoder_buf *b, const bal_text_config *c, 
                                   bal_error *err);
 void bal_decoder_buf_destroy(bal_decoder_buf *b);
 
+/* Norms of q and k (where the layer has them) and rotation, in place: q [m][heads * head_dim],
+ * k [m][kv_heads * head_dim], cos and sin [m][head_dim / 2]. */
+void bal_decoder_rotate(const bal_exec *e, const bal_text_config *c, const float *q_norm,
+                        const float *k_norm, int m, const float *cosine, const float *sine,
+                        float *q, float *k);
 /* x [m][hidden], already normed -> out [m][hidden], the o_proj output. */
 void bal_decoder_attn(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
                       const bal_rows *r, const float *x, bal_decoder_buf *b, float *out);

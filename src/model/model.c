@@ -2,7 +2,7 @@
 #include "model/model.h"
 
 #include "base/file.h"
-#include "model/bind.h"
+#include "model/family.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -61,12 +61,41 @@ static bal_status choose_head(bal_model *m, bal_error *err)
     return BAL_OK;
 }
 
+/* q, k and v may come from one tensor, so their rows are optional; here they must be there. */
+static bal_status check_decoder(const bal_model *m, bal_error *err)
+{
+    for (int layer = 0; layer < m->config.text.layers; layer++)
+        for (int i = 0; i < 3; i++) {
+            const bal_linear *l = bal_decoder_linear(&m->layers[layer], i);
+            const bool weight = l->k != 0, bias = l->bias || !m->config.text.qkv_bias;
+            if (weight && bias) continue;
+            return bal_fail(err, BAL_E_FORMAT,
+                            "%s: tensor model.language_model.layers.%d.%s.%s is missing", m->path,
+                            layer, bal_decoder_linear_name(i), weight ? "bias" : "weight");
+        }
+    return BAL_OK;
+}
+
+/* The same for the tower. */
+static bal_status check_tower(const bal_model *m, bal_error *err)
+{
+    for (int i = 0; i < m->config.vision.layers; i++) {
+        const bal_vision_layer *l = &m->vision_layers[i];
+        if (l->q.k && l->k.k && l->v.k) continue;
+        return bal_fail(err, BAL_E_FORMAT, "%s: vision layer %d has no weights for q, k and v",
+                        m->path, i);
+    }
+    return BAL_OK;
+}
+
 static bal_status load(bal_model *m, bal_error *err)
 {
     BAL_TRY(bal_tensor_set_open(&m->tensors, m->path, err));
     BAL_TRY(read_config(m, err));
     BAL_TRY(allocate_layers(m, err));
-    BAL_TRY(bal_bind(m, &bal_llava_onevision_family, err));
+    BAL_TRY(bal_bind(m, bal_family_of(&m->config), err));
+    BAL_TRY(check_decoder(m, err));
+    BAL_TRY(check_tower(m, err));
     return choose_head(m, err);
 }
 
@@ -96,19 +125,26 @@ void bal_model_unload(bal_model *m)
     *m = (bal_model){0};
 }
 
-static int max_int(int a, int b)
+static void widest(int *max, const bal_linear *l)
 {
-    return a > b ? a : b;
+    if (l->k > *max) *max = l->k;
 }
 
 int bal_model_max_k(const bal_model *m)
 {
-    const bal_config *c = &m->config;
-    const int text =
-        max_int(c->text.intermediate, max_int(c->text.hidden, c->text.heads * c->text.head_dim));
-    if (!c->has_vision) return text;
-    const int patch = 3 * c->vision.patch_size * c->vision.patch_size;
-    return max_int(text, max_int(patch, max_int(c->vision.hidden, c->vision.intermediate)));
+    int max = m->head.k;
+    for (int layer = 0; layer < m->config.text.layers; layer++)
+        for (int i = 0; i < BAL_DECODER_LINEARS; i++)
+            widest(&max, bal_decoder_linear(&m->layers[layer], i));
+    widest(&max, &m->patch);
+    widest(&max, &m->projector[0]);
+    widest(&max, &m->projector[1]);
+    for (int i = 0; i < m->config.vision.layers; i++) {
+        const bal_vision_layer *l = &m->vision_layers[i];
+        const bal_linear *const all[] = {&l->q, &l->k, &l->v, &l->out, &l->fc1, &l->fc2};
+        for (int j = 0; j < 6; j++) widest(&max, all[j]);
+    }
+    return max;
 }
 
 bal_linear *bal_decoder_linear(bal_decoder_layer *l, int i)

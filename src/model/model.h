@@ -9,15 +9,20 @@
 #include "model/config.h"
 #include "op/linear.h"
 
-/* One decoder block (Qwen2 and kin): pre-norm attention with grouped query heads, SwiGLU MLP. */
+typedef struct bal_family_def bal_family_def; /* model/family.h */
+
+/* One decoder block (Llama and kin): pre-norm attention with grouped query heads, SwiGLU MLP. */
 typedef struct bal_decoder_layer {
     const float *attn_norm, *mlp_norm; /* [hidden] */
+    const float *q_norm, *k_norm;      /* [head_dim], NULL without text.qk_norm */
     bal_linear q, k, v, o, gate, up, down;
 } bal_decoder_layer;
 
-/* One vision block (SigLIP): pre-LayerNorm, full attention, GELU MLP. */
+/* One vision block: pre-norm, full attention inside a view, MLP. What a family lacks is NULL. */
 typedef struct bal_vision_layer {
-    const float *ln1_w, *ln1_b, *ln2_w, *ln2_b; /* [vision hidden] */
+    const float *ln1_w, *ln1_b, *ln2_w, *ln2_b; /* [vision hidden]; no b in an RMSNorm */
+    const float *q_norm, *k_norm;               /* [vision hidden] */
+    const float *scale1, *scale2;               /* [vision hidden], of each half's output */
     bal_linear q, k, v, out, fc1, fc2;
 } bal_vision_layer;
 
@@ -31,11 +36,14 @@ typedef struct bal_model {
     const float *final_norm;
     bal_decoder_layer *layers;
 
-    bal_linear patch;       /* [vision hidden][3 * patch * patch], with bias */
-    const float *positions; /* [side * side][vision hidden] */
-    bal_vision_layer *vision_layers;
-    bal_linear projector[2];
-    const float *newline; /* [hidden] */
+    bal_linear patch;       /* [vision hidden][3 * patch * patch] */
+    const float *cls;       /* [vision hidden], with vision.cls */
+    const float *positions; /* [cls + side * side][vision hidden] */
+    const float *pre_norm_w, *pre_norm_b, *post_norm_w, *post_norm_b;
+    bal_vision_layer *vision_layers;                  /* [vision.layers] */
+    const float *projector_norm_w, *projector_norm_b; /* [vision hidden * shuffle^2], or NULL */
+    bal_linear projector[2];                          /* the second may be absent (k 0) */
+    const float *newline;                             /* [hidden], or NULL */
 
     void *owned; /* chain of small f32 copies (norms, biases) */
 } bal_model;

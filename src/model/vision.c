@@ -4,72 +4,98 @@
 #include "base/size.h"
 #include "op/pointwise.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Work memory of one call; all views of a picture go through the tower together. */
-typedef struct tower_buf {
-    float *h, *norm, *q, *k, *v, *ctx, *mlp, *proj, *patches;
-    bal_kv_page *pages;
+/* Views that pass through together: enough rows to keep every thread busy, small views included,
+ * and a bound on memory. */
+enum { BATCH = 8 };
+
+/* nn.LayerNorm's default, which InternVL's projector has */
+static const float projector_norm_eps = 1e-5f;
+
+/* Work memory of one call. */
+typedef struct tower {
+    bal_vision_buf block;
+    float *h;       /* [rows][hidden] */
+    float *out;     /* [patches][hidden]: what leaves the tower */
+    float *tokens;  /* [tokens][hidden * shuffle^2] */
+    float *mid;     /* [tokens][decoder hidden] */
+    float *patches; /* of one view: [side * side][3 * patch * patch] */
+    int starts[BATCH + 1];
     float *memory;
-} tower_buf;
+} tower;
 
 static void look(bal_taps t, bal_tap tap, int layer, const float *data, int rows, int cols)
 {
     if (t.fn) t.fn(t.ctx, tap, layer, data, rows, cols);
 }
 
-int bal_view_grid_tokens(const bal_view_grid *p, int side)
-{
-    const bool tiled = p->rows > 0 && p->cols > 0;
-    return side * side + (tiled ? p->h1 * (p->w1 + 1) : 1);
-}
-
-static bal_status tower_buf_create(tower_buf *b, const bal_model *m, int rows, bal_error *err)
+static bal_status tower_create(tower *b, const bal_model *m, int views, bal_error *err)
 {
     const bal_vision_config *v = &m->config.vision;
-    const size_t hidden = (size_t)v->hidden, view = (size_t)v->side * (size_t)v->side;
-    const size_t n_pages = bal_ceil_div(view, BAL_PAGE);
-    /* keys and values live in pages of one view each; the rest is [rows][width] */
-    const size_t paged = (size_t)rows / view * n_pages * BAL_PAGE;
-    const size_t size[] = {
-        (size_t)rows * hidden,
-        (size_t)rows * hidden,
-        (size_t)rows * hidden,
-        paged * hidden,
-        paged * hidden,
-        (size_t)rows * hidden,
-        (size_t)rows * bal_max((size_t)v->intermediate, (size_t)m->config.text.hidden),
-        (size_t)rows * (size_t)m->config.text.hidden,
-        (size_t)rows * 3 * (size_t)v->patch_size * (size_t)v->patch_size,
+    const size_t hidden = (size_t)v->hidden, patches = (size_t)(views * v->side * v->side);
+    const size_t rows = patches + (size_t)(views * v->cls);
+    const size_t tokens = (size_t)views * (size_t)bal_view_tokens(v);
+    const size_t patch = 3 * (size_t)v->patch_size * (size_t)v->patch_size;
+    const struct {
+        float **at;
+        size_t n;
+    } slot[] = {
+        {&b->h, rows * hidden},
+        {&b->block.norm, rows * hidden},
+        {&b->block.q, rows * hidden},
+        {&b->block.k, rows * hidden},
+        {&b->block.v, rows * hidden},
+        {&b->block.ctx, rows * hidden},
+        {&b->out, patches * hidden},
+        {&b->block.mlp, rows * (size_t)v->intermediate},
+        {&b->tokens, patches * hidden},
+        {&b->mid, tokens * (size_t)m->config.text.hidden},
+        {&b->patches, (size_t)(v->side * v->side) * patch},
     };
-    float **const slot[] = {&b->h,   &b->norm, &b->q,    &b->k,      &b->v,
-                            &b->ctx, &b->mlp,  &b->proj, &b->patches};
     enum { SLOTS = sizeof slot / sizeof *slot };
-    /* limits of the config keep each of these below 2^45 */
+    /* limits of the config keep each of these below 2^47 */
     size_t total = 0;
-    for (int i = 0; i < SLOTS; i++) total += bal_round_up(size[i], 16);
-    *b = (tower_buf){0};
+    for (int i = 0; i < SLOTS; i++) total += bal_round_up(slot[i].n, 16);
     b->memory = aligned_alloc(64, total * sizeof(float));
-    b->pages = calloc(n_pages, sizeof *b->pages);
-    if (!b->memory || !b->pages) {
-        free(b->memory);
-        free(b->pages);
+    b->block.pages = calloc(bal_ceil_div(rows, BAL_PAGE), sizeof *b->block.pages);
+    if (!b->memory || !b->block.pages)
         return bal_nomem(err, total * sizeof(float), "vision tower buffers");
-    }
     float *p = b->memory;
     for (int i = 0; i < SLOTS; i++) {
-        *slot[i] = p;
-        p += bal_round_up(size[i], 16);
+        *slot[i].at = p;
+        p += bal_round_up(slot[i].n, 16);
     }
+    for (int i = 0; i <= views; i++) b->starts[i] = i * (v->side * v->side + v->cls);
     return BAL_OK;
 }
 
-static void tower_buf_destroy(tower_buf *b)
+static void tower_destroy(tower *b)
 {
     free(b->memory);
-    free(b->pages);
+    free(b->block.pages);
+}
+
+/* ---- Pieces ------------------------------------------------------------------------------------
+ */
+
+void bal_vision_norm_rows(const bal_exec *e, const bal_vision_config *v, const float *x,
+                          const float *w, const float *b, int rows, float *y)
+{
+    if (v->norm == BAL_NORM_RMS)
+        bal_rms_norm(e, x, w, v->ln_eps, rows, v->hidden, y);
+    else
+        bal_layer_norm(e, x, w, b, v->ln_eps, rows, v->hidden, y);
+}
+
+void bal_vision_activate(const bal_exec *e, int act, float *x, int rows, int cols)
+{
+    switch (act) {
+    case BAL_ACT_GELU: bal_gelu_erf(e, x, rows, cols); break;
+    case BAL_ACT_QUICK_GELU: bal_gelu_quick(e, x, rows, cols); break;
+    default: bal_gelu_tanh(e, x, rows, cols); break;
+    }
 }
 
 /* A "valid" convolution with stride = kernel is a linear over flattened patches in (channel, row,
@@ -89,147 +115,159 @@ static void gather_patches(const bal_vision_config *v, const float *view, float 
                 }
 }
 
-static void embed_patches(const bal_exec *e, const bal_model *m, const float *pixels, int n_views,
-                          tower_buf *b)
+static void embed_view(const bal_exec *e, const bal_model *m, const float *pixels, tower *b,
+                       float *h)
 {
     const bal_vision_config *v = &m->config.vision;
-    const size_t view = (size_t)v->side * (size_t)v->side, hidden = (size_t)v->hidden;
-    const size_t width = (size_t)m->patch.k;
-    const size_t view_pixels = 3 * (size_t)v->image_size * (size_t)v->image_size;
-    for (int i = 0; i < n_views; i++)
-        gather_patches(v, pixels + (size_t)i * view_pixels, b->patches + (size_t)i * view * width);
-    bal_linear_forward(e, &m->patch, b->patches, width, (int)view * n_views, b->h, hidden);
-    for (int i = 0; i < n_views; i++)
-        bal_add(e, b->h + (size_t)i * view * hidden, m->positions, view * hidden);
+    const size_t hidden = (size_t)v->hidden, cls = (size_t)v->cls;
+    const int patches = v->side * v->side;
+    gather_patches(v, pixels, b->patches);
+    bal_linear_forward(e, &m->patch, b->patches, (size_t)m->patch.k, patches, h + cls * hidden,
+                       hidden);
+    if (cls) memcpy(h, m->cls, hidden * sizeof *h);
+    bal_add(e, h, m->positions, ((size_t)patches + cls) * hidden);
 }
 
-/* Full attention inside each view. */
+/* ---- Block -------------------------------------------------------------------------------------
+ */
+
+static void attend_segment(const bal_exec *e, const bal_vision_config *v, int first, int n,
+                           bal_vision_buf *b)
+{
+    const size_t hidden = (size_t)v->hidden, at = (size_t)first * hidden;
+    const bal_attention_shape shape = {v->heads, v->heads, v->hidden / v->heads, false};
+    for (int i = 0; i * BAL_PAGE < n; i++) {
+        const size_t page = at + (size_t)i * BAL_PAGE * hidden;
+        b->pages[i] = (bal_kv_page){b->k + page, b->v + page};
+    }
+    bal_attention(e, &shape, b->q + at, n, 0, b->pages, n, b->ctx + at, NULL);
+}
+
+/* b->norm -> b->norm */
 static void vision_attention(const bal_exec *e, const bal_vision_config *v,
-                             const bal_vision_layer *l, int n_views, tower_buf *b)
+                             const bal_vision_layer *l, const bal_vision_rows *r, bal_vision_buf *b)
 {
-    const int view = v->side * v->side, head_dim = v->hidden / v->heads;
-    const size_t hidden = (size_t)v->hidden, step = (size_t)BAL_PAGE * hidden;
-    const int n_pages = (view + BAL_PAGE - 1) / BAL_PAGE;
-    const bal_attention_shape shape = {v->heads, v->heads, head_dim, false};
-    bal_linear_forward(e, &l->q, b->norm, hidden, view * n_views, b->q, hidden);
-    for (int i = 0; i < n_views; i++) {
-        const float *x = b->norm + (size_t)i * (size_t)view * hidden;
-        float *k = b->k + (size_t)(i * n_pages) * step, *w = b->v + (size_t)(i * n_pages) * step;
-        bal_linear_forward(e, &l->k, x, hidden, view, k, hidden);
-        bal_linear_forward(e, &l->v, x, hidden, view, w, hidden);
-        for (int j = 0; j < n_pages; j++)
-            b->pages[j] = (bal_kv_page){k + (size_t)j * step, w + (size_t)j * step};
-        const size_t at = (size_t)i * (size_t)view * hidden;
-        bal_attention(e, &shape, b->q + at, view, 0, b->pages, view, b->ctx + at, NULL);
-    }
+    const size_t hidden = (size_t)v->hidden;
+    bal_linear_forward(e, &l->q, b->norm, hidden, r->n, b->q, hidden);
+    bal_linear_forward(e, &l->k, b->norm, hidden, r->n, b->k, hidden);
+    bal_linear_forward(e, &l->v, b->norm, hidden, r->n, b->v, hidden);
+    if (l->q_norm) bal_rms_norm(e, b->q, l->q_norm, v->ln_eps, r->n, v->hidden, b->q);
+    if (l->k_norm) bal_rms_norm(e, b->k, l->k_norm, v->ln_eps, r->n, v->hidden, b->k);
+    for (int i = 0; i < r->n_segments; i++)
+        attend_segment(e, v, r->starts[i], r->starts[i + 1] - r->starts[i], b);
+    bal_linear_forward(e, &l->out, b->ctx, hidden, r->n, b->norm, hidden);
 }
 
-static void vision_block(const bal_exec *e, const bal_vision_config *v, const bal_vision_layer *l,
-                         int n_views, tower_buf *b)
+/* h += x, or x * scale */
+static void add(const bal_exec *e, float *h, const float *x, const float *scale, int rows, int cols)
 {
-    const int rows = v->side * v->side * n_views;
+    if (scale)
+        bal_add_scaled(e, h, x, scale, rows, cols);
+    else
+        bal_add(e, h, x, (size_t)rows * (size_t)cols);
+}
+
+void bal_vision_block(const bal_exec *e, const bal_vision_config *v, const bal_vision_layer *l,
+                      const bal_vision_rows *r, float *h, bal_vision_buf *b)
+{
     const size_t hidden = (size_t)v->hidden, inter = (size_t)v->intermediate;
-    bal_layer_norm(e, b->h, l->ln1_w, l->ln1_b, v->ln_eps, rows, v->hidden, b->norm);
-    vision_attention(e, v, l, n_views, b);
-    bal_linear_forward(e, &l->out, b->ctx, hidden, rows, b->norm, hidden);
-    bal_add(e, b->h, b->norm, (size_t)rows * hidden);
-    bal_layer_norm(e, b->h, l->ln2_w, l->ln2_b, v->ln_eps, rows, v->hidden, b->norm);
-    bal_linear_forward(e, &l->fc1, b->norm, hidden, rows, b->mlp, inter);
-    bal_gelu_tanh(e, b->mlp, rows, v->intermediate);
-    bal_linear_forward(e, &l->fc2, b->mlp, inter, rows, b->norm, hidden);
-    bal_add(e, b->h, b->norm, (size_t)rows * hidden);
+    bal_vision_norm_rows(e, v, h, l->ln1_w, l->ln1_b, r->n, b->norm);
+    vision_attention(e, v, l, r, b);
+    add(e, h, b->norm, l->scale1, r->n, v->hidden);
+    bal_vision_norm_rows(e, v, h, l->ln2_w, l->ln2_b, r->n, b->norm);
+    bal_linear_forward(e, &l->fc1, b->norm, hidden, r->n, b->mlp, inter);
+    bal_vision_activate(e, v->act, b->mlp, r->n, v->intermediate);
+    bal_linear_forward(e, &l->fc2, b->mlp, inter, r->n, b->norm, hidden);
+    add(e, h, b->norm, l->scale2, r->n, v->hidden);
 }
 
-/* The encoder output goes to the projector before post_layernorm, which the files contain but the
- * family does not use. */
-static void project(const bal_exec *e, const bal_model *m, int rows, tower_buf *b)
+/* ---- Tower and projector -----------------------------------------------------------------------
+ */
+
+/* Class tokens go, patches stay. */
+static void drop_cls(const bal_vision_config *v, int n_views, const float *h, float *out)
 {
-    const size_t vision = (size_t)m->config.vision.hidden, hidden = (size_t)m->config.text.hidden;
-    bal_linear_forward(e, &m->projector[0], b->h, vision, rows, b->mlp, hidden);
-    bal_gelu_erf(e, b->mlp, rows, (int)hidden);
-    bal_linear_forward(e, &m->projector[1], b->mlp, hidden, rows, b->proj, hidden);
+    const size_t view = (size_t)(v->side * v->side) * (size_t)v->hidden;
+    for (int i = 0; i < n_views; i++)
+        memcpy(out + (size_t)i * view,
+               h + (size_t)i * (view + (size_t)(v->cls * v->hidden)) + (size_t)(v->cls * v->hidden),
+               view * sizeof *out);
 }
 
-/* Feature at patch row y, column x of the cropped tile grid. */
-static const float *grid_at(const bal_view_grid *p, const float *proj, int side, size_t hidden,
-                            int y, int x)
+/* Tokens of shuffle x shuffle patches, channels in the order (row, column, channel) of the patch
+ * inside its token. */
+static void shuffle_view(const bal_vision_config *v, const float *x, float *out)
 {
-    const int gy = y + p->top, gx = x + p->left;
-    const int view = 1 + gy / side * p->cols + gx / side;
-    const int cell = view * side * side + gy % side * side + gx % side;
-    return proj + (size_t)cell * hidden;
-}
-
-/* torch's area_pixel_compute_source_index for bilinear, align_corners false. */
-static void bilinear_source(int out, int n_in, int n_out, int *i0, int *i1, float *w1)
-{
-    const float scale = (float)n_in / (float)n_out;
-    float src = scale * ((float)out + 0.5f) - 0.5f;
-    if (src < 0.0f) src = 0.0f;
-    *i0 = (int)src;
-    if (*i0 > n_in - 1) *i0 = n_in - 1;
-    *i1 = *i0 < n_in - 1 ? *i0 + 1 : *i0;
-    *w1 = src - (float)*i0;
-}
-
-static void bilinear_cell(const bal_view_grid *p, const float *proj, int side, size_t hidden, int y,
-                          int x, float *out)
-{
-    int y0, y1, x0, x1;
-    float wy, wx;
-    bilinear_source(y, p->h0, p->h1, &y0, &y1, &wy);
-    bilinear_source(x, p->w0, p->w1, &x0, &x1, &wx);
-    const float *a = grid_at(p, proj, side, hidden, y0, x0);
-    const float *b = grid_at(p, proj, side, hidden, y0, x1);
-    const float *c = grid_at(p, proj, side, hidden, y1, x0);
-    const float *d = grid_at(p, proj, side, hidden, y1, x1);
-    for (size_t i = 0; i < hidden; i++)
-        out[i] =
-            (1.0f - wy) * ((1.0f - wx) * a[i] + wx * b[i]) + wy * ((1.0f - wx) * c[i] + wx * d[i]);
-}
-
-static void pack(const bal_model *m, const bal_view_grid *p, const float *proj, float *out)
-{
-    const int side = m->config.vision.side;
-    const size_t hidden = (size_t)m->config.text.hidden, row = hidden * sizeof(float);
-    const size_t base = (size_t)(side * side) * hidden;
-    memcpy(out, proj, base * sizeof *out);
-    out += base;
-    if (p->rows == 0 || p->cols == 0) {
-        memcpy(out, m->newline, row);
-        return;
-    }
-    const bool same = p->h0 == p->h1 && p->w0 == p->w1;
-    for (int y = 0; y < p->h1; y++) {
-        for (int x = 0; x < p->w1; x++, out += hidden) {
-            if (same)
-                memcpy(out, grid_at(p, proj, side, hidden, y, x), row);
-            else
-                bilinear_cell(p, proj, side, hidden, y, x, out);
-        }
-        memcpy(out, m->newline, row);
-        out += hidden;
+    const int r = v->shuffle, n = v->side / r;
+    const size_t hidden = (size_t)v->hidden;
+    for (int i = 0; i < n * n; i++) {
+        const int ty = v->shuffle_columns ? i % n : i / n, tx = v->shuffle_columns ? i / n : i % n;
+        for (int y = 0; y < r; y++, out += (size_t)r * hidden)
+            memcpy(out, x + (size_t)((ty * r + y) * v->side + tx * r) * hidden,
+                   (size_t)r * hidden * sizeof *out);
     }
 }
 
-bal_status bal_vision_encode(const bal_exec *e, const bal_model *m, const float *pixels,
-                             const bal_view_grid *p, float *out, bal_taps taps, bal_error *err)
+static void project(const bal_exec *e, const bal_model *m, int n_views, tower *b, float *out)
 {
     const bal_vision_config *v = &m->config.vision;
-    const int n_views = 1 + p->rows * p->cols, rows = v->side * v->side * n_views;
-    tower_buf b;
-    BAL_TRY(tower_buf_create(&b, m, rows, err));
-    embed_patches(e, m, pixels, n_views, &b);
-    look(taps, BAL_TAP_VISION_EMBED, -1, b.h, rows, v->hidden);
-    for (int i = 0; i < v->layers; i++) {
-        vision_block(e, v, &m->vision_layers[i], n_views, &b);
-        look(taps, BAL_TAP_VISION_LAYER, i, b.h, rows, v->hidden);
+    const int rows = n_views * bal_view_tokens(v), width = m->projector[0].k;
+    const size_t hidden = (size_t)m->config.text.hidden;
+    const size_t view = (size_t)(v->side * v->side) * (size_t)v->hidden;
+    const float *x = b->out;
+    if (v->shuffle > 1) {
+        for (int i = 0; i < n_views; i++)
+            shuffle_view(v, b->out + (size_t)i * view, b->tokens + (size_t)i * view);
+        x = b->tokens;
     }
-    look(taps, BAL_TAP_VISION_OUT, -1, b.h, rows, v->hidden);
-    project(e, m, rows, &b);
-    look(taps, BAL_TAP_PROJECTOR, -1, b.proj, rows, m->config.text.hidden);
-    pack(m, p, b.proj, out);
-    look(taps, BAL_TAP_IMAGE, -1, out, bal_view_grid_tokens(p, v->side), m->config.text.hidden);
-    tower_buf_destroy(&b);
-    return BAL_OK;
+    if (m->projector_norm_w) {
+        bal_layer_norm(e, x, m->projector_norm_w, m->projector_norm_b, projector_norm_eps, rows,
+                       width, b->tokens);
+        x = b->tokens;
+    }
+    const bool two = m->projector[1].k != 0;
+    bal_linear_forward(e, &m->projector[0], x, (size_t)width, rows, two ? b->mid : out, hidden);
+    if (!two) return;
+    bal_vision_activate(e, v->projector_act, b->mid, rows, (int)hidden);
+    bal_linear_forward(e, &m->projector[1], b->mid, hidden, rows, out, hidden);
+}
+
+static void run_batch(const bal_exec *e, const bal_model *m, const float *pixels, int n_views,
+                      tower *b, float *out, bal_taps taps)
+{
+    const bal_vision_config *v = &m->config.vision;
+    const int patches = v->side * v->side * n_views;
+    const size_t view = 3 * (size_t)v->image_size * (size_t)v->image_size;
+    const bal_vision_rows rows = {b->starts[n_views], b->starts, n_views};
+    for (int i = 0; i < n_views; i++)
+        embed_view(e, m, pixels + (size_t)i * view, b,
+                   b->h + (size_t)b->starts[i] * (size_t)v->hidden);
+    look(taps, BAL_TAP_VISION_EMBED, -1, b->h, rows.n, v->hidden);
+    if (v->pre_norm) bal_vision_norm_rows(e, v, b->h, m->pre_norm_w, m->pre_norm_b, rows.n, b->h);
+    for (int i = 0; i < v->layers; i++) {
+        bal_vision_block(e, v, &m->vision_layers[i], &rows, b->h, &b->block);
+        look(taps, BAL_TAP_VISION_LAYER, i, b->h, rows.n, v->hidden);
+    }
+    if (v->post_norm)
+        bal_vision_norm_rows(e, v, b->h, m->post_norm_w, m->post_norm_b, rows.n, b->h);
+    drop_cls(v, n_views, b->h, b->out);
+    look(taps, BAL_TAP_VISION_OUT, -1, b->out, patches, v->hidden);
+    project(e, m, n_views, b, out);
+    look(taps, BAL_TAP_PROJECTOR, -1, out, n_views * bal_view_tokens(v), m->config.text.hidden);
+}
+
+bal_status bal_vision_views(const bal_exec *e, const bal_model *m, const float *pixels, int n_views,
+                            float *out, bal_taps taps, bal_error *err)
+{
+    const bal_vision_config *v = &m->config.vision;
+    const size_t view = 3 * (size_t)v->image_size * (size_t)v->image_size;
+    const size_t tokens = (size_t)bal_view_tokens(v) * (size_t)m->config.text.hidden;
+    tower b = {0};
+    const bal_status st = tower_create(&b, m, n_views < BATCH ? n_views : BATCH, err);
+    for (int i = 0; st == BAL_OK && i < n_views; i += BATCH) {
+        const int n = n_views - i < BATCH ? n_views - i : BATCH;
+        run_batch(e, m, pixels + (size_t)i * view, n, &b, out + (size_t)i * tokens, taps);
+    }
+    tower_destroy(&b);
+    return st;
 }

@@ -1,26 +1,41 @@
 /* SPDX-License-Identifier: MIT
- * Pictures to decoder embeddings: SigLIP tower, projector, and the packing of several views with
- * newline embeddings (LLaVA-OneVision, notes in docs/families.md). */
+ * The shared vision tower and projector: square views to features, through blocks whose
+ * differences are fields of bal_vision_config. What a family does with the features stands in its
+ * file. */
 #ifndef BAL_MODEL_VISION_H
 #define BAL_MODEL_VISION_H
 
 #include "model/decoder.h"
 
-/* How the views of one picture become tokens. View 0 is the base view. With tiles > 0, views
- * 1 .. tiles are a rows x cols grid; their patch grid (rows * side x cols * side) is cropped to
- * h0 x w0 at (top, left), resized to h1 x w1 (torch bilinear, align_corners false, no antialias)
- * and each of its h1 rows is followed by one newline embedding. With tiles == 0 the base view is
- * followed by a single newline. */
-typedef struct bal_view_grid {
-    int rows, cols, top, left, h0, w0, h1, w1;
-} bal_view_grid;
+/* Rows of the tower that go through a block together; attention stays inside a segment. */
+typedef struct bal_vision_rows {
+    int n;
+    const int *starts; /* [n_segments + 1]: segment i is rows starts[i] .. starts[i + 1] - 1 */
+    int n_segments;
+} bal_vision_rows;
 
-/* side * side + (h1 * (w1 + 1), or 1 without tiles) */
-int bal_view_grid_tokens(const bal_view_grid *p, int side);
+/* Work buffers of a block. */
+typedef struct bal_vision_buf {
+    float *norm, *q, *k, *v, *ctx; /* [n][hidden] */
+    float *mlp;                    /* [n][intermediate] */
+    bal_kv_page *pages;            /* of the longest segment */
+} bal_vision_buf;
 
-/* pixels [n_views][3][image_size][image_size], normalised; n_views = 1 + rows * cols.
- * out [bal_view_grid_tokens][hidden of the decoder]. Allocates its work memory per call. */
-bal_status bal_vision_encode(const bal_exec *e, const bal_model *m, const float *pixels,
-                             const bal_view_grid *grid, float *out, bal_taps taps, bal_error *err);
+/* h [n][hidden] in place. */
+void bal_vision_block(const bal_exec *e, const bal_vision_config *v, const bal_vision_layer *l,
+                      const bal_vision_rows *rows, float *h, bal_vision_buf *b);
+
+/* The config's norm: LayerNorm with b, or RMSNorm (b NULL). y may be x. */
+void bal_vision_norm_rows(const bal_exec *e, const bal_vision_config *v, const float *x,
+                          const float *w, const float *b, int rows, float *y);
+/* In place over rows * cols values; act is a bal_vision_act. */
+void bal_vision_activate(const bal_exec *e, int act, float *x, int rows, int cols);
+
+/* pixels [n_views][3][image_size][image_size], normalised -> out [n_views * bal_view_tokens][hidden
+ * of the decoder], view after view, rows of patches from the top. Views are independent of each
+ * other and go through a few at a time, so memory does not grow with their number. Allocates its
+ * work memory per call. */
+bal_status bal_vision_views(const bal_exec *e, const bal_model *m, const float *pixels, int n_views,
+                            float *out, bal_taps taps, bal_error *err);
 
 #endif

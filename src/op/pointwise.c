@@ -140,6 +140,33 @@ void bal_gelu_erf(const bal_exec *e, float *x, int m, int n)
     bal_pool_run(e->pool, gelu_erf_flat, &j, (size_t)m * (size_t)n, FLAT_GRAIN);
 }
 
+static void gelu_quick_flat(void *ctx, size_t begin, size_t end, int lane)
+{
+    (void)lane;
+    const rows_job *j = ctx;
+    for (size_t i = begin; i < end; i++) j->y[i] = j->y[i] / (1.0f + expf(-1.702f * j->y[i]));
+}
+
+void bal_gelu_quick(const bal_exec *e, float *x, int m, int n)
+{
+    rows_job j = {.y = x};
+    bal_pool_run(e->pool, gelu_quick_flat, &j, (size_t)m * (size_t)n, FLAT_GRAIN);
+}
+
+static void add_scaled_rows(void *ctx, size_t begin, size_t end, int lane)
+{
+    (void)lane;
+    const rows_job *j = ctx;
+    for (size_t i = begin; i < end; i++)
+        for (size_t c = 0; c < j->n; c++) j->y[i * j->n + c] += j->x[i * j->n + c] * j->w[c];
+}
+
+void bal_add_scaled(const bal_exec *e, float *y, const float *x, const float *scale, int m, int n)
+{
+    rows_job j = {.x = x, .w = scale, .y = y, .n = (size_t)n};
+    bal_pool_run(e->pool, add_scaled_rows, &j, (size_t)m, ROW_GRAIN);
+}
+
 static void add_flat(void *ctx, size_t begin, size_t end, int lane)
 {
     (void)lane;

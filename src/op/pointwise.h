@@ -28,6 +28,10 @@ void bal_silu_mul(const bal_exec *e, float *g, const float *u, int m, int n);
 void bal_gelu_tanh(const bal_exec *e, float *x, int m, int n);
 /* exact GELU through erff */
 void bal_gelu_erf(const bal_exec *e, float *x, int m, int n);
+/* x sigmoid(1.702 x), CLIP's approximation of GELU */
+void bal_gelu_quick(const bal_exec *e, float *x, int m, int n);
+/* y[m][n] += x * scale, scale [n] */
+void bal_add_scaled(const bal_exec *e, float *y, const float *x, const float *scale, int m, int n);
 /* y += x over n floats */
 void bal_add(const bal_exec *e, float *y, const float *x, size_t n);
 

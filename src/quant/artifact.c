@@ -6,7 +6,7 @@
 #include "base/file.h"
 #include "base/size.h"
 #include "format/safetensors_write.h"
-#include "model/bind.h"
+#include "model/family.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,8 +37,8 @@ static bal_status builder_init(builder *b)
 {
     const size_t layers = (size_t)b->engine->model.config.text.layers;
     b->room_meta = FIXED_META + layers * BAL_DECODER_LINEARS;
-    b->room_tensors =
-        b->engine->model.tensors.n_tensors + 2 + layers * (2 * BAL_DECODER_LINEARS + 2);
+    b->room_tensors = b->engine->model.tensors.n_tensors + 2 +
+                      layers * (2 * BAL_DECODER_LINEARS + BAL_PART_NORMS);
     b->tensors = calloc(b->room_tensors, sizeof *b->tensors);
     b->meta = calloc(b->room_meta, sizeof *b->meta);
     b->strings = calloc(b->room_tensors + 2 * b->room_meta, sizeof *b->strings);
@@ -149,9 +149,10 @@ static bal_status add_planned(builder *b, int layer)
         if (bal_decoder_linear(&b->engine->model.layers[layer], i)->bias)
             BAL_TRY(add_flat(b, name, BAL_ST_F32, NULL, (size_t)n));
     }
-    for (int mlp = 0; mlp < 2; mlp++) {
-        bal_part_norm_name(name, layer, mlp);
-        BAL_TRY(add_flat(b, name, BAL_ST_F32, NULL, (size_t)c->hidden));
+    for (int i = 0; i < BAL_PART_NORMS; i++) {
+        const int n = bal_part_norm_size(c, (bal_part_norm)i);
+        bal_part_norm_name(name, layer, (bal_part_norm)i);
+        if (n > 0) BAL_TRY(add_flat(b, name, BAL_ST_F32, NULL, (size_t)n));
     }
     return BAL_OK;
 }
@@ -169,7 +170,8 @@ static bal_status add_untouched(builder *b)
     const size_t first = b->n_tensors;
     for (size_t i = 0; i < set->n_tensors; i++) {
         char name[512];
-        BAL_TRY(bal_bind_canonical(name, sizeof name, &bal_llava_onevision_family,
+        BAL_TRY(bal_bind_canonical(name, sizeof name,
+                                   &bal_family_of(&b->engine->model.config)->names,
                                    set->tensors[i].name, b->err));
         if (strncmp(name, BLOCKS, sizeof BLOCKS - 1) == 0) continue;
         BAL_TRY(add_tensor(b, name, &set->tensors[i]));

@@ -124,15 +124,11 @@ static void norm_rows(void *ctx, size_t begin, size_t end, int lane)
     }
 }
 
-static void norm_backward(const bal_exec *e, const bal_text_config *c, bal_backward_mode mode,
-                          const float *x, const float *w, int m, float *g)
+static void norm_backward(const bal_exec *e, float eps, bal_backward_mode mode, const float *x,
+                          const float *w, int m, int n, float *g)
 {
-    row_job j = {.half = mode.arith == BAL_GRADIENT_F16,
-                 .x = x,
-                 .w = w,
-                 .eps = c->rms_eps,
-                 .a = g,
-                 .n = (size_t)c->hidden};
+    row_job j = {
+        .half = mode.arith == BAL_GRADIENT_F16, .x = x, .w = w, .eps = eps, .a = g, .n = (size_t)n};
     bal_pool_run(e->pool, norm_rows, &j, (size_t)m, ROW_GRAIN);
 }
 
@@ -176,7 +172,7 @@ static void mlp_backward(const bal_exec *e, const bal_text_config *c, const bal_
     linear_backward(e, &l->gate, mode, b->dact, m, b->dnorm);
     linear_backward(e, &l->up, mode, b->up, m, b->dpart);
     add(e, mode, b->dnorm, b->dpart, m, hidden);
-    norm_backward(e, c, mode, mid, l->mlp_norm, m, b->dnorm);
+    norm_backward(e, c->rms_eps, mode, mid, l->mlp_norm, m, c->hidden, b->dnorm);
 }
 
 /* ---- Attention --------------------------------------------------------------------------------
@@ -314,6 +310,22 @@ static void projection_backward(const bal_exec *e, const bal_linear *w, bal_back
     add(e, mode, b->dnorm, b->dpart, m, (size_t)w->k);
 }
 
+/* dq and dk through the norms over heads. What they normed is computed again, into memory that the
+ * rest of the pass has finished with. */
+static void head_norms_backward(const bal_exec *e, const bal_text_config *c,
+                                const bal_decoder_layer *l, const bal_wide_layer *wide,
+                                bal_backward_mode mode, int n, bal_backward *b)
+{
+    if (l->q_norm) {
+        bal_probe_linear(e, &wide->w[0], b->norm, n, b->dctx);
+        norm_backward(e, c->rms_eps, mode, b->dctx, l->q_norm, n * c->heads, c->head_dim, b->dq);
+    }
+    if (l->k_norm) {
+        bal_probe_linear(e, &wide->w[1], b->norm, n, b->q);
+        norm_backward(e, c->rms_eps, mode, b->q, l->k_norm, n * c->kv_heads, c->head_dim, b->dk);
+    }
+}
+
 /* dout [n][hidden]: gradient of o_proj's output -> b->dnorm: gradient of h through the norm */
 static void attn_backward(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
                           const bal_wide_layer *wide, const bal_rows *rows, bal_backward_mode mode,
@@ -326,8 +338,7 @@ static void attn_backward(const bal_exec *e, const bal_text_config *c, const bal
     bal_probe_linear(e, &wide->w[0], b->norm, n, b->q);
     bal_probe_linear(e, &wide->w[1], b->norm, n, b->k);
     bal_probe_linear(e, &wide->w[2], b->norm, n, b->v);
-    bal_rope_apply(e, b->q, n, c->heads, c->head_dim, rows->cos, rows->sin, 1.0f);
-    bal_rope_apply(e, b->k, n, c->kv_heads, c->head_dim, rows->cos, rows->sin, 1.0f);
+    bal_decoder_rotate(e, c, l->q_norm, l->k_norm, n, rows->cos, rows->sin, b->q, b->k);
     linear_backward(e, &l->o, mode, dout, n, b->dctx);
     memset(b->dk, 0, (size_t)n * kv * sizeof(float));
     memset(b->dv, 0, (size_t)n * kv * sizeof(float));
@@ -337,11 +348,12 @@ static void attn_backward(const bal_exec *e, const bal_text_config *c, const bal
     bal_rope_apply(e, b->dk, n, c->kv_heads, c->head_dim, rows->cos, rows->sin, -1.0f);
     boundary(e, mode, b->dq, n, q);
     boundary(e, mode, b->dk, n, kv);
+    head_norms_backward(e, c, l, wide, mode, n, b);
     memset(b->dnorm, 0, (size_t)n * hidden * sizeof(float));
     projection_backward(e, &l->q, mode, b->dq, n, b);
     projection_backward(e, &l->k, mode, b->dk, n, b);
     projection_backward(e, &l->v, mode, b->dv, n, b);
-    norm_backward(e, c, mode, h, l->attn_norm, n, b->dnorm);
+    norm_backward(e, c->rms_eps, mode, h, l->attn_norm, n, c->hidden, b->dnorm);
 }
 
 void bal_backward_block(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
@@ -422,7 +434,7 @@ static double chunk_backward(const bal_exec *e, const bal_model *m, bal_backward
     bal_pool_run(e->pool, loss_rows, j, (size_t)k->n, 1);
     for (int i = 0; i < k->n; i++) sum += j->nll[i];
     linear_backward(e, &m->head, mode, k->logits, k->n, k->g);
-    norm_backward(e, c, mode, k->h, m->final_norm, k->n, k->g);
+    norm_backward(e, c->rms_eps, mode, k->h, m->final_norm, k->n, c->hidden, k->g);
     for (int i = 0; i < k->n; i++)
         memcpy(dh + (size_t)k->row[i] * hidden, k->g + (size_t)i * hidden, hidden * sizeof *dh);
     return sum;

@@ -113,6 +113,8 @@ static bal_status round_all(bal_block_job *j, bal_quantized_linear *q, bal_error
     }
     j->trial.attn_norm = j->work.attn_norm;
     j->trial.mlp_norm = j->work.mlp_norm;
+    j->trial.q_norm = j->layer->q_norm;
+    j->trial.k_norm = j->layer->k_norm;
     return BAL_OK;
 }
 

@@ -88,6 +88,8 @@ static bal_status copy_all(bal_layer_copy *out, bal_pool *pool, const bal_text_c
                         err));
     out->l.attn_norm = out->attn_norm;
     out->l.mlp_norm = out->mlp_norm;
+    out->l.q_norm = l->q_norm; /* no scale folds into them */
+    out->l.k_norm = l->k_norm;
     return BAL_OK;
 }
 

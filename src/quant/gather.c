@@ -203,11 +203,11 @@ static bal_status build_sequence(const gatherer *g, const bal_calib_record *r,
 {
     const bal_config *c = &g->engine->model.config;
     const bal_view_mode mode =
-        g->recipe->views == BAL_VIEWS_SINGLE ? BAL_VIEW_SQUARE : BAL_VIEW_AUTO;
+        g->recipe->views == BAL_VIEWS_SINGLE ? BAL_VIEW_SINGLE : BAL_VIEW_AUTO;
     bal_chat_tokens tokens;
     bal_status st = tokens_of(g, r, &tokens);
     if (st == BAL_OK)
-        st = bal_sequence_build(s, c, &tokens, sizes, r->n_images, mode, 0, 0, g->err);
+        st = bal_sequence_build(s, g->engine, &tokens, sizes, r->n_images, mode, 0, 0, g->err);
     bal_chat_tokens_deinit(&tokens);
     if (st < 0 || s->n <= c->text.max_positions) return st;
     st = bal_fail(g->err, BAL_E_CAPACITY, "%d positions, the model has room for %d", s->n,

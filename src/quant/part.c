@@ -14,15 +14,22 @@
 #include <string.h>
 #include <unistd.h>
 
-/* packed weight and bias of each linear, two norms */
-enum { MAX_TENSORS = 2 * BAL_DECODER_LINEARS + 2 };
+/* packed weight and bias of each linear, norms */
+enum { MAX_TENSORS = 2 * BAL_DECODER_LINEARS + BAL_PART_NORMS };
 
 /* ---- Names and sizes ------------------------------------------------------------------------- */
 
-void bal_part_norm_name(char out[BAL_PART_NAME], int index, bool mlp)
+void bal_part_norm_name(char out[BAL_PART_NAME], int index, bal_part_norm which)
 {
-    snprintf(out, BAL_PART_NAME, "model.language_model.layers.%d.%s.weight", index,
-             mlp ? "post_attention_layernorm" : "input_layernorm");
+    static const char *const names[BAL_PART_NORMS] = {"input_layernorm", "post_attention_layernorm",
+                                                      "self_attn.q_norm", "self_attn.k_norm"};
+    snprintf(out, BAL_PART_NAME, "model.language_model.layers.%d.%s.weight", index, names[which]);
+}
+
+int bal_part_norm_size(const bal_text_config *c, bal_part_norm which)
+{
+    if (which == BAL_PART_ATTN_NORM || which == BAL_PART_MLP_NORM) return c->hidden;
+    return c->qk_norm ? c->head_dim : 0;
 }
 
 void bal_part_bias_name(char out[BAL_PART_NAME], int index, int linear)
@@ -97,14 +104,19 @@ static bal_status pack_linear(writer *w, const bal_quantized_linear *q, int inde
     return BAL_OK;
 }
 
-static bal_status collect(writer *w, const bal_block_result *r, const bal_text_config *c, int index,
-                          bal_error *err)
+static bal_status collect(writer *w, const bal_block_result *r, const bal_text_config *c,
+                          const bal_decoder_layer *source, int index, bal_error *err)
 {
     for (int i = 0; i < BAL_DECODER_LINEARS; i++)
         BAL_TRY(pack_linear(w, &r->linear[i], index, i, err));
-    const size_t hidden = (size_t)c->hidden;
-    bal_part_norm_name(add_tensor(w, BAL_ST_F32, r->attn_norm, hidden), index, false);
-    bal_part_norm_name(add_tensor(w, BAL_ST_F32, r->mlp_norm, hidden), index, true);
+    const float *const norms[BAL_PART_NORMS] = {r->attn_norm, r->mlp_norm, source->q_norm,
+                                                source->k_norm};
+    for (int i = 0; i < BAL_PART_NORMS; i++) {
+        const int n = bal_part_norm_size(c, (bal_part_norm)i);
+        if (n > 0)
+            bal_part_norm_name(add_tensor(w, BAL_ST_F32, norms[i], (size_t)n), index,
+                               (bal_part_norm)i);
+    }
     for (int i = 0; i < BAL_DECODER_LINEARS; i++)
         if (r->bias[i])
             bal_part_bias_name(add_tensor(w, BAL_ST_F32, r->bias[i], (size_t)r->linear[i].n), index,
@@ -126,11 +138,11 @@ static bal_status write_file(const writer *w, const char *path, bal_error *err)
 }
 
 bal_status bal_part_write(const char *path, const bal_block_result *r, const bal_text_config *c,
-                          int index, bal_error *err)
+                          const bal_decoder_layer *source, int index, bal_error *err)
 {
     writer *w = calloc(1, sizeof *w);
     if (!w) return bal_nomem(err, sizeof *w, "block file");
-    bal_status st = collect(w, r, c, index, err);
+    bal_status st = collect(w, r, c, source, index, err);
     if (st == BAL_OK) st = write_file(w, path, err);
     for (int i = 0; i < BAL_DECODER_LINEARS; i++) free(w->packed[i]);
     free(w);
@@ -211,7 +223,8 @@ static bal_status open_linear(const opener *o, int i)
 /* All that are needed were found, so a file with this many holds nothing else. */
 static bal_status check_count(const opener *o)
 {
-    size_t want = BAL_DECODER_LINEARS + 2;
+    size_t want = BAL_DECODER_LINEARS;
+    for (int i = 0; i < BAL_PART_NORMS; i++) want += bal_part_norm_size(o->c, (bal_part_norm)i) > 0;
     for (int i = 0; i < BAL_DECODER_LINEARS; i++)
         want += bal_layer_linear(o->source, i)->bias != NULL;
     if (o->p->set.n_tensors == want) return BAL_OK;
@@ -222,12 +235,15 @@ static bal_status check_count(const opener *o)
 static bal_status open_tensors(const opener *o)
 {
     char name[BAL_PART_NAME];
-    const size_t hidden = (size_t)o->c->hidden;
+    bal_decoder_layer *l = &o->p->layer;
+    const float **const norms[BAL_PART_NORMS] = {&l->attn_norm, &l->mlp_norm, &l->q_norm,
+                                                 &l->k_norm};
     for (int i = 0; i < BAL_DECODER_LINEARS; i++) BAL_TRY(open_linear(o, i));
-    bal_part_norm_name(name, o->index, false);
-    BAL_TRY(vector(o->p, name, hidden, &o->p->layer.attn_norm, o->err));
-    bal_part_norm_name(name, o->index, true);
-    BAL_TRY(vector(o->p, name, hidden, &o->p->layer.mlp_norm, o->err));
+    for (int i = 0; i < BAL_PART_NORMS; i++) {
+        const int n = bal_part_norm_size(o->c, (bal_part_norm)i);
+        bal_part_norm_name(name, o->index, (bal_part_norm)i);
+        if (n > 0) BAL_TRY(vector(o->p, name, (size_t)n, norms[i], o->err));
+    }
     return check_count(o);
 }
 

@@ -12,9 +12,10 @@ typedef struct bal_part {
     bal_decoder_layer layer; /* views into set, to be run like any other block */
 } bal_part;
 
-/* Packs `r` and writes it as block `index`; the file appears whole or not at all. */
+/* Packs `r`, solved from `source`, and writes it as block `index`; the file appears whole or not at
+ * all. */
 bal_status bal_part_write(const char *path, const bal_block_result *r, const bal_text_config *c,
-                          int index, bal_error *err);
+                          const bal_decoder_layer *source, int index, bal_error *err);
 /* The file is untrusted: it must hold exactly the tensors of block `index` of the checkpoint, whose
  * float layer is `source`, in the shapes that `c` gives them and packed as `recipe` says; a missing
  * or an additional one is BAL_E_FORMAT. On failure *p is empty. */
@@ -28,7 +29,16 @@ void bal_part_linear_size(const bal_text_config *c, int i, int *n, int *k);
 
 /* Canonical names of what a block has besides its linears' weights. */
 enum { BAL_PART_NAME = 200 };
-void bal_part_norm_name(char out[BAL_PART_NAME], int index, bool mlp);
+typedef enum bal_part_norm {
+    BAL_PART_ATTN_NORM,
+    BAL_PART_MLP_NORM,
+    BAL_PART_Q_NORM, /* these two only in a model with text.qk_norm */
+    BAL_PART_K_NORM,
+    BAL_PART_NORMS
+} bal_part_norm;
+void bal_part_norm_name(char out[BAL_PART_NAME], int index, bal_part_norm which);
+/* Its length; 0 where the model has none. */
+int bal_part_norm_size(const bal_text_config *c, bal_part_norm which);
 void bal_part_bias_name(char out[BAL_PART_NAME], int index, int linear);
 void bal_part_packed_name(char out[BAL_PART_NAME], int index, int linear);
 /* Metadata key of the layout id of linear i. */

@@ -5,7 +5,7 @@
 
 #include "base/half.h"
 #include "base/size.h"
-#include "op/pointwise.h"
+#include "model/rope.h"
 
 #include <stdlib.h>
 
@@ -26,15 +26,15 @@ static bal_status make_pages(bal_pass *p, const bal_text_config *c, bal_error *e
 static bal_status make_angles(bal_pass *p, const bal_text_config *c, bal_error *err)
 {
     const size_t n = (size_t)p->max_len, bytes = n * (size_t)c->head_dim / 2 * sizeof(float);
-    int32_t *pos = malloc(n * sizeof *pos);
+    int32_t(*pos)[3] = malloc(n * sizeof *pos);
     p->cos = malloc(bytes);
     p->sin = malloc(bytes);
     if (!pos || !p->cos || !p->sin) {
         free(pos);
         return bal_nomem(err, 2 * bytes, "rotary tables");
     }
-    for (int i = 0; i < p->max_len; i++) pos[i] = i;
-    bal_rope_table(pos, p->max_len, c->head_dim, c->rope_theta, p->cos, p->sin);
+    for (int i = 0; i < p->max_len; i++) pos[i][0] = pos[i][1] = pos[i][2] = i;
+    bal_rope_angles(c, (const int32_t(*)[3])pos, p->max_len, p->cos, p->sin);
     free(pos);
     return BAL_OK;
 }

@@ -5,6 +5,7 @@
 #include "quant/pipeline.h"
 
 #include "base/build_id.h"
+#include "model/family.h"
 #include "quant/factor.h"
 #include "quant/finite.h"
 #include "quant/gather.h"
@@ -315,7 +316,8 @@ static bal_status solve(run *r, const block_paths *p, json_t **record)
     bal_status st = bal_block_solve(&result, &r->exec, &m->config.text, &m->layers[i], i,
                                     &r->data.samples, &r->data.embeds, &r->quant, ratio, &r->recipe,
                                     r->space.output.partial, step_solve, r, r->err);
-    if (st == BAL_OK) st = bal_part_write(p->part, &result, &m->config.text, i, r->err);
+    if (st == BAL_OK)
+        st = bal_part_write(p->part, &result, &m->config.text, &m->layers[i], i, r->err);
     if (st == BAL_OK && !(*record = bal_record_block(&result, i)))
         st = bal_nomem(r->err, sizeof result, "record of a block");
     bal_block_result_free(&result);
@@ -392,10 +394,11 @@ static json_t *tokens_json(const run *r)
 static json_t *model_json(const run *r)
 {
     const bal_config *c = &r->engine.model.config;
-    return json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "family", "llava_onevision",
-                     "layers", c->text.layers, "hidden", c->text.hidden, "intermediate",
-                     c->text.intermediate, "heads", c->text.heads, "kv_heads", c->text.kv_heads,
-                     "vocab", c->text.vocab, "vision_layers", c->has_vision ? c->vision.layers : 0);
+    return json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "family",
+                     bal_family_of(c)->model_type, "layers", c->text.layers, "hidden",
+                     c->text.hidden, "intermediate", c->text.intermediate, "heads", c->text.heads,
+                     "kv_heads", c->text.kv_heads, "vocab", c->text.vocab, "vision_layers",
+                     c->has_vision ? c->vision.layers : 0);
 }
 
 static json_t *sizes_json(const run *r, const bal_artifact_sizes *s)

@@ -120,6 +120,8 @@ void bal_wide_copy_all(bal_wide_layer *l, const bal_exec *e, const bal_decoder_l
     for (int i = 0; i < BAL_DECODER_LINEARS; i++) copy_linear(l, e, i, from);
     l->attn_norm = from->attn_norm;
     l->mlp_norm = from->mlp_norm;
+    l->q_norm = from->q_norm;
+    l->k_norm = from->k_norm;
 }
 
 /* ---- Linears ----------------------------------------------------------------------------------
@@ -224,8 +226,7 @@ void bal_probe_attn(const bal_exec *e, const bal_text_config *c, const bal_wide_
     bal_probe_linear(e, &l->w[0], x, m, b->q);
     bal_probe_linear(e, &l->w[1], x, m, b->k);
     bal_probe_linear(e, &l->w[2], x, m, b->v);
-    bal_rope_apply(e, b->q, m, c->heads, c->head_dim, pass->cos, pass->sin, 1.0f);
-    bal_rope_apply(e, b->k, m, c->kv_heads, c->head_dim, pass->cos, pass->sin, 1.0f);
+    bal_decoder_rotate(e, c, l->q_norm, l->k_norm, m, pass->cos, pass->sin, b->q, b->k);
     bal_probe_transpose(e, b->k, (size_t)kv, m, kv, p->keys);
     bal_pool_run(e->pool, attend_items, &j, items, 1);
     bal_probe_linear(e, &l->w[3], b->ctx, m, out);

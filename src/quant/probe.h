@@ -18,7 +18,7 @@ typedef struct bal_wide {
 /* The linears of a block, transposed. Norms and biases are borrowed. */
 typedef struct bal_wide_layer {
     bal_wide w[BAL_DECODER_LINEARS]; /* q k v o gate up down */
-    const float *attn_norm, *mlp_norm;
+    const float *attn_norm, *mlp_norm, *q_norm, *k_norm;
     float *memory[BAL_DECODER_LINEARS];
     float *lanes; /* [pool size][BAL_WIDE_PANEL + 1][widest] */
     int widest;   /* inputs */

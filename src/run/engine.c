@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "run/engine.h"
 
+#include "model/family.h"
+
 static bal_status choose_kernels(bal_engine *e, const char *isa_name, bal_error *err)
 {
     const unsigned have = bal_cpu_isa();
@@ -23,12 +25,26 @@ static bal_status open_tokenizer(bal_engine *e, bal_error *err)
     return bal_tokenizer_open_blob(&e->tokenizer, t->data, (size_t)t->n_bytes, err);
 }
 
+/* A config may leave the placeholder's id to the tokenizer. */
+static bal_status find_image_token(bal_engine *e, bal_error *err)
+{
+    bal_config *c = &e->model.config;
+    if (!c->has_vision || c->image_token >= 0) return BAL_OK;
+    const char *text = bal_family_of(c)->image_token;
+    c->image_token = bal_tokenizer_token_id(e->tokenizer, text);
+    if (c->image_token >= 0 && c->image_token < c->text.vocab) return BAL_OK;
+    return bal_fail(err, BAL_E_FORMAT,
+                    "%s: the tokenizer has no added token %s below %d, which stands for pictures",
+                    e->model.path, text, c->text.vocab);
+}
+
 static bal_status open_all(bal_engine *e, const char *path, int threads, const char *isa_name,
                            bal_error *err)
 {
     BAL_TRY(choose_kernels(e, isa_name, err));
     BAL_TRY(bal_model_load(&e->model, path, err));
     BAL_TRY(open_tokenizer(e, err));
+    BAL_TRY(find_image_token(e, err));
     if (bal_tokenizer_size(e->tokenizer) > (size_t)e->model.config.text.vocab)
         return bal_fail(err, BAL_E_FORMAT, "%s: the tokenizer has %zu tokens, the model %d rows",
                         path, bal_tokenizer_size(e->tokenizer), e->model.config.text.vocab);

@@ -262,36 +262,56 @@ static bool same_linear(const bal_linear *a, const bal_linear *b)
            (!a->bias || memcmp(a->bias, b->bias, (size_t)a->n * sizeof *a->bias) == 0);
 }
 
+/* Both absent, or equal. */
 static bool same_floats(const float *a, const float *b, size_t n)
 {
-    return memcmp(a, b, n * sizeof *a) == 0;
+    return !a == !b && (!a || memcmp(a, b, n * sizeof *a) == 0);
 }
 
 static bool same_vision_layer(const bal_vision_layer *a, const bal_vision_layer *b, size_t hidden)
 {
-    return same_floats(a->ln1_w, b->ln1_w, hidden) && same_floats(a->ln1_b, b->ln1_b, hidden) &&
-           same_floats(a->ln2_w, b->ln2_w, hidden) && same_floats(a->ln2_b, b->ln2_b, hidden) &&
-           same_linear(&a->q, &b->q) && same_linear(&a->k, &b->k) && same_linear(&a->v, &b->v) &&
+    const float *const va[] = {a->ln1_w,  a->ln1_b,  a->ln2_w,  a->ln2_b,
+                               a->q_norm, a->k_norm, a->scale1, a->scale2};
+    const float *const vb[] = {b->ln1_w,  b->ln1_b,  b->ln2_w,  b->ln2_b,
+                               b->q_norm, b->k_norm, b->scale1, b->scale2};
+    for (size_t i = 0; i < sizeof va / sizeof *va; i++)
+        if (!same_floats(va[i], vb[i], hidden)) return false;
+    return same_linear(&a->q, &b->q) && same_linear(&a->k, &b->k) && same_linear(&a->v, &b->v) &&
            same_linear(&a->out, &b->out) && same_linear(&a->fc1, &b->fc1) &&
            same_linear(&a->fc2, &b->fc2);
+}
+
+/* What stands before and behind the tower's blocks. */
+static bool same_ends(const bal_model *a, const bal_model *b)
+{
+    const bal_vision_config *v = &a->config.vision;
+    const size_t hidden = (size_t)v->hidden, patches = (size_t)(v->side * v->side + v->cls);
+    const size_t token = (size_t)a->projector[0].k;
+    return same_linear(&a->patch, &b->patch) && same_floats(a->cls, b->cls, hidden) &&
+           same_floats(a->positions, b->positions, patches * hidden) &&
+           same_floats(a->pre_norm_w, b->pre_norm_w, hidden) &&
+           same_floats(a->pre_norm_b, b->pre_norm_b, hidden) &&
+           same_floats(a->post_norm_w, b->post_norm_w, hidden) &&
+           same_floats(a->post_norm_b, b->post_norm_b, hidden) &&
+           same_linear(&a->projector[0], &b->projector[0]) &&
+           same_floats(a->projector_norm_w, b->projector_norm_w, token) &&
+           same_floats(a->projector_norm_b, b->projector_norm_b, token) &&
+           (a->projector[1].k == 0 ? b->projector[1].k == 0
+                                   : same_linear(&a->projector[1], &b->projector[1])) &&
+           same_floats(a->newline, b->newline, (size_t)a->config.text.hidden);
 }
 
 /* Whether the same picture gives the same features: everything up to the decoder is equal. */
 static bool same_eyes(const bal_model *a, const bal_model *b)
 {
-    const bal_vision_config *v = &a->config.vision;
     bal_config ca = a->config, cb = b->config;
     ca.text = cb.text; /* may differ behind the projector */
     if (!a->config.has_vision || memcmp(&ca, &cb, sizeof ca) != 0) return false;
-    const size_t hidden = (size_t)v->hidden, side = (size_t)v->side;
-    if (a->config.text.hidden != b->config.text.hidden || !same_linear(&a->patch, &b->patch) ||
-        !same_floats(a->positions, b->positions, side * side * hidden) ||
-        !same_linear(&a->projector[0], &b->projector[0]) ||
-        !same_linear(&a->projector[1], &b->projector[1]) ||
-        !same_floats(a->newline, b->newline, (size_t)a->config.text.hidden))
-        return false;
-    for (int i = 0; i < v->layers; i++)
-        if (!same_vision_layer(&a->vision_layers[i], &b->vision_layers[i], hidden)) return false;
+    if (a->config.text.hidden != b->config.text.hidden || !same_ends(a, b)) return false;
+    for (int i = 0; i < a->config.vision.layers; i++)
+        if (!same_vision_layer(&a->vision_layers[i], &b->vision_layers[i],
+                               (size_t)a->config.vision.hidden))
+            return false;
     return true;
 }
 
@@ -307,12 +327,10 @@ static bal_status look(scorer *s, const bal_sequence *seq, const bal_image *imag
         !(s->features = malloc(bytes + 1)))
         return bal_nomem(err, bytes, "picture features");
     n = 0;
-    for (int i = 0, at = 0; i < seq->n_images; i++) {
-        while (seq->info[at].image != i) at++;
-        const bal_sequence one = {seq->plans[i].n_tokens, seq->info + at, 1, seq->plans + i};
-        BAL_TRY(bal_sequence_embed(&one, s->engine, &s->session.exec, images + i,
-                                   s->features + n * hidden, (bal_taps){0}, err));
-        n += (size_t)one.n;
+    for (int i = 0; i < seq->n_images; i++) {
+        BAL_TRY(bal_sequence_look(s->engine, &s->session.exec, &seq->plans[i], images + i,
+                                  s->features + n * hidden, (bal_taps){0}, err));
+        n += (size_t)seq->plans[i].n_tokens;
     }
     return BAL_OK;
 }
@@ -451,9 +469,8 @@ static bal_status ask_model(evaluation *ev, int which, const eval_item *item, bo
     scorer *s = &ev->all[which];
     const bool is_reference = ev->has_reference && which == 0;
     bal_sequence seq;
-    BAL_TRY(bal_sequence_build(&seq, &s->engine->model.config, &item->prompt,
-                               (const int(*)[2])ev->pictures.sizes, ev->pictures.n, BAL_VIEW_AUTO,
-                               0, 0, err));
+    BAL_TRY(bal_sequence_build(&seq, s->engine, &item->prompt, (const int(*)[2])ev->pictures.sizes,
+                               ev->pictures.n, BAL_VIEW_AUTO, 0, 0, err));
     scoring sc = {.target = item->target,
                   .n_target = (int)item->n_target,
                   .vocab = s->engine->model.config.text.vocab,

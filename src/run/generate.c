@@ -65,23 +65,15 @@ void bal_dialog_clear(bal_dialog *d)
 
 static bal_view_mode view_mode(int n_images)
 {
-    return n_images > 1 ? BAL_VIEW_SQUARE : BAL_VIEW_AUTO;
+    return n_images > 1 ? BAL_VIEW_MANY : BAL_VIEW_ONE;
 }
 
 /* The plan of one picture in a conversation of n_images. */
 static bal_status plan_of(const bal_dialog *d, const bal_image *image, int n_images,
                           bal_view_plan *plan, bal_error *err)
 {
-    int32_t id = d->engine->model.config.image_token;
-    uint8_t tag = BAL_TAG_IMAGE_SLOT;
-    const bal_chat_tokens slot = {&id, &tag, 1};
-    const int size[1][2] = {{image->width, image->height}};
-    bal_sequence s;
-    BAL_TRY(bal_sequence_build(&s, &d->engine->model.config, &slot, size, 1, view_mode(n_images), 0,
-                               0, err));
-    *plan = s.plans[0];
-    bal_sequence_free(&s);
-    return BAL_OK;
+    return bal_sequence_plan(d->engine, image->width, image->height, view_mode(n_images), plan,
+                             err);
 }
 
 bal_status bal_dialog_plan(const bal_dialog *d, int index, bal_view_plan *plan, bal_error *err)
@@ -184,36 +176,31 @@ static bal_status plan_turn(asking *a)
     bal_dialog *d = a->d;
     bal_session *s = &d->session;
     const int n_images = d->n_images;
-    const bool anew = n_images > 1 && d->n_cached_images == 1 && d->n_shown == 1;
+    const bool anew = bal_family_of(&d->engine->model.config)->plan_by_count && n_images > 1 &&
+                      d->n_cached_images == 1 && d->n_shown == 1;
     const size_t from = anew ? 0 : d->n_cached;
-    const int from_image = anew ? 0 : d->n_cached_images, from_pos = anew ? 0 : s->n;
+    const int from_image = anew ? 0 : d->n_cached_images, cached = anew ? 0 : s->n;
+    const int from_pos = anew ? 0 : bal_session_next_pos(s);
     const bal_chat_tokens rest = {d->text.ids + from, d->text.tags + from, d->text.n - from};
     int sizes[BAL_DIALOG_MAX_IMAGES][2];
     for (int i = from_image; i < n_images; i++) {
         sizes[i - from_image][0] = d->images[i].width;
         sizes[i - from_image][1] = d->images[i].height;
     }
-    BAL_TRY(bal_sequence_build(&a->seq, &d->engine->model.config, &rest, (const int(*)[2])sizes,
+    BAL_TRY(bal_sequence_build(&a->seq, d->engine, &rest, (const int(*)[2])sizes,
                                n_images - from_image, view_mode(n_images), from_pos, from_image,
                                a->err));
-    if (a->seq.n > s->ctx - from_pos)
+    if (a->seq.n > s->ctx - cached)
         return bal_fail(a->err, BAL_E_CAPACITY,
                         "the question takes %d positions, %d of %d are in use: it does not fit "
                         "(--ctx makes the context larger)",
-                        a->seq.n, from_pos, s->ctx);
+                        a->seq.n, cached, s->ctx);
     if (!anew) return BAL_OK;
     a->anew = true;
     bal_session_truncate(s, 0);
     d->n_cached = 0;
     d->n_cached_images = 0;
     return BAL_OK;
-}
-
-static int run_length(const bal_sequence *s, int at)
-{
-    int n = 1;
-    while (at + n < s->n && s->info[at + n].image == s->info[at].image) n++;
-    return n;
 }
 
 /* Text by text and picture by picture, so that progress shows and pictures can be timed. */
@@ -224,16 +211,16 @@ static bal_status embed_turn(asking *a)
     const bal_image *images = a->d->images + (a->d->n_images - a->seq.n_images);
     int image = 0;
     for (int at = 0, n; at < a->seq.n; at += n) {
-        const bool vision = a->seq.info[at].modality == BAL_VISION;
-        n = run_length(&a->seq, at);
-        const bal_sequence part = {n, a->seq.info + at, vision, a->seq.plans + image};
+        const bal_sequence part = bal_sequence_part(&a->seq, at, a->seq.plans + image);
+        const bool vision = part.n_images > 0;
+        n = part.n;
         if (vision && !go_on(a, "vision", image, a->seq.n_images)) return cancelled(a, "pictures");
         const double t0 = seconds();
         BAL_TRY(bal_sequence_embed(&part, e, &a->d->session.exec, images + image,
                                    a->embeds + (size_t)at * hidden, (bal_taps){0}, a->err));
         if (!vision) continue;
         a->r->vision_s += seconds() - t0;
-        a->r->n_vision += n;
+        a->r->n_vision += part.plans->n_tokens;
         image++;
     }
     return BAL_OK;

@@ -124,11 +124,19 @@ bal_status bal_session_append(bal_session *s, const bal_token_info *info, const 
 
 bal_status bal_session_push(bal_session *s, int32_t id, bal_error *err)
 {
-    const int32_t pos = s->n ? s->info[s->n - 1].pos[0] + 1 : 0;
+    const int32_t pos = bal_session_next_pos(s);
     const bal_token_info info = {
         .id = id, .pos = {pos, pos, pos}, .image = -1, .modality = BAL_ANSWER};
     bal_linear_row(&s->engine->model.embed, id, s->row);
     return bal_session_append(s, &info, s->row, 1, 0, NULL, NULL, (bal_taps){0}, err);
+}
+
+int32_t bal_session_next_pos(const bal_session *s)
+{
+    if (s->n == 0) return 0;
+    const int32_t *p = s->info[s->n - 1].pos;
+    const int32_t hw = p[1] > p[2] ? p[1] : p[2];
+    return 1 + (p[0] > hw ? p[0] : hw);
 }
 
 void bal_session_truncate(bal_session *s, int n)

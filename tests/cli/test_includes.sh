@@ -34,7 +34,7 @@ expect bad base format/json.h
 expect bad format type/type.h
 expect bad type kernel/kernel.h
 expect bad op model/model.h
-expect bad model image/decode.h
+expect good model image/plan.h
 expect bad model text/tokenizer.h
 expect bad run quant/recipe.h
 expect bad cuda kernel/kernel.h

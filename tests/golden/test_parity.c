@@ -122,7 +122,7 @@ static void run_case(const char *name)
     bal_session session;
     ASSERT_OK(bal_chat_encode(&tokens, p.engine.tokenizer, bal_engine_chat(&p.engine), p.messages,
                               (size_t)p.n_messages, true, &err));
-    ASSERT_OK(bal_sequence_build(&seq, config, &tokens, (const int(*)[2])p.sizes, p.n_images,
+    ASSERT_OK(bal_sequence_build(&seq, &p.engine, &tokens, (const int(*)[2])p.sizes, p.n_images,
                                  BAL_VIEW_AUTO, 0, 0, &err));
     check_ids(&c, &seq);
     ASSERT_OK(bal_session_create(&session, &p.engine, 512, &err));

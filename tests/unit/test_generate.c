@@ -85,8 +85,8 @@ static void check_one_shot(const bal_dialog *d)
     const bal_chat_tokens cached = {d->text.ids, d->text.tags, d->n_cached};
     bal_sequence seq;
     bal_session s;
-    ASSERT_OK(bal_sequence_build(&seq, &e->model.config, &cached, (const int(*)[2])sizes,
-                                 d->n_images, BAL_VIEW_AUTO, 0, 0, &err));
+    ASSERT_OK(bal_sequence_build(&seq, e, &cached, (const int(*)[2])sizes, d->n_images,
+                                 BAL_VIEW_AUTO, 0, 0, &err));
     ASSERT_OK(bal_session_create(&s, e, 512, &err));
     float *embeds = malloc((size_t)seq.n * (size_t)e->model.config.text.hidden * sizeof *embeds);
     assert_non_null(embeds);

@@ -153,8 +153,8 @@ static void configs(void **state)
         {"config.json", "\"num_hidden_layers\": 3", "\"num_hidden_layers\": 2",
          "belongs to no part", BAL_E_FORMAT},
         {"config.json", "anyres_max_9", "pad", "vision_aspect_ratio", BAL_E_UNSUP},
-        {"config.json", "\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"linear\"}",
-         "rope_scaling.type: \"linear\"", BAL_E_UNSUP},
+        {"config.json", "\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"longrope\"}",
+         "rope_scaling.type", BAL_E_FORMAT},
         {"config.json", "\"rope_scaling\": null", "\"head_dim\": 2048", "head size", BAL_E_FORMAT},
         {"config.json", "{", "", "config.json", BAL_E_FORMAT},
         {"preprocessor_config.json", "\"image_std\"", "\"image_std_\"", NULL, BAL_OK},
@@ -216,13 +216,56 @@ static void blob(void **state)
     free(bytes);
 }
 
+/* A blob of the first version, word by word: files made then are read for good. */
+static void first_blob(void **state)
+{
+    (void)state;
+    bal_error err;
+    bal_config want, c;
+    uint8_t bytes[4 * (2 + 21 + 3 + 512 + 6 + 9)] = {0}, *at = bytes;
+    ASSERT_OK(bal_config_read(&want, source_path(TINY), &err));
+#define PUT(v)                                                                                     \
+    do {                                                                                           \
+        const __typeof__(v) put_ = (v);                                                            \
+        memcpy(at, &put_, 4);                                                                      \
+        at += 4;                                                                                   \
+    } while (0)
+    PUT(0x31434c42);
+    PUT((int)(sizeof bytes / 4 - 2));
+    const bal_text_config *t = &want.text;
+    const bal_vision_config *v = &want.vision;
+    const int32_t text[] = {1,           t->hidden,       t->layers, t->heads,         t->kv_heads,
+                            t->head_dim, t->intermediate, t->vocab,  t->max_positions, t->tied};
+    for (int i = 0; i < 10; i++) PUT(text[i]);
+    PUT(t->rope_theta);
+    PUT(t->rms_eps);
+    const int32_t vision[] = {
+        1, v->hidden, v->layers, v->heads, v->intermediate, v->image_size, v->patch_size, v->side};
+    for (int i = 0; i < 8; i++) PUT(vision[i]);
+    PUT(v->ln_eps);
+    PUT(want.image_token);
+    PUT(want.max_tiles);
+    PUT(want.n_pinpoints);
+    memcpy(at, want.pinpoints, sizeof want.pinpoints);
+    at += sizeof want.pinpoints;
+    for (int i = 0; i < 3; i++) PUT(want.image_mean[i]);
+    for (int i = 0; i < 3; i++) PUT(want.image_std[i]);
+    PUT(want.n_eos);
+    for (int i = 0; i < 8; i++) PUT(want.eos[i]);
+#undef PUT
+    assert_int_equal(at - bytes, sizeof bytes);
+    ASSERT_OK(bal_config_from_blob(&c, bytes, sizeof bytes, &err));
+    want.text.rope_original = 0; /* not kept then, and without scaling not used */
+    assert_memory_equal(&c, &want, sizeof c);
+    bytes[8] = 99;
+    ASSERT_FAILS(BAL_E_FORMAT, "family", bal_config_from_blob(&c, bytes, sizeof bytes, &err));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(tensors),
-        cmocka_unit_test(configs),
-        cmocka_unit_test(paths),
-        cmocka_unit_test(blob),
+        cmocka_unit_test(tensors), cmocka_unit_test(configs),    cmocka_unit_test(paths),
+        cmocka_unit_test(blob),    cmocka_unit_test(first_blob),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

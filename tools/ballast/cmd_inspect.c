@@ -11,7 +11,7 @@
 #include "base/file.h"
 #include "commands.h"
 #include "console.h"
-#include "model/bind.h"
+#include "model/family.h"
 
 /* What a tensor is part of. */
 typedef enum part {
@@ -88,8 +88,8 @@ static void count_packed(sheet *s, item *it)
 static bal_status fill_item(sheet *s, item *it, const bal_tensor_view *t, bal_error *err)
 {
     it->t = t;
-    BAL_TRY(
-        bal_bind_canonical(it->name, sizeof it->name, &bal_llava_onevision_family, t->name, err));
+    BAL_TRY(bal_bind_canonical(it->name, sizeof it->name, &bal_family_of(&s->model.config)->names,
+                               t->name, err));
     it->part = part_of(it->name);
     snprintf(it->storage, sizeof it->storage, "%s", bal_st_dtype_name(t->dtype));
     if (ends(it->name, ".packed"))
@@ -207,12 +207,13 @@ static void print_architecture(const sheet *s)
         printf("  Hugging Face folder, %zu weight file%s\n", s->model.tensors.n_files,
                s->model.tensors.n_files == 1 ? "" : "s");
     }
-    printf("  llava_onevision, %.1f million weights\n", (double)all_weights(s) / 1e6);
+    printf("  %s, %.1f million weights\n", bal_family_of(&s->model.config)->model_type,
+           (double)all_weights(s) / 1e6);
     printf("  decoder  %d layers, width %d, MLP %d, %d heads of %d (%d for keys), %d words\n",
            t->layers, t->hidden, t->intermediate, t->heads, t->head_dim, t->kv_heads, t->vocab);
     if (s->model.config.has_vision)
         printf("  vision   %d layers, width %d, MLP %d, views of %d pixels, %d tokens each\n",
-               v->layers, v->hidden, v->intermediate, v->image_size, v->side * v->side);
+               v->layers, v->hidden, v->intermediate, v->image_size, bal_view_tokens(v));
 }
 
 static void print_row(const char *label, const char *storage, size_t n, uint64_t weights,
@@ -340,10 +341,10 @@ static json_t *config_json(const bal_config *c)
     json_t *vision = c->has_vision
                          ? json_pack("{s:i, s:i, s:i, s:i, s:i}", "layers", v->layers, "hidden",
                                      v->hidden, "intermediate", v->intermediate, "image_size",
-                                     v->image_size, "view_tokens", v->side * v->side)
+                                     v->image_size, "view_tokens", bal_view_tokens(v))
                          : json_null();
-    return json_pack("{s:s, s:o, s:o}", "family", "llava_onevision", "text", text, "vision",
-                     vision);
+    return json_pack("{s:s, s:o, s:o}", "family", bal_family_of(c)->model_type, "text", text,
+                     "vision", vision);
 }
 
 static int print_json(const sheet *s)
