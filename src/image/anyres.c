@@ -3,6 +3,8 @@
  * operation by operation; do not rearrange them. */
 #include "image/anyres.h"
 
+#include "image/views.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -177,18 +179,6 @@ bal_status bal_square_plan(bal_view_plan *plan, int image_w, int image_h, int vi
 
 /* ---- Pixels -------------------------------------------------------------------------------- */
 
-/* A pixel value has 256 possible results per channel. */
-typedef struct norm_table {
-    float of[3][256];
-} norm_table;
-
-static void norm_table_init(norm_table *t, const bal_norm *norm)
-{
-    for (int c = 0; c < 3; c++)
-        for (int v = 0; v < 256; v++)
-            t->of[c][v] = ((float)(v * (1.0 / 255.0)) - (float)norm->mean[c]) / (float)norm->std[c];
-}
-
 static bal_status check_call(const bal_view_plan *plan, const bal_image *image,
                              const bal_norm *norm, bool square, bal_error *err)
 {
@@ -198,39 +188,15 @@ static bal_status check_call(const bal_view_plan *plan, const bal_image *image,
     if (image->width != plan->image_w || image->height != plan->image_h)
         return bal_fail(err, BAL_E_ARG, "the plan is for %d x %d pixels, the picture has %d x %d",
                         plan->image_w, plan->image_h, image->width, image->height);
-    for (int c = 0; c < 3; c++)
-        if (!isfinite(norm->mean[c]) || !(norm->std[c] > 0.0) || !isfinite(norm->std[c]))
-            return bal_fail(err, BAL_E_ARG, "image_mean[%d] = %g, image_std[%d] = %g", c,
-                            norm->mean[c], c, norm->std[c]);
-    return BAL_OK;
-}
-
-/* One view from the view_size square of `img` whose corner is (x0, y0); black outside `img`.
- * out: [3][view_size][view_size]. */
-static void normalise_view(float *out, const bal_image *img, int x0, int y0, int view_size,
-                           const norm_table *t)
-{
-    const size_t plane = (size_t)view_size * (size_t)view_size;
-    const int lo = x0 < 0 ? -x0 : 0;
-    const int hi = img->width - x0 < view_size ? img->width - x0 : view_size;
-    for (int y = 0; y < view_size; y++)
-        for (int c = 0; c < 3; c++) {
-            float *to = out + (size_t)c * plane + (size_t)y * (size_t)view_size;
-            const bool outside = y + y0 < 0 || y + y0 >= img->height || hi <= lo;
-            const int first = outside ? view_size : lo, end = outside ? view_size : hi;
-            for (int x = 0; x < first; x++) to[x] = t->of[c][0];
-            for (int x = first; x < end; x++)
-                to[x] = t->of[c][img->rgb[((ptrdiff_t)(y + y0) * img->width + x + x0) * 3 + c]];
-            for (int x = end; x < view_size; x++) to[x] = t->of[c][0];
-        }
+    return bal_norm_check(norm, err);
 }
 
 static bal_status base_view(float *out, const bal_framed *src, int view_size, bal_filter filter,
-                            const norm_table *t, bal_error *err)
+                            const bal_norm_table *t, bal_error *err)
 {
     bal_image view;
     BAL_TRY(bal_framed_resize(&view, src, view_size, view_size, filter, err));
-    normalise_view(out, &view, 0, 0, view_size, t);
+    bal_view_normalise(out, &view, 0, 0, view_size, t);
     bal_image_free(&view);
     return BAL_OK;
 }
@@ -239,8 +205,8 @@ bal_status bal_anyres_pixels(const bal_view_plan *plan, const bal_image *image,
                              const bal_norm *norm, bal_filter filter, float *out, bal_error *err)
 {
     BAL_TRY(check_call(plan, image, norm, false, err));
-    norm_table t;
-    norm_table_init(&t, norm);
+    bal_norm_table t;
+    bal_norm_table_init(&t, norm);
     const int side = plan->view_size;
     const bal_framed whole = {.image = image, .width = image->width, .height = image->height};
     BAL_TRY(base_view(out, &whole, side, filter, &t, err));
@@ -250,7 +216,7 @@ bal_status bal_anyres_pixels(const bal_view_plan *plan, const bal_image *image,
     for (int i = 0; i < plan->rows * plan->cols; i++) {
         const int x0 = i % plan->cols * side - plan->pad_x,
                   y0 = i / plan->cols * side - plan->pad_y;
-        normalise_view(out + (size_t)(i + 1) * n_view, &fitted, x0, y0, side, &t);
+        bal_view_normalise(out + (size_t)(i + 1) * n_view, &fitted, x0, y0, side, &t);
     }
     bal_image_free(&fitted);
     return BAL_OK;
@@ -260,8 +226,8 @@ bal_status bal_square_pixels(const bal_view_plan *plan, const bal_image *image,
                              const bal_norm *norm, bal_filter filter, float *out, bal_error *err)
 {
     BAL_TRY(check_call(plan, image, norm, true, err));
-    norm_table t;
-    norm_table_init(&t, norm);
+    bal_norm_table t;
+    bal_norm_table_init(&t, norm);
     bal_framed square = {.image = image,
                          .width = plan->square_side,
                          .height = plan->square_side,

@@ -13,6 +13,7 @@ typedef struct bal_view_plan {
     int view_size;            /* side of a view in pixels, e.g. 384 */
     int patch_side;           /* features along a side of a view, e.g. 27 */
     int rows, cols;           /* tiles; 0 without */
+    int step_w, step_h;       /* the picture is resized to this first; 0: it is not. tiles.h only */
     int resized_w, resized_h; /* the picture inside the rows x cols field of tiles, pixels; */
     int pad_x, pad_y;         /* black left of and above it (negative: cut off). In a square plan:
                                  in the square */

@@ -71,7 +71,7 @@ static const char *flags_fault(const bal_vision_config *v)
 {
     if (!in_range(v->act, 0, BAL_N_ACTS - 1) || !in_range(v->projector_act, 0, BAL_N_ACTS - 1))
         return "vision activation";
-    if (!in_range(v->norm, BAL_NORM_LAYER, BAL_NORM_RMS)) return "vision norm";
+    if (!in_range(v->norm, BAL_NORM_RMS, BAL_NORM_LAYER)) return "vision norm";
     if (!is_flag(v->cls) || !is_flag(v->pre_norm) || !is_flag(v->post_norm) ||
         !is_flag(v->qkv_bias) || !is_flag(v->qk_norm) || !is_flag(v->shuffle_columns))
         return "vision flags";
@@ -107,7 +107,7 @@ static const char *picture_fault(const bal_config *c)
         return "tiles";
     if (!is_flag(c->thumbnail)) return "thumbnail";
     if (!in_range(c->resample, 1, 3)) return "resample";
-    if (!in_range(c->longest_edge, 0, 1 << 16)) return "longest edge";
+    if (!in_range(c->resize_edge, 0, 1 << 16)) return "edge to resize to";
     if (!in_range(c->image_token, -1, c->text.vocab - 1)) return "image token";
     const bal_vision_config *v = &c->vision;
     const int64_t views = 1 + (int64_t)c->max_tiles;
@@ -252,6 +252,7 @@ static void from_first(bal_config *c, const config_1 *o)
                                     .patch_size = o->patch_size,
                                     .side = o->side,
                                     .act = BAL_ACT_GELU_TANH,
+                                    .norm = BAL_NORM_LAYER,
                                     .qkv_bias = 1,
                                     .shuffle = 1,
                                     .projector_act = BAL_ACT_GELU,

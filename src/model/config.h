@@ -45,7 +45,7 @@ typedef enum bal_vision_act {
     BAL_N_ACTS,
 } bal_vision_act;
 
-typedef enum bal_vision_norm { BAL_NORM_LAYER, BAL_NORM_RMS } bal_vision_norm;
+typedef enum bal_vision_norm { BAL_NORM_RMS, BAL_NORM_LAYER } bal_vision_norm;
 
 typedef struct bal_vision_config {
     int32_t hidden, layers, heads, intermediate, image_size, patch_size;
@@ -71,8 +71,9 @@ typedef struct bal_config {
     int32_t image_token; /* id that stands at VISION positions; -1: to be looked up by its string */
     int32_t min_tiles, max_tiles; /* tiles of a picture, an overview not counted */
     int32_t thumbnail;            /* 1: tiles are followed by an overview */
-    int32_t resample;     /* Pillow's number of the filter: 1 Lanczos, 2 bilinear, 3 bicubic */
-    int32_t longest_edge; /* a picture is resized to this before it is cut; 0 unused */
+    int32_t resample;    /* Pillow's number of the filter: 1 Lanczos, 2 bilinear, 3 bicubic */
+    int32_t resize_edge; /* what an edge of a picture is resized to before it is cut: the longest in
+                            Idefics3, the shortest in LLaVA-1.5; 0 unused */
     int32_t n_pinpoints;
     int32_t pinpoints[BAL_MAX_PINPOINTS][2]; /* height, width */
     float image_mean[3], image_std[3];

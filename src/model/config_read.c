@@ -3,6 +3,9 @@
  * (LlamaConfig, Qwen2Config, Qwen3Config; InternLM2's of its published config.json). */
 #include "model/config_read.h"
 
+#include "image/tiles.h"
+#include "model/family.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -236,6 +239,20 @@ bal_status bal_config_act(const bal_json *o, const char *key, const char *otherw
                     o->file, o->path, o->path[0] ? "." : "", key, found);
 }
 
+/* A side, or [height, width] of a square. */
+static bal_status read_side(const bal_json *o, const char *key, int otherwise, int32_t *out,
+                            bal_error *err)
+{
+    const bal_json v = bal_json_get(o, key);
+    if (!v.value || bal_json_len(&v) != 2)
+        return bal_json_int_or(o, key, 1, BAL_MAX_SIDE, otherwise, out, err);
+    int both[2];
+    size_t n;
+    BAL_TRY(bal_json_ints(o, key, 1, BAL_MAX_SIDE, both, 2, &n, err));
+    *out = both[0];
+    return both[0] == both[1] ? BAL_OK : bal_config_fail(err, o, key, "is not a square");
+}
+
 bal_status bal_config_vision(bal_vision_config *v, const bal_json *o, const bal_vision_defaults *d,
                              bal_error *err)
 {
@@ -246,19 +263,11 @@ bal_status bal_config_vision(bal_vision_config *v, const bal_json *o, const bal_
     BAL_TRY(bal_json_int_or(o, "intermediate_size", 1, BAL_MAX_DIM, d->intermediate,
                             &v->intermediate, err));
     BAL_TRY(read_f32(o, "layer_norm_eps", 0.0, 1.0, d->ln_eps, &v->ln_eps, err));
-    BAL_TRY(bal_json_int_or(o, "patch_size", 1, BAL_MAX_SIDE, d->patch_size, &v->patch_size, err));
-    const bal_json size = bal_json_get(o, "image_size");
-    if (size.value && bal_json_len(&size) == 2) { /* [h, w] in some files */
-        int both[2];
-        size_t n;
-        BAL_TRY(bal_json_ints(o, "image_size", 1, BAL_MAX_SIDE, both, 2, &n, err));
-        if (both[0] != both[1]) return bal_config_fail(err, o, "image_size", "is not a square");
-        v->image_size = both[0];
-    } else
-        BAL_TRY(
-            bal_json_int_or(o, "image_size", 1, BAL_MAX_SIDE, d->image_size, &v->image_size, err));
+    BAL_TRY(read_side(o, "patch_size", d->patch_size, &v->patch_size, err));
+    BAL_TRY(read_side(o, "image_size", d->image_size, &v->image_size, err));
     v->side = v->image_size / v->patch_size;
     v->file_layers = v->layers;
+    v->norm = BAL_NORM_LAYER;
     v->qkv_bias = 1;
     v->shuffle = 1;
     v->projector_act = BAL_ACT_GELU;
@@ -266,6 +275,30 @@ bal_status bal_config_vision(bal_vision_config *v, const bal_json *o, const bal_
         return bal_config_fail(err, o, "num_attention_heads", "does not divide hidden_size");
     if (v->side < 1) return bal_config_fail(err, o, "patch_size", "is larger than image_size");
     return BAL_OK;
+}
+
+bal_status bal_config_feature_layer(bal_vision_config *v, const bal_json *root, const char *key,
+                                    int otherwise, bal_error *err)
+{
+    int layer;
+    BAL_TRY(bal_json_int_or(root, key, -v->layers, -1, otherwise, &layer, err));
+    v->layers += layer + 1;
+    return v->layers > 0 ? BAL_OK : bal_config_fail(err, root, key, "leaves no layer to run");
+}
+
+bal_status bal_config_view_size(const bal_config *c, const bal_json *o, const char *key,
+                                bal_error *err)
+{
+    static const char *const names[] = {"height", "shortest_edge", "longest_edge"};
+    const bal_json v = bal_json_get(o, key);
+    int found = c->vision.image_size;
+    if (v.value && json_is_integer(v.value)) BAL_TRY(bal_json_as_int(&v, 1, 1 << 16, &found, err));
+    if (v.value && json_is_object(v.value))
+        for (int i = 0; i < 3; i++)
+            BAL_TRY(bal_json_int_or(&v, names[i], 1, 1 << 16, found, &found, err));
+    if (found == c->vision.image_size) return BAL_OK;
+    return bal_fail(err, BAL_E_FORMAT, "%s: %s: %d differs from vision_config.image_size, %d",
+                    o->file, key, found, c->vision.image_size);
 }
 
 bal_status bal_config_image_token(bal_config *c, const bal_json *root, int otherwise,
@@ -308,4 +341,11 @@ bal_norm bal_config_pixel_norm(const bal_config *c)
         norm.std[i] = (double)c->image_std[i];
     }
     return norm;
+}
+
+bal_status bal_family_tile_pixels(const bal_config *c, const bal_view_plan *p,
+                                  const bal_image *image, float *out, bal_error *err)
+{
+    const bal_norm norm = bal_config_pixel_norm(c);
+    return bal_tiles_pixels(p, image, &norm, (bal_filter)c->resample, out, err);
 }

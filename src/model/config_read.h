@@ -42,6 +42,13 @@ bal_status bal_config_vision(bal_vision_config *v, const bal_json *o, const bal_
 bal_status bal_config_act(const bal_json *o, const char *key, const char *otherwise, int32_t *out,
                           bal_error *err);
 
+/* The block whose output is used, counted from the end (-1 the last): those behind it do not run.
+ */
+bal_status bal_config_feature_layer(bal_vision_config *v, const bal_json *root, const char *key,
+                                    int otherwise, bal_error *err);
+/* A size in preprocessor_config.json, a number or an object, that must be the tower's. */
+bal_status bal_config_view_size(const bal_config *c, const bal_json *o, const char *key,
+                                bal_error *err);
 /* image_token_id or image_token_index. */
 bal_status bal_config_image_token(bal_config *c, const bal_json *root, int otherwise,
                                   bal_error *err);

@@ -67,6 +67,11 @@ struct bal_family_def {
 /* The list: a file of its own and a word here for each. */
 #define BAL_FAMILIES(X)                                                                            \
     X(llava_onevision)                                                                             \
+    X(llava)                                                                                       \
+    X(idefics3)                                                                                    \
+    X(smolvlm)                                                                                     \
+    X(internvl)                                                                                    \
+    X(internvl_chat)                                                                               \
     X(llama)                                                                                       \
     X(qwen2)                                                                                       \
     X(qwen3)                                                                                       \
@@ -88,6 +93,13 @@ const bal_family_def *bal_family_at(size_t i);
 /* Rows that every family has: embedding table, head, norms and the decoder's linears. */
 extern const bal_bind_row bal_text_rows[];
 extern const size_t bal_n_text_rows;
+
+/* The usual `encode`: features of the views in order, nothing added. */
+bal_status bal_family_encode_views(const bal_exec *e, const bal_model *m, const bal_view_plan *p,
+                                   const float *pixels, float *out, bal_taps taps, bal_error *err);
+/* The usual `pixels` of plans made by image/tiles.h. */
+bal_status bal_family_tile_pixels(const bal_config *c, const bal_view_plan *p,
+                                  const bal_image *image, float *out, bal_error *err);
 
 /* What InternLM2 calls the parts of a decoder layer, for every family that has it inside. */
 #define BAL_INTERNLM2_INFIXES                                                                      \

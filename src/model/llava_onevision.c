@@ -87,15 +87,10 @@ static bal_status read(bal_config *c, const bal_json *root, bal_error *err)
 /* The class defaults of mean and deviation are CLIP's, although every published file says 0.5. */
 static bal_status read_processor(bal_config *c, const bal_json *o, bal_error *err)
 {
-    bal_json size;
-    int h;
     BAL_TRY(bal_config_norm(c, o, bal_clip_mean, bal_clip_std, 3, err));
     if (c->resample != 3)
         return bal_config_fail(err, o, "resample", "only 3 (bicubic) is supported");
-    BAL_TRY(bal_json_obj_or(o, "size", &size, err));
-    BAL_TRY(bal_json_int_or(&size, "height", 1, BAL_MAX_SIDE, c->vision.image_size, &h, err));
-    if (h == c->vision.image_size) return BAL_OK;
-    return bal_config_fail(err, &size, "height", "differs from vision_config.image_size");
+    return bal_config_view_size(c, o, "size", err);
 }
 
 /* A multiple of the view size, and not more patches in all views than one picture may have. */

@@ -81,9 +81,11 @@ static bal_status check_tower(const bal_model *m, bal_error *err)
 {
     for (int i = 0; i < m->config.vision.layers; i++) {
         const bal_vision_layer *l = &m->vision_layers[i];
-        if (l->q.k && l->k.k && l->v.k) continue;
-        return bal_fail(err, BAL_E_FORMAT, "%s: vision layer %d has no weights for q, k and v",
-                        m->path, i);
+        const bool weights = l->q.k && l->k.k && l->v.k;
+        const bool biases = (l->q.bias && l->k.bias && l->v.bias) || !m->config.vision.qkv_bias;
+        if (weights && biases) continue;
+        return bal_fail(err, BAL_E_FORMAT, "%s: vision layer %d: the %s of q, k or v are missing",
+                        m->path, i, weights ? "biases" : "weights");
     }
     return BAL_OK;
 }

@@ -2,6 +2,7 @@
 #include "model/vision.h"
 
 #include "base/size.h"
+#include "model/family.h"
 #include "op/pointwise.h"
 
 #include <stdlib.h>
@@ -270,4 +271,10 @@ bal_status bal_vision_views(const bal_exec *e, const bal_model *m, const float *
     }
     tower_destroy(&b);
     return st;
+}
+
+bal_status bal_family_encode_views(const bal_exec *e, const bal_model *m, const bal_view_plan *p,
+                                   const float *pixels, float *out, bal_taps taps, bal_error *err)
+{
+    return bal_vision_views(e, m, pixels, p->n_views, out, taps, err);
 }

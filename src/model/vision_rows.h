@@ -17,8 +17,6 @@
 #define BAL_MODEL_TABLE(field, name, n, k) BAL_MODEL_ROW(VECTOR, field, name, n, k, false, 0)
 #define BAL_MODEL_VECTOR(field, name, n)   BAL_MODEL_ROW(VECTOR, field, name, n, NONE, false, 0)
 #define BAL_MODEL_UNUSED(name)             BAL_MODEL_ROW(UNUSED, config, name, NONE, NONE, true, 0)
-#define BAL_MODEL_VECTOR_IF(flag, field, name, n)                                                  \
-    BAL_MODEL_ROW(VECTOR, field, name, n, NONE, false, offsetof(bal_config, vision.flag))
 
 #define BAL_VISION_ROW(kind, field, name, n, k, opt, flag, part)                                   \
     {                                                                                              \

@@ -13,7 +13,9 @@
 typedef struct tap_check {
     bal_tensor_set golden;
     size_t image_row; /* rows of image features seen so far, where several images follow */
-    size_t view_row;
+    /* rows of earlier batches of views: inside the tower, behind it, behind the projector; and how
+     * many of the first two this batch has */
+    size_t tower_row, out_row, view_row, tower_rows, out_rows;
     int compared, missing;
     double worst; /* largest difference over the standard deviation of its tap */
     char worst_name[64], first_bad[160];
@@ -70,23 +72,27 @@ static inline void tap_seen(void *ctx, bal_tap tap, int layer, const float *data
     tap_check *c = ctx;
     char name[64];
     size_t from = 0;
-    const size_t n = (size_t)rows * (size_t)cols, view_at = c->view_row * (size_t)cols;
+    const size_t n = (size_t)rows * (size_t)cols;
     switch (tap) {
     case BAL_TAP_VISION_EMBED:
         snprintf(name, sizeof name, "vision.embeddings");
-        from = view_at;
+        from = c->tower_row * (size_t)cols;
+        c->tower_rows = (size_t)rows;
         break;
     case BAL_TAP_VISION_LAYER:
         snprintf(name, sizeof name, "vision.layer.%d", layer);
-        from = view_at;
+        from = c->tower_row * (size_t)cols;
         break;
     case BAL_TAP_VISION_OUT:
         snprintf(name, sizeof name, "vision.features");
-        from = view_at;
+        from = c->out_row * (size_t)cols;
+        c->out_rows = (size_t)rows;
         break;
     case BAL_TAP_PROJECTOR:
         snprintf(name, sizeof name, "projector.out");
-        from = view_at;
+        from = c->view_row * (size_t)cols;
+        c->tower_row += c->tower_rows;
+        c->out_row += c->out_rows;
         c->view_row += (size_t)rows;
         break;
     case BAL_TAP_IMAGE:

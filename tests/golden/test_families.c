@@ -137,8 +137,7 @@ static void run(family_case *f, const bal_sequence *seq, bal_session *session, b
     seen_logits seen = {f, all};
     /* longer than a chunk: blocks come in pieces, and their taps are not in the file */
     const bal_taps blocks = seq->n <= 128 ? taps : (bal_taps){0};
-    ASSERT_OK(
-        bal_session_append(session, seq->info, embeds, seq->n, 0, see, &seen, blocks, &err));
+    ASSERT_OK(bal_session_append(session, seq->info, embeds, seq->n, 0, see, &seen, blocks, &err));
     free(embeds);
 }
 
@@ -160,13 +159,14 @@ static void check_greedy(const family_case *f, bal_session *s)
     }
 }
 
-static void parity(const char *name)
+/* model: as for open_case */
+static void parity(const char *name, const char *model)
 {
     static family_case f;
     bal_error err = {0};
     bal_sequence seq;
     bal_session session;
-    open_case(&f, name, NULL);
+    open_case(&f, name, model);
     build(&f, &seq);
     check_ids(&f, &seq);
     ASSERT_OK(bal_session_create(&session, &f.engine, seq.n + GREEDY, &err));
@@ -207,14 +207,13 @@ static void gradients(const char *name)
     bal_recipe recipe;
     ASSERT_OK(bal_recipe_load(&recipe, "mbq", &err));
     ASSERT_OK(bal_recipe_assign(&recipe, "gradient=f32", &err));
-    ASSERT_OK(
-        bal_exec_create(&exec, e->pool, &e->kernels, bal_model_max_k(&e->model), &err));
+    ASSERT_OK(bal_exec_create(&exec, e->pool, &e->kernels, bal_model_max_k(&e->model), &err));
     ASSERT_OK(bal_store_create(&embeds, scratch_dir, &samples, (int)hidden, &err));
     float *rows = malloc((size_t)seq.n * hidden * sizeof *rows);
     ASSERT_OK(bal_sequence_embed(&seq, e, &exec, f.images, rows, (bal_taps){0}, &err));
     ASSERT_OK(bal_store_write(&embeds, 0, rows, &err));
-    ASSERT_OK(bal_sensitivity_run(&out, &exec, &e->model, &samples, &embeds, &recipe, NULL, NULL,
-                                  &err));
+    ASSERT_OK(
+        bal_sensitivity_run(&out, &exec, &e->model, &samples, &embeds, &recipe, NULL, NULL, &err));
     const bal_json root = bal_json_root(&f.doc);
     double want[64];
     size_t n;
@@ -273,8 +272,7 @@ static float *logits_of(family_case *f, size_t *n)
 static double distance(const float *want, const float *got, size_t n)
 {
     double worst = 0;
-    for (size_t i = 0; i < n; i++)
-        worst = fmax(worst, fabs((double)want[i] - (double)got[i]));
+    for (size_t i = 0; i < n; i++) worst = fmax(worst, fabs((double)want[i] - (double)got[i]));
     return worst / tap_deviation(want, n);
 }
 
@@ -293,12 +291,13 @@ static void quantize(const char *model, const char *calib, const char *recipe, c
     ASSERT_OK(bal_quantize(model, out, &opts, &err));
 }
 
-static void quantized(const char *name, const char *calib, const char *bits, double to_float)
+static void quantized(const char *name, const char *source, const char *calib, const char *bits,
+                      double to_float)
 {
     static family_case f;
     char out[1100], model[1100];
     size_t n;
-    open_case(&f, name, NULL);
+    open_case(&f, name, source);
     float *plain = logits_of(&f, &n);
     snprintf(model, sizeof model, "%s", f.engine.model.path);
     close_case(&f);
@@ -328,10 +327,10 @@ static void text_family(const char *name)
 {
     char text[64];
     snprintf(text, sizeof text, "%s/text", name);
-    parity(text);
+    parity(text, NULL);
     gradients(text);
-    quantized(text, case_path("text_calib.jsonl"), "bits=8", 0.35);
-    quantized(text, case_path("text_calib.jsonl"), "bits=3", 6.0);
+    quantized(text, NULL, case_path("text_calib.jsonl"), "bits=8", 0.35);
+    quantized(text, NULL, case_path("text_calib.jsonl"), "bits=3", 6.0);
 }
 
 #define TEXT_FAMILY(name)                                                                          \
@@ -346,12 +345,73 @@ TEXT_FAMILY(qwen2)
 TEXT_FAMILY(qwen3)
 TEXT_FAMILY(internlm2)
 
+/* Every case that the family has, then gradients with and without a picture, then MBQ with the
+ * pictures of the calibration set. model NULL: the cases' own. */
+static void vision_family(const char *name, const char *const *cases, const char *model)
+{
+    char path[64];
+    for (; *cases; cases++) {
+        snprintf(path, sizeof path, "%s/%s", name, *cases);
+        parity(path, model);
+    }
+    snprintf(path, sizeof path, "%s/small", name);
+    gradients(path);
+    quantized(path, model, source_path("tests/golden/calib/calib.jsonl"), "bits=8", 0.35);
+    quantized(path, model, source_path("tests/golden/calib/calib.jsonl"), "bits=3", 8.0);
+}
+
+static const char *const all_cases[] = {"small", "large", "extreme", "two", "text", NULL};
+
+static void test_llava(void **state)
+{
+    (void)state;
+    vision_family("llava", all_cases, NULL);
+}
+
+static void test_idefics3(void **state)
+{
+    (void)state;
+    vision_family("idefics3", all_cases, NULL);
+}
+
+static void test_smolvlm(void **state)
+{
+    (void)state;
+    static const char *const cases[] = {"small", "extreme", NULL};
+    vision_family("smolvlm", cases, NULL);
+}
+
+static void test_internvl(void **state)
+{
+    (void)state;
+    vision_family("internvl", all_cases, NULL);
+}
+
+/* The same weights in the authors' layout give the same. */
+static void test_internvl_chat(void **state)
+{
+    (void)state;
+    char model[600];
+    snprintf(model, sizeof model, "%s", case_path("internvl_chat/model"));
+    vision_family("internvl", all_cases, model);
+}
+
+static void test_internvl_intern(void **state)
+{
+    (void)state;
+    static const char *const cases[] = {"small", "two", NULL};
+    vision_family("internvl_intern", cases, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_llama), cmocka_unit_test(test_llama_bias),
-        cmocka_unit_test(test_qwen2), cmocka_unit_test(test_qwen3),
-        cmocka_unit_test(test_internlm2),
+        cmocka_unit_test(test_llama),           cmocka_unit_test(test_llama_bias),
+        cmocka_unit_test(test_qwen2),           cmocka_unit_test(test_qwen3),
+        cmocka_unit_test(test_internlm2),       cmocka_unit_test(test_llava),
+        cmocka_unit_test(test_idefics3),        cmocka_unit_test(test_smolvlm),
+        cmocka_unit_test(test_internvl),        cmocka_unit_test(test_internvl_chat),
+        cmocka_unit_test(test_internvl_intern),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }
