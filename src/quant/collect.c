@@ -57,6 +57,7 @@ static bal_status attn_half(bal_block_job *j, int sample, unsigned groups, bool 
     bal_rms_norm(j->e, j->h, j->trial.attn_norm, j->c->rms_eps, n, j->c->hidden, b->norm);
     if (wants(groups, BAL_GROUP_QKV)) BAL_TRY(keep_input(j, BAL_GROUP_QKV, b->norm, sample, err));
     if (groups <= 1u << BAL_GROUP_QKV && !keep_ref) return BAL_OK;
+    bal_pass_place(&j->pass, &j->samples->items[sample]);
     bal_probe_attn(j->e, j->c, &j->trial, n, b->norm, &j->probe, &j->pass, j->out);
     if (wants(groups, BAL_GROUP_O)) BAL_TRY(keep_input(j, BAL_GROUP_O, b->ctx, sample, err));
     if (keep_ref) BAL_TRY(keep_output(j, BAL_SUB_ATTN, sample, err));
@@ -115,6 +116,7 @@ bal_status bal_job_errors(bal_block_job *j, bal_error_sums errors[BAL_SUBS], bal
         const int n = j->samples->items[i].n, hidden = j->c->hidden;
         BAL_TRY(bal_store_read(j->in_float, i, j->h, err));
         bal_rms_norm(j->e, j->h, j->trial.attn_norm, j->c->rms_eps, n, hidden, b->norm);
+        bal_pass_place(&j->pass, &j->samples->items[i]);
         bal_probe_attn(j->e, j->c, &j->trial, n, b->norm, &j->probe, &j->pass, j->out);
         BAL_TRY(compare(j, BAL_SUB_ATTN, i, errors, ref, err));
         bal_add(j->e, j->h, j->want, (size_t)n * (size_t)hidden);

@@ -216,6 +216,14 @@ static bal_status build_sequence(const gatherer *g, const bal_calib_record *r,
     return st;
 }
 
+static bal_status keep_positions(const gatherer *g, const bal_sequence *s, bal_sample *sample)
+{
+    sample->pos = malloc(((size_t)s->n + 1) * sizeof *sample->pos);
+    if (!sample->pos) return bal_nomem(g->err, (size_t)s->n * sizeof *sample->pos, "positions");
+    for (int i = 0; i < s->n; i++) memcpy(sample->pos[i], s->info[i].pos, sizeof *sample->pos);
+    return BAL_OK;
+}
+
 static bal_status keep_tags(gatherer *g, const bal_sequence *s, bal_sample *sample)
 {
     *sample = (bal_sample){.n = s->n};
@@ -223,6 +231,7 @@ static bal_status keep_tags(gatherer *g, const bal_sequence *s, bal_sample *samp
     sample->modality = malloc((size_t)s->n + 1);
     if (!sample->ids || !sample->modality)
         return bal_nomem(g->err, (size_t)s->n * 5, "tokens of a sample");
+    if (bal_family_of(&g->engine->model.config)->positions) BAL_TRY(keep_positions(g, s, sample));
     for (int i = 0; i < s->n; i++) {
         sample->ids[i] = s->info[i].id;
         sample->modality[i] = s->info[i].modality;
@@ -351,6 +360,7 @@ void bal_gathered_free(bal_gathered *g)
     for (int i = 0; i < g->samples.n; i++) {
         free(g->samples.items[i].ids);
         free(g->samples.items[i].modality);
+        free(g->samples.items[i].pos);
     }
     free(g->samples.items);
     free(g->digests);

@@ -23,30 +23,45 @@ static bal_status make_pages(bal_pass *p, const bal_text_config *c, bal_error *e
     return BAL_OK;
 }
 
-static bal_status make_angles(bal_pass *p, const bal_text_config *c, bal_error *err)
+/* Positions 0, 1, 2, ... */
+static void count_up(bal_pass *p)
 {
-    const size_t n = (size_t)p->max_len, bytes = n * (size_t)c->head_dim / 2 * sizeof(float);
-    int32_t(*pos)[3] = malloc(n * sizeof *pos);
+    const int half = p->config->head_dim / 2;
+    for (int i = 0; i < p->max_len; i++) {
+        const int32_t pos[1][3] = {{i, i, i}};
+        const size_t at = (size_t)i * (size_t)half;
+        bal_rope_angles(p->config, pos, 1, p->cos + at, p->sin + at);
+    }
+    p->placed = false;
+}
+
+static bal_status make_angles(bal_pass *p, bal_error *err)
+{
+    const size_t bytes = (size_t)p->max_len * (size_t)p->config->head_dim / 2 * sizeof(float);
     p->cos = malloc(bytes);
     p->sin = malloc(bytes);
-    if (!pos || !p->cos || !p->sin) {
-        free(pos);
-        return bal_nomem(err, 2 * bytes, "rotary tables");
-    }
-    for (int i = 0; i < p->max_len; i++) pos[i][0] = pos[i][1] = pos[i][2] = i;
-    bal_rope_angles(c, (const int32_t(*)[3])pos, p->max_len, p->cos, p->sin);
-    free(pos);
+    if (!p->cos || !p->sin) return bal_nomem(err, 2 * bytes, "rotary tables");
+    count_up(p);
     return BAL_OK;
+}
+
+void bal_pass_place(bal_pass *p, const bal_sample *s)
+{
+    if (s->pos) {
+        bal_rope_angles(p->config, (const int32_t(*)[3])s->pos, s->n, p->cos, p->sin);
+        p->placed = true;
+    } else if (p->placed)
+        count_up(p);
 }
 
 bal_status bal_pass_create(bal_pass *p, const bal_text_config *c, int max_len, bal_error *err)
 {
-    *p = (bal_pass){.max_len = max_len};
+    *p = (bal_pass){.max_len = max_len, .config = c};
     if (max_len < 1)
         return bal_fail(err, BAL_E_ARG, "calibration samples of %d positions", max_len);
     bal_status st = bal_decoder_buf_create(&p->buf, c, max_len, err);
     if (st >= 0) st = make_pages(p, c, err);
-    if (st >= 0) st = make_angles(p, c, err);
+    if (st >= 0) st = make_angles(p, err);
     if (st < 0) bal_pass_destroy(p);
     return st;
 }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
  * What a forward pass of one whole calibration sample through decoder blocks needs: work buffers,
- * one layer's worth of key and value pages, rotary tables for positions 0 .. max_len - 1. */
+ * one layer's worth of key and value pages, rotary tables of the sample at hand. */
 #ifndef BAL_QUANT_PASS_H
 #define BAL_QUANT_PASS_H
 
 #include "model/decoder.h"
+#include "quant/sample.h"
 
 typedef struct bal_pass {
     int max_len;
@@ -13,12 +14,18 @@ typedef struct bal_pass {
     uint8_t **pages;
     uint8_t *page_memory;
     bal_kv_span span; /* the sample of the last bal_pass_rows */
+    const bal_text_config *config;
+    bool placed;      /* the tables are of a sample's own positions, else of 0 .. max_len - 1 */
     float *cos, *sin; /* [max_len][head_dim / 2] */
 } bal_pass;
 
+/* c is borrowed. The tables are of positions 0, 1, 2, ... */
 bal_status bal_pass_create(bal_pass *p, const bal_text_config *c, int max_len, bal_error *err);
 void bal_pass_destroy(bal_pass *p); /* idempotent; zeroed struct is fine */
 
+/* Makes the tables those of the sample, until the next call; every use of cos and sin follows one.
+ */
+void bal_pass_place(bal_pass *p, const bal_sample *s);
 /* The rows of a sample of n <= max_len positions; borrows p's tables and pages until the next call.
  */
 bal_rows bal_pass_rows(bal_pass *p, int n);

@@ -10,6 +10,7 @@ typedef struct bal_sample {
     int n;             /* positions of the expanded sequence */
     int32_t *ids;      /* [n] token id; the image token at VISION positions */
     uint8_t *modality; /* [n] bal_modality */
+    int32_t (*pos)[3]; /* [n] rotary positions (t, h, w); NULL: 0, 1, 2, ... in all three */
 } bal_sample;
 
 struct bal_store;

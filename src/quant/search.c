@@ -90,6 +90,7 @@ static bal_status candidate_loss(bal_block_job *j, int group, double *loss, bal_
     for (int i = 0; whole && i < BAL_MODALITIES; i++) b.weight[i] = 1.0;
     for (int i = 0; i < j->samples->n; i++) {
         BAL_TRY(append_sample(j, group, i, &b, err));
+        if (whole) bal_pass_place(&j->pass, &j->samples->items[i]);
         if (whole || b.n >= BAL_JOB_BATCH) run_batch(j, group, &b);
     }
     run_batch(j, group, &b);

@@ -136,6 +136,7 @@ static bal_status forward_block(walk *w, int layer, int i, bal_error *err)
     float *h = sample_rows(w, w->h, layer, i), *mid = sample_rows(w, w->mid, layer, i);
     float *next = sample_rows(w, w->h, layer + 1, i), *norm = w->pass.buf.norm;
     bal_rms_norm(w->e, h, w->wide.attn_norm, w->c->rms_eps, n, hidden, norm);
+    bal_pass_place(&w->pass, sample_at(w, i));
     bal_probe_attn(w->e, w->c, &w->wide, n, norm, &w->probe, &w->pass, mid);
     bal_add(w->e, mid, h, floats);
     bal_rms_norm(w->e, mid, w->wide.mlp_norm, w->c->rms_eps, n, hidden, norm);
@@ -215,6 +216,7 @@ static void keep_inner_tokens(walk *w, int layer, int i)
 static bal_status backward_block(walk *w, int layer, int i, bal_error *err)
 {
     const bal_sample *s = sample_at(w, i);
+    bal_pass_place(&w->pass, s);
     const bal_rows rows = bal_pass_rows(&w->pass, s->n);
     float *dh = sample_rows(w, w->dh, 0, i);
     add_gradient(w, layer, BAL_SUB_MLP, dh, s);

@@ -191,13 +191,15 @@ static double token_weight(const solving *s, int sample, int at)
 /* ---- Forward ----------------------------------------------------------------------------------
  */
 
-/* trial's sub-block on hidden states in j->h: inputs of its linears are left in the pass, its
- * output in j->out. */
-static void run_sub(bal_block_job *j, int sub, int n)
+/* trial's sub-block on the sample's hidden states in j->h: inputs of its linears are left in the
+ * pass, its output in j->out. */
+static void run_sub(bal_block_job *j, int sub, const bal_sample *sample)
 {
+    const int n = sample->n;
     float *norm = j->pass.buf.norm;
     const float *gain = sub == BAL_SUB_ATTN ? j->trial.attn_norm : j->trial.mlp_norm;
     bal_rms_norm(j->e, j->h, gain, j->c->rms_eps, n, j->c->hidden, norm);
+    bal_pass_place(&j->pass, sample);
     if (sub == BAL_SUB_ATTN)
         bal_probe_attn(j->e, j->c, &j->trial, n, norm, &j->probe, &j->pass, j->out);
     else
@@ -223,7 +225,7 @@ static bal_status advance(solving *s, bal_error *err)
         BAL_TRY(bal_store_write(&s->at[0], i, j->h, err));
         if (s->in_quant == s->in_float) continue;
         BAL_TRY(bal_store_read(s->in_quant, i, j->h, err));
-        run_sub(j, BAL_SUB_ATTN, n);
+        run_sub(j, BAL_SUB_ATTN, &j->samples->items[i]);
         bal_add(j->e, j->h, j->out, floats);
         BAL_TRY(bal_store_write(&s->at[1], i, j->h, err));
     }
@@ -243,7 +245,7 @@ static bal_status sub_error(solving *s, int sub, double *error, bal_error *err)
         const size_t floats = (size_t)sample->n * (size_t)j->c->hidden;
         if (!judges(s, i)) continue;
         BAL_TRY(bal_store_read(s->in_quant, i, j->h, err));
-        run_sub(j, sub, sample->n);
+        run_sub(j, sub, sample);
         bal_add(j->e, j->out, j->h, floats);
         BAL_TRY(bal_store_read(&j->ref[sub], i, j->want, err));
         BAL_TRY(bal_store_read(s->in_float, i, j->h, err));
@@ -283,7 +285,7 @@ static bal_status sample_rows(solving *s, int group, int sample, const float *sc
     if (s->in_quant == s->in_float && j->recipe->inputs == BAL_INPUTS_FLOAT)
         return float_inputs(s, group, sample, scale, s->u, err);
     BAL_TRY(bal_store_read(s->in_quant, sample, j->h, err));
-    run_sub(j, bal_group_table[group].sub, (int)n);
+    run_sub(j, bal_group_table[group].sub, &j->samples->items[sample]);
     memcpy(s->u, input_of(j, group), n * k * sizeof *s->u);
     if (!shifts(s)) return BAL_OK;
     BAL_TRY(float_inputs(s, group, sample, scale, s->d, err));

@@ -56,11 +56,12 @@ static void add_drift(bal_drift *d, const bal_sample *sample, const float *want,
 }
 
 static bal_status advance_one(bal_streamer *s, bal_store *store, float *h,
-                              const bal_decoder_layer *block, int sample, int n, int index,
-                              bal_error *err)
+                              const bal_decoder_layer *block, int sample, const bal_sample *tags,
+                              int index, bal_error *err)
 {
     BAL_TRY(bal_store_read(store, sample, h, err));
-    const bal_rows rows = bal_pass_rows(&s->pass, n);
+    bal_pass_place(&s->pass, tags);
+    const bal_rows rows = bal_pass_rows(&s->pass, tags->n);
     bal_decoder_block(s->e, s->config, block, &rows, h, &s->pass.buf, index, (bal_taps){0});
     return bal_store_write(store, sample, h, err);
 }
@@ -73,8 +74,8 @@ bal_status bal_stream_advance(bal_streamer *s, const bal_samples *samples, bal_s
     *drift = (bal_drift){0};
     for (int i = 0; i < samples->n; i++) {
         const bal_sample *sample = &samples->items[i];
-        BAL_TRY(advance_one(s, in_float, s->rows[0], block, i, sample->n, index, err));
-        BAL_TRY(advance_one(s, in_quant, s->rows[1], packed, i, sample->n, index, err));
+        BAL_TRY(advance_one(s, in_float, s->rows[0], block, i, sample, index, err));
+        BAL_TRY(advance_one(s, in_quant, s->rows[1], packed, i, sample, index, err));
         add_drift(drift, sample, s->rows[0], s->rows[1], (size_t)s->config->hidden);
         if (step && step(step_ctx, "streams", i + 1, samples->n))
             return bal_fail(err, BAL_E_CANCELLED, "cancelled in block %d", index);
