@@ -38,6 +38,11 @@ static bal_status own(bal_model *m, size_t n, size_t size, void **out, bal_error
     return BAL_OK;
 }
 
+static uint64_t frames_of(const bal_vision_config *v)
+{
+    return v->temporal > 1 ? (uint64_t)v->temporal : 1;
+}
+
 static uint64_t dim_of(const bal_config *c, bal_bind_dim d)
 {
     const bal_text_config *t = &c->text;
@@ -53,7 +58,8 @@ static uint64_t dim_of(const bal_config *c, bal_bind_dim d)
     case BAL_DIM_V_HIDDEN: return (uint64_t)v->hidden;
     case BAL_DIM_V_INTER: return (uint64_t)v->intermediate;
     case BAL_DIM_V_POSITIONS: return (uint64_t)v->side * (uint64_t)v->side + (uint64_t)v->cls;
-    case BAL_DIM_V_PATCH_SIZE: return 3 * (uint64_t)v->patch_size * (uint64_t)v->patch_size;
+    case BAL_DIM_V_PATCH_SIZE:
+        return 3 * frames_of(v) * (uint64_t)v->patch_size * (uint64_t)v->patch_size;
     case BAL_DIM_V_TOKEN: return (uint64_t)v->hidden * (uint64_t)v->shuffle * (uint64_t)v->shuffle;
     }
     return 0;
@@ -166,15 +172,18 @@ static uint64_t rows_of(const bal_config *c, const bal_bind_row *r)
 }
 
 /* The shape a row asks for; convolution kernels have four dimensions. */
-static int expected_shape(const bal_config *c, const bal_bind_row *r, uint64_t shape[4])
+static int expected_shape(const bal_config *c, const bal_bind_row *r, uint64_t shape[5])
 {
     shape[0] = rows_of(c, r);
     if (r->k == BAL_DIM_NONE) return 1;
     shape[1] = dim_of(c, r->k);
     if (r->k != BAL_DIM_V_PATCH_SIZE) return 2;
-    shape[1] = 3;
-    shape[2] = shape[3] = (uint64_t)c->vision.patch_size;
-    return 4;
+    int n = 1;
+    shape[n++] = 3;
+    if (frames_of(&c->vision) > 1) shape[n++] = frames_of(&c->vision);
+    shape[n++] = (uint64_t)c->vision.patch_size;
+    shape[n++] = (uint64_t)c->vision.patch_size;
+    return n;
 }
 
 static bool float_type(bal_st_dtype dtype, bal_type *out)
@@ -193,7 +202,7 @@ static bool float_type(bal_st_dtype dtype, bal_type *out)
 static bal_status check_float(const binder *b, const bal_bind_row *r, const bal_tensor_view *t,
                               bal_type *type)
 {
-    uint64_t shape[4];
+    uint64_t shape[5];
     char text[120], expected[160];
     const int n_dims = expected_shape(&b->m->config, r, shape);
     int skip = 0; /* leading dimensions of 1 */

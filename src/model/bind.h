@@ -46,7 +46,8 @@ typedef enum bal_bind_dim {
     BAL_DIM_V_HIDDEN,
     BAL_DIM_V_INTER,
     BAL_DIM_V_POSITIONS,  /* side * side, and one for a class token */
-    BAL_DIM_V_PATCH_SIZE, /* 3 * patch * patch; the tensor is [n][3][patch][patch] */
+    BAL_DIM_V_PATCH_SIZE, /* 3 * frames * patch * patch; the tensor is [n][3][patch][patch],
+                             with frames behind the 3 where there are several */
     BAL_DIM_V_TOKEN,      /* vision hidden * shuffle^2: what enters the projector */
 } bal_bind_dim;
 

@@ -73,8 +73,11 @@ static const char *flags_fault(const bal_vision_config *v)
         return "vision activation";
     if (!in_range(v->norm, BAL_NORM_RMS, BAL_NORM_LAYER)) return "vision norm";
     if (!is_flag(v->cls) || !is_flag(v->pre_norm) || !is_flag(v->post_norm) ||
-        !is_flag(v->qkv_bias) || !is_flag(v->qk_norm) || !is_flag(v->shuffle_columns))
+        !is_flag(v->qkv_bias) || !is_flag(v->qk_norm) || !is_flag(v->shuffle_columns) ||
+        !is_flag(v->gated))
         return "vision flags";
+    if (!in_range(v->temporal, 0, 16)) return "frames of a patch";
+    if (!in_range(v->window, 0, BAL_MAX_SIDE)) return "vision window";
     return NULL;
 }
 
@@ -108,6 +111,7 @@ static const char *picture_fault(const bal_config *c)
     if (!is_flag(c->thumbnail)) return "thumbnail";
     if (!in_range(c->resample, 1, 3)) return "resample";
     if (!in_range(c->resize_edge, 0, 1 << 16)) return "edge to resize to";
+    if (c->min_pixels < 0 || c->max_pixels < c->min_pixels) return "pixels of a picture";
     if (!in_range(c->image_token, -1, c->text.vocab - 1)) return "image token";
     const bal_vision_config *v = &c->vision;
     const int64_t views = 1 + (int64_t)c->max_tiles;

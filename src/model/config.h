@@ -59,6 +59,11 @@ typedef struct bal_vision_config {
     int32_t qk_norm;         /* 1: RMSNorm of q and k over the full width */
     int32_t shuffle;         /* r: r x r patches become one token of r^2 times the width; 1: none */
     int32_t shuffle_columns; /* 1: tokens then go column by column (InternVL's first version) */
+    int32_t temporal;        /* frames of a patch, a still picture in each; 0 or 1: one */
+    int32_t gated;           /* 1: the MLP is gated: down(silu(gate) * up) */
+    int32_t window; /* side of an attention window in tokens behind the projector; 0: none */
+    int32_t full_blocks[32]; /* with windows: bit i % 32 of word i / 32 for each block i that sees
+                                the whole picture */
     int32_t projector_act;
     float ln_eps;
 } bal_vision_config;
@@ -74,6 +79,7 @@ typedef struct bal_config {
     int32_t resample;    /* Pillow's number of the filter: 1 Lanczos, 2 bilinear, 3 bicubic */
     int32_t resize_edge; /* what an edge of a picture is resized to before it is cut: the longest in
                             Idefics3, the shortest in LLaVA-1.5; 0 unused */
+    int32_t min_pixels, max_pixels; /* area of a picture that keeps its own resolution; 0 unused */
     int32_t n_pinpoints;
     int32_t pinpoints[BAL_MAX_PINPOINTS][2]; /* height, width */
     float image_mean[3], image_std[3];

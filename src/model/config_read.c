@@ -47,6 +47,11 @@ static const text_class classes[] = {
     {"qwen2", 4096, 32, 32, 22016, 151936, 32768, 1e4, NULL, true, false, false, false, 0},
     {"qwen3", 4096, 32, 32, 22016, 151936, 32768, 1e4, "attention_bias", false, true, true, false,
      128},
+    {"qwen2_vl", 8192, 80, 64, 29568, 152064, 32768, 1e6, NULL, true, false, false, false, 0},
+    {"qwen2_vl_text", 8192, 80, 64, 29568, 152064, 32768, 1e6, NULL, true, false, false, false, 0},
+    {"qwen2_5_vl", 8192, 80, 64, 29568, 152064, 32768, 1e6, NULL, true, false, false, false, 0},
+    {"qwen2_5_vl_text", 8192, 80, 64, 29568, 152064, 32768, 1e6, NULL, true, false, false, false,
+     0},
     {"internlm2", 2048, 24, 16, 8192, 92544, 32768, 1e6, "bias", false, true, false, true, 0},
 };
 

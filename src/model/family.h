@@ -75,7 +75,9 @@ struct bal_family_def {
     X(llama)                                                                                       \
     X(qwen2)                                                                                       \
     X(qwen3)                                                                                       \
-    X(internlm2)
+    X(internlm2)                                                                                   \
+    X(qwen2_vl)                                                                                    \
+    X(qwen2_5_vl)
 
 #define X(name) extern const bal_family_def bal_family_##name;
 BAL_FAMILIES(X)

@@ -143,8 +143,8 @@ int bal_model_max_k(const bal_model *m)
     widest(&max, &m->projector[1]);
     for (int i = 0; i < m->config.vision.layers; i++) {
         const bal_vision_layer *l = &m->vision_layers[i];
-        const bal_linear *const all[] = {&l->q, &l->k, &l->v, &l->out, &l->fc1, &l->fc2};
-        for (int j = 0; j < 6; j++) widest(&max, all[j]);
+        const bal_linear *const all[] = {&l->q, &l->k, &l->v, &l->out, &l->fc1, &l->fc2, &l->gate};
+        for (int j = 0; j < 7; j++) widest(&max, all[j]);
     }
     return max;
 }

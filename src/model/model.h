@@ -24,6 +24,7 @@ typedef struct bal_vision_layer {
     const float *q_norm, *k_norm;               /* [vision hidden] */
     const float *scale1, *scale2;               /* [vision hidden], of each half's output */
     bal_linear q, k, v, out, fc1, fc2;
+    bal_linear gate; /* with vision.gated */
 } bal_vision_layer;
 
 typedef struct bal_model {

@@ -278,7 +278,8 @@ static bool same_vision_layer(const bal_vision_layer *a, const bal_vision_layer 
         if (!same_floats(va[i], vb[i], hidden)) return false;
     return same_linear(&a->q, &b->q) && same_linear(&a->k, &b->k) && same_linear(&a->v, &b->v) &&
            same_linear(&a->out, &b->out) && same_linear(&a->fc1, &b->fc1) &&
-           same_linear(&a->fc2, &b->fc2);
+           same_linear(&a->fc2, &b->fc2) &&
+           (a->gate.k == 0 ? b->gate.k == 0 : same_linear(&a->gate, &b->gate));
 }
 
 /* What stands before and behind the tower's blocks. */

@@ -43,7 +43,7 @@ see; they're here and I'd say so. Wie viele Formen sind zu sehen? Größe, naïv
 Кошка и собака. αβγ 日本語のテキスト。 The quick brown fox jumps over the lazy dog while the image is read from left to right."""
 
 
-def make_tokenizer(vocab_size=380):
+def make_tokenizer(vocab_size=380, specials=SPECIALS):
     """A byte-level BPE in the manner of Qwen2, trained on the paragraph above."""
     tok = Tokenizer(models.BPE(unk_token=None, fuse_unk=False, byte_fallback=False))
     tok.normalizer = normalizers.NFC()
@@ -54,10 +54,10 @@ def make_tokenizer(vocab_size=380):
     tok.post_processor = processors.ByteLevel(trim_offsets=False)
     tok.train_from_iterator([CORPUS], trainers.BpeTrainer(
         vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
-    tok.add_special_tokens([AddedToken(s, normalized=False, special=True) for s in SPECIALS])
+    tok.add_special_tokens([AddedToken(s, normalized=False, special=True) for s in specials])
     fast = Qwen2TokenizerFast(tokenizer_object=tok, unk_token=None, bos_token=None, eos_token="<|im_end|>",
                               pad_token="<|endoftext|>", model_max_length=2048, clean_up_tokenization_spaces=False,
-                              additional_special_tokens=SPECIALS[1:])
+                              additional_special_tokens=specials[1:])
     fast.chat_template = CHAT_TEMPLATE
     return fast
 
