@@ -86,6 +86,9 @@ typedef struct bal_open_opts {
     uint32_t threads;   /* 0: one per CPU this process may use; results do not depend on it */
     const char *isa;    /* NULL: all this CPU has; else at most "scalar", "avx2" or "avx512" */
     const char *device; /* NULL or "cpu"; anything else is BAL_E_UNSUP */
+    int32_t image_max_tokens; /* a picture is made smaller until it takes at most so many positions,
+                                 in families that see pictures at their own size (Qwen2-VL,
+                                 Qwen2.5-VL); 0: what the model is made for */
 } bal_open_opts;
 
 /* On success *out owns the model, on failure it is NULL. opts and err may be NULL. */
@@ -135,10 +138,12 @@ void bal_chat_close(bal_chat *chat); /* NULL is fine */
 /* How the model sees a picture: one base view, and rows x cols tiles if there are any. */
 typedef struct bal_picture_info {
     uint32_t size;
-    int32_t width, height; /* pixels, upright */
-    int32_t rows, cols;    /* tiles; 0 without */
-    int32_t views;         /* squares that pass through the vision tower */
-    int32_t tokens;        /* positions it takes in the context */
+    int32_t width, height;                 /* pixels, upright */
+    int32_t rows, cols;                    /* tiles; 0 without */
+    int32_t views;                         /* squares that pass through the vision tower */
+    int32_t tokens;                        /* positions it takes in the context */
+    int32_t resized_width, resized_height; /* of the picture as the model sees it, all tiles
+                                              together; 0 where it is padded to a square */
 } bal_picture_info;
 
 /* Adds a picture to the next question. A file is JPEG, PNG or WebP, told by its bytes; rgb is

@@ -73,7 +73,9 @@ bal_status bal_chat_picture(const bal_chat *chat, int32_t index, bal_picture_inf
                                   .rows = plan.rows,
                                   .cols = plan.cols,
                                   .views = plan.n_views,
-                                  .tokens = plan.n_tokens};
+                                  .tokens = plan.n_tokens,
+                                  .resized_width = plan.square_side ? 0 : plan.resized_w,
+                                  .resized_height = plan.square_side ? 0 : plan.resized_h};
     bal_result_write(info, &all, sizeof all);
     return BAL_OK;
 }

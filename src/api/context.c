@@ -65,9 +65,10 @@ static bal_status open_checked(bal_context **out, const char *path, const bal_op
                         o.device);
     bal_context *c = calloc(1, sizeof *c);
     if (!c) return bal_nomem(err, sizeof *c, "model handle");
-    const bal_status st = bal_engine_open(&c->engine, path, (int)o.threads, o.isa, err);
+    bal_status st = bal_engine_open(&c->engine, path, (int)o.threads, o.isa, err);
+    if (st == BAL_OK) st = bal_engine_limit_images(&c->engine, o.image_max_tokens, err);
     if (st < 0)
-        free(c);
+        bal_close(c);
     else
         *out = c;
     return st;

@@ -78,6 +78,9 @@ static const char *flags_fault(const bal_vision_config *v)
         return "vision flags";
     if (!in_range(v->temporal, 0, 16)) return "frames of a patch";
     if (!in_range(v->window, 0, BAL_MAX_SIDE)) return "vision window";
+    for (int i = 0; i < BAL_MAX_LAYERS; i++) /* only blocks that could have windows are listed */
+        if ((i >= v->layers || !v->window) && (uint32_t)v->full_blocks[i / 32] >> i % 32 & 1)
+            return "vision blocks without windows";
     return NULL;
 }
 

@@ -50,6 +50,9 @@ struct bal_family_def {
     bal_status (*plan)(const bal_config *c, int w, int h, bal_view_mode mode, bal_view_plan *p,
                        bal_error *err);
     bool plan_by_count; /* the plan of a picture changes when a second one comes */
+    /* Changes *c so that a picture takes at most n tokens, n >= 1. BAL_E_ARG: no picture of the
+     * family can be that small. NULL: the number is no choice of the user's. */
+    bal_status (*limit)(bal_config *c, int n, bal_error *err);
     /* out [p->n_floats]: normalised views as `encode` reads them */
     bal_status (*pixels)(const bal_config *c, const bal_view_plan *p, const bal_image *image,
                          float *out, bal_error *err);

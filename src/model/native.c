@@ -156,6 +156,18 @@ bal_status bal_native_plan(const bal_config *c, int w, int h, bal_view_mode mode
     return BAL_OK;
 }
 
+bal_status bal_native_limit(bal_config *c, int n, bal_error *err)
+{
+    const int64_t unit = (int64_t)c->vision.patch_size * c->vision.shuffle;
+    const int64_t least = (c->min_pixels + unit * unit - 1) / (unit * unit);
+    if (n < least)
+        return bal_fail(err, BAL_E_ARG,
+                        "at most %d tokens for a picture: this model's pictures take at least %lld",
+                        n, (long long)least);
+    if (n * unit * unit < c->max_pixels) c->max_pixels = (int32_t)(n * unit * unit);
+    return BAL_OK;
+}
+
 bal_status bal_native_pixels(const bal_config *c, const bal_view_plan *p, const bal_image *image,
                              float *out, bal_error *err)
 {

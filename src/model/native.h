@@ -26,6 +26,9 @@ bal_status bal_native_read_processor(bal_config *c, const bal_json *o, bal_error
 const char *bal_native_fault(const bal_config *c);
 bal_status bal_native_plan(const bal_config *c, int w, int h, bal_view_mode mode, bal_view_plan *p,
                            bal_error *err);
+/* Lowers max_pixels; min_pixels stays. A picture so long that its short side is one token keeps
+ * the tokens of its long one. */
+bal_status bal_native_limit(bal_config *c, int n, bal_error *err);
 bal_status bal_native_pixels(const bal_config *c, const bal_view_plan *p, const bal_image *image,
                              float *out, bal_error *err);
 /* Feature (row, column) stands at (start, start + row, start + column); what follows goes on behind

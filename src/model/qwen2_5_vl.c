@@ -17,7 +17,7 @@ static bal_status read_windows(bal_vision_config *v, const bal_json *o, bal_erro
     if (bal_json_has(o, "fullatt_block_indexes"))
         BAL_TRY(bal_json_ints(o, "fullatt_block_indexes", 0, v->layers - 1, full, BAL_MAX_LAYERS,
                               &n, err));
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n && full[i] < v->layers; i++) { /* the defaults go up to 31 */
         const uint32_t word = (uint32_t)v->full_blocks[full[i] / 32] | 1u << full[i] % 32;
         v->full_blocks[full[i] / 32] = (int32_t)word;
     }
@@ -67,6 +67,7 @@ const bal_family_def bal_family_qwen2_5_vl = {
     .n_rows = sizeof rows / sizeof *rows,
     .image_token = "<|image_pad|>",
     .plan = bal_native_plan,
+    .limit = bal_native_limit,
     .pixels = bal_native_pixels,
     .encode = bal_native_encode,
     .positions = bal_native_positions,

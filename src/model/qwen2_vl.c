@@ -14,6 +14,7 @@ static bal_status read(bal_config *c, const bal_json *root, bal_error *err)
     BAL_TRY(bal_json_obj(root, "vision_config", &vision, err));
     BAL_TRY(bal_native_read_vision(c, &vision, "embed_dim", 1280, err));
     BAL_TRY(bal_config_act(&vision, "hidden_act", "quick_gelu", &c->vision.act, err));
+    c->vision.norm = BAL_NORM_LAYER;
     BAL_TRY(bal_native_read_out(c, &vision, "hidden_size", err));
     BAL_TRY(bal_json_f64_or(&vision, "mlp_ratio", 0.01, 100.0, 4.0, &ratio, err));
     const double inter = (double)c->vision.hidden * ratio; /* int(), towards zero */
@@ -51,6 +52,7 @@ const bal_family_def bal_family_qwen2_vl = {
     .n_rows = sizeof rows / sizeof *rows,
     .image_token = "<|image_pad|>",
     .plan = bal_native_plan,
+    .limit = bal_native_limit,
     .pixels = bal_native_pixels,
     .encode = bal_native_encode,
     .positions = bal_native_positions,

@@ -60,6 +60,19 @@ bal_status bal_engine_open(bal_engine *e, const char *path, int threads, const c
     return st;
 }
 
+bal_status bal_engine_limit_images(bal_engine *e, int n, bal_error *err)
+{
+    bal_config *c = &e->model.config;
+    const bal_family_def *family = bal_family_of(c);
+    if (n == 0 || !c->has_vision) return BAL_OK;
+    if (n < 0) return bal_fail(err, BAL_E_ARG, "at most %d tokens for a picture", n);
+    if (!family->limit)
+        return bal_fail(err, BAL_E_UNSUP,
+                        "%s: the number of tokens of a picture is fixed in %s models",
+                        e->model.path, family->model_type);
+    return family->limit(c, n, err);
+}
+
 void bal_engine_close(bal_engine *e)
 {
     bal_pool_destroy(e->pool);

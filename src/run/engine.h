@@ -19,6 +19,10 @@ typedef struct bal_engine {
  * that level ("scalar", "avx2", "avx512"); a level the CPU lacks is an error. */
 bal_status bal_engine_open(bal_engine *e, const char *path, int threads, const char *isa_name,
                            bal_error *err);
+/* Pictures of at most n tokens; 0: what the model is made for. Before the engine is used.
+ * BAL_E_ARG: none can be that small. BAL_E_UNSUP: the family's rule leaves no choice. A model that
+ * cannot see is unchanged. */
+bal_status bal_engine_limit_images(bal_engine *e, int n, bal_error *err);
 void bal_engine_close(bal_engine *e); /* idempotent; zeroed struct is fine */
 
 #endif

@@ -17,8 +17,10 @@ static bal_status say(bal_error *err, bal_status status, const char *text, const
 bal_status bal_asker_open(bal_asker *a, const char *path, const bal_common *common,
                           const bal_ask_flags *flags, bal_error *err)
 {
-    const bal_open_opts open = {
-        .size = sizeof open, .threads = (uint32_t)common->threads, .isa = common->isa};
+    const bal_open_opts open = {.size = sizeof open,
+                                .threads = (uint32_t)common->threads,
+                                .isa = common->isa,
+                                .image_max_tokens = flags->image_max_tokens};
     const bal_chat_opts chat = {.size = sizeof chat,
                                 .context = common->ctx,
                                 .alpha = strcmp(flags->alpha, "drop") == 0 ? BAL_ALPHA_DROPPED
@@ -79,6 +81,18 @@ static bool on_progress(void *ctx, const bal_progress *p)
     bal_asker *a = ctx;
     if (strcmp(p->stage, "answer") != 0) bal_bar_show(&a->bar, p->stage, p->done, p->total);
     return !a->broken && !bal_interrupted();
+}
+
+void bal_describe_picture(char *out, size_t size, const char *path, const bal_picture_info *p)
+{
+    char how[120] = "one square";
+    if (p->views > 1)
+        snprintf(how, sizeof how, "%d x %d tiles%s", p->rows, p->cols,
+                 p->views > p->rows * p->cols ? " and an overview" : "");
+    else if (p->resized_width)
+        snprintf(how, sizeof how, "%d x %d", p->resized_width, p->resized_height);
+    snprintf(out, size, "[%s: %d x %d pixels -> %s, %d tokens]", path, p->width, p->height, how,
+             p->tokens);
 }
 
 bal_status bal_asker_ask(bal_asker *a, int max_tokens, bal_error *err)

@@ -10,6 +10,7 @@ typedef struct bal_ask_flags {
     int max_tokens, top_k;
     double temperature, top_p;
     const char *alpha;
+    int image_max_tokens;
 } bal_ask_flags;
 
 #define BAL_ASK_DEFAULTS                                                                           \
@@ -27,6 +28,14 @@ typedef struct bal_ask_flags {
          0,         1 << 24},                                                                      \
         {"--top-p", 0, BAL_ARG_REAL, &(f).top_p, "P", "of the likeliest that make up P (1)",       \
          1e-6,      1},                                                                            \
+        {"--image-max-tokens",                                                                     \
+         0,                                                                                        \
+         BAL_ARG_INT,                                                                              \
+         &(f).image_max_tokens,                                                                    \
+         "N",                                                                                      \
+         "make pictures smaller, to N tokens at most (the model's limit)",                         \
+         1,                                                                                        \
+         1 << 24},                                                                                 \
     {                                                                                              \
         "--alpha", 0, BAL_ARG_CHOICE, &(f).alpha, "white|drop",                                    \
             "transparency: on white, or dropped (white)", 0, 0                                     \
@@ -50,6 +59,9 @@ typedef struct bal_asker {
 bal_status bal_asker_open(bal_asker *a, const char *path, const bal_common *common,
                           const bal_ask_flags *flags, bal_error *err);
 void bal_asker_close(bal_asker *a);
+
+/* How the model sees a picture, in brackets, as a line without its end. */
+void bal_describe_picture(char *out, size_t size, const char *path, const bal_picture_info *p);
 
 /* Asks a->question. Ctrl-C and a failed write cancel it; the sentence says which. */
 bal_status bal_asker_ask(bal_asker *a, int max_tokens, bal_error *err);

@@ -92,15 +92,11 @@ static void refuse(chat_state *s, const char *text)
 static void describe(const chat_state *s, const char *path, const bal_picture_info *p)
 {
     char text[1400];
-    if (p->rows)
-        snprintf(text, sizeof text,
-                 "[%s: %d x %d pixels -> %d x %d tiles and an overview, %d tokens]", path, p->width,
-                 p->height, p->rows, p->cols, p->tokens);
-    else
-        snprintf(text, sizeof text, "[%s: %d x %d pixels -> one square, %d tokens]", path, p->width,
-                 p->height, p->tokens);
+    bal_describe_picture(text, sizeof text, path, p);
     note(s, text);
-    if (bal_chat_n_pictures(s->a.chat) == 2)
+    bal_picture_info first = {.size = sizeof first};
+    if (bal_chat_n_pictures(s->a.chat) == 2 &&
+        bal_chat_picture(s->a.chat, 0, &first, NULL) == BAL_OK && !first.resized_width)
         note(s, "[with several pictures each is one square, the first one now too]");
 }
 

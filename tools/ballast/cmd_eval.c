@@ -14,7 +14,7 @@ enum { MAX_MODELS = 16 };
 typedef struct eval_flags {
     bal_common common;
     const char *data, *against, *alpha;
-    int limit, max_tokens;
+    int limit, max_tokens, image_max_tokens;
     bool rows;
     const char *paths[MAX_MODELS];
     int n_models;
@@ -193,6 +193,12 @@ static bool on_progress(void *ctx, const bal_progress *p)
     return !bal_interrupted();
 }
 
+static bal_status open_model(bal_engine *e, const eval_flags *f, const char *path, bal_error *err)
+{
+    const bal_status st = bal_engine_open(e, path, f->common.threads, f->common.isa, err);
+    return st < 0 ? st : bal_engine_limit_images(e, f->image_max_tokens, err);
+}
+
 static bal_status evaluate(eval_state *s, bal_error *err)
 {
     const eval_flags *f = s->f;
@@ -205,12 +211,10 @@ static bal_status evaluate(eval_state *s, bal_error *err)
                                                                        : BAL_ALPHA_WHITE,
                                 .progress = on_progress,
                                 .progress_ctx = &s->bar};
-    const int threads = f->common.threads;
     BAL_TRY(bal_evaldata_open(&s->data, f->data, err));
-    if (f->against)
-        BAL_TRY(bal_engine_open(&s->reference, f->against, threads, f->common.isa, err));
+    if (f->against) BAL_TRY(open_model(&s->reference, f, f->against, err));
     for (int i = 0; i < f->n_models; i++) {
-        BAL_TRY(bal_engine_open(&s->engines[i], f->paths[i], threads, f->common.isa, err));
+        BAL_TRY(open_model(&s->engines[i], f, f->paths[i], err));
         engines[i] = &s->engines[i];
     }
     return bal_eval_run(f->against ? &s->reference : NULL, engines, f->n_models, &s->data, &opts,
@@ -261,6 +265,8 @@ int bal_cmd_eval(int argc, char **argv)
         {"--limit", 0, BAL_ARG_INT, &f.limit, "N", "the first N questions, 0: all (0)", 0, 1 << 30},
         {"--max-tokens", 'n', BAL_ARG_INT, &f.max_tokens, "N", "length of a greedy answer (16)", 1,
          1 << 16},
+        {"--image-max-tokens", 0, BAL_ARG_INT, &f.image_max_tokens, "N",
+         "make pictures smaller, to N tokens at most (the model's limit)", 1, 1 << 24},
         {"--alpha", 0, BAL_ARG_CHOICE, &f.alpha, "white|drop",
          "transparency: on white, or dropped (white)", 0, 0},
         {"--rows", 0, BAL_ARG_BOOL, &f.rows, "", "with --json: every answer too", 0, 0},

@@ -63,7 +63,8 @@ static part part_of(const char *name)
 {
     if (starts(name, "ballast.")) return PART_COMPILED;
     if (starts(name, "lm_head.")) return PART_HEAD;
-    if (starts(name, "model.vision_tower.")) return PART_VISION;
+    if (starts(name, "model.visual.merger.")) return PART_PROJECTOR;
+    if (starts(name, "model.vision_tower.") || starts(name, "model.visual.")) return PART_VISION;
     if (starts(name, "model.language_model.embed_tokens.")) return PART_EMBEDDINGS;
     if (!starts(name, "model.language_model.")) return PART_PROJECTOR;
     return strstr(name, "_proj.weight") ? PART_LINEARS : PART_VECTORS;
@@ -211,7 +212,11 @@ static void print_architecture(const sheet *s)
            (double)all_weights(s) / 1e6);
     printf("  decoder  %d layers, width %d, MLP %d, %d heads of %d (%d for keys), %d words\n",
            t->layers, t->hidden, t->intermediate, t->heads, t->head_dim, t->kv_heads, t->vocab);
-    if (s->model.config.has_vision)
+    if (s->model.config.has_vision && s->model.config.max_pixels)
+        printf("  vision   %d layers, width %d, MLP %d, one token of %d x %d pixels, up to %d\n",
+               v->layers, v->hidden, v->intermediate, v->image_size, v->image_size,
+               s->model.config.max_pixels / (v->image_size * v->image_size));
+    else if (s->model.config.has_vision)
         printf("  vision   %d layers, width %d, MLP %d, views of %d pixels, %d tokens each\n",
                v->layers, v->hidden, v->intermediate, v->image_size, bal_view_tokens(v));
 }

@@ -40,9 +40,11 @@ static int print_result(const run_flags *f, bal_asker *a, const char *model)
     for (int i = 0; i < f->pictures.n; i++) {
         bal_picture_info p = {.size = sizeof p};
         if (bal_chat_picture(a->chat, i, &p, NULL) < 0) continue;
-        json_array_append_new(pictures, json_pack("{sssisisisisi}", "path", f->pictures.items[i],
-                                                  "width", p.width, "height", p.height, "rows",
-                                                  p.rows, "cols", p.cols, "tokens", p.tokens));
+        json_array_append_new(pictures,
+                              json_pack("{sssisisisisisisi}", "path", f->pictures.items[i], "width",
+                                        p.width, "height", p.height, "rows", p.rows, "cols", p.cols,
+                                        "resized_width", p.resized_width, "resized_height",
+                                        p.resized_height, "tokens", p.tokens));
     }
     const bal_ask_result *r = &a->result;
     json_t *out = json_object();
@@ -69,12 +71,27 @@ static bool is_utf8(const char *text)
     return s != NULL;
 }
 
+/* What a picture will cost, when that is worth knowing before it is paid. */
+static void print_plans(const run_flags *f, const bal_asker *a)
+{
+    enum { COSTLY = 2048 };
+    for (int i = 0; i < f->pictures.n; i++) {
+        char text[1400];
+        bal_picture_info p = {.size = sizeof p};
+        if (bal_chat_picture(a->chat, i, &p, NULL) < 0) continue;
+        if (f->common.quiet || (p.tokens < COSTLY && !f->common.verbose)) continue;
+        bal_describe_picture(text, sizeof text, f->pictures.items[i], &p);
+        fprintf(stderr, "%s\n", text);
+    }
+}
+
 static int answer(const run_flags *f, bal_asker *a, const char *model)
 {
     bal_error err;
     for (int i = 0; i < f->pictures.n; i++)
         if (bal_chat_add_image_file(a->chat, f->pictures.items[i], NULL, &err) < 0)
             return bal_failure("run", "%s", err.text);
+    print_plans(f, a);
     a->stream = !f->common.json;
     a->collect = f->common.json;
     if (bal_asker_ask(a, f->ask.max_tokens, &err) < 0) {
