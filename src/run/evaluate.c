@@ -195,7 +195,7 @@ static bal_status run_target(scorer *s, scoring *sc, bal_error *err)
     float *embeds = malloc((size_t)n * hidden * sizeof *embeds);
     bal_status st = BAL_OK;
     if (!info || !embeds) st = bal_nomem(err, (size_t)n * hidden * sizeof *embeds, "an answer");
-    const int pos = s->session.info[s->session.n - 1].pos[0] + 1;
+    const int pos = bal_session_next_pos(&s->session);
     for (int i = 0; i < n && st == BAL_OK; i++) {
         info[i] = (bal_token_info){.id = sc->target[i],
                                    .pos = {pos + i, pos + i, pos + i},

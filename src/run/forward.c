@@ -2,7 +2,7 @@
 #include "run/forward.h"
 
 #include "base/size.h"
-#include "op/pointwise.h"
+#include "model/rope.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -41,20 +41,12 @@ void bal_forward_destroy(bal_forward *f)
     *f = (bal_forward){0};
 }
 
-static void angles(bal_forward *f, int m)
-{
-    const bal_text_config *c = &f->engine->model.config.text;
-    int32_t *flat = (int32_t *)(void *)f->buf.act; /* free until the blocks run */
-    for (int i = 0; i < m; i++) flat[i] = f->pos[i][0];
-    bal_rope_table(flat, m, c->head_dim, c->rope_theta, f->buf.cos, f->buf.sin);
-}
-
 void bal_forward_blocks(bal_forward *f, const bal_kv_layout *kv, const bal_kv_span *spans,
                         int n_spans, int m, bal_taps taps)
 {
     const bal_model *model = &f->engine->model;
     const bal_text_config *c = &model->config.text;
-    angles(f, m);
+    bal_rope_angles(c, (const int32_t(*)[3])f->pos, m, f->buf.cos, f->buf.sin);
     bal_rows rows = {
         .m = m, .cos = f->buf.cos, .sin = f->buf.sin, .kv = kv, .spans = spans, .n_spans = n_spans};
     for (int l = 0; l < c->layers; l++) {

@@ -141,7 +141,6 @@ typedef struct encoding {
     bal_scheduler *s;
     bal_picture *picture;
     bal_view_plan plan;
-    bal_token_info first; /* position of its first feature */
     bal_key key;
     bool shared;    /* to be kept */
     double aside_s; /* spent on steps between the layers */
@@ -158,7 +157,6 @@ static bool find_missing(bal_scheduler *s, encoding *e)
             while (t->pictures[i].features || t->pictures[i].end <= cached) i++;
             e->picture = bal_picture_retain(t->pictures[i].picture);
             e->plan = t->pictures[i].plan;
-            e->first = t->info[t->pictures[i].end - 1];
             e->key = t->pictures[i].key;
             e->shared = !t->no_cache;
             if (t->usage.queue_s == 0.0) t->usage.queue_s = bal_now() - t->submitted_at;
@@ -187,11 +185,10 @@ static bal_status look(encoding *e, bal_features **out, bal_error *err)
 {
     bal_scheduler *s = e->s;
     const bal_taps taps = {between_layers, e};
-    const bal_sequence one = {e->plan.n_tokens, &e->first, 1, &e->plan};
     BAL_TRY(bal_features_create(out, &e->key, e->plan.n_tokens, s->engine->model.config.text.hidden,
                                 err));
-    const bal_status st = bal_sequence_embed(
-        &one, s->engine, &s->vision_exec, bal_picture_image(e->picture), (*out)->rows, taps, err);
+    const bal_status st = bal_sequence_look(s->engine, &s->vision_exec, &e->plan,
+                                            bal_picture_image(e->picture), (*out)->rows, taps, err);
     if (st < 0) {
         bal_feature_cache_release(&s->features, *out);
         *out = NULL;

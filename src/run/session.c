@@ -133,10 +133,7 @@ bal_status bal_session_push(bal_session *s, int32_t id, bal_error *err)
 
 int32_t bal_session_next_pos(const bal_session *s)
 {
-    if (s->n == 0) return 0;
-    const int32_t *p = s->info[s->n - 1].pos;
-    const int32_t hw = p[1] > p[2] ? p[1] : p[2];
-    return 1 + (p[0] > hw ? p[0] : hw);
+    return s->n ? bal_next_pos(&s->info[s->n - 1]) : 0;
 }
 
 void bal_session_truncate(bal_session *s, int n)

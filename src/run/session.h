@@ -42,8 +42,7 @@ bal_status bal_session_append(bal_session *s, const bal_token_info *info, const 
                               bal_taps taps, bal_error *err);
 /* Appends one generated token (ANSWER). */
 bal_status bal_session_push(bal_session *s, int32_t id, bal_error *err);
-/* Rotary position of what comes next: behind the last position's largest coordinate, which closes a
- * picture's block as well. */
+/* Rotary position of what comes next, bal_next_pos of the last; 0 at the beginning. */
 int32_t bal_session_next_pos(const bal_session *s);
 /* Forgets all positions from n on. */
 void bal_session_truncate(bal_session *s, int n);

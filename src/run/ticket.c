@@ -73,9 +73,8 @@ static bal_status build(bal_sequence *seq, const bal_engine *engine, const bal_r
         sizes[i][0] = image->width;
         sizes[i][1] = image->height;
     }
-    const bal_status st =
-        bal_sequence_build(seq, &engine->model.config, &r->tokens, (const int(*)[2])sizes,
-                           r->n_pictures, BAL_VIEW_AUTO, 0, 0, err);
+    const bal_status st = bal_sequence_build(seq, engine, &r->tokens, (const int(*)[2])sizes,
+                                             r->n_pictures, BAL_VIEW_AUTO, 0, 0, err);
     free(sizes);
     return st;
 }

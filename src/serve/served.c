@@ -85,15 +85,14 @@ json_t *bal_served_json(const bal_served *m)
 
 bal_picture_view bal_served_view(const bal_served *m, int w, int h, int n_pictures)
 {
-    const bal_config *c = &m->engine.model.config;
-    int32_t id = c->image_token;
+    int32_t id = m->engine.model.config.image_token;
     uint8_t tag = BAL_TAG_IMAGE_SLOT;
     const bal_chat_tokens slot = {&id, &tag, 1};
     const int size[1][2] = {{w, h}};
-    const bal_view_mode mode = n_pictures > 1 ? BAL_VIEW_SQUARE : BAL_VIEW_AUTO;
+    const bal_view_mode mode = n_pictures > 1 ? BAL_VIEW_MANY : BAL_VIEW_ONE;
     bal_picture_view v = {.width = w, .height = h};
     bal_sequence s;
-    if (bal_sequence_build(&s, c, &slot, size, 1, mode, 0, 0, NULL) < 0) return v;
+    if (bal_sequence_build(&s, &m->engine, &slot, size, 1, mode, 0, 0, NULL) < 0) return v;
     v.rows = s.plans[0].rows;
     v.cols = s.plans[0].cols;
     v.views = s.plans[0].n_views;

@@ -200,7 +200,7 @@ static void gradients(const char *name)
         modality[i] = i >= seq.n - ANSWER ? BAL_ANSWER : seq.info[i].modality;
     }
     bal_sample sample = {.n = seq.n, .ids = ids, .modality = modality};
-    const bal_samples samples = {1, seq.n, &sample};
+    const bal_samples samples = {.n = 1, .max_len = seq.n, .items = &sample};
     const bal_engine *e = &f.engine;
     const size_t hidden = (size_t)e->model.config.text.hidden;
     bal_store embeds;

@@ -96,8 +96,8 @@ static void force(const bal_engine *e, bal_session *sessions, const prompt *p, s
         sizes[i][0] = images[i].width;
         sizes[i][1] = images[i].height;
     }
-    ASSERT_OK(bal_sequence_build(&seq, &e->model.config, &p->tokens, (const int(*)[2])sizes,
-                                 p->n_pictures, BAL_VIEW_AUTO, 0, 0, &err));
+    ASSERT_OK(bal_sequence_build(&seq, e, &p->tokens, (const int(*)[2])sizes, p->n_pictures,
+                                 BAL_VIEW_AUTO, 0, 0, &err));
     float *embeds = malloc((size_t)seq.n * (size_t)e->model.config.text.hidden * sizeof *embeds);
     assert_non_null(embeds);
     ASSERT_OK(bal_sequence_embed(&seq, e, &sessions[BAL_KV_F32].exec, images, embeds, (bal_taps){0},

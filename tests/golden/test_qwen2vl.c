@@ -222,7 +222,7 @@ static void check_gradients(const char *name)
         memcpy(pos[i], q.seq.info[i].pos, sizeof pos[i]);
     }
     bal_sample sample = {.n = n, .ids = ids, .modality = modality, .pos = pos};
-    const bal_samples samples = {1, n, &sample};
+    const bal_samples samples = {.n = 1, .max_len = n, .items = &sample};
     bal_store embeds;
     bal_recipe recipe;
     bal_sensitivity out;

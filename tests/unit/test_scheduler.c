@@ -351,8 +351,7 @@ static void a_session_says_the_same(void **state)
         const bal_image *image = bal_picture_image(a);
         const int size[1][2] = {{image->width, image->height}};
         const int vocab = e.model.config.text.vocab;
-        ASSERT_OK(bal_sequence_build(&seq, &e.model.config, &q.tokens, size, 1, BAL_VIEW_AUTO, 0, 0,
-                                     &err));
+        ASSERT_OK(bal_sequence_build(&seq, &e, &q.tokens, size, 1, BAL_VIEW_AUTO, 0, 0, &err));
         ASSERT_OK(bal_session_create_kv(&session, &e, CTX, (bal_kv_type)type, &err));
         float *embeds = malloc((size_t)seq.n * (size_t)e.model.config.text.hidden * sizeof *embeds);
         ASSERT_OK(bal_sequence_embed(&seq, &e, &session.exec, image, embeds, (bal_taps){0}, &err));
