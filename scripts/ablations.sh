@@ -1,77 +1,102 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# What each step of the solver is worth on the embedded model: every arm below at 3 and 2 bits, with several choices of
-# 64 out of the 128 calibration conversations. Rows are kept in docs/ablations.csv as they come, so a run that was
-# stopped goes on; docs/ablations.md is made of them.
+# What each step of the solver is worth on the embedded model: every arm below at 2 and 3 bits, with several choices of
+# a few of the 128 calibration conversations. Rows are kept in docs/ablations.csv as they come, so a run that was
+# stopped goes on; docs/ablations.md is made of them. Arms are numbered by the question they answer (A1 ...); half an
+# hour on two idle cores.
 #   ablations.sh [--table]          --table: only make the page of what is there
-#   SEEDS, BITS, QUESTIONS, SAMPLES, JOBS in the environment: "0 1 2", "3 2", 480, 64, one per CPU
+#   SEEDS, BITS, QUESTIONS, DESCRIPTIONS, SAMPLES, JOBS in the environment: "0 1 2", "2 3", 180, 20, 16, one per CPU
 #   ARMS: an extended regular expression of the arms to measure; all
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ballast=${BALLAST:-build/ballast}
-csv=docs/ablations.csv
-page=docs/ablations.md
+csv=${CSV:-docs/ablations.csv}
+page=${PAGE:-docs/ablations.md}
 work=build/ablations
-questions=${QUESTIONS:-480}
-samples=${SAMPLES:-64}
+questions=${QUESTIONS:-180}
+descriptions=${DESCRIPTIONS:-20}
+samples=${SAMPLES:-16}
 jobs=${JOBS:-$(nproc)}
 
-# arm | recipe | overrides | what it asks
+# number | arm | recipe | overrides | what it asks
 arms() {
   cat <<'END'
-rtn|rtn||nothing is measured
-awq|awq||
-mbq|mbq||
-mbq+|mbq+||
-gptq|gptq||error feedback, every token alike
-gain|gptq|gain=row|and no row falls short
-no order|gptq|gain=row order=none|does the order of columns matter
-damp 0.001|gptq|gain=row damp=0.001|
-damp 0.1|gptq|gain=row damp=0.1|
-float inputs|gptq|gain=row inputs=float|without what the blocks before lost
-answers|gptq|gain=row hessian=answer|one modality
-vision|gptq|gain=row hessian=vision|one modality
-r = 1|gptq|gain=row balance=one loss=mse|each modality by its own mean, no prompt
-balanced|gptq|gain=row balance=gradient loss=mse|vision by measured r, no prompt
-balanced + prompt|gptq|gain=row balance=gradient loss=mse language=text|vision by measured r
-short rows|gptq|clip=inverse|searched ranges without the gain
-clip diag|gptq|gain=row clip=diag|ranges by diag(H)
-clip inverse|gptq|gain=row clip=inverse|ranges by 1/[H⁻¹]jj
-clip block|gptq|gain=row clip=block|ranges by the group's block of H
-shift|gptq|gain=row shift=inputs|targets make up for quantized inputs
-residual|gptq|gain=row shift=residual|and for the residual stream
-sweep|gptq|gain=row polish=sweep|coordinate descent behind
-refit|gptq|gain=row polish=refit|and of scales
-undo|gptq|gain=row clip=inverse shift=residual polish=refit undo=on|all of it, what worsens held-out error undone
-awq+gptq|awq+gptq|gain=row|channel scales before
-mbq+gptq|mbq+gptq|gain=row|channel scales before
+A0|rtn|rtn||nothing is measured
+A0|awq|awq||scale search, every token alike
+A0|mbq|mbq||scale search, vision by measured r
+A1|mbq r=1|mbq-r1||does the ratio matter?
+A1|mbq r flat|mbq|floor=flat|does the ratio of each layer matter?
+A1|mbq r swapped|mbq|floor=reversed|or just some ratio?
+A2|gptq|gptq||error feedback, every token alike
+A2|gptq sym|gptq|grid=sym|the grid of many published baselines
+A2|gptq no order|gptq|order=none|the largest inputs first, or not
+A2|damp 0.001|gptq|damp=0.001|
+A2|damp 0.1|gptq|damp=0.1|
+A2|float inputs|gptq|inputs=float|without what the blocks before lost
+A2|gain|gptq|gain=row|rows that keep their gain
+A3|clip diag|gptq|gain=row clip=diag|ranges by diag(H)
+A3|clip inverse|gptq|gain=row clip=inverse|ranges by 1/[H⁻¹]jj
+A3|clip pivot|gptq|gain=row clip=pivot|ranges by the pivots of LDLQ
+A3|clip block|gptq|gain=row clip=block|ranges by the group's block of H
+A3|clip without gain|gptq|clip=inverse|what the gain is for
+A4|H of answers|gptq|hessian=answer|one modality
+A4|H of vision|gptq|hessian=vision|one modality
+A4|H of text|gptq|hessian=balanced balance=gradient loss=mse language=text|text by its mean, vision by r
+A4|H r=1|gptq|balance=one loss=mse|means of both, no prompt
+A4|H balanced|gptq|balance=gradient loss=mse|vision by r, no prompt
+A4|H balanced sums|gptq|balance=gradient loss=mae|sums instead of means
+A4|H r²|gptq|balance=gradient loss=mse hessian=squared|
+A5|shift|gptq|shift=inputs|targets make up for quantized inputs
+A5|shift ridge 0.01|gptq|shift=inputs ridge=0.01|
+A5|shift ridge 1|gptq|shift=inputs ridge=1|
+A5|residual|gptq|shift=residual|and for the residual stream
+A6|grad2|gptq|hessian=grad2|tokens by squared gradients, cut off
+A6|grad2 raw|gptq|hessian=grad2-raw|not cut off
+A6|grad2 mean|gptq|hessian=grad2-mean|one weight per modality, prompt included
+A7|group 64|gptq|group=64|more bits: 0.13 per weight
+A7|group 32|gptq|group=32|more bits: 0.38 per weight
+A8|sweep|gptq|polish=sweep|coordinate descent behind
+A8|refit|gptq|polish=refit|and of scales
+A8|awq+gptq|awq+gptq||channel scales before
+A8|mbq+gptq|mbq+gptq||channel scales before
+A8|awq+gptq gain|awq+gptq|gain=row|
+A8|undo|gptq|gain=row clip=inverse shift=residual polish=refit undo=on|all of it, what worsens held-out error undone
 END
 }
 
-done_already() { [ -f "$csv" ] && grep -q "^$1,$2,$3,$samples,$questions," "$csv"; }
+done_already() { # ARM BITS SEED
+  [ -f "$csv" ] && awk -F, -v a="$1" -v b="$2" -v s="$3" -v n="$samples" -v q="$questions" -v d="$descriptions" '
+    $1 == a && $2 == b && $3 == s && $4 == n && $5 == q && $6 == d { found = 1 } END { exit !found }' "$csv"
+}
 
-# The figures of the one model in what eval --json prints, in the order of the header.
-figures() {
-  awk -F'[:,]' '{ gsub(/[" ]/, "", $1); v[$1] = $2 + 0 }
-    $1 == "top1_hi" { printf "%.9f,%.9f,%.9f,%.6f,%.9f,%.6f", v["kl"], v["kl_lo"], v["kl_hi"], v["accuracy"], v["nll"],
-      v["top1"]; exit }'
+# Named figures of the one model in what eval --json prints.
+figures() { # NAME...
+  awk -F'[:,]' -v names="$*" '{ gsub(/[" ]/, "", $1); v[$1] = $2 + 0 }
+    $1 == "top1_hi" { n = split(names, want, " "); for (i = 1; i <= n; i++) printf "%s%.9f", i > 1 ? "," : "", v[want[i]]
+      exit }'
+}
+
+judge() { # FILE DATA LIMIT NAME...
+  local file=$1 data=$2 limit=$3
+  shift 3
+  "$ballast" eval "$file" --against demo/model -d "$data" --limit "$limit" --threads 1 --json -q | figures "$@"
 }
 
 # One arm from checkpoint to a row of the table; one thread, since several run at a time.
 measure() { # ARM BITS SEED RECIPE OVERRIDES
-  local set=() s file="$work/$1-w$2-s$3.safetensors" row
+  local set=() s file="$work/${1// /_}-w$2-s$3.safetensors" asked told
   for s in $5; do set+=(--set "$s"); done
   "$ballast" quantize demo/model -o "$file" --force -q --bits "$2" --recipe "$4" "${set[@]}" --threads 1 \
     --calib demo/data/calib.jsonl --samples "$samples" --seed "$3"
-  row=$("$ballast" eval "$file" --against demo/model -d demo/data/eval.jsonl --limit "$questions" --threads 1 \
-    --json -q | figures)
+  asked=$(judge "$file" demo/data/eval.jsonl "$questions" kl kl_lo kl_hi accuracy nll top1)
+  told=$(judge "$file" demo/data/describe.jsonl "$descriptions" kl kl_lo kl_hi)
   rm "$file"
-  echo "$1,$2,$3,$samples,$questions,$row" >>"$csv"
+  echo "$1,$2,$3,$samples,$questions,$descriptions,$asked,$told" >>"$csv"
 }
 
 measure_all() { # BITS SEED: the arms that are missing
-  local name recipe set ask
-  while IFS='|' read -r name recipe set ask; do
+  local number name recipe set ask
+  while IFS='|' read -r number name recipe set ask; do
     [[ $name =~ ^(${ARMS:-.*})$ ]] || continue
     done_already "$name" "$1" "$2" && continue
     [ "$(jobs -rp | wc -l)" -lt "$jobs" ] || wait -n
@@ -79,38 +104,54 @@ measure_all() { # BITS SEED: the arms that are missing
   done < <(arms)
 }
 
-cells() { # ARM BITS: mean KL [least, most] over seeds, and mean accuracy
-  awk -F, -v a="$1" -v b="$2" -v n="$samples" -v q="$questions" '$1 == a && $2 == b && $4 == n && $5 == q { k = 1000 * $6; m++; s += k; r += $9
-      if (m == 1 || k < lo) lo = k; if (m == 1 || k > hi) hi = k }
-    END { if (m) printf "%.2f [%.2f, %.2f] | %.1f", s / m, lo, hi, 100 * r / m; else printf " | " }' "$csv"
+# ARM BITS: mean [least, most] over seeds of the KL on questions, the same on descriptions, mean accuracy
+cells() {
+  awk -F, -v a="$1" -v b="$2" -v n="$samples" -v q="$questions" -v d="$descriptions" '
+    $1 == a && $2 == b && $4 == n && $5 == q && $6 == d { m++; k = 1000 * $7; t = 1000 * $13; s += k; u += t; r += $10
+      if (m == 1 || k < lo) lo = k; if (m == 1 || k > hi) hi = k
+      if (m == 1 || t < tlo) tlo = t; if (m == 1 || t > thi) thi = t }
+    END { if (m) printf "%.2f [%.2f, %.2f] | %.2f [%.2f, %.2f] | %.1f", s / m, lo, hi, u / m, tlo, thi, 100 * r / m
+      else printf " | | " }' "$csv"
 }
 
 table() {
-  local name recipe set ask seeds
+  local number name recipe set ask seeds bits
   seeds=$(awk -F, -v n="$samples" -v q="$questions" '$4 == n && $5 == q { print $3 }' "$csv" | sort -u | wc -l)
   {
     cat <<END
 # Ablations
 
 Made by \`scripts/ablations.sh\` from [ablations.csv](ablations.csv), where each single measurement stands with its interval: the embedded
-model (\`demo/model\`), groups of 128, $samples of 128 calibration conversations chosen by $seeds seeds, the first $questions held-out questions.
-KL to the float model in 10⁻³ nats: the mean over seeds [least, most]; accuracy in %, its mean. Fewer seeds were run where the range is a point.
-What the options mean: [numerics.md](numerics.md).
-
-| arm | recipe | asks | W3 KL | W3 acc. | W2 KL | W2 acc. |
-| --- | --- | --- | ---: | ---: | ---: | ---: |
+model (\`demo/model\`), groups of 128, $samples of 128 calibration conversations chosen by $seeds seeds, the first $questions held-out questions and
+$descriptions descriptions. KL to the float model in 10⁻³ nats: the mean over seeds [least, most]; accuracy on the questions in %, its mean. A range
+that is a point is one seed; an empty cell was not measured. What the options mean: [numerics.md](numerics.md).
 END
-    while IFS='|' read -r name recipe set ask; do
-      echo "| $name | \`$recipe\`${set:+ \`${set// /\` \`}\`} | $ask | $(cells "$name" 3) | $(cells "$name" 2) |"
-    done < <(arms)
+    for bits in 2 3; do
+      printf '\n## %d bits\n\n' "$bits"
+      echo '| | arm | recipe | asks | KL, questions | KL, descriptions | accuracy |'
+      echo '| --- | --- | --- | --- | ---: | ---: | ---: |'
+      while IFS='|' read -r number name recipe set ask; do
+        echo "| $number | $name | \`$recipe\`${set:+ \`${set// /\` \`}\`} | $ask | $(cells "$name" "$bits") |"
+      done < <(arms)
+    done
+    cat <<'END'
+
+## Not built
+
+* A5: GPTAQ's column-wise term; the shift of targets is the same objective solved exactly.
+* A6: gradients of the attention block's own loss and attention scores as weights; row groups with their own H.
+* A7: 4- and 8-entry tables with signed 4-bit scales, trellis codes: no storage type and kernel for them here.
+* A9, A12 to A14 are no ablations of the solver.
+END
   } >"$page"
 }
 
 mkdir -p "$work"
-[ -f "$csv" ] || echo "arm,bits,seed,samples,questions,kl,kl_lo,kl_hi,accuracy,nll,top1" >"$csv"
+[ -f "$csv" ] ||
+  echo "arm,bits,seed,samples,questions,descriptions,kl,kl_lo,kl_hi,accuracy,nll,top1,describe_kl,describe_lo,describe_hi" >"$csv"
 if [ "${1:-}" != --table ]; then
   for seed in ${SEEDS:-0 1 2}; do
-    for bits in ${BITS:-3 2}; do measure_all "$bits" "$seed"; done
+    for bits in ${BITS:-2 3}; do measure_all "$bits" "$seed"; done
   done
   wait
   rm -rf "$work"

@@ -98,8 +98,8 @@ static const key KEYS[] = {
      "narrower ranges: none, AWQ's, or by balanced second moments"},
     {"solver",
      FIELD(solver),
-     {{"round", BAL_SOLVER_ROUND}, {"gptq", BAL_SOLVER_GPTQ}},
-     "codes: to nearest, or by error feedback"},
+     {{"round", BAL_SOLVER_ROUND}, {"gptq", BAL_SOLVER_GPTQ}, {"descent", BAL_SOLVER_DESCENT}},
+     "codes: to nearest, by error feedback, or by coordinate descent"},
     {"inputs",
      FIELD(inputs),
      {{"float", BAL_INPUTS_FLOAT}, {"quantized", BAL_INPUTS_QUANTIZED}},
@@ -404,15 +404,17 @@ bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
                         "recipe %s: shift needs inputs=quantized, found inputs=float: float inputs "
                         "leave nothing to make up for",
                         r->name);
-    if (r->solver != BAL_SOLVER_GPTQ && r->shift != BAL_SHIFT_OFF)
-        return bal_fail(err, BAL_E_ARG, "recipe %s: shift needs solver=gptq, found solver=round",
-                        r->name);
-    if (r->solver != BAL_SOLVER_GPTQ && r->polish != BAL_POLISH_NONE)
-        return bal_fail(err, BAL_E_ARG, "recipe %s: polish needs solver=gptq, found solver=round",
-                        r->name);
-    if (r->solver == BAL_SOLVER_GPTQ && r->clip == BAL_CLIP_AWQ)
+    if (r->solver == BAL_SOLVER_ROUND && r->shift != BAL_SHIFT_OFF)
         return bal_fail(err, BAL_E_ARG,
-                        "recipe %s: clip=awq clamps weights, solver=gptq needs ranges: use "
+                        "recipe %s: shift needs solver=gptq or descent, found solver=round",
+                        r->name);
+    if (r->solver == BAL_SOLVER_ROUND && r->polish != BAL_POLISH_NONE)
+        return bal_fail(err, BAL_E_ARG,
+                        "recipe %s: polish needs solver=gptq or descent, found solver=round",
+                        r->name);
+    if (r->solver != BAL_SOLVER_ROUND && r->clip == BAL_CLIP_AWQ)
+        return bal_fail(err, BAL_E_ARG,
+                        "recipe %s: clip=awq clamps weights, a solver needs ranges: use "
                         "clip=diag, block, inverse or pivot",
                         r->name);
     return BAL_OK;

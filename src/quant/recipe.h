@@ -51,8 +51,9 @@ typedef enum bal_clip {
     BAL_CLIP_INVERSE,
     BAL_CLIP_PIVOT
 } bal_clip;
-/* round: to nearest; gptq: error feedback along H (docs/numerics.md, "Error feedback") */
-typedef enum bal_solver { BAL_SOLVER_ROUND, BAL_SOLVER_GPTQ } bal_solver;
+/* round: to nearest; gptq: error feedback along H (docs/numerics.md, "Error feedback"); descent:
+ * coordinate descent from rounding on, as QuantEase */
+typedef enum bal_solver { BAL_SOLVER_ROUND, BAL_SOLVER_GPTQ, BAL_SOLVER_DESCENT } bal_solver;
 /* what H of the solver is made of: inputs in the float model, or in the model as quantized so far,
  * linear group by linear group */
 typedef enum bal_inputs { BAL_INPUTS_FLOAT, BAL_INPUTS_QUANTIZED } bal_inputs;

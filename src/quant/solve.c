@@ -21,6 +21,7 @@ enum {
     HELD_EVERY = 8, /* one sample of so many judges steps and is not solved for */
     HELD_FROM = 16, /* samples, below which all are used for both */
     SWEEPS = 4,
+    DESCENT_SWEEPS = 25, /* where nothing else chooses codes; QuantEase takes as many */
 };
 
 /* What is in a solution. */
@@ -480,6 +481,15 @@ static void copy_solution(const bal_quantized_linear *from, bal_quantized_linear
     memcpy(to->zeros, from->zeros, groups);
 }
 
+/* Codes on ranges that are set, rounded already. */
+static bal_status choose_codes(solving *s, const float *target, bal_quantized_linear *q,
+                               bal_error *err)
+{
+    const bal_block_job *j = s->j;
+    if (j->recipe->solver == BAL_SOLVER_GPTQ) return bal_ldlq(j->e, &s->factor, target, q, err);
+    return bal_polish(j->e, s->h, target, DESCENT_SWEEPS, false, q, err);
+}
+
 /* next[] = the solution with these parts; `polish_only`: polished from best[]. */
 static bal_status build(solving *s, int group, recipe_part p, bool polish_only, const float *scale,
                         bal_error *err)
@@ -493,7 +503,7 @@ static bal_status build(solving *s, int group, recipe_part p, bool polish_only, 
             copy_solution(&s->best[i], q);
         else
             BAL_TRY(ranges(s, linear_of(group, i), target, p.clip, scale, q, err));
-        if (p.feedback && !polish_only) BAL_TRY(bal_ldlq(j->e, &s->factor, target, q, err));
+        if (p.feedback && !polish_only) BAL_TRY(choose_codes(s, target, q, err));
         if (p.polish) BAL_TRY(bal_polish(j->e, s->h, target, SWEEPS, refit, q, err));
         if (j->recipe->gain && (p.feedback || p.clip))
             BAL_TRY(bal_unit_gain(j->e, s->h, target, q, err));
@@ -553,13 +563,14 @@ static bal_status climb(solving *s, int group, const float *scale, bal_group_log
                         bal_error *err)
 {
     const bal_recipe *r = s->j->recipe;
-    const recipe_part all = {r->solver == BAL_SOLVER_GPTQ, r->clip != BAL_CLIP_NONE, shifts(s),
+    const recipe_part all = {r->solver != BAL_SOLVER_ROUND, r->clip != BAL_CLIP_NONE, shifts(s),
                              r->polish != BAL_POLISH_NONE};
     recipe_part have = {0}, want;
     BAL_TRY(try_step(s, group, &have, have, "round", scale, log, err));
     if (!r->undo) return try_step(s, group, &have, all, "solve", scale, log, err);
     for (int i = 0; i < 4; i++) {
-        static const char *const name[] = {"gptq", "clip", "shift", "polish"};
+        const bool descent = r->solver == BAL_SOLVER_DESCENT;
+        const char *const name[] = {descent ? "descent" : "gptq", "clip", "shift", "polish"};
         want = have;
         if (i == 0) want.feedback = all.feedback;
         if (i == 1) want.clip = all.clip;

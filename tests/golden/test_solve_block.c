@@ -121,6 +121,26 @@ static void test_better_than_rounding(void **state)
     drift_close(&d);
 }
 
+/* Coordinate descent alone: better than rounding, other codes than error feedback. */
+static void test_descent(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    drifted d;
+    bal_block_result r, other;
+    drift_open(&d, "tiled", 2, 0.0f);
+    bal_recipe recipe = gptq();
+    ASSERT_OK(solve(&other, &d, &recipe, half, &err));
+    recipe.solver = BAL_SOLVER_DESCENT;
+    ASSERT_OK(solve(&r, &d, &recipe, half, &err));
+    for (int sub = 0; sub < BAL_SUBS; sub++)
+        assert_true(balanced(&r.final[sub]) < 0.8 * balanced(&r.rtn[sub]));
+    assert_false(same_codes(&r, &other, BAL_LINEAR_DOWN));
+    bal_block_result_free(&r);
+    bal_block_result_free(&other);
+    drift_close(&d);
+}
+
 static void test_threads(void **state)
 {
     (void)state;
@@ -399,6 +419,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_better_than_rounding),
+        cmocka_unit_test(test_descent),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_worse_steps_are_undone),
         cmocka_unit_test(test_without_undo_all_stays),

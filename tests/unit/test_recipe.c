@@ -42,8 +42,9 @@ static void test_published_mbq(void **state)
 static void test_builtin(void **state)
 {
     (void)state;
-    static const char *const names[] = {"rtn",    "awq",  "awq+clip", "mbq",      "mbq+",
-                                        "mbq-r1", "gptq", "ballast",  "awq+gptq", "mbq+gptq"};
+    static const char *const names[] = {"rtn",       "awq",  "awq+clip",  "mbq",      "mbq+",
+                                        "mbq-r1",    "gptq", "ballast",   "awq+gptq", "mbq+gptq",
+                                        "quantease", "vlmq", "gptq+shift"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         bal_recipe a, b;
         bal_error err;

@@ -224,19 +224,57 @@ static void md_sensitivity(FILE *f, const demo_row *r)
 
 static void md_sizes(FILE *f, const demo_table *t)
 {
-    fprintf(f,
-            "\n## Size and speed\n\n"
-            "bpw: bits per quantized weight, scales and zero points counted; file bpw: the whole "
-            "file over all its weights. Decoding speed: median [slowest, fastest] of "
-            "interleaved rounds on %d threads, %s, %s.\n\n"
-            "| recipe | bits | bpw | file bpw | bytes | quantized in s | tokens/s |\n"
-            "| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n",
-            t->threads, t->isa, t->machine);
+    fprintf(
+        f,
+        "\n## Size and speed\n\n"
+        "bpw: bits per quantized weight, scales and zero points counted; file bpw: the whole "
+        "file over all its weights. Quantizing: seconds, and the most memory resident meanwhile, "
+        "the mapped checkpoint included. Decoding speed: median [slowest, fastest] of "
+        "interleaved rounds on %d threads, %s, %s.\n\n"
+        "| recipe | bits | bpw | file bpw | bytes | quantized in s | with MB | tokens/s |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+        t->threads, t->isa, t->machine);
     for (int i = 0; i < t->n_rows; i++) {
         const demo_row *r = &t->rows[i];
-        fprintf(f, "| %s | %d | %.2f | %.2f | %llu | %.1f | %.0f [%.0f, %.0f] |\n", r->recipe,
-                r->bits, r->linear_bpw, r->file_bpw, (unsigned long long)r->bytes, r->quantize_s,
-                r->tokens_per_s, r->speed_lo, r->speed_hi);
+        fprintf(f, "| %s | %d | %.2f | %.2f | %llu |", r->recipe, r->bits, r->linear_bpw,
+                r->file_bpw, (unsigned long long)r->bytes);
+        if (i == 0)
+            fprintf(f, " | |");
+        else
+            fprintf(f, " %.1f | %.0f |", r->quantize_s, r->quantize_mb);
+        fprintf(f, " %.0f [%.0f, %.0f] |\n", r->tokens_per_s, r->speed_lo, r->speed_hi);
+    }
+}
+
+/* Squared error of the residual stream over its own square, as a mean over blocks, in %; NAN
+ * without that modality. */
+static double stream_error(const demo_row *r, const char *modality)
+{
+    const json_t *blocks = json_object_get(r->record, "blocks");
+    double sum = 0.0;
+    size_t i;
+    const json_t *block;
+    json_array_foreach(blocks, i, block)
+    {
+        const json_t *drift = json_object_get(block, "drift");
+        sum += member(json_object_get(drift, "mse"), modality) /
+               member(json_object_get(drift, "ref_ms"), modality);
+    }
+    return 100.0 * sum / (double)json_array_size(blocks);
+}
+
+static void md_sides(FILE *f, const demo_table *t)
+{
+    fprintf(f,
+            "\n## Vision side and text side\n\nHow far the quantized residual stream is from the "
+            "float one on the calibration conversations: squared error over squared size, mean "
+            "over blocks, in %%.\n\n"
+            "| recipe | bits | vision tokens | answer tokens | prompt tokens |\n"
+            "| --- | ---: | ---: | ---: | ---: |\n");
+    for (int i = 1; i < t->n_rows; i++) {
+        const demo_row *r = &t->rows[i];
+        fprintf(f, "| %s | %d | %.2f | %.2f | %.2f |\n", r->recipe, r->bits,
+                stream_error(r, "vision"), stream_error(r, "answer"), stream_error(r, "prompt"));
     }
 }
 
@@ -277,6 +315,7 @@ bal_status demo_print_markdown(FILE *f, const demo_table *t, bal_error *err)
                "output.\n");
     for (int i = 1; i < t->n_rows; i++)
         if (t->rows[i].bits == 3) md_sensitivity(f, &t->rows[i]);
+    md_sides(f, t);
     md_sizes(f, t);
     return BAL_OK;
 }

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# What outlier channels do to each recipe: the embedded model with the weights of 1 % of the inputs of its linears 8 and
+# 64 times larger and these inputs as much smaller (scripts/blow_up.py, which needs python3), so that it computes the
+# same.
+# Rows are kept in docs/outliers.csv as they come, so a run that was stopped goes on; docs/outliers.md is made of them.
+#   outliers.sh [--table]           --table: only make the page of what is there
+#   BITS, QUESTIONS, SAMPLES, JOBS in the environment: 3, 240, 16, one per CPU
+set -euo pipefail
+cd "$(dirname "$0")/.."
+ballast=${BALLAST:-build/ballast}
+csv=${CSV:-docs/outliers.csv}
+page=docs/outliers.md
+work=build/outliers
+bits=${BITS:-3}
+questions=${QUESTIONS:-240}
+samples=${SAMPLES:-16}
+jobs=${JOBS:-$(nproc)}
+recipes=(rtn gptq awq+gptq awq ballast mbq mbq+ mbq+gptq)
+factors=(64 8 1)
+
+figures() {
+  awk -F'[:,]' '{ gsub(/[" ]/, "", $1); v[$1] = $2 + 0 }
+    $1 == "top1_hi" { printf "%.9f,%.9f,%.9f,%.6f,%.6f,%.6f", v["kl"], v["kl_lo"], v["kl_hi"], v["accuracy"],
+      v["accuracy_lo"], v["accuracy_hi"]; exit }'
+}
+
+# One recipe on one model to a row of the table; one thread, since several run at a time.
+measure() { # FACTOR RECIPE
+  local file="$work/$1-$2.safetensors" row
+  "$ballast" quantize "$work/x$1" -o "$file" --force -q --bits "$bits" --recipe "$2" --threads 1 \
+    --calib demo/data/calib.jsonl --samples "$samples"
+  row=$("$ballast" eval "$file" --against demo/model -d demo/data/eval.jsonl --limit "$questions" --threads 1 \
+    --json -q | figures)
+  rm "$file"
+  echo "$1,$2,$bits,$samples,$questions,$row" >>"$csv"
+}
+
+measure_all() {
+  local f r
+  for f in "${factors[@]}"; do
+    [ -d "$work/x$f" ] || python3 scripts/blow_up.py demo/model "$work/x$f" "$f" 1
+    for r in "${recipes[@]}"; do
+      ! grep -q "^$f,$r,$bits,$samples,$questions," "$csv" || continue
+      [ "$(jobs -rp | wc -l)" -lt "$jobs" ] || wait -n
+      measure "$f" "$r" </dev/null >/dev/null &
+    done
+  done
+  wait
+}
+
+cells() { # FACTOR RECIPE
+  awk -F, -v f="$1" -v r="$2" -v b="$bits" '$1 == f && $2 == r && $3 == b { printf "%.1f [%.1f, %.1f] | %.2f [%.2f, %.2f]",
+      100 * $9, 100 * $10, 100 * $11, 1000 * $6, 1000 * $7, 1000 * $8; found = 1 } END { if (!found) printf " | " }' "$csv"
+}
+
+table() {
+  local r
+  {
+    cat <<END
+# Outlier channels
+
+Made by \`scripts/outliers.sh\` from [outliers.csv](outliers.csv): the embedded model (\`demo/model\`) with the weights of 1 % of the inputs of its
+linears 8 and 64 times larger and these inputs as much smaller, which leaves its float output as it was, at $bits bits, groups of 128, $samples
+calibration conversations, the first $questions held-out questions. Accuracy in %; KL to the float model in 10⁻³ nats; brackets are 95 % intervals.
+
+| recipe | accuracy | KL | accuracy, × 8 | KL, × 8 | accuracy, × 64 | KL, × 64 |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |
+END
+    for r in "${recipes[@]}"; do
+      echo "| \`$r\` | $(cells 1 "$r") | $(cells 8 "$r") | $(cells 64 "$r") |"
+    done
+  } >"$page"
+}
+
+mkdir -p "$work"
+[ -f "$csv" ] || echo "factor,recipe,bits,samples,questions,kl,kl_lo,kl_hi,accuracy,accuracy_lo,accuracy_hi" >"$csv"
+if [ "${1:-}" != --table ]; then
+  measure_all
+  rm -rf "$work"
+fi
+table
