@@ -72,7 +72,7 @@ done_already() { # ARM BITS SEED
 # Named figures of the one model in what eval --json prints.
 figures() { # NAME...
   awk -F'[:,]' -v names="$*" '{ gsub(/[" ]/, "", $1); v[$1] = $2 + 0 }
-    $1 == "top1_hi" { n = split(names, want, " "); for (i = 1; i <= n; i++) printf "%s%.9f", i > 1 ? "," : "", v[want[i]]
+    $1 == "top1_hi" { n = split(names, want, " "); for (i = 1; i <= n; i++) printf "%s%.9f", (i > 1 ? "," : ""), v[want[i]]
       exit }'
 }
 

@@ -387,6 +387,51 @@ static void test_shift_helps(void **state)
     drift_close(&d);
 }
 
+/* ---- Outlier channels -------------------------------------------------------------------------
+ */
+
+/* Errors of both halves with some input channels' weights `factor` times larger and these inputs as
+ * much smaller: the block computes the same. */
+static double blown_up(drifted *d, const bal_recipe *r, float factor)
+{
+    bal_error err = {0};
+    bal_layer_copy copy;
+    bal_block_result out;
+    const bal_text_config *c = &d->q.model.config.text;
+    float s[512];
+    ASSERT_OK(bal_layer_copy_create(&copy, d->q.pool, c, &d->q.model.layers[0], 0, &err));
+    for (int g = 0; g < BAL_GROUPS; g++) {
+        const int k = bal_layer_linear(&copy.l, bal_group_table[g].first)->k;
+        for (int i = 0; i < k; i++) s[i] = i % 32 == 5 ? factor : 1.0f;
+        if (g != BAL_GROUP_O) bal_fold_group(&copy, d->q.pool, g, s, BAL_ARITH_F32);
+    }
+    ASSERT_OK(bal_block_solve(&out, &d->q.exec, c, &copy.l, 0, &d->q.samples, &d->q.embeds,
+                              &d->quant, half, r, "/tmp", NULL, NULL, &err));
+    const double error = balanced(&out.final[BAL_SUB_ATTN]) + balanced(&out.final[BAL_SUB_MLP]);
+    bal_block_result_free(&out);
+    bal_layer_copy_destroy(&copy);
+    return error;
+}
+
+/* Ranges that one channel has to itself leave nothing for the others; a scale search gives it back,
+ * whatever codes are chosen behind it. */
+static void test_outlier_channels(void **state)
+{
+    (void)state;
+    drifted d;
+    drift_open(&d, "tiled", 2, 0.0f);
+    for (int solver = BAL_SOLVER_ROUND; solver <= BAL_SOLVER_GPTQ; solver++)
+        for (int scale = BAL_SCALE_NONE; scale <= BAL_SCALE_SEARCH; scale++) {
+            bal_recipe r = gptq();
+            r.solver = (bal_solver)solver;
+            r.scale = (bal_scale)scale;
+            const double plain = blown_up(&d, &r, 1.0f), blown = blown_up(&d, &r, 64.0f);
+            printf("solver %d, scale %d: %g, blown up %g\n", solver, scale, plain, blown);
+            assert_true(scale == BAL_SCALE_SEARCH ? blown < 2.0 * plain : blown > 5.0 * plain);
+        }
+    drift_close(&d);
+}
+
 /* ---- Refusals ---------------------------------------------------------------------------------
  */
 
@@ -427,6 +472,7 @@ int main(void)
         cmocka_unit_test(test_token_weights),
         cmocka_unit_test(test_streams),
         cmocka_unit_test(test_shift_helps),
+        cmocka_unit_test(test_outlier_channels),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
