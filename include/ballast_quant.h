@@ -26,16 +26,18 @@ typedef struct bal_quant_opts {
     const char *report;  /* FILE.html to write, with the same as .json beside it; NULL: none.
                             Either existing is BAL_E_EXISTS without force */
     const char *command; /* shown in the report; NULL: left out */
-    bal_progress_fn *progress; /* stages "pictures" and "sensitivity" (samples), "blocks"
-                                  (thousandths of a block); false stops with BAL_E_CANCELLED */
+    bal_progress_fn *progress; /* stages "pictures" and "sensitivity" (samples), "widths"
+                                  (blocks), "blocks" (thousandths of a block); false stops with
+                                  BAL_E_CANCELLED */
     void *progress_ctx;
 } bal_quant_opts;
 
 /* What a run would do and make. ram_bytes and disk_bytes are estimates: memory beside the mapped
- * checkpoint, and room for OUT.partial/. file_bytes is exact. */
+ * checkpoint, and room for OUT.partial/. file_bytes is exact unless bits is 0. */
 typedef struct bal_quant_plan {
     char recipe[2048];                /* as JSON, overrides applied */
-    int layers, linears, bits, group; /* group 0: the whole row */
+    int layers, linears, bits, group; /* bits 0: each linear its own, and sizes are the most they
+                                         can be; group 0: the whole row */
     bool needs_data;
     int samples; /* 0 without data */
     uint64_t source_bytes, file_bytes, ram_bytes, disk_bytes;

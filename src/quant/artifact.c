@@ -130,6 +130,12 @@ static bal_status add_part(builder *b, const bal_part *part, int layer)
     return BAL_OK;
 }
 
+static int planned_bits(const builder *b, int layer, int i)
+{
+    const bal_artifact_origin *o = b->origin;
+    return o->bits ? o->bits[layer][i] : bal_recipe_bits(o->recipe, i);
+}
+
 /* The same names and sizes as a part would have, before there is one. */
 static bal_status add_planned(builder *b, int layer)
 {
@@ -139,7 +145,7 @@ static bal_status add_planned(builder *b, int layer)
         bal_packed_layout layout;
         int n, k;
         bal_part_linear_size(c, i, &n, &k);
-        BAL_TRY(bal_packed_layout_init(&layout, b->origin->recipe->bits, (size_t)n, (size_t)k,
+        BAL_TRY(bal_packed_layout_init(&layout, planned_bits(b, layer, i), (size_t)n, (size_t)k,
                                        (size_t)b->origin->recipe->group, b->err));
         bal_packed_layout_id(&layout, id);
         BAL_TRY(add_layout(b, layer, i, id));

@@ -13,10 +13,11 @@
 
 typedef struct bal_artifact_origin {
     const bal_recipe *recipe;
-    const char *isa;          /* name of the level that computed it */
-    const char *source;       /* name of the checkpoint's folder, without path */
-    const char *model_sha256; /* of the checkpoint, bal_artifact_hash_model */
-    const char *calibration;  /* JSON text, NULL when no data was used */
+    const bal_linear_bits *bits; /* [layers] where the recipe's bits are auto */
+    const char *isa;             /* name of the level that computed it */
+    const char *source;          /* name of the checkpoint's folder, without path */
+    const char *model_sha256;    /* of the checkpoint, bal_artifact_hash_model */
+    const char *calibration;     /* JSON text, NULL when no data was used */
 } bal_artifact_origin;
 
 /* What a file would be, without any data. */

@@ -5,9 +5,12 @@
 
 #include "quant/job.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+static_assert((int)BAL_RECIPE_LINEARS == (int)BAL_DECODER_LINEARS, "one width per linear");
 
 /* ---- The job ----------------------------------------------------------------------------------
  */
@@ -71,7 +74,10 @@ static bool searches(const bal_block_job *j, int group)
 
 static bal_status job_init(bal_block_job *j, const char *dir, bal_error *err)
 {
-    j->quantizer = bal_quantizer_of(j->recipe);
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
+        j->quantizer[i] = bal_quantizer_of(j->recipe);
+        j->quantizer[i].bits = bal_recipe_bits(j->recipe, i);
+    }
     for (int g = 0; g < BAL_GROUPS; g++) j->total += searches(j, g) ? BAL_SCALE_POINTS : 0;
     if (bal_recipe_solves(j->recipe))
         j->total += BAL_GROUPS;
@@ -104,9 +110,9 @@ static bal_status round_all(bal_block_job *j, bal_quantized_linear *q, bal_error
     for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
         const bal_linear *l = bal_layer_linear(&j->work.l, i);
         bal_quantized_linear mine = {0}, *to = q ? &q[i] : &mine;
-        BAL_TRY(
-            bal_quantized_linear_create(to, l->n, l->k, j->recipe->bits, j->recipe->group, err));
-        bal_quantize_matrix(j->e->pool, &j->quantizer, j->work.w[i], to);
+        BAL_TRY(bal_quantized_linear_create(to, l->n, l->k, j->quantizer[i].bits, j->recipe->group,
+                                            err));
+        bal_quantize_matrix(j->e->pool, &j->quantizer[i], j->work.w[i], to);
         bal_wide_fill(&j->trial, j->e, i, quantized_row, to);
         j->trial.w[i].bias = l->bias;
         bal_quantized_linear_free(&mine);
@@ -280,6 +286,10 @@ static bal_status check_inputs(const bal_block_job *j, bal_error *err)
             return bal_fail(err, BAL_E_ARG, "layer %d, %s is packed already", j->index,
                             bal_decoder_linear_name(i));
     BAL_TRY(bal_recipe_check(r, err));
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++)
+        if (bal_recipe_bits(r, i) == BAL_BITS_AUTO)
+            return bal_fail(err, BAL_E_ARG, "layer %d, %s: no width was chosen", j->index,
+                            bal_decoder_linear_name(i));
     if (j->samples->n < 1 && bal_recipe_needs_data(r))
         return bal_fail(err, BAL_E_ARG, "recipe %s needs calibration samples", r->name);
     if (j->samples->n > 0 &&
@@ -327,6 +337,79 @@ bal_status bal_block_solve(bal_block_result *out, const bal_exec *e, const bal_t
         hand_over(&j, out);
     else
         bal_block_result_free(out);
+    job_deinit(&j);
+    return st;
+}
+
+/* ---- Prices -----------------------------------------------------------------------------------
+ */
+
+const int bal_widths[BAL_WIDTHS] = {2, 3, 4, 8};
+
+/* A linear rounded as z says; bits 0: as it is. */
+typedef struct priced {
+    const bal_quantizer *z;
+    const bal_linear *from;
+} priced;
+
+static void rounded_row(const void *ctx, int r, float *out, float *work)
+{
+    const priced *p = ctx;
+    const int k = p->from->k, size = bal_group_size(k, p->z->group);
+    (void)work;
+    bal_linear_row(p->from, r, out);
+    for (int at = 0; p->z->bits && at < k; at += size)
+        bal_quantize_group(p->z, out + at, k - at < size ? k - at : size, out + at);
+}
+
+/* One linear at one width; trial holds the float block otherwise. */
+static bal_status price_width(bal_block_job *j, bal_block_price *out, int i, int width,
+                              bal_error *err)
+{
+    const int group = bal_group_of_linear(i);
+    bal_quantizer z = j->quantizer[i];
+    bal_error_sums sums;
+    z.bits = bal_widths[width];
+    const priced p = {&z, bal_layer_linear(j->layer, i)};
+    bal_wide_fill(&j->trial, j->e, i, rounded_row, &p);
+    BAL_TRY(bal_job_group_errors(j, group, &sums, err));
+    for (int m = 0; m < BAL_MODALITIES; m++) {
+        out->rows[m] = sums.rows[m];
+        if (sums.rows[m] > 0)
+            out->mse[i][width][m] = sums.sq[m] / ((double)sums.rows[m] * j->c->hidden);
+    }
+    return BAL_OK;
+}
+
+static bal_status price(bal_block_job *j, bal_block_price *out, bal_error *err)
+{
+    bal_wide_copy_all(&j->trial, j->e, j->layer);
+    BAL_TRY(bal_job_collect(j, j->in_float, (1u << BAL_GROUPS) - 1, true, err));
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
+        const bal_quantizer none = {0};
+        const priced back = {&none, bal_layer_linear(j->layer, i)};
+        for (int width = 0; width < BAL_WIDTHS; width++)
+            BAL_TRY(price_width(j, out, i, width, err));
+        bal_wide_fill(&j->trial, j->e, i, rounded_row, &back);
+    }
+    return BAL_OK;
+}
+
+bal_status bal_block_price_make(bal_block_price *out, const bal_exec *e, const bal_text_config *c,
+                                const bal_decoder_layer *layer, int index,
+                                const bal_samples *samples, const bal_store *in_float,
+                                const bal_recipe *recipe, const char *tmp_dir, bal_error *err)
+{
+    bal_block_job j = {.e = e,
+                       .c = c,
+                       .layer = layer,
+                       .index = index,
+                       .samples = samples,
+                       .in_float = in_float,
+                       .recipe = recipe};
+    *out = (bal_block_price){0};
+    bal_status st = job_init(&j, tmp_dir, err);
+    if (st >= 0) st = price(&j, out, err);
     job_deinit(&j);
     return st;
 }

@@ -69,4 +69,20 @@ bal_status bal_block_solve(bal_block_result *out, const bal_exec *e, const bal_t
                            const char *tmp_dir, bal_step_fn *step, void *step_ctx, bal_error *err);
 void bal_block_result_free(bal_block_result *r);
 
+/* Widths that a linear can have, and what each does to the block: the mean squared error of the
+ * sub-block's output per modality when this linear alone is rounded to it, all others float. */
+enum { BAL_WIDTHS = 4 };
+extern const int bal_widths[BAL_WIDTHS]; /* 2 3 4 8 */
+typedef struct bal_block_price {
+    double mse[BAL_RECIPE_LINEARS][BAL_WIDTHS][BAL_MODALITIES];
+    int64_t rows[BAL_MODALITIES]; /* that were looked at; a modality without weight has none */
+} bal_block_price;
+
+/* Arguments as bal_block_solve's; the recipe says group, grid, arithmetic and which tokens weigh
+ * anything. */
+bal_status bal_block_price_make(bal_block_price *out, const bal_exec *e, const bal_text_config *c,
+                                const bal_decoder_layer *layer, int index,
+                                const bal_samples *samples, const bal_store *in_float,
+                                const bal_recipe *recipe, const char *tmp_dir, bal_error *err);
+
 #endif

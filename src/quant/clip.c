@@ -61,6 +61,7 @@ static range range_of(const float *w, int n, bool symmetric)
 
 typedef struct diag_job {
     const bal_block_job *j;
+    const bal_quantizer *z;
     const double *h; /* [k] at the folded input */
     float *w;        /* [n][k] */
     int k;
@@ -97,11 +98,11 @@ static void diag_group(const bal_quantizer *z, float *w, const double *h, int n,
 static void diag_rows(void *ctx, size_t begin, size_t end, int lane)
 {
     const diag_job *d = ctx;
-    const int size = bal_group_size(d->k, d->j->quantizer.group);
+    const int size = bal_group_size(d->k, d->z->group);
     float *work = bal_wide_lane(&d->j->trial, lane);
     for (size_t r = begin; r < end; r++)
         for (int at = 0; at < d->k; at += size)
-            diag_group(&d->j->quantizer, d->w + r * (size_t)d->k + at, d->h + at,
+            diag_group(d->z, d->w + r * (size_t)d->k + at, d->h + at,
                        d->k - at < size ? d->k - at : size, work);
 }
 
@@ -113,7 +114,7 @@ static bal_status clip_diag(bal_block_job *j, int i, const float *s, bal_error *
     if (!h) return bal_nomem(err, (size_t)l->k * sizeof *h, "diagonal of H");
     bal_stats_diag(&j->stats[group], j->recipe, j->ratio[bal_group_table[group].sub], h);
     for (int c = 0; s && c < l->k; c++) h[c] /= (double)s[c] * (double)s[c];
-    diag_job d = {j, h, j->work.w[i], l->k};
+    diag_job d = {j, &j->quantizer[i], h, j->work.w[i], l->k};
     bal_pool_run(j->e->pool, diag_rows, &d, (size_t)l->n, 4);
     free(h);
     return BAL_OK;
@@ -124,6 +125,7 @@ static bal_status clip_diag(bal_block_job *j, int i, const float *s, bal_error *
 
 typedef struct awq_job {
     const bal_block_job *j;
+    const bal_quantizer *z;
     int k, tokens;
     float *x;     /* [tokens][k]: sampled inputs at the folded scale */
     float *part;  /* [tokens][group]: columns of one group */
@@ -150,7 +152,7 @@ static void awq_delta(void *ctx, size_t begin, size_t end, int lane)
         float *out = a->delta + r * (size_t)a->size;
         const float most = range_of(w, a->size, true).hi * c;
         clamp_all(w, a->size, -most, most, out);
-        bal_quantize_group(&a->j->quantizer, out, a->size, out);
+        bal_quantize_group(a->z, out, a->size, out);
         for (int i = 0; i < a->size; i++) out[i] -= w[i];
     }
 }
@@ -221,9 +223,9 @@ static bal_status awq_tokens(bal_block_job *j, int group, const float *s, awq_jo
 static bal_status clip_awq(bal_block_job *j, int i, const float *s, bal_error *err)
 {
     const bal_linear *l = bal_layer_linear(&j->work.l, i);
-    const int widest = bal_group_size(l->k, j->quantizer.group);
+    const int widest = bal_group_size(l->k, j->quantizer[i].group);
     const size_t k = (size_t)l->k, size = (size_t)widest;
-    awq_job a = {.j = j, .k = l->k, .w = j->work.w[i]};
+    awq_job a = {.j = j, .z = &j->quantizer[i], .k = l->k, .w = j->work.w[i]};
     double best[AWQ_ROWS];
     float keep[AWQ_ROWS];
     a.best = best;
@@ -251,6 +253,7 @@ static bal_status clip_awq(bal_block_job *j, int i, const float *s, bal_error *e
 
 typedef struct block_job {
     const bal_block_job *j;
+    const bal_quantizer *z;
     int k, size; /* columns of W, of a group */
     int cols;    /* of a block of H; the last block of a group may have fewer */
     float *w;    /* [n][k] */
@@ -377,7 +380,7 @@ static void try_shrink(block_rows *g, int phase, float c)
         const range to = shrunk(g, r, phase, c);
         float *d = g->d + (size_t)r * (size_t)g->size;
         clamp_all(row, g->size, to.lo, to.hi, d);
-        bal_quantize_group(&g->b->j->quantizer, d, g->size, d);
+        bal_quantize_group(g->b->z, d, g->size, d);
         for (int i = 0; i < g->size; i++) d[i] -= row[i];
     }
     block_errors(g->b, g->at, g->size, g->rows, g->d, g->product, error);
@@ -390,7 +393,7 @@ static void try_shrink(block_rows *g, int phase, float c)
 
 static void block_group(block_rows *g)
 {
-    const bool symmetric = g->b->j->quantizer.grid == BAL_GRID_SYM;
+    const bool symmetric = g->b->z->grid == BAL_GRID_SYM;
     for (int r = 0; r < g->rows; r++) {
         g->best[r] = INFINITY;
         g->whole[r] = g->keep[r] = range_of(block_row(g, r), g->size, symmetric);
@@ -419,7 +422,8 @@ static bal_status clip_block(bal_block_job *j, int i, const float *s, bal_error 
 {
     const bal_linear *l = bal_layer_linear(&j->work.l, i);
     const size_t k = (size_t)l->k, rows = (size_t)j->samples->max_len;
-    block_job b = {.j = j, .k = l->k, .size = bal_group_size(l->k, j->quantizer.group)};
+    const bal_quantizer *z = &j->quantizer[i];
+    block_job b = {.j = j, .z = z, .k = l->k, .size = bal_group_size(l->k, z->group)};
     b.cols = b.size < BLOCK_COLS ? b.size : BLOCK_COLS;
     b.w = j->work.w[i];
     b.h = malloc(k * (size_t)b.cols * sizeof *b.h);

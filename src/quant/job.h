@@ -20,7 +20,7 @@ typedef struct bal_block_job {
     const bal_samples *samples;
     const bal_store *in_float, *in_quant;
     const bal_recipe *recipe;
-    bal_quantizer quantizer;
+    bal_quantizer quantizer[BAL_DECODER_LINEARS];
     double ratio[BAL_SUBS];
     bal_step_fn *step;
     void *step_ctx;
@@ -52,6 +52,10 @@ bal_status bal_job_collect(bal_block_job *j, const bal_store *in, unsigned group
  * themselves where `ref` is not NULL. */
 bal_status bal_job_errors(bal_block_job *j, bal_error_sums errors[BAL_SUBS], bal_error_sums *ref,
                           bal_error *err);
+
+/* Errors of trial at the output that the group is judged by (docs/numerics.md, "The scale search"),
+ * against ref[], on the rows that weigh something; x[] of the group must be there. */
+bal_status bal_job_group_errors(bal_block_job *j, int group, bal_error_sums *sums, bal_error *err);
 
 /* The 20-point search for one group: fills the log. Leaves the last candidate in trial. */
 bal_status bal_job_search(bal_block_job *j, int group, bal_group_log *log, bal_error *err);

@@ -184,8 +184,8 @@ typedef struct opener {
 static bal_status layout_of(const opener *o, const bal_linear *l, int i, bal_packed_layout *layout)
 {
     char key[BAL_PART_NAME], want[BAL_PACKED_ID_SIZE];
-    BAL_TRY(bal_packed_layout_init(layout, o->recipe->bits, (size_t)l->n, (size_t)l->k,
-                                   (size_t)o->recipe->group, o->err));
+    BAL_TRY(bal_packed_layout_init(layout, bal_recipe_bits(o->recipe, i), (size_t)l->n,
+                                   (size_t)l->k, (size_t)o->recipe->group, o->err));
     bal_packed_layout_id(layout, want);
     bal_part_layout_key(key, o->index, i);
     const char *id = bal_tensor_meta(&o->p->set, key);

@@ -9,6 +9,7 @@
 #include "quant/factor.h"
 #include "quant/finite.h"
 #include "quant/gather.h"
+#include "quant/price.h"
 #include "quant/stream.h"
 #include "quant/workspace.h"
 
@@ -31,7 +32,9 @@ typedef struct run {
     bal_store gradients; /* of tokens, if the recipe weighs them by these */
     bal_streamer streamer;
     bal_sensitivity sensitivity;
-    bal_part *parts; /* [layers] */
+    bal_widths_plan widths; /* with bits=auto */
+    json_t *allocation;     /* its record */
+    bal_part *parts;        /* [layers] */
     json_t *identity, *blocks;
     char model_sha256[BAL_SHA256_HEX];
     char *calibration; /* JSON text for the file's metadata */
@@ -50,7 +53,8 @@ static int layers_of(const run *r)
 
 static bool needs_sensitivity(const bal_recipe *r)
 {
-    return (bal_recipe_needs_data(r) && r->balance == BAL_BALANCE_GRADIENT) ||
+    return (bal_recipe_needs_data(r) &&
+            (r->balance == BAL_BALANCE_GRADIENT || r->bits == BAL_BITS_AUTO)) ||
            bal_recipe_weighs_tokens(r);
 }
 
@@ -96,6 +100,8 @@ static void close_run(run *r)
     for (int i = 0; r->parts && i < layers_of(r); i++) bal_part_close(&r->parts[i]);
     free(r->parts);
     bal_sensitivity_free(&r->sensitivity);
+    bal_widths_free(&r->widths);
+    json_decref(r->allocation);
     bal_streamer_destroy(&r->streamer);
     bal_store_destroy(&r->quant);
     bal_store_destroy(&r->gradients);
@@ -224,6 +230,7 @@ static bal_artifact_origin origin_of(const run *r)
 {
     return (bal_artifact_origin){
         .recipe = &r->recipe,
+        .bits = (const bal_linear_bits *)r->widths.bits,
         .isa = bal_isa_name(r->engine.isa),
         .source = json_string_value(json_object_get(r->identity, "source")),
         .model_sha256 = r->model_sha256,
@@ -252,6 +259,106 @@ static bal_status measure(run *r)
     const bal_status st = bal_record_save(path, record, r->err);
     json_decref(record);
     return st;
+}
+
+/* ---- Widths ------------------------------------------------------------------------------------
+ */
+
+/* Bytes that the packed linears may take. A file is a little more than its linears: how much,
+ * depends on the lengths of numbers in its header, so it is asked with the widths in hand. */
+static bal_status budget_of(const run *r, const bal_artifact_sizes *sizes, uint64_t *budget)
+{
+    const bal_recipe *recipe = &r->recipe;
+    uint64_t least, most;
+    BAL_TRY(bal_widths_range(&least, &most, &r->engine.model, recipe->group, r->err));
+    const double weights = (double)sizes->linear_weights;
+    const uint64_t rest = sizes->n_bytes - sizes->linear_bytes;
+    if (recipe->target_bpw > 0.0) {
+        *budget = (uint64_t)(recipe->target_bpw * weights / 8.0);
+        if (*budget >= least) return BAL_OK;
+        return bal_fail(
+            r->err, BAL_E_ARG,
+            "target_bpw=%.10g cannot be met: the least possible is %.5f bits per weight "
+            "(all linears at %d bits, group %d)",
+            recipe->target_bpw, 8.0 * (double)least / weights + 5e-6, bal_widths[0], recipe->group);
+    }
+    const uint64_t target = (uint64_t)recipe->target_size;
+    *budget = target > rest ? target - rest : 0;
+    if (*budget >= least) return BAL_OK;
+    return bal_fail(r->err, BAL_E_ARG,
+                    "target_size=%llu cannot be met: the least possible is %llu bytes, of which "
+                    "%llu are not quantized",
+                    (unsigned long long)target, (unsigned long long)(rest + least),
+                    (unsigned long long)rest);
+}
+
+static bal_status size_with(const run *r, const bal_linear_bits *bits, bal_artifact_sizes *sizes)
+{
+    bal_artifact_origin origin = origin_of(r);
+    origin.bits = bits;
+    return bal_artifact_size(sizes, &r->engine, &origin, r->err);
+}
+
+/* All linears at the narrowest. */
+static bal_status least_size(const run *r, bal_artifact_sizes *sizes)
+{
+    const size_t layers = (size_t)layers_of(r);
+    bal_linear_bits *bits = calloc(layers, sizeof *bits);
+    if (!bits) return bal_nomem(r->err, layers * sizeof *bits, "widths");
+    memset(bits, bal_widths[0], layers * sizeof *bits);
+    const bal_status st = size_with(r, (const bal_linear_bits *)bits, sizes);
+    free(bits);
+    return st;
+}
+
+/* Before anything is measured: whether the budget can be met at all. */
+static bal_status check_budget(const run *r, bal_artifact_sizes *sizes, uint64_t *budget)
+{
+    BAL_TRY(least_size(r, sizes));
+    return budget_of(r, sizes, budget);
+}
+
+static bal_status buy(run *r)
+{
+    bal_artifact_sizes sizes;
+    uint64_t budget, least, most;
+    BAL_TRY(check_budget(r, &sizes, &budget));
+    BAL_TRY(bal_widths_range(&least, &most, &r->engine.model, r->recipe.group, r->err));
+    for (;;) {
+        BAL_TRY(bal_widths_buy(&r->widths, &r->engine.model, r->recipe.group, budget, r->err));
+        if (r->recipe.target_size <= 0.0) return BAL_OK;
+        BAL_TRY(size_with(r, (const bal_linear_bits *)r->widths.bits, &sizes));
+        const uint64_t target = (uint64_t)r->recipe.target_size;
+        if (sizes.n_bytes <= target) return BAL_OK;
+        const uint64_t over = sizes.n_bytes - target;
+        budget = budget - least > over ? budget - over : least;
+    }
+}
+
+static bal_status make_widths(run *r, const char *path)
+{
+    BAL_TRY(bal_widths_create(&r->widths, layers_of(r), r->err));
+    BAL_TRY(bal_widths_measure(&r->widths, &r->exec, &r->engine.model, &r->data.samples,
+                               &r->data.embeds, &r->sensitivity, &r->recipe,
+                               r->space.output.partial, step_through, r, r->err));
+    BAL_TRY(buy(r));
+    json_t *record = bal_widths_to_json(&r->widths);
+    const bal_status st = bal_record_save(path, record, r->err);
+    json_decref(record);
+    return st;
+}
+
+static bal_status choose_widths(run *r)
+{
+    char path[PATH_SIZE];
+    if (r->recipe.bits != BAL_BITS_AUTO) return BAL_OK;
+    BAL_TRY(bal_workspace_path(&r->space, path, sizeof path, "widths.json", r->err));
+    if (!bal_path_exists(path)) {
+        BAL_TRY(make_widths(r, path));
+        bal_widths_free(&r->widths);
+    }
+    BAL_TRY(bal_widths_read(&r->widths, path, layers_of(r), r->err));
+    return bal_record_load(&r->allocation, path, r->err);
 }
 
 /* The quantized stream starts where the float stream does. */
@@ -351,6 +458,8 @@ static bal_status do_block(run *r)
 {
     const bal_model *m = &r->engine.model;
     block_paths p;
+    if (r->widths.bits)
+        memcpy(r->recipe.linear_bits, r->widths.bits[r->block], sizeof r->recipe.linear_bits);
     BAL_TRY(paths_of(r, &p));
     json_t *record = finished_record(&p);
     const bool finished = record != NULL;
@@ -427,6 +536,7 @@ static bal_status make_record(const run *r, json_t **out)
     }
     if (r->sensitivity.cell)
         bad |= json_object_set_new(doc, "sensitivity", bal_record_sensitivity(&r->sensitivity));
+    if (r->allocation) bad |= json_object_set(doc, "allocation", r->allocation);
     bad |= json_object_set(doc, "blocks", r->blocks);
     *out = bad ? NULL : doc;
     if (!bad) return BAL_OK;
@@ -487,16 +597,20 @@ static bal_status encode_data(run *r)
 /* What would be refused is found before the first expensive step. */
 static bal_status go(run *r)
 {
+    bal_artifact_sizes sizes;
+    uint64_t budget;
     BAL_TRY(check_names(r));
     BAL_TRY(open_model(r));
     BAL_TRY(open_calib(r));
     BAL_TRY(bal_check_finite(&r->engine.model.tensors, r->err));
     BAL_TRY(lay_out_data(r));
     BAL_TRY(identify(r));
+    if (r->recipe.bits == BAL_BITS_AUTO) BAL_TRY(check_budget(r, &sizes, &budget));
     BAL_TRY(bal_workspace_open(&r->space, r->o->out, r->o->resume, r->o->force, r->err));
     BAL_TRY(bind(r));
     BAL_TRY(encode_data(r));
     BAL_TRY(measure(r));
+    BAL_TRY(choose_widths(r));
     BAL_TRY(open_streams(r));
     BAL_TRY(do_blocks(r));
     return finish(r);
@@ -575,6 +689,18 @@ static void fill_plan(bal_pipeline_plan *p, const run *r)
                     (uint64_t)r->n * longest_sample(c) * disk_row(&c->text);
 }
 
+/* The most that the file can be. */
+static bal_status plan_budget(const run *r, bal_artifact_sizes *sizes)
+{
+    uint64_t budget, least, most;
+    BAL_TRY(check_budget(r, sizes, &budget));
+    BAL_TRY(bal_widths_range(&least, &most, &r->engine.model, r->recipe.group, r->err));
+    const uint64_t linears = budget < most ? budget : most;
+    sizes->n_bytes += linears - least;
+    sizes->linear_bytes = linears;
+    return BAL_OK;
+}
+
 static bal_status plan(run *r, bal_pipeline_plan *p)
 {
     char source[256], zeros[BAL_SHA256_HEX] = "";
@@ -585,12 +711,13 @@ static bal_status plan(run *r, bal_pipeline_plan *p)
     json_t *calib = NULL;
     if (r->o->calib) BAL_TRY(describe_calibration(r, zeros, &calib));
     json_decref(calib);
-    const bal_artifact_origin origin = {.recipe = &r->recipe,
-                                        .isa = bal_isa_name(r->engine.isa),
-                                        .source = base_name(r->o->model, source, sizeof source),
-                                        .model_sha256 = zeros,
-                                        .calibration = r->calibration};
-    BAL_TRY(bal_artifact_size(&p->sizes, &r->engine, &origin, r->err));
+    memset(r->model_sha256, '0', sizeof r->model_sha256 - 1);
+    r->identity = json_pack("{s:s}", "source", base_name(r->o->model, source, sizeof source));
+    if (!r->identity) return bal_nomem(r->err, sizeof source, "identity of the run");
+    const bal_artifact_origin origin = origin_of(r);
+    BAL_TRY(r->recipe.bits == BAL_BITS_AUTO
+                ? plan_budget(r, &p->sizes)
+                : bal_artifact_size(&p->sizes, &r->engine, &origin, r->err));
     fill_plan(p, r);
     return BAL_OK;
 }

@@ -31,7 +31,7 @@ typedef struct bal_pipeline_opts {
 } bal_pipeline_opts;
 
 typedef struct bal_pipeline_plan {
-    int layers, bits, group; /* group 0: row */
+    int layers, bits, group; /* bits 0: auto, and sizes are the most there can be; group 0: row */
     bool needs_data;
     int samples; /* that would be used, 0 without data */
     bal_artifact_sizes sizes;

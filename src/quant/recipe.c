@@ -31,7 +31,10 @@ static_assert(sizeof(bal_grid) == sizeof(int) && sizeof(bal_clip) == sizeof(int)
 #define FIELD(f) offsetof(bal_recipe, f), sizeof(((bal_recipe *)0)->f)
 
 static const key KEYS[] = {
-    {"bits", FIELD(bits), {{"2", 2}, {"3", 3}, {"4", 4}, {"8", 8}}, "bits per weight code"},
+    {"bits",
+     FIELD(bits),
+     {{"2", 2}, {"3", 3}, {"4", 4}, {"8", 8}, {"auto", BAL_BITS_AUTO}},
+     "bits per weight code; auto: each tensor its own, under a target"},
     {"group",
      FIELD(group),
      {{"32", 32}, {"64", 64}, {"128", 128}, {"row", 0}},
@@ -160,7 +163,22 @@ static const key KEYS[] = {
      {{"refuse", BAL_ABSENT_REFUSE}, {"allow", BAL_ABSENT_ALLOW}},
      "calibration data without pictures for a model that sees: an error, or accepted"},
 };
-enum { N_KEYS = sizeof KEYS / sizeof KEYS[0] };
+
+/* Keys with a number instead of a word. */
+typedef struct number_key {
+    const char *name;
+    size_t offset; /* of a double */
+    double least, most;
+    const char *words, *help;
+} number_key;
+
+static const number_key NUMBERS[] = {
+    {"target_bpw", offsetof(bal_recipe, target_bpw), 1.0, 16.0, "1 .. 16",
+     "with bits=auto: bits per weight of the quantized linears, scales counted"},
+    {"target_size", offsetof(bal_recipe, target_size), 1.0, 9e15, "bytes",
+     "with bits=auto: bytes of the whole file"},
+};
+enum { N_KEYS = sizeof KEYS / sizeof KEYS[0], N_NUMBERS = sizeof NUMBERS / sizeof NUMBERS[0] };
 
 static void set_field(bal_recipe *r, const key *k, int value)
 {
@@ -197,6 +215,8 @@ static void join_keys(char *out, size_t size)
     size_t used = 0;
     for (size_t i = 0; i < N_KEYS && used < size; i++)
         used += (size_t)snprintf(out + used, size - used, "%s%s", i ? ", " : "", KEYS[i].name);
+    for (size_t i = 0; i < N_NUMBERS && used < size; i++)
+        used += (size_t)snprintf(out + used, size - used, ", %s", NUMBERS[i].name);
 }
 
 static bal_status set_word(bal_recipe *r, const key *k, const char *text, const char *where,
@@ -213,11 +233,40 @@ static bal_status set_word(bal_recipe *r, const key *k, const char *text, const 
                     words, text);
 }
 
+static const number_key *find_number(const char *name)
+{
+    for (size_t i = 0; i < N_NUMBERS; i++)
+        if (strcmp(NUMBERS[i].name, name) == 0) return &NUMBERS[i];
+    return NULL;
+}
+
+static double number_of(const bal_recipe *r, const number_key *k)
+{
+    double x;
+    memcpy(&x, (const char *)r + k->offset, sizeof x);
+    return x;
+}
+
+static bal_status set_number(bal_recipe *r, const number_key *k, const char *text,
+                             const char *where, bal_error *err)
+{
+    char *end;
+    const double x = strtod(text, &end);
+    if (end == text || *end || !(x >= k->least && x <= k->most))
+        return bal_fail(err, BAL_E_ARG,
+                        "%s: %s must be a number from %.15g to %.15g, found \"%.60s\"", where,
+                        k->name, k->least, k->most, text);
+    memcpy((char *)r + k->offset, &x, sizeof x);
+    return BAL_OK;
+}
+
 bal_status bal_recipe_set(bal_recipe *r, const char *name, const char *value, bal_error *err)
 {
     const key *k = find_key(name);
+    const number_key *number = find_number(name);
     if (k) return set_word(r, k, value, "recipe", err);
-    char keys[360];
+    if (number) return set_number(r, number, value, "recipe", err);
+    char keys[400];
     join_keys(keys, sizeof keys);
     return bal_fail(err, BAL_E_ARG, "recipe: no key \"%.60s\"; the keys are %s", name, keys);
 }
@@ -233,21 +282,37 @@ bal_status bal_recipe_assign(bal_recipe *r, const char *assignment, bal_error *e
 }
 
 /* A value in a recipe file is a word, a number or, for off and on, a boolean. */
+static bal_status json_text(const bal_json *v, char number[32], const char **text, bal_error *err)
+{
+    *text = number;
+    if (json_is_string(v->value))
+        *text = json_string_value(v->value);
+    else if (json_is_integer(v->value))
+        snprintf(number, 32, "%" JSON_INTEGER_FORMAT, json_integer_value(v->value));
+    else if (json_is_real(v->value))
+        snprintf(number, 32, "%.15g", json_real_value(v->value));
+    else if (json_is_boolean(v->value))
+        *text = json_is_true(v->value) ? "on" : "off";
+    else
+        return bal_json_mismatch(v, err, "a word or a number");
+    return BAL_OK;
+}
+
 static bal_status set_json(bal_recipe *r, const key *k, const bal_json *v, bal_error *err)
 {
     char number[32];
-    const char *text = number;
-    if (json_is_string(v->value))
-        text = json_string_value(v->value);
-    else if (json_is_integer(v->value))
-        snprintf(number, sizeof number, "%" JSON_INTEGER_FORMAT, json_integer_value(v->value));
-    else if (json_is_real(v->value))
-        snprintf(number, sizeof number, "%.6g", json_real_value(v->value));
-    else if (json_is_boolean(v->value))
-        text = json_is_true(v->value) ? "on" : "off";
-    else
-        return bal_json_mismatch(v, err, "a word or a number");
+    const char *text;
+    BAL_TRY(json_text(v, number, &text, err));
     return set_word(r, k, text, v->file, err);
+}
+
+static bal_status set_json_number(bal_recipe *r, const number_key *k, const bal_json *v,
+                                  bal_error *err)
+{
+    char number[32];
+    const char *text;
+    BAL_TRY(json_text(v, number, &text, err));
+    return set_number(r, k, text, v->file, err);
 }
 
 static const char *builtin_text(const char *name)
@@ -299,9 +364,14 @@ static bal_status load_base(bal_recipe *r, const char *base, const char *name, i
 
 static bal_status read_keys(bal_recipe *r, const bal_json *root, bool complete, bal_error *err)
 {
-    const char *allowed[N_KEYS + 2] = {"extends", "about"};
+    const char *allowed[N_KEYS + N_NUMBERS + 2] = {"extends", "about"};
     for (size_t i = 0; i < N_KEYS; i++) allowed[i + 2] = KEYS[i].name;
-    BAL_TRY(bal_json_only_keys(root, allowed, N_KEYS + 2, err));
+    for (size_t i = 0; i < N_NUMBERS; i++) allowed[N_KEYS + i + 2] = NUMBERS[i].name;
+    BAL_TRY(bal_json_only_keys(root, allowed, N_KEYS + N_NUMBERS + 2, err));
+    for (size_t i = 0; i < N_NUMBERS; i++) {
+        const bal_json v = bal_json_get(root, NUMBERS[i].name);
+        if (v.value) BAL_TRY(set_json_number(r, &NUMBERS[i], &v, err));
+    }
     for (size_t i = 0; i < N_KEYS; i++) {
         const bal_json v = bal_json_get(root, KEYS[i].name);
         if (v.value)
@@ -376,14 +446,18 @@ bal_status bal_recipe_to_json(const bal_recipe *r, char **out, bal_error *err)
         bad |= json_object_set_new(o, KEYS[i].name,
                                    number ? json_integer(atoi(text)) : json_string(text));
     }
-    if (!bad) *out = json_dumps(o, JSON_COMPACT | JSON_PRESERVE_ORDER);
+    for (size_t i = 0; i < N_NUMBERS; i++)
+        if (number_of(r, &NUMBERS[i]) > 0.0)
+            bad |= json_object_set_new(o, NUMBERS[i].name, json_real(number_of(r, &NUMBERS[i])));
+    if (!bad) *out = json_dumps(o, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(15));
     json_decref(o);
     return *out ? BAL_OK : bal_nomem(err, MAX_BYTES, "recipe");
 }
 
 bool bal_recipe_needs_data(const bal_recipe *r)
 {
-    return r->scale == BAL_SCALE_SEARCH || r->clip != BAL_CLIP_NONE || bal_recipe_solves(r);
+    return r->scale == BAL_SCALE_SEARCH || r->clip != BAL_CLIP_NONE || bal_recipe_solves(r) ||
+           r->bits == BAL_BITS_AUTO;
 }
 
 bool bal_recipe_solves(const bal_recipe *r)
@@ -397,8 +471,25 @@ bool bal_recipe_weighs_tokens(const bal_recipe *r)
     return bal_recipe_solves(r) && r->hessian >= BAL_HESSIAN_GRAD2;
 }
 
+static bal_status check_target(const bal_recipe *r, bal_error *err)
+{
+    const bool is_auto = r->bits == BAL_BITS_AUTO, bpw = r->target_bpw > 0.0;
+    const bool size = r->target_size > 0.0;
+    if (is_auto && !bpw && !size)
+        return bal_fail(err, BAL_E_ARG,
+                        "recipe %s: bits=auto needs a budget: target_bpw or target_size", r->name);
+    if (bpw && size)
+        return bal_fail(err, BAL_E_ARG, "recipe %s: target_bpw and target_size exclude each other",
+                        r->name);
+    if (!is_auto && (bpw || size))
+        return bal_fail(err, BAL_E_ARG, "recipe %s: %s needs bits=auto, found bits=%d", r->name,
+                        bpw ? "target_bpw" : "target_size", r->bits);
+    return BAL_OK;
+}
+
 bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
 {
+    BAL_TRY(check_target(r, err));
     if (r->shift != BAL_SHIFT_OFF && r->inputs != BAL_INPUTS_QUANTIZED)
         return bal_fail(err, BAL_E_ARG,
                         "recipe %s: shift needs inputs=quantized, found inputs=float: float inputs "
@@ -422,7 +513,14 @@ bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
 
 bool bal_recipe_describe(size_t i, const char **name, char words[80], const char **help)
 {
-    if (i >= N_KEYS) return false;
+    if (i >= N_KEYS + N_NUMBERS) return false;
+    if (i >= N_KEYS) {
+        const number_key *k = &NUMBERS[i - N_KEYS];
+        *name = k->name;
+        *help = k->help;
+        snprintf(words, 80, "%s", k->words);
+        return true;
+    }
     *name = KEYS[i].name;
     *help = KEYS[i].help;
     join_words(&KEYS[i], " ", words, 80);

@@ -89,9 +89,13 @@ typedef enum bal_views { BAL_VIEWS_ANYRES, BAL_VIEWS_SINGLE } bal_views;
 /* a modality of the model that no calibration token has: an error, or accepted */
 typedef enum bal_absent { BAL_ABSENT_REFUSE, BAL_ABSENT_ALLOW } bal_absent;
 
+/* bits: every tensor gets its own, under target_bpw or target_size */
+enum { BAL_BITS_AUTO = 0, BAL_RECIPE_LINEARS = 7 };
+typedef uint8_t bal_linear_bits[BAL_RECIPE_LINEARS];
+
 typedef struct bal_recipe {
     char name[64];
-    int bits;  /* 2, 3, 4, 8 */
+    int bits;  /* 2, 3, 4, 8, or BAL_BITS_AUTO */
     int group; /* 32, 64, 128, or 0: the whole row */
     bal_grid grid;
     bal_scale scale;
@@ -119,7 +123,19 @@ typedef struct bal_recipe {
     bal_template chat_template;
     bal_views views;
     bal_absent absent;
+
+    double target_bpw;  /* with bits auto one of the two: bits per weight of the linears */
+    double target_size; /* bytes of the file; 0: not given */
+    /* With bits auto, the width of each linear (q k v o gate up down) of the block at hand; the
+     * pipeline fills it before any solver sees the recipe. */
+    bal_linear_bits linear_bits;
 } bal_recipe;
+
+/* Of linear i of a block. */
+static inline int bal_recipe_bits(const bal_recipe *r, int i)
+{
+    return r->bits != BAL_BITS_AUTO ? r->bits : r->linear_bits[i];
+}
 
 /* A recipe that is compiled in, generated from recipes/ at build time; ends with a NULL name. */
 typedef struct bal_recipe_text {

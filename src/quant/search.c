@@ -26,7 +26,7 @@ static void make_candidate(bal_block_job *j, int group, const float *s)
 {
     const bal_group_info *g = &bal_group_table[group];
     for (int i = g->first; i < g->first + g->count; i++) {
-        const candidate c = {&j->quantizer, bal_layer_linear(j->layer, i), s};
+        const candidate c = {&j->quantizer[i], bal_layer_linear(j->layer, i), s};
         bal_wide_fill(&j->trial, j->e, i, candidate_row, &c);
     }
 }
@@ -82,7 +82,7 @@ static void run_batch(bal_block_job *j, int group, batch *b)
     b->n = 0;
 }
 
-static bal_status candidate_loss(bal_block_job *j, int group, double *loss, bal_error *err)
+bal_status bal_job_group_errors(bal_block_job *j, int group, bal_error_sums *sums, bal_error *err)
 {
     batch b = {.width = bal_job_group_width(j, group)};
     const bool whole = group == BAL_GROUP_QKV; /* attention reads every row of one sample */
@@ -94,7 +94,15 @@ static bal_status candidate_loss(bal_block_job *j, int group, double *loss, bal_
         if (whole || b.n >= BAL_JOB_BATCH) run_batch(j, group, &b);
     }
     run_batch(j, group, &b);
-    *loss = bal_loss_value(&b.sums, j->c->hidden, j->recipe, j->ratio[bal_group_table[group].sub]);
+    *sums = b.sums;
+    return BAL_OK;
+}
+
+static bal_status candidate_loss(bal_block_job *j, int group, double *loss, bal_error *err)
+{
+    bal_error_sums sums;
+    BAL_TRY(bal_job_group_errors(j, group, &sums, err));
+    *loss = bal_loss_value(&sums, j->c->hidden, j->recipe, j->ratio[bal_group_table[group].sub]);
     return BAL_OK;
 }
 

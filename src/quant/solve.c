@@ -428,8 +428,9 @@ static bal_status open_group(solving *s, int group, const float *scale, bal_erro
     for (int i = 0; i < count_of(group); i++) {
         const bal_linear *l = bal_layer_linear(&j->work.l, linear_of(group, i));
         s->target[i] = j->work.w[linear_of(group, i)];
-        BAL_TRY(bal_quantized_linear_create(&s->best[i], l->n, l->k, r->bits, r->group, err));
-        BAL_TRY(bal_quantized_linear_create(&s->next[i], l->n, l->k, r->bits, r->group, err));
+        const int bits = bal_recipe_bits(r, linear_of(group, i));
+        BAL_TRY(bal_quantized_linear_create(&s->best[i], l->n, l->k, bits, r->group, err));
+        BAL_TRY(bal_quantized_linear_create(&s->next[i], l->n, l->k, bits, r->group, err));
     }
     BAL_TRY(gather_moments(s, group, scale, err));
     return use_moments(s, group, err);
@@ -450,7 +451,7 @@ static bal_status block_ranges(solving *s, int linear, const float *target, cons
     j->work.w[linear] = copy;
     const bal_status st = bal_job_clip(j, linear, scale, err);
     j->work.w[linear] = mine;
-    if (st >= 0) bal_quantize_matrix(j->e->pool, &j->quantizer, copy, q);
+    if (st >= 0) bal_quantize_matrix(j->e->pool, &j->quantizer[linear], copy, q);
     free(copy);
     return st;
 }
@@ -459,12 +460,13 @@ static bal_status ranges(solving *s, int linear, const float *target, bool clip,
                          bal_quantized_linear *q, bal_error *err)
 {
     const bal_block_job *j = s->j;
+    const bal_quantizer *z = &j->quantizer[linear];
     const bal_clip how = clip ? j->recipe->clip : BAL_CLIP_NONE;
     if (how == BAL_CLIP_BLOCK) return block_ranges(s, linear, target, scale, q, err);
     if (how == BAL_CLIP_NONE)
-        bal_quantize_matrix(j->e->pool, &j->quantizer, target, q);
+        bal_quantize_matrix(j->e->pool, z, target, q);
     else
-        bal_grid_search(j->e->pool, &j->quantizer, target,
+        bal_grid_search(j->e->pool, z, target,
                         how == BAL_CLIP_DIAG    ? s->diag
                         : how == BAL_CLIP_PIVOT ? s->pivot
                                                 : s->factor.inverse,

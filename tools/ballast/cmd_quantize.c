@@ -9,11 +9,11 @@
 #include "commands.h"
 #include "console.h"
 
-enum { MAX_SET = BAL_ARG_LIST_MAX + 2 };
+enum { MAX_SET = BAL_ARG_LIST_MAX + 4 };
 
 typedef struct quantize_flags {
     bal_common common;
-    const char *out, *recipe, *bits, *group, *calib, *report;
+    const char *out, *recipe, *bits, *group, *calib, *report, *target_bpw, *target_size;
     bal_arg_list set;
     int samples;
     bool resume, force, dry_run, help_recipes;
@@ -94,7 +94,11 @@ static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, cons
 {
     fprintf(f, "%s -> %s\n", model, out ? out : "(no file)");
     fprintf(f, "  recipe   %s\n", p->recipe);
-    fprintf(f, "  layers   %d blocks, %d linears to %d bits, ", p->layers, p->linears, p->bits);
+    fprintf(f, "  layers   %d blocks, %d linears to ", p->layers, p->linears);
+    if (p->bits)
+        fprintf(f, "%d bits, ", p->bits);
+    else
+        fprintf(f, "2, 3, 4 or 8 bits each, ");
     if (p->group)
         fprintf(f, "groups of %d\n", p->group);
     else
@@ -105,9 +109,9 @@ static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, cons
     else
         fprintf(f, "%s\n", p->needs_data ? "missing" : "none needed");
     char a[32], b[32];
-    fprintf(f, "  size     %s -> %s (%.2f bits per weight in the linears, %.2f over all)\n",
-            amount(a, p->source_bytes), amount(b, p->file_bytes), p->linear_bits_per_weight,
-            p->file_bits_per_weight);
+    fprintf(f, "  size     %s -> %s%s (%.2f bits per weight in the linears, %.2f over all)\n",
+            amount(a, p->source_bytes), p->bits ? "" : "at most ", amount(b, p->file_bytes),
+            p->linear_bits_per_weight, p->file_bits_per_weight);
     fprintf(f, "  needs    up to %s of memory beside the checkpoint, up to %s of disk\n",
             amount(a, p->ram_bytes), amount(b, p->disk_bytes));
 }
@@ -182,30 +186,56 @@ static bool contradicts(const quantize_flags *f, const char *key, const char *va
     return false;
 }
 
-/* --bits and --group are shorthands of --set. */
-static size_t overrides(const quantize_flags *f, const char *set[MAX_SET], char bits[40],
-                        char group[40])
+enum { SHORTHANDS = 4 };
+typedef char shorthand[64];
+
+/* --bits, --group and the targets are shorthands of --set; a target brings bits=auto. */
+static size_t overrides(const quantize_flags *f, const char *set[MAX_SET],
+                        shorthand text[SHORTHANDS])
 {
+    const bool target = f->target_bpw || f->target_size;
+    const char *const values[SHORTHANDS] = {target ? "auto" : f->bits, f->group, f->target_bpw,
+                                            f->target_size};
+    static const char *const keys[SHORTHANDS] = {"bits", "group", "target_bpw", "target_size"};
     size_t n = 0;
     for (int i = 0; i < f->set.n; i++) set[n++] = f->set.items[i];
-    snprintf(bits, 40, "bits=%.30s", f->bits ? f->bits : "");
-    snprintf(group, 40, "group=%.30s", f->group ? f->group : "");
-    if (f->bits) set[n++] = bits;
-    if (f->group) set[n++] = group;
+    for (int i = 0; i < SHORTHANDS; i++) {
+        if (!values[i]) continue;
+        snprintf(text[i], sizeof text[i], "%s=%.40s", keys[i], values[i]);
+        set[n++] = text[i];
+    }
     return n;
+}
+
+/* Two flags that cannot both be meant. */
+static bool target_contradicts(const quantize_flags *f)
+{
+    const char *flag = f->target_bpw ? "--target-bpw" : "--target-size";
+    if (f->target_bpw && f->target_size) {
+        bal_usage("quantize", "--target-bpw and --target-size exclude each other");
+        return true;
+    }
+    if ((f->target_bpw || f->target_size) && f->bits && strcmp(f->bits, "auto") != 0) {
+        bal_usage("quantize", "%s chooses the bits, --bits %s fixes them: give one of the two",
+                  flag, f->bits);
+        return true;
+    }
+    return contradicts(f, "bits", f->target_bpw || f->target_size ? "auto" : f->bits) ||
+           contradicts(f, "group", f->group) || contradicts(f, "target_bpw", f->target_bpw) ||
+           contradicts(f, "target_size", f->target_size);
 }
 
 static int start(const quantize_flags *f, const char *model, int argc, char **argv)
 {
     const char *set[MAX_SET];
-    char bits[40], group[40];
+    shorthand text[SHORTHANDS];
     char *command = command_line(argc, argv);
     bal_quant_opts o = {
         .size = sizeof o,
         .threads = (uint32_t)f->common.threads,
         .recipe = f->recipe,
         .set = set,
-        .n_set = overrides(f, set, bits, group),
+        .n_set = overrides(f, set, text),
         .calib = f->calib,
         .samples = f->samples == 0 ? -1 : f->samples,
         .seed = f->common.seed,
@@ -232,6 +262,10 @@ int bal_cmd_quantize(int argc, char **argv)
          "2, 3, 4 or 8 (the recipe's: 3); short for --set bits=B", 0, 0},
         {"--group", 0, BAL_ARG_STRING, &f.group, "G",
          "32, 64, 128 or row (128); short for --set group=G", 0, 0},
+        {"--target-bpw", 0, BAL_ARG_STRING, &f.target_bpw, "X",
+         "bits per weight of the linears, scales counted: each gets the width that pays", 0, 0},
+        {"--target-size", 0, BAL_ARG_STRING, &f.target_size, "BYTES",
+         "the same for the size of the whole file", 0, 0},
         {"--calib", 0, BAL_ARG_STRING, &f.calib, "FILE",
          "calibration data: LLaVA conversations, JSON or JSONL", 0, 0},
         {"--samples", 0, BAL_ARG_INT, &f.samples, "N",
@@ -265,7 +299,7 @@ int bal_cmd_quantize(int argc, char **argv)
     if (n == 0) return bal_usage("quantize", "MODEL_DIR is missing: the folder of a checkpoint");
     if (!f.out && !f.dry_run) return bal_usage("quantize", "-o is missing: the file to make");
     if (f.out && !f.out[0]) return bal_usage("quantize", "-o is empty: the file to make");
-    if (contradicts(&f, "bits", f.bits) || contradicts(&f, "group", f.group)) return 2;
+    if (target_contradicts(&f)) return 2;
     if (!bal_device_known("quantize", &f.common)) return 1;
     return start(&f, model, argc, argv);
 }

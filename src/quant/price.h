@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT
+ * What bits cost where: for every linear of the decoder and every width, how much the answer loss
+ * is expected to rise, and the widths that an allocator (allocate.h) buys for a budget. The formula
+ * stands in docs/numerics.md, "Widths under a budget". Knows no files; the pipeline keeps what it
+ * returns. */
+#ifndef BAL_QUANT_PRICE_H
+#define BAL_QUANT_PRICE_H
+
+#include "quant/allocate.h"
+#include "quant/block.h"
+
+#include <jansson.h>
+
+enum { BAL_PRICE_SAMPLES = 32 }; /* that are looked at, at most */
+
+typedef struct bal_widths_plan {
+    int layers;
+    double (*cost)[BAL_RECIPE_LINEARS][BAL_WIDTHS]; /* [layers] nats per answer token */
+    bal_linear_bits *bits;                          /* [layers]; all 0 until bought */
+    bal_alloc_result result;
+} bal_widths_plan;
+
+bal_status bal_widths_create(bal_widths_plan *p, int layers, bal_error *err);
+void bal_widths_free(bal_widths_plan *p); /* idempotent; zeroed struct is fine */
+
+/* Measures cost: the float model on the first BAL_PRICE_SAMPLES samples, block by block, memory
+ * and disk as for solving them. step: stage "widths", linears done. */
+bal_status bal_widths_measure(bal_widths_plan *p, const bal_exec *e, const bal_model *m,
+                              const bal_samples *samples, const bal_store *embeds,
+                              const bal_sensitivity *sensitivity, const bal_recipe *recipe,
+                              const char *tmp_dir, bal_step_fn *step, void *step_ctx,
+                              bal_error *err);
+
+/* Bytes of all linears of the decoder at their narrowest and at their widest. */
+bal_status bal_widths_range(uint64_t *least, uint64_t *most, const bal_model *m, int group,
+                            bal_error *err);
+
+/* Chooses bits so that the packed linears take at most `budget` bytes; cost must be there. */
+bal_status bal_widths_buy(bal_widths_plan *p, const bal_model *m, int group, uint64_t budget,
+                          bal_error *err);
+
+/* {"bits": [[7 per layer]], "cost", "bound", "proved", "bytes", "costs": [[[4] 7]]}; and back, from
+ * a file that others may have written to: layers must agree and every width be one of bal_widths.
+ * NULL when memory is short. */
+json_t *bal_widths_to_json(const bal_widths_plan *p);
+bal_status bal_widths_read(bal_widths_plan *p, const char *path, int layers, bal_error *err);
+
+#endif
