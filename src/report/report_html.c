@@ -367,6 +367,30 @@ static void write_bits(FILE *f, const json_t *r)
     fputs("</table></div>\n", f);
 }
 
+/* Which width each linear got, with bits=auto. */
+static void write_allocation(FILE *f, const json_t *r)
+{
+    const json_t *layers = get(r, "allocation", "bits", NULL), *row;
+    size_t i;
+    if (!json_is_array(layers)) return;
+    fputs("<h2>Bits per linear</h2>\n<p class=\"dim\">Widths under the budget, by the rise of the "
+          "answer loss that is expected of each.</p>\n<div class=\"wide\"><table><tr><th>block</th>"
+          "<th>q</th><th>k</th><th>v</th><th>o</th><th>gate</th><th>up</th><th>down</th></tr>\n",
+          f);
+    json_array_foreach(layers, i, row)
+    {
+        fprintf(f, "<tr><td class=\"n\">%zu</td>", i);
+        for (size_t k = 0; k < 7; k++) {
+            const json_t *bits = json_array_get(row, k);
+            fputs("<td class=\"n\">", f);
+            number_or_dash(f, "%.0f", json_is_integer(bits) ? json_number_value(bits) : NAN);
+            fputs("</td>", f);
+        }
+        fputs("</tr>\n", f);
+    }
+    fputs("</table></div>\n", f);
+}
+
 static void numbers_row(FILE *f, const json_t *b, const json_t *cell, const char *sub, int layer)
 {
     fprintf(f, "<tr><td class=\"n\">%d</td><td>%s</td>", layer, sub);
@@ -450,6 +474,7 @@ static void write_page(FILE *f, const json_t *r, columns *c)
     write_choices(f, r);
     write_steps(f, r);
     write_bits(f, r);
+    write_allocation(f, r);
     write_numbers(f, r);
     write_origin(f, r);
     fputs("</body></html>\n", f);

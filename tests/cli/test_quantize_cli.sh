@@ -35,6 +35,18 @@ status 1 "a.html: exists already" quantize -o b.st --recipe rtn --report a.html
 status 1 "exists already" quantize -o a.st --recipe rtn --dry-run
 status 0 "bits per weight" quantize -o a.st --recipe rtn --bits 4 --force
 
+# widths under a budget: the plan says the most, inspect who got what
+status 2 "exclude each other" quantize -o auto.st --target-bpw 3 --target-size 5000000
+status 2 "give one of the two" quantize -o auto.st --target-bpw 3 --bits 3
+status 2 "the least possible is" quantize -o auto.st --recipe rtn --target-bpw 2 --calib "$golden/calib/calib.jsonl"
+status 2 "needs calibration data" quantize -o auto.st --recipe rtn --target-bpw 4
+status 0 "at most" quantize -o auto.st --recipe rtn --target-bpw 4 --group 32 --calib "$golden/calib/calib.jsonl" --dry-run
+status 0 "bits per weight" quantize -o auto.st --recipe rtn --target-bpw 4.4 --group 32 --calib "$golden/calib/calib.jsonl" --report auto.html
+grep -q "Bits per linear" auto.html
+status 0 "bits per linear" "$ballast" inspect auto.st
+status 0 '"target_bpw":4.4' "$ballast" inspect auto.st
+if "$ballast" inspect a.st | grep -q "bits per linear"; then echo "uniform bits are listed"; exit 1; fi
+
 # never over what the run reads, nor over what is no file, --force or not
 cp -r "$golden/tiled/model" copy
 cp "$golden/calib/calib.jsonl" copy.jsonl

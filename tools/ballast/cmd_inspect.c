@@ -273,6 +273,37 @@ static void print_tensors(const sheet *s)
     }
 }
 
+/* Bits of linear i of a layer, 0 where it is not packed. */
+static int bits_of(const sheet *s, int layer, int i)
+{
+    const bal_linear *l = bal_decoder_linear(&s->model.layers[layer], i);
+    return bal_type_get(l->type)->packed ? l->packed.layout.bits : 0;
+}
+
+static bool is_mixed(const sheet *s)
+{
+    for (int layer = 0; layer < s->model.config.text.layers; layer++)
+        for (int i = 0; i < BAL_DECODER_LINEARS; i++)
+            if (bits_of(s, layer, i) != bits_of(s, 0, 0)) return true;
+    return false;
+}
+
+/* Who got which width, where not all have the same. */
+static void print_allocation(const sheet *s)
+{
+    static const char *const names[BAL_DECODER_LINEARS] = {"q",    "k",  "v",   "o",
+                                                           "gate", "up", "down"};
+    if (!is_mixed(s)) return;
+    printf("\nbits per linear\n  layer");
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) printf("%6s", names[i]);
+    printf("\n");
+    for (int layer = 0; layer < s->model.config.text.layers; layer++) {
+        printf("  %5d", layer);
+        for (int i = 0; i < BAL_DECODER_LINEARS; i++) printf("%6d", bits_of(s, layer, i));
+        printf("\n");
+    }
+}
+
 static void print_origin(const sheet *s)
 {
     static const char *const keys[] = {"source",      "model_sha256", "recipe",
@@ -299,6 +330,7 @@ static void print_text(const sheet *s, bool tensors)
         printf("\n  %12s %12s  %-18s tensor\n", "offset", "bytes", "storage");
         print_tensors(s);
     }
+    print_allocation(s);
     print_origin(s);
 }
 
@@ -336,6 +368,23 @@ static json_t *origin_json(const sheet *s)
     return o;
 }
 
+/* [[7 per layer]], null for a model of float weights */
+static json_t *allocation_json(const sheet *s)
+{
+    json_t *layers = json_array();
+    if (!s->model.is_artifact) {
+        json_decref(layers);
+        return json_null();
+    }
+    for (int layer = 0; layer < s->model.config.text.layers; layer++) {
+        json_t *row = json_array();
+        for (int i = 0; i < BAL_DECODER_LINEARS; i++)
+            json_array_append_new(row, json_integer(bits_of(s, layer, i)));
+        json_array_append_new(layers, row);
+    }
+    return layers;
+}
+
 static json_t *config_json(const bal_config *c)
 {
     const bal_text_config *t = &c->text;
@@ -355,14 +404,14 @@ static json_t *config_json(const bal_config *c)
 static int print_json(const sheet *s)
 {
     return bal_print_json(
-        "inspect",
-        json_pack("{s:s, s:b, s:o, s:I, s:f, s:I, s:I, s:I, s:I, s:o, s:o}", "model", s->model.path,
-                  "ballast_file", s->model.is_artifact, "config", config_json(&s->model.config),
-                  "weights", (json_int_t)all_weights(s), "bits_per_weight",
-                  bits(s->disk_bytes, all_weights(s)), "bytes", (json_int_t)s->disk_bytes,
-                  "header_bytes", (json_int_t)s->json_bytes, "padding_bytes",
-                  (json_int_t)s->padding_bytes, "tensor_bytes", (json_int_t)s->tensor_bytes,
-                  "origin", origin_json(s), "tensors", tensors_json(s)));
+        "inspect", json_pack("{s:s, s:b, s:o, s:I, s:f, s:I, s:I, s:I, s:I, s:o, s:o, s:o}",
+                             "model", s->model.path, "ballast_file", s->model.is_artifact, "config",
+                             config_json(&s->model.config), "weights", (json_int_t)all_weights(s),
+                             "bits_per_weight", bits(s->disk_bytes, all_weights(s)), "bytes",
+                             (json_int_t)s->disk_bytes, "header_bytes", (json_int_t)s->json_bytes,
+                             "padding_bytes", (json_int_t)s->padding_bytes, "tensor_bytes",
+                             (json_int_t)s->tensor_bytes, "bits", allocation_json(s), "origin",
+                             origin_json(s), "tensors", tensors_json(s)));
 }
 
 int bal_cmd_inspect(int argc, char **argv)
