@@ -72,6 +72,7 @@ static bal_status advance(meter *w, int layer, bal_error *err)
 {
     for (int i = 0; i < w->samples.n; i++) {
         BAL_TRY(bal_store_read(&w->stream, i, w->h, err));
+        bal_pass_place(&w->pass, &w->samples.items[i]);
         const bal_rows rows = bal_pass_rows(&w->pass, w->samples.items[i].n);
         bal_decoder_block(w->e, &w->m->config.text, &w->m->layers[layer], &rows, w->h, &w->pass.buf,
                           layer, (bal_taps){0});

@@ -173,9 +173,9 @@ typedef struct number_key {
 } number_key;
 
 static const number_key NUMBERS[] = {
-    {"target_bpw", offsetof(bal_recipe, target_bpw), 1.0, 16.0, "1 .. 16",
+    {"target_bpw", offsetof(bal_recipe, target_bpw), 1.0, 16.0, "NUMBER",
      "with bits=auto: bits per weight of the quantized linears, scales counted"},
-    {"target_size", offsetof(bal_recipe, target_size), 1.0, 9e15, "bytes",
+    {"target_size", offsetof(bal_recipe, target_size), 1.0, 9e15, "BYTES",
      "with bits=auto: bytes of the whole file"},
 };
 enum { N_KEYS = sizeof KEYS / sizeof KEYS[0], N_NUMBERS = sizeof NUMBERS / sizeof NUMBERS[0] };

@@ -116,9 +116,13 @@ static void test_every_word(void **state)
     (void)state;
     const char *key, *help;
     char words[80];
-    size_t n = 0;
+    size_t n = 0, numbers = 0;
     for (; bal_recipe_describe(n, &key, words, &help); n++) {
         assert_true(strlen(help) > 10);
+        if (strcmp(words, "NUMBER") == 0 || strcmp(words, "BYTES") == 0) {
+            snprintf(words, sizeof words, "3.25");
+            numbers++;
+        }
         for (char *save, *w = strtok_r(words, " ", &save); w; w = strtok_r(NULL, " ", &save)) {
             bal_recipe r;
             bal_error err;
@@ -132,7 +136,8 @@ static void test_every_word(void **state)
             free(json);
         }
     }
-    assert_int_equal(n, 28);
+    assert_int_equal(n, 30);
+    assert_int_equal(numbers, 2);
 }
 
 static void test_fractions(void **state)
