@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export BALLAST_SOURCE_DIR=$PWD
-recipes=(rtn awq mbq mbq+)
+recipes=(rtn awq gptq mbq mbq+ ballast)
 table=$(build/tests/test_stories260k --table "${recipes[@]}")
 cat > docs/stories260k.md <<END
 # stories260k

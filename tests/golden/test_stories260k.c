@@ -332,7 +332,7 @@ static void test_fewer_bits_lose_more(void **state)
     SKIP_WITHOUT(data_path("stories260k"), "stories260k");
     static contest c;
     figures f[WIDTHS][RECIPES];
-    contest_open(&c, 2, 3, 40);
+    contest_open(&c, 2, 2, 32);
     const figures whole = figures_of(&c, &c.reference, 32);
     printf("float: %.3f, %.3f\n", whole.card, whole.own);
     run_all(&c, f);
