@@ -6,17 +6,19 @@ source "${BALLAST_SOURCE_DIR:?}/tests/cli/status.sh"
 bench() { "$ballast" bench --repeats 1 --threads 1 "$@"; }
 
 bench --shape 40x100 --rows 3 --group 32 --json >kernels.json
-[ "$(grep -o '"name": *"[a-z0-9_]*"' kernels.json | sort | uniq -c | wc -l)" = 9 ]
+[ "$(grep -o '"name": *"[a-z0-9_]*"' kernels.json | sort | uniq -c | wc -l)" = 14 ]
 for field in name isa bits group n k rows threads weights_per_s bytes_per_s limit fraction; do
-    [ "$(grep -o "\"$field\": *[^ []" kernels.json | wc -l)" = 16 ] || { echo "field $field"; exit 1; }
+    [ "$(grep -o "\"$field\": *[^ []" kernels.json | wc -l)" = 25 ] || { echo "field $field"; exit 1; }
 done
-[ "$(grep -o '"limit": *null' kernels.json | wc -l)" = 2 ]
-[ "$(grep -o '"limit": *"read"' kernels.json | wc -l)" = 7 ]
-[ "$(grep -o '"limit": *"fma"' kernels.json | wc -l)" = 7 ]
+[ "$(grep -o '"limit": *null' kernels.json | wc -l)" = 3 ]
+[ "$(grep -o '"limit": *"read"' kernels.json | wc -l)" = 11 ]
+[ "$(grep -o '"limit": *"fma"' kernels.json | wc -l)" = 3 ]
+[ "$(grep -o '"limit": *"int8"' kernels.json | wc -l)" = 8 ]
 ! grep -qi 'nan\|inf' kernels.json
 
 bench --limits >limits.txt
-[ "$(grep -c '^read ' limits.txt)" = 1 ] && [ "$(grep -c '^fma ' limits.txt)" = 1 ]
+[ "$(grep -c '^read ' limits.txt)" = 1 ] && [ "$(grep -c '^fma ' limits.txt)" = 1 ] &&
+    [ "$(grep -c '^int8 ' limits.txt)" = 1 ]
 status 0 "^gemm_w3 .* 40x100 " bench --shape 40x100 --rows 1 --isa scalar
 
 refused 2 "3584y18944.*NxK" "$ballast" bench --shape 3584y18944

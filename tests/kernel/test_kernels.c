@@ -201,6 +201,84 @@ static bool check_gemm_w(const char *name, bal_gemm_w_fn *fn, bal_gemm_w_fn *ref
     return outputs_agree(name, seed, shape);
 }
 
+static bool check_quant_a8(const char *name, bal_quant_a8_fn *fn, bal_quant_a8_fn *ref,
+                           uint64_t seed)
+{
+    static const size_t groups[] = {0, 32, 128, 1 << 20};
+    const int mode = trial % MODES;
+    const float scale = powf(10.0f, (float)(int)pick(0, 72) - 36.0f);
+    const size_t k = pick(1, 300), n_units = (k + 31) / 32, group = groups[pick(0, 3)];
+    float *x = input_floats(0, k, mode, 0x1.fffffep127f), *want, *got;
+    for (size_t i = 0; i < k && mode == UNIFORM; i++) x[i] *= scale;
+    outputs(n_units * sizeof(bal_a8) / sizeof(float), &want, &got);
+    ref(x, k, group, (void *)want);
+    fn(x, k, group, (void *)got);
+    char shape[64];
+    snprintf(shape, sizeof shape, "mode=%d k=%zu group=%zu", mode, k, group);
+    return outputs_agree(name, seed, shape);
+}
+
+/* Rows as quant_a8 could have made them: |q| <= 127, one scale a group. */
+static void fill_rows_a8(bal_a8 *a, size_t rows, size_t stride, size_t units, size_t per_scale,
+                         int mode)
+{
+    for (size_t r = 0; r < rows; r++) {
+        int32_t sum = 0;
+        for (size_t u = 0; u < units; u++) {
+            bal_a8 *x = &a[r * stride + u];
+            *x = (bal_a8){.scale = u % per_scale ? x[-1].scale : bal_rng_f32(&rng) * 0.01f};
+            if (mode == SPECIAL && u % per_scale == 0 && pick(0, 20) == 0) x->scale = NAN;
+            if (mode == SUBNORMAL && u % per_scale == 0) x->scale *= 0x1p-120f;
+            for (int k = 0; k < 32; k++) {
+                const int sign = bal_rng_u64(&rng) >> 63 ? 1 : -1;
+                int q = (int)pick(0, 2 * BAL_A8_MAX) - BAL_A8_MAX;
+                if (mode == EXTREMES) q = trial & 8 ? BAL_A8_MAX : -BAL_A8_MAX;
+                if (mode == MIXED) q = sign * BAL_A8_MAX;
+                if (mode == ZEROS) q = 0;
+                x->q[k] = (int8_t)q;
+                sum += q;
+            }
+            x->sum = sum;
+        }
+    }
+}
+
+static bool check_gemm_a8(const char *name, bal_gemm_a8_fn *fn, bal_gemm_a8_fn *ref, uint64_t seed,
+                          int bits)
+{
+    const int mode = trial % MODES;
+    const bool deep = trial % 12 == 11; /* longer than a segment and than any block of units */
+    const int m = (int)pick(1, trial % 6 ? 9 : deep ? 5 : BAL_GEMM_A8_ROWS);
+    const size_t units = deep ? pick(1025, 1200) : pick(1, trial % 6 ? 24 : 80);
+    const size_t upg = trial % 5 ? pick(1, units) : SIZE_MAX / 2;
+    const size_t ups = trial % 3 ? pick(1, units) : SIZE_MAX / 2;
+    const size_t groups = (units - 1) / upg + 1, a_stride = units + pick(0, 3);
+    const size_t y_stride = 16 + pick(0, 5), n_words = units * (size_t)bits * 16;
+    const size_t n_a = a_stride * (size_t)(m - 1) + units;
+    uint32_t *codes = input(0, n_words * 4, 4 * pick(0, 15));
+    uint16_t *scales = input(1, groups * 16 * 2, 2 * pick(0, 15));
+    uint8_t *zeros = input(2, groups * 16, pick(0, 63));
+    bal_a8 *a = input(3, n_a * sizeof *a, 4 * pick(0, 15));
+    for (size_t i = 0; i < n_words; i++)
+        codes[i] = mode == EXTREMES ? (trial & 16 ? 0 : UINT32_MAX) : (uint32_t)bal_rng_u64(&rng);
+    for (size_t i = 0; i < groups * 16; i++) {
+        scales[i] = bal_f32_to_f16(unit_float() * (mode == SUBNORMAL ? 0x1p-16f : 1.0f));
+        if (mode == SPECIAL && pick(0, 30) == 0) scales[i] = trial & 8 ? 0x7c00 : 0x7e01;
+        zeros[i] = mode == EXTREMES ? (trial & 16 ? 255 : 0)
+                   : mode == MIXED  ? 255
+                                    : (uint8_t)pick(0, (1u << bits) - 1);
+    }
+    fill_rows_a8(a, (size_t)m, a_stride, units, ups, mode);
+    float *want, *got;
+    outputs(y_stride * (size_t)m, &want, &got);
+    ref(m, units, upg, ups, a, a_stride, codes, scales, zeros, want, y_stride);
+    fn(m, units, upg, ups, a, a_stride, codes, scales, zeros, got, y_stride);
+    char shape[96];
+    snprintf(shape, sizeof shape, "mode=%d m=%d units=%zu group=%zu scale=%zu ys=%zu", mode, m,
+             units, upg, ups, y_stride);
+    return outputs_agree(name, seed, shape);
+}
+
 /* Row-major weights of 2- or 4-byte elements, on any byte in even trials. */
 static const void *weights(int slot, size_t n, int mode, int type)
 {
@@ -376,6 +454,10 @@ static bool check_widen_i8(const char *name, bal_widen_i8_fn *fn, bal_widen_i8_f
 #define check_gemm_w3(name, fn, ref, seed)   check_gemm_w(name, fn, ref, seed, 3)
 #define check_gemm_w4(name, fn, ref, seed)   check_gemm_w(name, fn, ref, seed, 4)
 #define check_gemm_w8(name, fn, ref, seed)   check_gemm_w(name, fn, ref, seed, 8)
+#define check_gemm_a8w2(name, fn, ref, seed) check_gemm_a8(name, fn, ref, seed, 2)
+#define check_gemm_a8w3(name, fn, ref, seed) check_gemm_a8(name, fn, ref, seed, 3)
+#define check_gemm_a8w4(name, fn, ref, seed) check_gemm_a8(name, fn, ref, seed, 4)
+#define check_gemm_a8w8(name, fn, ref, seed) check_gemm_a8(name, fn, ref, seed, 8)
 #define check_gemm_nt_f32(name, fn, ref, s)  check_gemm_nt(name, fn, ref, s, 0)
 #define check_gemm_nt_bf16(name, fn, ref, s) check_gemm_nt(name, fn, ref, s, 1)
 #define check_gemm_nt_f16(name, fn, ref, s)  check_gemm_nt(name, fn, ref, s, 2)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
- * Measures kernels against the limits of the machine they run on: sustained read bandwidth and
- * fused multiply-add peak. Cases are run in turn, round after round, so that a busy neighbour hits
- * all of them alike; a row reports the median round and the slowest and fastest. */
+ * Measures kernels against the limits of the machine they run on: sustained read bandwidth, fused
+ * multiply-add peak and the peak of byte products. Cases are run in turn, round after round, so
+ * that a busy neighbour hits all of them alike; a row reports the median round and the slowest and
+ * fastest. */
 #ifndef BAL_TOOL_BENCH_KERNELS_H
 #define BAL_TOOL_BENCH_KERNELS_H
 
@@ -18,23 +19,23 @@ typedef struct bal_bench_plan {
     int repeats;
 } bal_bench_plan;
 
-/* weights_per_s counts a weight once per call whatever the rows; for "fma" it is multiply-adds and
- * for "read" 0. bytes_per_s counts weights with their scales and zero points. */
+/* weights_per_s counts a weight once per call whatever the rows; for "fma" and "int8" it is
+ * multiply-adds and for "read" 0. bytes_per_s counts weights with their scales and zero points. */
 typedef struct bal_bench_row {
     char name[24];
     const char *isa;
-    int bits;           /* 32 for "fma", 0 for "read" */
+    int bits;           /* 32 for "fma", 8 for "int8", 0 for "read" */
     size_t group, n, k; /* group 0 where it does not apply */
     int rows, threads;
     double weights_per_s, bytes_per_s;
     double slowest, fastest; /* of the rounds, relative to the median */
-    const char *limit;       /* "read" (bytes), "fma" (multiply-adds), or NULL for a limit itself */
+    const char *limit; /* "read" (bytes), "fma", "int8" (products), or NULL for a limit itself */
     double limit_per_s, fraction;
 } bal_bench_row;
 
 enum { BAL_BENCH_ROWS = 32 };
 
-/* Fills rows[BAL_BENCH_ROWS] and *n_rows: both limits at every thread count up to the pool's. */
+/* Fills rows[BAL_BENCH_ROWS] and *n_rows: the limits at every thread count up to the pool's. */
 bal_status bal_bench_limits(const bal_bench_plan *plan, bal_bench_row *rows, int *n_rows,
                             bal_error *err);
 

@@ -63,7 +63,8 @@ int bal_cmd_bench(int argc, char **argv)
     const char *shape = "3584x18944";
     int group = 128, rows = 64, repeats = 9;
     const bal_arg args[] = {
-        {"--limits", 0, BAL_ARG_BOOL, &limits, "", "read bandwidth and multiply-add peak", 0, 0},
+        {"--limits", 0, BAL_ARG_BOOL, &limits, "",
+         "read bandwidth, multiply-add peak of floats and of bytes", 0, 0},
         {"--kernels", 0, BAL_ARG_BOOL, &kernels, "",
          "matrix kernels beside those limits (the default)", 0, 0},
         {"--shape", 0, BAL_ARG_STRING, &shape, "NxK", "outputs x inputs (3584x18944)", 0, 0},
