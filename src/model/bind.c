@@ -292,6 +292,16 @@ static bal_status bind_float_linear(binder *b, const bal_bind_row *r, const bal_
     return BAL_OK;
 }
 
+/* Metadata act.NAME; a16 where there is none. */
+static bal_status bind_act(binder *b, const char *name, bal_linear *l)
+{
+    char key[NAME_SIZE + 8];
+    snprintf(key, sizeof key, "act.%s", name);
+    const char *id = bal_tensor_meta(&b->m->tensors, key);
+    const bal_status st = id ? bal_act_parse(id, &l->act, b->err) : BAL_OK;
+    return st < 0 ? bal_fail_in(b->err, st, "%s: metadata %s", b->m->path, key) : st;
+}
+
 static bal_status bind_packed_linear(binder *b, const bal_bind_row *r, const char *name,
                                      const bal_tensor_view *t, bal_linear *l)
 {
@@ -315,6 +325,7 @@ static bal_status bind_packed_linear(binder *b, const bal_bind_row *r, const cha
         return wrong(b, t, expected);
     }
     BAL_TRY(bal_type_from_bits(&l->type, bits, b->err));
+    BAL_TRY(bind_act(b, name, l));
     return bal_packed_view_init(&l->packed, &layout, t->data, (size_t)t->n_bytes, b->err);
 }
 

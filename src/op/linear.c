@@ -10,6 +10,9 @@
 
 #include <string.h>
 
+static_assert((int)BAL_ROW_CHUNK <= (int)BAL_GEMM_A8_ROWS, "a chunk is one call of gemm_a8");
+static_assert(sizeof(bal_a8) <= sizeof(bal_a16), "scratch is sized for a16");
+
 enum { WIDEN_ROWS = 8 }; /* fewer rows than this: the 16-bit kernels read the weights directly */
 
 typedef struct job {
@@ -127,6 +130,45 @@ static void packed_panels(void *ctx, size_t begin, size_t end, int lane)
     for (size_t p = begin; p < end; p++) packed_panel(ctx, p);
 }
 
+static void quantize_rows_a8(void *ctx, size_t begin, size_t end, int lane)
+{
+    (void)lane;
+    const job *j = ctx;
+    bal_a8 *a = (bal_a8 *)(void *)j->e->shared;
+    const size_t k = (size_t)j->w->k, units = j->w->packed.layout.units;
+    for (size_t i = begin; i < end; i++)
+        j->e->kernels->quant_a8(j->x + i * j->ldx, k, j->w->act.group, a + i * units);
+}
+
+/* Units of a row that share an activation scale. */
+static size_t units_per_scale(const bal_linear *w)
+{
+    return w->act.group ? w->act.group / BAL_UNIT : w->packed.layout.units;
+}
+
+static void panel_a8(const job *j, size_t panel)
+{
+    const bal_packed_view *p = &j->w->packed;
+    const size_t units = p->layout.units, n0 = panel * BAL_PANEL;
+    const size_t real = bal_min(BAL_PANEL, (size_t)j->w->n - n0);
+    float tail[BAL_ROW_CHUNK * BAL_PANEL];
+    float *y = real == BAL_PANEL ? j->y + n0 : tail;
+    const size_t ldy = real == BAL_PANEL ? j->ldy : BAL_PANEL;
+    bal_kernels_gemm_a8(j->e->kernels, p->layout.bits)(
+        (int)j->m, units, p->layout.units_per_group, units_per_scale(j->w),
+        (const bal_a8 *)(const void *)j->e->shared, units, bal_packed_codes(p, panel),
+        bal_packed_scales(p, panel), bal_packed_zeros(p, panel), y, ldy);
+    for (size_t r = 0; r < j->m && y == tail; r++)
+        memcpy(j->y + r * j->ldy + n0, tail + r * BAL_PANEL, real * sizeof *tail);
+    add_bias(j, n0, real);
+}
+
+static void panels_a8(void *ctx, size_t begin, size_t end, int lane)
+{
+    (void)lane;
+    for (size_t p = begin; p < end; p++) panel_a8(ctx, p);
+}
+
 /* Enough pieces for balance, few enough that claiming them costs nothing. */
 static size_t grain_of(const bal_exec *e, size_t items)
 {
@@ -137,14 +179,15 @@ static size_t grain_of(const bal_exec *e, size_t items)
 static void packed_forward(job *j)
 {
     const size_t panels = j->w->packed.layout.panels, m = j->m;
+    const bool a8 = j->w->act.kind == BAL_ACT_A8;
     const float *x = j->x;
     float *y = j->y;
     for (size_t i = 0; i < m; i += BAL_ROW_CHUNK) {
         j->m = bal_min(BAL_ROW_CHUNK, m - i);
         j->x = x + i * j->ldx;
         j->y = y + i * j->ldy;
-        bal_pool_run(j->e->pool, quantize_rows, j, j->m, 4);
-        bal_pool_run(j->e->pool, packed_panels, j, panels, grain_of(j->e, panels));
+        bal_pool_run(j->e->pool, a8 ? quantize_rows_a8 : quantize_rows, j, j->m, 4);
+        bal_pool_run(j->e->pool, a8 ? panels_a8 : packed_panels, j, panels, grain_of(j->e, panels));
     }
 }
 

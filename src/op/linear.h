@@ -4,6 +4,7 @@
 #define BAL_OP_LINEAR_H
 
 #include "op/exec.h"
+#include "type/act.h"
 #include "type/packed.h"
 #include "type/type.h"
 
@@ -13,12 +14,13 @@ typedef struct bal_linear {
     int n, k;
     const void *w; /* row-major, k elements a row, any alignment */
     bal_packed_view packed;
+    bal_act act;       /* how packed weights read their input */
     const float *bias; /* [n] or NULL */
 } bal_linear;
 
 /* x [m][k], y [m][n] with row strides ldx, ldy in elements; y must not overlap x.
  * Each output depends on its own row of x only, and its bits on nothing else: not on m, threads or
- * tiles. Packed weights read x as int16 in blocks of 32 (docs/numerics.md). */
+ * tiles. Packed weights read x as integers, as `act` says (docs/numerics.md). */
 void bal_linear_forward(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx, int m,
                         float *y, size_t ldy);
 

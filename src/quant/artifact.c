@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/size.h"
 #include "format/safetensors_write.h"
+#include "quant/actsim.h"
 #include "model/family.h"
 
 #include <stdio.h>
@@ -36,7 +37,7 @@ typedef struct builder {
 static bal_status builder_init(builder *b)
 {
     const size_t layers = (size_t)b->engine->model.config.text.layers;
-    b->room_meta = FIXED_META + layers * BAL_DECODER_LINEARS;
+    b->room_meta = FIXED_META + 2 * layers * BAL_DECODER_LINEARS;
     b->room_tensors = b->engine->model.tensors.n_tensors + 2 +
                       layers * (2 * BAL_DECODER_LINEARS + BAL_PART_NORMS);
     b->tensors = calloc(b->room_tensors, sizeof *b->tensors);
@@ -91,15 +92,29 @@ static void add_meta(builder *b, const char *key, const char *value)
     b->meta[b->n_meta++] = (bal_st_meta){key, value};
 }
 
+static bal_status add_kept_meta(builder *b, const char *key, const char *value)
+{
+    bal_st_meta *m = &b->meta[b->n_meta];
+    BAL_TRY(keep(b, key, &m->key));
+    BAL_TRY(keep(b, value, &m->value));
+    b->n_meta++;
+    return BAL_OK;
+}
+
 static bal_status add_layout(builder *b, int layer, int i, const char *id)
 {
     char key[BAL_PART_NAME];
-    bal_st_meta *m = &b->meta[b->n_meta];
     bal_part_layout_key(key, layer, i);
-    BAL_TRY(keep(b, key, &m->key));
-    BAL_TRY(keep(b, id, &m->value));
-    b->n_meta++;
-    return BAL_OK;
+    return add_kept_meta(b, key, id);
+}
+
+/* act NULL: nothing is said, which means a16 */
+static bal_status add_act(builder *b, int layer, int i, const char *act)
+{
+    char key[BAL_PART_NAME];
+    if (!act) return BAL_OK;
+    bal_part_act_key(key, layer, i);
+    return add_kept_meta(b, key, act);
 }
 
 /* ---- What goes in ------------------------------------------------------------------------------
@@ -120,6 +135,8 @@ static bal_status add_part(builder *b, const bal_part *part, int layer)
     for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
         bal_part_layout_key(key, layer, i);
         BAL_TRY(add_layout(b, layer, i, bal_tensor_meta(&part->set, key)));
+        bal_part_act_key(key, layer, i);
+        BAL_TRY(add_act(b, layer, i, bal_tensor_meta(&part->set, key)));
         bal_part_packed_name(name, layer, i);
         BAL_TRY(add_tensor(b, name, bal_tensor_find(&part->set, name)));
     }
@@ -140,7 +157,8 @@ static int planned_bits(const builder *b, int layer, int i)
 static bal_status add_planned(builder *b, int layer)
 {
     const bal_text_config *c = &b->engine->model.config.text;
-    char name[BAL_PART_NAME], id[BAL_PACKED_ID_SIZE];
+    char name[BAL_PART_NAME], id[BAL_PACKED_ID_SIZE], act[BAL_ACT_ID_SIZE];
+    bal_act_id(bal_act_of(b->origin->recipe), act);
     for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
         bal_packed_layout layout;
         int n, k;
@@ -149,6 +167,7 @@ static bal_status add_planned(builder *b, int layer)
                                        (size_t)b->origin->recipe->group, b->err));
         bal_packed_layout_id(&layout, id);
         BAL_TRY(add_layout(b, layer, i, id));
+        BAL_TRY(add_act(b, layer, i, b->origin->recipe->act == BAL_ACT_A8 ? act : NULL));
         bal_part_packed_name(name, layer, i);
         BAL_TRY(add_flat(b, name, BAL_ST_U8, NULL, layout.n_bytes));
         bal_part_bias_name(name, layer, i);
@@ -190,7 +209,8 @@ static bal_status add_origin(builder *b)
 {
     const bal_artifact_origin *o = b->origin;
     BAL_TRY(bal_recipe_to_json(o->recipe, &b->recipe, b->err));
-    add_meta(b, "ballast_format", BAL_ARTIFACT_FORMAT);
+    add_meta(b, "ballast_format",
+             o->recipe->act == BAL_ACT_A8 ? BAL_ARTIFACT_FORMAT_ACTS : BAL_ARTIFACT_FORMAT);
     add_meta(b, "program", "ballast " BALLAST_VERSION);
     add_meta(b, "isa", o->isa);
     add_meta(b, "recipe", b->recipe);

@@ -9,7 +9,9 @@
 #include "quant/part.h"
 #include "run/engine.h"
 
-#define BAL_ARTIFACT_FORMAT "1.0"
+/* 1.1 has activation paths; files without are 1.0. */
+#define BAL_ARTIFACT_FORMAT      "1.0"
+#define BAL_ARTIFACT_FORMAT_ACTS "1.1"
 
 typedef struct bal_artifact_origin {
     const bal_recipe *recipe;
@@ -20,7 +22,8 @@ typedef struct bal_artifact_origin {
     const char *calibration;     /* JSON text, NULL when no data was used */
 } bal_artifact_origin;
 
-/* What a file would be, without any data. */
+/* What a file would be, without any data; where spikes decide about activation paths, up to two
+ * bytes a linear more than it will have. */
 typedef struct bal_artifact_sizes {
     uint64_t n_bytes;        /* of the file */
     uint64_t linear_weights; /* in the linears of the decoder blocks */

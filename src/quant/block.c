@@ -55,6 +55,7 @@ static bal_status job_calibration(bal_block_job *j, const char *dir, bal_error *
     BAL_TRY(bal_pass_create(&j->pass, j->c, j->max_rows, err));
     BAL_TRY(bal_probe_create(&j->probe, j->e, j->c, j->samples->max_len, err));
     BAL_TRY(job_rows(j, err));
+    if (j->recipe->act == BAL_ACT_A8) BAL_TRY(bal_wide_layer_rows(&j->trial, j->max_rows, err));
     for (int i = 0; i < BAL_SUBS; i++)
         BAL_TRY(bal_store_create(&j->ref[i], dir, j->samples, j->c->hidden, err));
     for (int g = 0; g < BAL_GROUPS; g++) {
@@ -65,11 +66,19 @@ static bal_status job_calibration(bal_block_job *j, const char *dir, bal_error *
     return BAL_OK;
 }
 
-static bool searches(const bal_block_job *j, int group)
+/* Whether a group gets a channel scale. SmoothQuant scales what a norm makes. */
+static bool scales(const bal_block_job *j, int group)
 {
     const bal_decoder_layer *l = j->layer;
-    if (j->recipe->scale != BAL_SCALE_SEARCH) return false;
+    if (j->recipe->scale == BAL_SCALE_SMOOTH)
+        return group == BAL_GROUP_QKV || group == BAL_GROUP_GATE_UP;
+    if (j->recipe->scale == BAL_SCALE_NONE) return false;
     return group != BAL_GROUP_O || (l->v.n == l->o.n && l->v.k == l->o.k);
+}
+
+static bool searches(const bal_block_job *j, int group)
+{
+    return j->recipe->scale == BAL_SCALE_SEARCH && scales(j, group);
 }
 
 static bal_status job_init(bal_block_job *j, const char *dir, bal_error *err)
@@ -104,7 +113,10 @@ static void quantized_row(const void *ctx, int r, float *out, float *work)
     bal_quantized_row(ctx, r, out);
 }
 
-/* trial = work with all seven linears rounded; codes, scales and zeros to q if not NULL. */
+static_assert((int)BAL_WIDE_INPUTS == (int)BAL_GROUPS, "one path a group");
+
+/* trial = work with all seven linears rounded, reading inputs as they will; codes, scales and zeros
+ * to q if not NULL. */
 static bal_status round_all(bal_block_job *j, bal_quantized_linear *q, bal_error *err)
 {
     for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
@@ -121,6 +133,7 @@ static bal_status round_all(bal_block_job *j, bal_quantized_linear *q, bal_error
     j->trial.mlp_norm = j->work.mlp_norm;
     j->trial.q_norm = j->layer->q_norm;
     j->trial.k_norm = j->layer->k_norm;
+    memcpy(j->trial.act, j->act, sizeof j->act);
     return BAL_OK;
 }
 
@@ -162,10 +175,13 @@ static bal_status search_and_fold(bal_block_job *j, bal_block_result *out, bal_e
 {
     bool any = false;
     for (int g = 0; g < BAL_GROUPS; g++) {
-        const bool inputs = searches(j, g) || j->recipe->clip != BAL_CLIP_NONE;
+        const bool inputs = scales(j, g) || j->recipe->clip != BAL_CLIP_NONE;
         if (j->recipe->distort && inputs) BAL_TRY(collect_distorted(j, g, any, err));
-        if (!searches(j, g)) continue;
-        BAL_TRY(bal_job_search(j, g, &out->group[g], err));
+        if (!scales(j, g)) continue;
+        if (searches(j, g))
+            BAL_TRY(bal_job_search(j, g, &out->group[g], err));
+        else
+            BAL_TRY(bal_job_smooth(j, g, &out->group[g], err));
         bal_fold_group(&j->work, j->e->pool, g, out->group[g].scale, j->recipe->arithmetic);
         any = true;
     }
@@ -222,6 +238,7 @@ static bal_status clip(bal_block_job *j, bal_block_result *out, bal_error_sums e
 /* The folded norms and biases leave the job for the result. */
 static void hand_over(bal_block_job *j, bal_block_result *out)
 {
+    memcpy(out->act, j->act, sizeof out->act);
     for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
         out->bias[i] = j->work.bias[i];
         j->work.bias[i] = NULL;
@@ -264,10 +281,13 @@ static bal_status calibrated(bal_block_job *j, bal_block_result *out, const char
                              bal_error *err)
 {
     const bool solves = bal_recipe_solves(j->recipe);
-    const unsigned groups = j->recipe->distort ? 0u : (1u << BAL_GROUPS) - 1;
+    const bool spikes = j->recipe->spikes;
+    const unsigned groups = j->recipe->distort && !spikes ? 0u : (1u << BAL_GROUPS) - 1;
     bal_error_sums e[BAL_SUBS], ref[BAL_SUBS];
     bal_wide_copy_all(&j->trial, j->e, j->layer);
     BAL_TRY(bal_job_collect(j, j->in_float, groups, true, err));
+    for (int g = 0; spikes && g < BAL_GROUPS; g++)
+        if (bal_act_spikes(&j->stats[g])) j->act[g] = (bal_act){BAL_ACT_A16, 0};
     BAL_TRY(plain_errors(j, out, ref, err));
     BAL_TRY(search_and_fold(j, out, err));
     log_inputs(j, out);
@@ -328,6 +348,7 @@ bal_status bal_block_solve(bal_block_result *out, const bal_exec *e, const bal_t
                        .step = step,
                        .step_ctx = step_ctx};
     for (int i = 0; i < BAL_SUBS; i++) j.ratio[i] = ratio ? ratio[i] : 1.0;
+    for (int g = 0; g < BAL_GROUPS; g++) j.act[g] = bal_act_of(recipe);
     *out = (bal_block_result){0};
     BAL_TRY(check_inputs(&j, err));
     bal_status st = job_init(&j, tmp_dir, err);
@@ -372,7 +393,7 @@ static bal_status price_width(bal_block_job *j, bal_block_price *out, int i, int
     z.bits = bal_widths[width];
     const priced p = {&z, bal_layer_linear(j->layer, i)};
     bal_wide_fill(&j->trial, j->e, i, rounded_row, &p);
-    BAL_TRY(bal_job_group_errors(j, group, &sums, err));
+    BAL_TRY(bal_job_group_errors(j, group, NULL, &sums, err));
     for (int m = 0; m < BAL_MODALITIES; m++) {
         out->rows[m] = sums.rows[m];
         if (sums.rows[m] > 0)

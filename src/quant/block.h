@@ -37,8 +37,8 @@ typedef struct bal_group_log {
     int best;                      /* index of the chosen exponent: alpha = best / 20 */
     double loss[BAL_SCALE_POINTS]; /* loss[0] is plain rounding */
     int k;
-    float *mean_abs; /* [k] the statistic m, NULL when not searched */
-    float *scale;    /* [k] the chosen s, NULL when not searched */
+    float *mean_abs; /* [k] the statistic m, NULL without a scale */
+    float *scale;    /* [k] the chosen s, NULL without one */
 } bal_group_log;
 
 /* Output error of a sub-block against the float block on the same inputs, per modality (mean
@@ -51,6 +51,7 @@ typedef struct bal_block_result {
     bal_quantized_linear linear[BAL_DECODER_LINEARS]; /* q k v o gate up down, folded */
     float *bias[BAL_DECODER_LINEARS];                 /* [n] or NULL; v's is folded */
     float *attn_norm, *mlp_norm;                      /* [hidden], folded */
+    bal_act act[BAL_GROUPS];                          /* how each group reads its inputs */
     bal_group_log group[BAL_GROUPS];
     bal_sub_error rtn[BAL_SUBS];   /* error of plain rounding at the same bits */
     bal_sub_error final[BAL_SUBS]; /* error of this result */

@@ -22,6 +22,7 @@ typedef struct bal_block_job {
     const bal_recipe *recipe;
     bal_quantizer quantizer[BAL_DECODER_LINEARS];
     double ratio[BAL_SUBS];
+    bal_act act[BAL_GROUPS]; /* how each group will read its inputs */
     bal_step_fn *step;
     void *step_ctx;
     long done, total;
@@ -54,8 +55,13 @@ bal_status bal_job_errors(bal_block_job *j, bal_error_sums errors[BAL_SUBS], bal
                           bal_error *err);
 
 /* Errors of trial at the output that the group is judged by (docs/numerics.md, "The scale search"),
- * against ref[], on the rows that weigh something; x[] of the group must be there. */
-bal_status bal_job_group_errors(bal_block_job *j, int group, bal_error_sums *sums, bal_error *err);
+ * against ref[], on the rows that weigh something; x[] of the group must be there.
+ * The group reads x / s as j->act says (s NULL: x). */
+bal_status bal_job_group_errors(bal_block_job *j, int group, const float *s, bal_error_sums *sums,
+                                bal_error *err);
+
+/* SmoothQuant's scale for one group, from the ranges of its inputs and of its columns in work. */
+bal_status bal_job_smooth(bal_block_job *j, int group, bal_group_log *log, bal_error *err);
 
 /* The 20-point search for one group: fills the log. Leaves the last candidate in trial. */
 bal_status bal_job_search(bal_block_job *j, int group, bal_group_log *log, bal_error *err);

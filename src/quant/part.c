@@ -6,6 +6,7 @@
 
 #include "base/size.h"
 #include "format/safetensors_write.h"
+#include "quant/actsim.h"
 #include "quant/fold.h"
 
 #include <errno.h>
@@ -50,6 +51,12 @@ void bal_part_layout_key(char out[BAL_PART_NAME], int index, int linear)
              bal_decoder_linear_name(linear));
 }
 
+void bal_part_act_key(char out[BAL_PART_NAME], int index, int linear)
+{
+    snprintf(out, BAL_PART_NAME, "act.model.language_model.layers.%d.%s.weight", index,
+             bal_decoder_linear_name(linear));
+}
+
 void bal_part_linear_size(const bal_text_config *c, int i, int *n, int *k)
 {
     const int hidden = c->hidden, inter = c->intermediate, q = c->heads * c->head_dim;
@@ -67,9 +74,10 @@ typedef struct writer {
     bal_tensor_view tensors[MAX_TENSORS];
     char names[MAX_TENSORS][BAL_PART_NAME];
     int n_tensors;
-    bal_st_meta meta[BAL_DECODER_LINEARS];
-    char keys[BAL_DECODER_LINEARS][BAL_PART_NAME];
-    char ids[BAL_DECODER_LINEARS][BAL_PACKED_ID_SIZE];
+    bal_st_meta meta[2 * BAL_DECODER_LINEARS];
+    size_t n_meta;
+    char keys[2 * BAL_DECODER_LINEARS][BAL_PART_NAME];
+    char ids[BAL_DECODER_LINEARS][BAL_PACKED_ID_SIZE], acts[BAL_DECODER_LINEARS][BAL_ACT_ID_SIZE];
     uint8_t *packed[BAL_DECODER_LINEARS];
 } writer;
 
@@ -98,10 +106,27 @@ static bal_status pack_linear(writer *w, const bal_quantized_linear *q, int inde
     const bal_status st = bal_pack(&layout, q->codes, q->scales, q->zeros, w->packed[i], err);
     if (st < 0) return bal_fail_in(err, st, "block %d, %s", index, bal_decoder_linear_name(i));
     bal_packed_layout_id(&layout, w->ids[i]);
-    bal_part_layout_key(w->keys[i], index, i);
-    w->meta[i] = (bal_st_meta){w->keys[i], w->ids[i]};
+    bal_part_layout_key(w->keys[w->n_meta], index, i);
+    w->meta[w->n_meta] = (bal_st_meta){w->keys[w->n_meta], w->ids[i]};
+    w->n_meta++;
     bal_part_packed_name(add_tensor(w, BAL_ST_U8, w->packed[i], layout.n_bytes), index, i);
     return BAL_OK;
+}
+
+static void add_act(writer *w, bal_act act, int index, int i)
+{
+    bal_act_id(act, w->acts[i]);
+    bal_part_act_key(w->keys[w->n_meta], index, i);
+    w->meta[w->n_meta] = (bal_st_meta){w->keys[w->n_meta], w->acts[i]};
+    w->n_meta++;
+}
+
+/* Whether any linear reads bytes: then all say what they read. */
+static bool reads_bytes(const bal_block_result *r)
+{
+    for (int g = 0; g < BAL_GROUPS; g++)
+        if (r->act[g].kind == BAL_ACT_A8) return true;
+    return false;
 }
 
 static bal_status collect(writer *w, const bal_block_result *r, const bal_text_config *c,
@@ -109,6 +134,8 @@ static bal_status collect(writer *w, const bal_block_result *r, const bal_text_c
 {
     for (int i = 0; i < BAL_DECODER_LINEARS; i++)
         BAL_TRY(pack_linear(w, &r->linear[i], index, i, err));
+    for (int i = 0; reads_bytes(r) && i < BAL_DECODER_LINEARS; i++)
+        add_act(w, r->act[bal_group_of_linear(i)], index, i);
     const float *const norms[BAL_PART_NORMS] = {r->attn_norm, r->mlp_norm, source->q_norm,
                                                 source->k_norm};
     for (int i = 0; i < BAL_PART_NORMS; i++) {
@@ -129,8 +156,7 @@ static bal_status write_file(const writer *w, const char *path, bal_error *err)
     char tmp[1200];
     if (snprintf(tmp, sizeof tmp, "%s.tmp", path) >= (int)sizeof tmp)
         return bal_fail(err, BAL_E_ARG, "path too long: %.200s", path);
-    BAL_TRY(bal_safetensors_write(tmp, w->tensors, (size_t)w->n_tensors, w->meta,
-                                  BAL_DECODER_LINEARS, err));
+    BAL_TRY(bal_safetensors_write(tmp, w->tensors, (size_t)w->n_tensors, w->meta, w->n_meta, err));
     if (rename(tmp, path) == 0) return BAL_OK;
     const int e = errno;
     unlink(tmp);
@@ -194,6 +220,24 @@ static bal_status layout_of(const opener *o, const bal_linear *l, int i, bal_pac
                     id ? id : "nothing");
 }
 
+/* The activation path of linear i: the recipe's, or a16 where spikes made it so. */
+static bal_status act_of(const opener *o, int i, bal_act *act)
+{
+    char key[BAL_PART_NAME], want[BAL_ACT_ID_SIZE];
+    *act = (bal_act){BAL_ACT_A16, 0};
+    bal_part_act_key(key, o->index, i);
+    const char *id = bal_tensor_meta(&o->p->set, key);
+    bal_act_id(bal_act_of(o->recipe), want);
+    if (id && strcmp(id, want) == 0) {
+        *act = bal_act_of(o->recipe);
+        return BAL_OK;
+    }
+    const bool may_be_a16 = o->recipe->act == BAL_ACT_A16 || o->recipe->spikes;
+    if (may_be_a16 && (!id || strcmp(id, "a16") == 0)) return BAL_OK;
+    return bal_fail(o->err, BAL_E_FORMAT, "metadata %s: expected %s, found %.40s", key, want,
+                    id ? id : "nothing");
+}
+
 static bal_status open_bias(const opener *o, bal_linear *l, int i)
 {
     char name[BAL_PART_NAME];
@@ -217,6 +261,7 @@ static bal_status open_linear(const opener *o, int i)
     BAL_TRY(layout_of(o, l, i, &layout));
     BAL_TRY(bal_packed_view_init(&l->packed, &layout, t->data, (size_t)t->n_bytes, o->err));
     BAL_TRY(bal_type_from_bits(&l->type, layout.bits, o->err));
+    BAL_TRY(act_of(o, i, &l->act));
     return open_bias(o, l, i);
 }
 

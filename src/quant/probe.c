@@ -57,10 +57,18 @@ bal_status bal_wide_layer_create(bal_wide_layer *l, const bal_exec *e,
     return bal_nomem(err, floats * sizeof *l->lanes, "rows of weights");
 }
 
+bal_status bal_wide_layer_rows(bal_wide_layer *l, int max_rows, bal_error *err)
+{
+    const size_t n_bytes = (size_t)max_rows * (size_t)l->widest * sizeof *l->rows;
+    l->rows = malloc(n_bytes);
+    return l->rows ? BAL_OK : bal_nomem(err, n_bytes, "quantized rows of a sample");
+}
+
 void bal_wide_layer_destroy(bal_wide_layer *l)
 {
     for (int i = 0; i < BAL_DECODER_LINEARS; i++) free(l->memory[i]);
     free(l->lanes);
+    free(l->rows);
     *l = (bal_wide_layer){0};
 }
 
@@ -122,6 +130,7 @@ void bal_wide_copy_all(bal_wide_layer *l, const bal_exec *e, const bal_decoder_l
     l->mlp_norm = from->mlp_norm;
     l->q_norm = from->q_norm;
     l->k_norm = from->k_norm;
+    memset(l->act, 0, sizeof l->act);
 }
 
 /* ---- Linears ----------------------------------------------------------------------------------
@@ -174,6 +183,16 @@ void bal_probe_transpose(const bal_exec *e, const float *x, size_t ldx, int rows
     bal_pool_run(e->pool, transpose_columns, &j, (size_t)cols, 16);
 }
 
+/* The rows of input `which` as its linears read them. */
+static const float *as_read(const bal_exec *e, const bal_wide_layer *l, int which, const float *x,
+                            int m, int k)
+{
+    if (l->act[which].kind == BAL_ACT_A16) return x;
+    memcpy(l->rows, x, (size_t)m * (size_t)k * sizeof *x);
+    bal_act_simulate(e, l->act[which], NULL, l->rows, m, k);
+    return l->rows;
+}
+
 /* ---- Attention --------------------------------------------------------------------------------
  */
 
@@ -223,21 +242,23 @@ void bal_probe_attn(const bal_exec *e, const bal_text_config *c, const bal_wide_
     attn_job j = {e, c, p, b, (size_t)m};
     const size_t items = bal_ceil_div((size_t)m, BAL_PROBE_ROWS) * (size_t)c->heads;
     const int kv = c->kv_heads * c->head_dim;
+    x = as_read(e, l, 0, x, m, l->w[0].k);
     bal_probe_linear(e, &l->w[0], x, m, b->q);
     bal_probe_linear(e, &l->w[1], x, m, b->k);
     bal_probe_linear(e, &l->w[2], x, m, b->v);
     bal_decoder_rotate(e, c, l->q_norm, l->k_norm, m, pass->cos, pass->sin, b->q, b->k);
     bal_probe_transpose(e, b->k, (size_t)kv, m, kv, p->keys);
     bal_pool_run(e->pool, attend_items, &j, items, 1);
-    bal_probe_linear(e, &l->w[3], b->ctx, m, out);
+    bal_probe_linear(e, &l->w[3], as_read(e, l, 1, b->ctx, m, l->w[3].k), m, out);
 }
 
 void bal_probe_mlp(const bal_exec *e, const bal_text_config *c, const bal_wide_layer *l, int m,
                    const float *x, bal_pass *pass, float *out)
 {
     bal_decoder_buf *b = &pass->buf;
+    x = as_read(e, l, 2, x, m, l->w[4].k);
     bal_probe_linear(e, &l->w[4], x, m, b->act);
     bal_probe_linear(e, &l->w[5], x, m, b->up);
     bal_silu_mul(e, b->act, b->up, m, c->intermediate);
-    bal_probe_linear(e, &l->w[6], b->act, m, out);
+    bal_probe_linear(e, &l->w[6], as_read(e, l, 3, b->act, m, l->w[6].k), m, out);
 }

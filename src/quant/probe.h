@@ -7,6 +7,7 @@
 #ifndef BAL_QUANT_PROBE_H
 #define BAL_QUANT_PROBE_H
 
+#include "quant/actsim.h"
 #include "quant/pass.h"
 
 typedef struct bal_wide {
@@ -15,10 +16,15 @@ typedef struct bal_wide {
     const float *bias; /* [n] or NULL */
 } bal_wide;
 
+enum { BAL_WIDE_INPUTS = 4 }; /* of a block's linears, as BAL_GROUPS counts them */
+
 /* The linears of a block, transposed. Norms and biases are borrowed. */
 typedef struct bal_wide_layer {
     bal_wide w[BAL_DECODER_LINEARS]; /* q k v o gate up down */
     const float *attn_norm, *mlp_norm, *q_norm, *k_norm;
+    /* how the linears that read one input read it: {q,k,v}, {o}, {gate,up}, {down} */
+    bal_act act[BAL_WIDE_INPUTS];
+    float *rows; /* inputs after that; NULL: `act` must be a16 */
     float *memory[BAL_DECODER_LINEARS];
     float *lanes; /* [pool size][BAL_WIDE_PANEL + 1][widest] */
     int widest;   /* inputs */
@@ -29,6 +35,8 @@ enum { BAL_WIDE_PANEL = 16 }; /* rows of a weight that one lane transposes at a 
 /* Memory for layers of the shape of `like`; contents are undefined. */
 bal_status bal_wide_layer_create(bal_wide_layer *l, const bal_exec *e,
                                  const bal_decoder_layer *like, bal_error *err);
+/* Room for max_rows inputs, without which every `act` is a16. */
+bal_status bal_wide_layer_rows(bal_wide_layer *l, int max_rows, bal_error *err);
 void bal_wide_layer_destroy(bal_wide_layer *l); /* idempotent; zeroed struct is fine */
 /* (BAL_WIDE_PANEL + 1) * widest floats of one lane. */
 float *bal_wide_lane(const bal_wide_layer *l, int lane);
@@ -40,7 +48,8 @@ typedef void bal_wide_row_fn(const void *ctx, int r, float *out, float *work);
 void bal_wide_fill(bal_wide_layer *l, const bal_exec *e, int i, bal_wide_row_fn *fn,
                    const void *ctx);
 
-/* Linear i, or all with norms and biases, as the float layer `from` has them. */
+/* All linears with norms and biases as the float layer `from` has them, reading inputs as they are.
+ */
 void bal_wide_copy_all(bal_wide_layer *l, const bal_exec *e, const bal_decoder_layer *from);
 
 enum { BAL_PROBE_ROWS = 64 }; /* queries of one work item of attention */
@@ -61,8 +70,8 @@ void bal_probe_linear(const bal_exec *e, const bal_wide *w, const float *x, int 
 void bal_probe_transpose(const bal_exec *e, const float *x, size_t ldx, int rows, int cols,
                          float *t);
 
-/* x [m][hidden], already normed -> out [m][hidden]. Afterwards pass->buf.ctx and .act hold the
- * inputs of o_proj and down_proj. */
+/* x [m][hidden], already normed -> out [m][hidden]; linears read their inputs as l->act says.
+ * Afterwards pass->buf.ctx and .act hold the inputs of o_proj and down_proj before that. */
 void bal_probe_attn(const bal_exec *e, const bal_text_config *c, const bal_wide_layer *l, int m,
                     const float *x, bal_probe *p, bal_pass *pass, float *out);
 void bal_probe_mlp(const bal_exec *e, const bal_text_config *c, const bal_wide_layer *l, int m,

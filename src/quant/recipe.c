@@ -43,10 +43,26 @@ static const key KEYS[] = {
      FIELD(grid),
      {{"asym", BAL_GRID_ASYM}, {"sym", BAL_GRID_SYM}},
      "codes between minimum and maximum, or around zero"},
+    {"act",
+     FIELD(act),
+     {{"a16", BAL_ACT_A16}, {"a8", BAL_ACT_A8}},
+     "inputs of the linears: 16-bit integers, or bytes"},
+    {"act_group",
+     FIELD(act_group),
+     {{"32", 32}, {"128", 128}, {"row", 0}},
+     "inputs that share a scale of a8; row: one scale per token"},
+    {"spikes",
+     FIELD(spikes),
+     {{"keep", false}, {"a16", true}},
+     "linears whose inputs have spikes: as the others, or a16"},
     {"scale",
      FIELD(scale),
-     {{"none", BAL_SCALE_NONE}, {"search", BAL_SCALE_SEARCH}},
-     "channel scales: none, or the best of 20 exponents"},
+     {{"none", BAL_SCALE_NONE}, {"search", BAL_SCALE_SEARCH}, {"smooth", BAL_SCALE_SMOOTH}},
+     "channel scales: none, the best of 20 exponents, or SmoothQuant's"},
+    {"alpha",
+     FIELD(alpha),
+     {{"0.4", 40}, {"0.5", 50}, {"0.6", 60}, {"0.7", 70}, {"0.8", 80}, {"0.9", 90}},
+     "how much of the range smooth moves from inputs to weights"},
     {"balance",
      FIELD(balance),
      {{"off", BAL_BALANCE_OFF}, {"one", BAL_BALANCE_ONE}, {"gradient", BAL_BALANCE_GRADIENT}},
@@ -456,8 +472,8 @@ bal_status bal_recipe_to_json(const bal_recipe *r, char **out, bal_error *err)
 
 bool bal_recipe_needs_data(const bal_recipe *r)
 {
-    return r->scale == BAL_SCALE_SEARCH || r->clip != BAL_CLIP_NONE || bal_recipe_solves(r) ||
-           r->bits == BAL_BITS_AUTO;
+    return r->scale != BAL_SCALE_NONE || (r->act == BAL_ACT_A8 && r->spikes) ||
+           r->clip != BAL_CLIP_NONE || bal_recipe_solves(r) || r->bits == BAL_BITS_AUTO;
 }
 
 bool bal_recipe_solves(const bal_recipe *r)
@@ -494,6 +510,10 @@ bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
         return bal_fail(err, BAL_E_ARG,
                         "recipe %s: shift needs inputs=quantized, found inputs=float: float inputs "
                         "leave nothing to make up for",
+                        r->name);
+    if (r->spikes && r->act != BAL_ACT_A8)
+        return bal_fail(err, BAL_E_ARG,
+                        "recipe %s: spikes=a16 needs act=a8, found act=a16: all linears are a16",
                         r->name);
     if (r->solver == BAL_SOLVER_ROUND && r->shift != BAL_SHIFT_OFF)
         return bal_fail(err, BAL_E_ARG,

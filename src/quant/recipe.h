@@ -7,9 +7,11 @@
 #define BAL_QUANT_RECIPE_H
 
 #include "base/status.h"
+#include "type/act.h"
 
-/* search: AWQ's 20-point channel scale search; none: s = 1 */
-typedef enum bal_scale { BAL_SCALE_NONE, BAL_SCALE_SEARCH } bal_scale;
+/* search: AWQ's 20-point channel scale search; smooth: SmoothQuant's closed form with `alpha`, on
+ * the inputs that a norm makes; none: s = 1 */
+typedef enum bal_scale { BAL_SCALE_NONE, BAL_SCALE_SEARCH, BAL_SCALE_SMOOTH } bal_scale;
 /* off: every position weighs 1, prompt included (AWQ); one: answer and vision weigh 1, prompt 0;
  * gradient: answer 1, vision r = |g vision| / |g answer|, prompt 0 (MBQ) */
 typedef enum bal_balance { BAL_BALANCE_OFF, BAL_BALANCE_ONE, BAL_BALANCE_GRADIENT } bal_balance;
@@ -98,7 +100,11 @@ typedef struct bal_recipe {
     int bits;  /* 2, 3, 4, 8, or BAL_BITS_AUTO */
     int group; /* 32, 64, 128, or 0: the whole row */
     bal_grid grid;
+    bal_act_kind act; /* how the linears read their inputs */
+    int act_group;    /* inputs that share a scale of a8: 32, 128, or 0: the token */
+    bool spikes;      /* inputs whose spikes would cost a8 most of its range keep a16 */
     bal_scale scale;
+    int alpha; /* of smooth, in hundredths */
     bal_balance balance;
     bal_loss loss;
     bal_floor floor;

@@ -61,8 +61,10 @@ static bal_status append_sample(bal_block_job *j, int group, int sample, batch *
     return BAL_OK;
 }
 
-static void run_candidate(bal_block_job *j, int group, int n)
+/* The group's linears read x / s, as the folded block will. */
+static void run_candidate(bal_block_job *j, int group, const float *s, int n)
 {
+    bal_act_simulate(j->e, j->act[group], s, j->rows, n, bal_job_group_width(j, group));
     switch (group) {
     case BAL_GROUP_QKV:
         bal_probe_attn(j->e, j->c, &j->trial, n, j->rows, &j->probe, &j->pass, j->out);
@@ -74,15 +76,16 @@ static void run_candidate(bal_block_job *j, int group, int n)
     }
 }
 
-static void run_batch(bal_block_job *j, int group, batch *b)
+static void run_batch(bal_block_job *j, int group, const float *s, batch *b)
 {
     if (b->n == 0) return;
-    run_candidate(j, group, b->n);
+    run_candidate(j, group, s, b->n);
     bal_error_sums_add(&b->sums, j->e->pool, j->want, j->out, b->n, j->c->hidden, j->tags, j->sums);
     b->n = 0;
 }
 
-bal_status bal_job_group_errors(bal_block_job *j, int group, bal_error_sums *sums, bal_error *err)
+bal_status bal_job_group_errors(bal_block_job *j, int group, const float *s, bal_error_sums *sums,
+                                bal_error *err)
 {
     batch b = {.width = bal_job_group_width(j, group)};
     const bool whole = group == BAL_GROUP_QKV; /* attention reads every row of one sample */
@@ -91,17 +94,18 @@ bal_status bal_job_group_errors(bal_block_job *j, int group, bal_error_sums *sum
     for (int i = 0; i < j->samples->n; i++) {
         BAL_TRY(append_sample(j, group, i, &b, err));
         if (whole) bal_pass_place(&j->pass, &j->samples->items[i]);
-        if (whole || b.n >= BAL_JOB_BATCH) run_batch(j, group, &b);
+        if (whole || b.n >= BAL_JOB_BATCH) run_batch(j, group, s, &b);
     }
-    run_batch(j, group, &b);
+    run_batch(j, group, s, &b);
     *sums = b.sums;
     return BAL_OK;
 }
 
-static bal_status candidate_loss(bal_block_job *j, int group, double *loss, bal_error *err)
+static bal_status candidate_loss(bal_block_job *j, int group, const float *s, double *loss,
+                                 bal_error *err)
 {
     bal_error_sums sums;
-    BAL_TRY(bal_job_group_errors(j, group, &sums, err));
+    BAL_TRY(bal_job_group_errors(j, group, s, &sums, err));
     *loss = bal_loss_value(&sums, j->c->hidden, j->recipe, j->ratio[bal_group_table[group].sub]);
     return BAL_OK;
 }
@@ -129,7 +133,7 @@ bal_status bal_job_search(bal_block_job *j, int group, bal_group_log *log, bal_e
     for (int i = 0; i < BAL_SCALE_POINTS; i++) {
         bal_scale_candidate(log->mean_abs, log->k, i, BAL_SCALE_POINTS, arith, log->scale);
         make_candidate(j, group, log->scale);
-        BAL_TRY(candidate_loss(j, group, &log->loss[i], err));
+        BAL_TRY(candidate_loss(j, group, log->scale, &log->loss[i], err));
         if (!isfinite(log->loss[0]))
             return bal_fail(err, BAL_E_NUMERIC, "layer %d, %s: the loss of plain rounding is %g",
                             j->index, bal_group_table[group].name, log->loss[0]);

@@ -283,11 +283,15 @@ static bal_status sample_rows(solving *s, int group, int sample, const float *sc
     bal_block_job *j = s->j;
     const size_t k = (size_t)bal_job_group_width(j, group), hidden = (size_t)j->c->hidden;
     const size_t n = (size_t)j->samples->items[sample].n;
-    if (s->in_quant == s->in_float && j->recipe->inputs == BAL_INPUTS_FLOAT)
-        return float_inputs(s, group, sample, scale, s->u, err);
+    if (s->in_quant == s->in_float && j->recipe->inputs == BAL_INPUTS_FLOAT) {
+        BAL_TRY(float_inputs(s, group, sample, scale, s->u, err));
+        bal_act_simulate(j->e, j->act[group], NULL, s->u, (int)n, (int)k);
+        return BAL_OK;
+    }
     BAL_TRY(bal_store_read(s->in_quant, sample, j->h, err));
     run_sub(j, bal_group_table[group].sub, &j->samples->items[sample]);
     memcpy(s->u, input_of(j, group), n * k * sizeof *s->u);
+    bal_act_simulate(j->e, j->act[group], NULL, s->u, (int)n, (int)k);
     if (!shifts(s)) return BAL_OK;
     BAL_TRY(float_inputs(s, group, sample, scale, s->d, err));
     for (size_t i = 0; i < n * k; i++) s->d[i] -= s->u[i];
@@ -524,6 +528,7 @@ static void show(solving *s, int group, const bal_quantized_linear *q)
     bal_block_job *j = s->j;
     for (int i = 0; i < count_of(group); i++)
         bal_wide_fill(&j->trial, j->e, linear_of(group, i), quantized_row, &q[i]);
+    j->trial.act[group] = j->act[group];
 }
 
 /* Tries next[] and takes it over unless it is worse and the recipe undoes that. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * The scale search against an independent implementation of MBQ, in 18 configurations on a model
+ * The scale search against an independent implementation of MBQ, in 21 configurations on a model
  * with grouped query heads and one without: channel statistics, all 20 losses of every group, the
  * chosen exponents, scales, integer codes, and logits of the quantized model. Where scales are
  * taken from the oracle codes must be the same bits; from our own scales, whose last digits
@@ -12,10 +12,11 @@
 #include <math.h>
 
 static const char *const configs[] = {
-    "w3_mae",         "w3_mse",         "w4_mae",         "w4_mse",          "w8_mae",
-    "w8_mse",         "w3_mae_g32",     "w3_mae_g64",     "w3_mae_row",      "w3_mae_nofloor",
-    "w3_mae_r1",      "w3_mae_pooled",  "w3_awq",         "w3_mae_balanced", "w3_mae_distort",
-    "w4_mae_distort", "w4_mae_g32_f16", "w8_mae_g32_bf16"};
+    "w3_mae",         "w3_mse",         "w4_mae",          "w4_mse",          "w8_mae",
+    "w8_mse",         "w3_mae_g32",     "w3_mae_g64",      "w3_mae_row",      "w3_mae_nofloor",
+    "w3_mae_r1",      "w3_mae_pooled",  "w3_awq",          "w3_mae_balanced", "w3_mae_distort",
+    "w4_mae_distort", "w4_mae_g32_f16", "w8_mae_g32_bf16", "w4a8_mae",        "w4a8_mae_distort",
+    "w8a8_mse"};
 static const char *const group_name[BAL_GROUPS] = {"qkv", "o", "gate_up", "down"};
 static const char *const sub_name[BAL_SUBS] = {"attn", "mlp"};
 
@@ -40,6 +41,8 @@ static bal_recipe recipe_of(json_t *c)
                    : is(c, "arith", "bf16") ? BAL_ARITH_BF16
                                             : BAL_ARITH_F32;
     r.statistic = is(c, "statistic", "balanced") ? BAL_STATISTIC_BALANCED : BAL_STATISTIC_PLAIN;
+    r.grid = is(c, "grid", "sym") ? BAL_GRID_SYM : BAL_GRID_ASYM;
+    r.act = is(c, "act", "a8") ? BAL_ACT_A8 : BAL_ACT_A16;
     r.distort = json_is_true(json_object_get(c, "distort"));
     r.balance =
         json_is_true(json_object_get(c, "reweight")) ? BAL_BALANCE_GRADIENT : BAL_BALANCE_OFF;
@@ -123,11 +126,15 @@ static void check_groups(const char *name, json_t *root, const bal_recipe *r, in
         if (!want) continue;
         t->groups++;
         /* with distort, flips of earlier groups reach m and the losses */
-        check_statistic(where, want, &got->group[g], r->distort ? 1e-3 : 1e-6);
+        check_statistic(where, want, &got->group[g],
+                        r->distort && r->act == BAL_ACT_A8 ? 5e-3
+                        : r->distort                       ? 1e-3
+                                                           : 1e-6);
         check_losses(where, want, &got->group[g],
-                     r->distort                                       ? 1e-2
-                     : r->bits == 8 || r->arithmetic != BAL_ARITH_F32 ? 1e-3
-                                                                      : 1e-4,
+                     r->distort ? 1e-2
+                     : r->bits == 8 || r->act == BAL_ACT_A8 || r->arithmetic != BAL_ARITH_F32
+                         ? 1e-3
+                         : 1e-4,
                      t);
         /* one step of the emulated type: 2^-10 and 2^-7 */
         check_index(where, want, &got->group[g],
@@ -154,10 +161,26 @@ static void fold_golden(bal_layer_copy *copy, bal_pool *pool, json_t *root, int 
     }
 }
 
+/* Linear i of the copy reads bytes from now on; what it points to is returned. */
+static uint8_t *run_packed(bal_layer_copy *copy, int i, const bal_quantized_linear *q)
+{
+    bal_error err = {0};
+    bal_packed_layout layout;
+    bal_linear *l = bal_decoder_linear(&copy->l, i);
+    ASSERT_OK(bal_packed_layout_init(&layout, q->bits, (size_t)q->n, (size_t)q->k, (size_t)q->group,
+                                     &err));
+    uint8_t *bytes = malloc(layout.n_bytes);
+    ASSERT_OK(bal_pack(&layout, q->codes, q->scales, q->zeros, bytes, &err));
+    ASSERT_OK(bal_packed_view_init(&l->packed, &layout, bytes, layout.n_bytes, &err));
+    ASSERT_OK(bal_type_from_bits(&l->type, q->bits, &err));
+    l->act = (bal_act){BAL_ACT_A8, 0};
+    return bytes;
+}
+
 /* Quantizes the copy in place, with the oracle's scales in it: codes must be the oracle's. */
 static void quantize_golden(bal_layer_copy *copy, bal_pool *pool, const bal_recipe *r,
                             const bal_tensor_set *set, int layer, const bal_block_result *ours,
-                            tally *t)
+                            uint8_t *packed[BAL_DECODER_LINEARS], tally *t)
 {
     bal_error err = {0};
     const bal_quantizer z = bal_quantizer_of(r);
@@ -184,6 +207,7 @@ static void quantize_golden(bal_layer_copy *copy, bal_pool *pool, const bal_reci
         }
         for (int row = 0; row < q.n; row++)
             bal_quantized_row(&q, row, copy->w[i] + (size_t)row * (size_t)q.k);
+        packed[i] = r->act == BAL_ACT_A8 ? run_packed(copy, i, &q) : NULL;
         bal_quantized_linear_free(&q);
     }
 }
@@ -204,7 +228,7 @@ static void advance(quant_case *q, bal_pass *pass, const bal_decoder_layer *l, b
 }
 
 static void check_logits(const char *name, quant_case *q, bal_pass *pass, const bal_store *s,
-                         const bal_tensor_set *set)
+                         const bal_tensor_set *set, double limit)
 {
     bal_error err = {0};
     const size_t hidden = (size_t)s->cols, vocab = (size_t)q->model.config.text.vocab;
@@ -224,7 +248,7 @@ static void check_logits(const char *name, quant_case *q, bal_pass *pass, const 
             largest = fmax(largest, fabs((double)want[i * vocab + v]));
         }
     }
-    if (worst > 1e-4 * largest) fail_msg("%s: logits off by %g of %g", name, worst, largest);
+    if (worst > limit * largest) fail_msg("%s: logits off by %g of %g", name, worst, largest);
     free(want);
     free(h);
     free(got);
@@ -253,6 +277,7 @@ static void check_layer(const char *name, quant_case *q, json_t *root, const bal
     double ratio[BAL_SUBS];
     bal_block_result got;
     bal_layer_copy copy;
+    uint8_t *packed[BAL_DECODER_LINEARS];
     for (int sub = 0; sub < BAL_SUBS; sub++)
         ratio[sub] = json_number_value(json_object_get(json_object_get(cells, sub_name[sub]), "r"));
     ASSERT_OK(bal_block_solve(&got, &q->exec, c, l, i, &q->samples, &stream[0], &stream[1], ratio,
@@ -260,9 +285,10 @@ static void check_layer(const char *name, quant_case *q, json_t *root, const bal
     check_groups(name, root, &r, i, &got, t);
     ASSERT_OK(bal_layer_copy_create(&copy, q->pool, c, l, i, &err));
     fold_golden(&copy, q->pool, root, i, r.arithmetic);
-    quantize_golden(&copy, q->pool, &r, set, i, &got, t);
+    quantize_golden(&copy, q->pool, &r, set, i, &got, packed, t);
     advance(q, pass, l, &stream[0]);
     advance(q, pass, &copy.l, &stream[1]);
+    for (int n = 0; n < BAL_DECODER_LINEARS; n++) free(packed[n]);
     bal_layer_copy_destroy(&copy);
     bal_block_result_free(&got);
 }
@@ -283,7 +309,9 @@ static void check_config(quant_case *q, const char *model, const char *config, t
     for (int i = 0; i < 2; i++) copy_store(&stream[i], q);
     for (int i = 0; i < q->model.config.text.layers; i++)
         check_layer(name, q, root, &set, i, &pass, stream, t);
-    check_logits(name, q, &pass, &stream[1], &set);
+    /* a byte of an activation that sits on a tie may go either way */
+    const bool bytes = recipe_of(json_object_get(root, "config")).act == BAL_ACT_A8;
+    check_logits(name, q, &pass, &stream[1], &set, bytes ? 1e-2 : 1e-4);
     for (int i = 0; i < 2; i++) bal_store_destroy(&stream[i]);
     bal_pass_destroy(&pass);
     bal_tensor_set_close(&set);

@@ -42,9 +42,9 @@ static void test_published_mbq(void **state)
 static void test_builtin(void **state)
 {
     (void)state;
-    static const char *const names[] = {"rtn",       "awq",  "awq+clip",  "mbq",      "mbq+",
-                                        "mbq-r1",    "gptq", "ballast",   "awq+gptq", "mbq+gptq",
-                                        "quantease", "vlmq", "gptq+shift"};
+    static const char *const names[] = {"rtn",       "awq",  "awq+clip",   "mbq",      "mbq+",
+                                        "mbq-r1",    "gptq", "ballast",    "awq+gptq", "mbq+gptq",
+                                        "quantease", "vlmq", "gptq+shift", "w8a8",     "w4a8"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         bal_recipe a, b;
         bal_error err;
@@ -80,7 +80,8 @@ static void test_canonical(void **state)
     ASSERT_OK(bal_recipe_assign(&r, "distort=on", &err));
     ASSERT_OK(bal_recipe_to_json(&r, &json, &err));
     assert_string_equal(
-        json, "{\"name\":\"rtn\",\"bits\":3,\"group\":\"row\",\"grid\":\"asym\",\"scale\":\"none\","
+        json, "{\"name\":\"rtn\",\"bits\":3,\"group\":\"row\",\"grid\":\"asym\",\"act\":\"a16\","
+              "\"act_group\":\"row\",\"spikes\":\"keep\",\"scale\":\"none\",\"alpha\":\"0.5\","
               "\"balance\":\"off\",\"loss\":\"mse\",\"floor\":\"none\",\"average\":\"sample\","
               "\"statistic\":\"plain\",\"language\":\"answer\",\"gradient\":\"f32\","
               "\"arithmetic\":\"f32\",\"distort\":\"on\",\"clip\":\"none\","
@@ -136,7 +137,7 @@ static void test_every_word(void **state)
             free(json);
         }
     }
-    assert_int_equal(n, 30);
+    assert_int_equal(n, 34);
     assert_int_equal(numbers, 2);
 }
 

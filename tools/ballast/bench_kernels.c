@@ -24,7 +24,8 @@ enum {
     INT8_STEPS = 1 << 23,
     ROW_CHUNK = 64 /* tokens multiplied at a time, as op/linear.c does it */
 };
-#define MIN_BUFFER ((size_t)256 << 20)
+#define MIN_BUFFER        ((size_t)256 << 20)
+#define MIN_BUFFER_SCALAR ((size_t)16 << 20) /* code so slow that a cache makes no difference */
 
 /* CASE_PACKED: 16-bit activations; CASE_BYTES: 8-bit ones */
 typedef enum case_kind {
@@ -422,7 +423,7 @@ static bal_status allocate(bench *b, bal_error *err)
     const bal_bench_plan *plan = b->plan;
     const size_t rows = (size_t)bal_max((size_t)plan->rows, 1);
     const size_t n_pad = bal_round_up(plan->n, BAL_PANEL);
-    size_t most = MIN_BUFFER / 2;
+    size_t most = strcmp(plan->isa, "scalar") ? MIN_BUFFER / 2 : MIN_BUFFER_SCALAR / 2;
     for (int i = 0; i < b->n_cases; i++) most = bal_max(most, b->cases[i].n_bytes);
     b->buffer_bytes = bal_round_up(2 * most, READ_CHUNK);
     b->buffer = malloc(b->buffer_bytes);

@@ -32,7 +32,7 @@ static const char *const part_names[PARTS] = {
 typedef struct item {
     const bal_tensor_view *t;
     char name[256];   /* canonical */
-    char storage[48]; /* "F16", or the layout id of packed weights */
+    char storage[72]; /* "F16", or the layout id of packed weights and their activation path */
     part part;
     uint64_t weights;
     uint64_t offset; /* in its file */
@@ -82,6 +82,12 @@ static void count_packed(sheet *s, item *it)
             const bal_linear *l = bal_decoder_linear(&s->model.layers[layer], i);
             it->weights = (uint64_t)l->n * (uint64_t)l->k;
             bal_packed_layout_id(&l->packed.layout, it->storage);
+            if (l->act.kind == BAL_ACT_A8) {
+                char act[BAL_ACT_ID_SIZE];
+                const size_t n = strlen(it->storage);
+                bal_act_id(l->act, act);
+                snprintf(it->storage + n, sizeof it->storage - n, " %s", act);
+            }
             return;
         }
 }

@@ -21,6 +21,7 @@ TINY_HALF = 2.0 ** -24  # the smallest f16 above zero
 
 BASE = dict(bits=3, group=128, loss="mae", arith="f32", reweight=True, floor=True, statistic="plain",
             average="samples", distort=False, ratio=None, codes=False)
+ACTS = dict(group=0, grid="sym", act="a8")  # weight-activation: one symmetric range per output, bytes per token
 
 
 def configs():
@@ -40,6 +41,9 @@ def configs():
     yield "w3_mae_row", dict(group=0)
     yield "w4_mae_g32_f16", dict(bits=4, group=32, arith="f16", codes="tiled")
     yield "w8_mae_g32_bf16", dict(bits=8, group=32, arith="bf16", codes="tiled")
+    yield "w4a8_mae", dict(bits=4, codes="tiled", **ACTS)
+    yield "w4a8_mae_distort", dict(bits=4, distort=True, **ACTS)
+    yield "w8a8_mse", dict(bits=8, loss="mse", codes="mha", **ACTS)
 
 
 # ---------------------------------------------------------------- arithmetic
@@ -56,8 +60,8 @@ def storable(scale):
     return torch.where(h == 0, torch.tensor(TINY_HALF), h)
 
 
-def quantize(w, bits, group, arith):
-    """Asymmetric round-to-nearest of w [N,K] in groups along K (the last may be short, 0 = the whole row).
+def quantize(w, bits, group, arith, grid="asym"):
+    """Round-to-nearest of w [N,K] in groups along K (the last may be short, 0 = the whole row).
 
     Returns codes [N,K], scales [N,G], zeros [N,G] and the group number of each column.
     """
@@ -69,9 +73,13 @@ def quantize(w, bits, group, arith):
     for g in range(int(index[-1]) + 1):
         part = w[:, index == g]
         low, high = part.min(1).values, part.max(1).values
-        span = torch.maximum(rd(high - low), rd(1e-5))
-        s = storable(rd(span / top))
-        z = torch.clamp(-torch.round(rd(low / s)), 0, top)  # torch.round is half to even
+        if grid == "sym":
+            s = storable(rd(torch.maximum(torch.maximum(high.abs(), low.abs()), rd(1e-5)) / (2 ** (bits - 1) - 1)))
+            z = torch.full_like(s, 2 ** (bits - 1))
+        else:
+            span = torch.maximum(rd(high - low), rd(1e-5))
+            s = storable(rd(span / top))
+            z = torch.clamp(-torch.round(rd(low / s)), 0, top)  # torch.round is half to even
         codes[:, index == g] = torch.clamp(torch.round(rd(part / s[:, None])) + z[:, None], 0, top)
         scales.append(s)
         zeros.append(z)
@@ -80,6 +88,18 @@ def quantize(w, bits, group, arith):
 
 def dequantize(codes, scales, zeros, index):
     return (codes - zeros[:, index]) * scales[:, index]
+
+
+def grid_of(cfg):
+    return cfg.get("grid", "asym")
+
+
+def byte_rows(x, s=None):
+    """Bytes with one scale per token, dequantized; s: of x / s, and multiplied by s again."""
+    y = x if s is None else x / s
+    top = y.abs().amax(-1, keepdim=True)
+    y = torch.round(y * (127.0 / top)) * (top / 127.0)
+    return y if s is None else y * s
 
 
 def candidate_scale(m, k, arith):
@@ -91,7 +111,7 @@ def candidate_scale(m, k, arith):
 def simulate(w, s, cfg):
     """Q(W diag(s)) diag(1/s)."""
     rd = rounder(cfg["arith"])
-    return rd(rd(dequantize(*quantize(rd(w * s), cfg["bits"], cfg["group"], cfg["arith"]))) / s)
+    return rd(rd(dequantize(*quantize(rd(w * s), cfg["bits"], cfg["group"], cfg["arith"], grid_of(cfg)))) / s)
 
 
 # ---------------------------------------------------------------- one decoder block, written out
@@ -103,15 +123,18 @@ class Block:
 
     def __init__(self, tensors, heads, kv_heads, eps, theta):
         self.t, self.heads, self.kv, self.eps, self.theta = dict(tensors), heads, kv_heads, eps, theta
+        self.reads = {}  # linear -> what becomes of its input
 
     def copy(self):
-        return Block(self.t, self.heads, self.kv, self.eps, self.theta)
+        b = Block(self.t, self.heads, self.kv, self.eps, self.theta)
+        b.reads = dict(self.reads)
+        return b
 
     def norm(self, x, name):
         return self.t[name] * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps))
 
     def linear(self, x, name):
-        y = x @ self.t[name + ".weight"].T
+        y = self.reads.get(name, lambda x: x)(x) @ self.t[name + ".weight"].T
         return y + self.t[name + ".bias"] if name + ".bias" in self.t else y
 
     def rope(self, x):
@@ -183,7 +206,9 @@ def quantized(block, cfg):
     """All seven linears replaced by their dequantized values; also the packed parts."""
     b, packed = block.copy(), {}
     for name in Block.LINEARS:
-        q = quantize(b.t[name + ".weight"], cfg["bits"], cfg["group"], cfg["arith"])
+        q = quantize(b.t[name + ".weight"], cfg["bits"], cfg["group"], cfg["arith"], grid_of(cfg))
+        if cfg.get("act"):
+            b.reads[name] = byte_rows
         b.t[name + ".weight"] = dequantize(*q)
         packed[name] = q
     return b, packed
@@ -235,6 +260,8 @@ def search_group(block, group, x_ref, x_cand, tags, r, cfg):
         trial = block.copy()
         for name in GROUPS[group][0]:
             trial.t[name + ".weight"] = simulate(block.t[name + ".weight"], s, cfg)
+            if cfg.get("act"):
+                trial.reads[name] = lambda x, s=s: byte_rows(x, s)
         losses.append(loss(reference, [trial.inspected(group, x) for x in x_cand], tags, r, cfg))
         if best is None or losses[-1] < losses[best]:
             best, best_s = k, s
