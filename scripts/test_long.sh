@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # The long tier of test.sh: every fuzz target under sanitizers (FUZZ_SECONDS each, default 300), and the release
-# tests on an emulated processor without AVX, which finds instructions that leaked past the dispatch.
+# tests on an emulated processor without AVX, which finds instructions that leaked past the dispatch; the page in
+# Chromium and replicas behind nginx, where those are installed.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 cd "$root"
@@ -42,3 +43,11 @@ install qemu-user
 for name in test_kernels test_parity; do
   BALLAST_SOURCE_DIR=$root qemu-x86_64 -cpu Nehalem "build/tests/$name"
 done
+
+say "the page in a browser, replicas behind nginx"
+if command -v python3 >/dev/null; then
+  python3 tests/dev/check_page.py
+  python3 tests/dev/check_nginx.py
+else
+  echo "skipped: no python3 here"
+fi

@@ -297,7 +297,12 @@ def too_long(b, program, model, shoot):
     text = trouble(b)
     check(re.search(r"takes [\d,]+ positions.*room for 100", text), "too long, with both numbers: " + text)
     shoot("too-long")
+    b.click(".trouble button")
+    wait_measured(b, 1)
+    check(b.js("document.getElementById('question').value") == "Describe the picture." and
+          b.js("document.querySelectorAll('.turn').length") == 0, "question and picture come back to be changed")
     b.click("#anew")
+    b.js("document.getElementById('question').value = ''")
     with tempfile.NamedTemporaryFile(suffix=".png") as f:
         f.write(open(HERO, "rb").read()[:3000])
         f.flush()
