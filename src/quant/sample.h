@@ -32,6 +32,7 @@ typedef struct bal_store {
     int cols;
     int n_samples;
     size_t *row0; /* [n_samples + 1] first row of each sample */
+    char *dir;    /* where the file was made, for messages */
 } bal_store;
 
 /* The file is made in folder `dir` and unlinked at once. */

@@ -50,7 +50,11 @@ bal_status bal_store_create(bal_store *s, const char *dir, const bal_samples *sa
     if (cols < 1 || samples->n < 0)
         return bal_fail(err, BAL_E_ARG, "a store of %d samples and %d columns", samples->n, cols);
     s->row0 = calloc((size_t)samples->n + 1, sizeof *s->row0);
-    if (!s->row0) return bal_nomem(err, ((size_t)samples->n + 1) * sizeof *s->row0, "store index");
+    s->dir = strdup(dir);
+    if (!s->row0 || !s->dir) {
+        bal_store_destroy(s);
+        return bal_nomem(err, ((size_t)samples->n + 1) * sizeof *s->row0, "store index");
+    }
     for (int i = 0; i < samples->n; i++) {
         size_t bytes;
         if (samples->items[i].n < 0 ||
@@ -70,6 +74,7 @@ void bal_store_destroy(bal_store *s)
     /* descriptor 0 of a zeroed struct is not ours: only a made store has an index */
     if (s->row0 && s->fd >= 0) close(s->fd);
     free(s->row0);
+    free(s->dir);
     *s = (bal_store){.fd = -1};
 }
 
@@ -96,10 +101,11 @@ bal_status bal_store_read(const bal_store *s, int sample, float *rows, bal_error
             pread(s->fd, (char *)rows + done, at.n_bytes - done, (off_t)(at.offset + done));
         if (n < 0 && errno == EINTR) continue;
         if (n < 0)
-            return bal_fail(err, BAL_E_IO, "temporary store, sample %d: %s", sample,
-                            strerror(errno));
+            return bal_fail(err, BAL_E_IO, "temporary store in %.300s, sample %d: %s", s->dir,
+                            sample, strerror(errno));
         if (n == 0)
-            return bal_fail(err, BAL_E_IO, "temporary store, sample %d was never written", sample);
+            return bal_fail(err, BAL_E_IO, "temporary store in %.300s, sample %d was never written",
+                            s->dir, sample);
         done += (size_t)n;
     }
     return BAL_OK;
@@ -114,8 +120,8 @@ bal_status bal_store_write(bal_store *s, int sample, const float *rows, bal_erro
             pwrite(s->fd, (const char *)rows + done, at.n_bytes - done, (off_t)(at.offset + done));
         if (n < 0 && errno == EINTR) continue;
         if (n < 0)
-            return bal_fail(err, BAL_E_IO, "temporary store, sample %d: %s", sample,
-                            strerror(errno));
+            return bal_fail(err, BAL_E_IO, "temporary store in %.300s, sample %d: %s", s->dir,
+                            sample, strerror(errno));
         done += (size_t)n;
     }
     return BAL_OK;

@@ -432,6 +432,43 @@ static void test_outlier_channels(void **state)
     drift_close(&d);
 }
 
+/* Inputs that are always 0, groups of one weight, an input of 1e6: every ingredient still ends in
+ * finite errors, below those of rounding where the spike is not. */
+static void test_odd_blocks(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    drifted d;
+    bal_layer_copy copy;
+    bal_block_result out;
+    drift_open(&d, "tiled", 2, 0.1f);
+    const bal_text_config *c = &d.q.model.config.text;
+    const size_t hidden = (size_t)c->hidden;
+    ASSERT_OK(bal_layer_copy_create(&copy, d.q.pool, c, &d.q.model.layers[0], 0, &err));
+    for (size_t i = 0; i < 7; i++) copy.attn_norm[9 * i] = copy.mlp_norm[8 * i + 1] = 0.0f;
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++)
+        for (int k = 0; k < 32; k++) copy.w[i][k] = i % 2 ? 0.0f : 0.75f;
+    bal_recipe r = everything();
+    ASSERT_OK(bal_block_solve(&out, &d.q.exec, c, &copy.l, 0, &d.q.samples, &d.q.embeds, &d.quant,
+                              half, &r, "/tmp", NULL, NULL, &err));
+    for (int sub = 0; sub < BAL_SUBS; sub++)
+        assert_true(balanced(&out.final[sub]) < balanced(&out.rtn[sub]));
+    bal_block_result_free(&out);
+
+    float *h = malloc((size_t)d.q.items[1].n * hidden * sizeof *h);
+    ASSERT_OK(bal_store_read(&d.q.embeds, 1, h, &err));
+    h[3 * hidden + 17] = 1e6f;
+    ASSERT_OK(bal_store_write(&d.q.embeds, 1, h, &err));
+    ASSERT_OK(bal_store_write(&d.quant, 1, h, &err));
+    free(h);
+    ASSERT_OK(bal_block_solve(&out, &d.q.exec, c, &copy.l, 0, &d.q.samples, &d.q.embeds, &d.quant,
+                              half, &r, "/tmp", NULL, NULL, &err));
+    for (int sub = 0; sub < BAL_SUBS; sub++) assert_true(isfinite(balanced(&out.final[sub])));
+    bal_block_result_free(&out);
+    bal_layer_copy_destroy(&copy);
+    drift_close(&d);
+}
+
 /* ---- Refusals ---------------------------------------------------------------------------------
  */
 
@@ -473,6 +510,7 @@ int main(void)
         cmocka_unit_test(test_streams),
         cmocka_unit_test(test_shift_helps),
         cmocka_unit_test(test_outlier_channels),
+        cmocka_unit_test(test_odd_blocks),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -475,6 +475,7 @@ static void test_full_disk(void **state)
         setrlimit(RLIMIT_FSIZE, &old);
         assert_int_equal(st, BAL_E_IO);
         assert_non_null(strstr(err.text, "File too large"));
+        assert_non_null(strstr(err.text, i == 0 ? "out.safetensors" : "disk.safetensors.partial"));
         assert_false(bal_path_exists(out));
         o.resume = true;
         make(out, &o);
