@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
- * Contract: 16-bit activations times one panel of packed weights (type/packed.h), for 2, 3, 4 and
- * 8 bits. Class EXACT: integer sums are exact and the float order is fixed, so all variants agree
- * bit for bit, and a token's result does not depend on how many tokens are multiplied together. */
+ * Contract: 16-bit activations times one panel of packed weights (type/packed.h), for 2, 3, 4, 6
+ * and 8 bits. Class EXACT: integer sums are exact and the float order is fixed, so all variants
+ * agree bit for bit, and a token's result does not depend on how many tokens are multiplied
+ * together. */
 #ifndef BAL_KERNEL_GEMM_W_H
 #define BAL_KERNEL_GEMM_W_H
 
@@ -22,6 +23,7 @@ typedef void bal_gemm_w_fn(int mr, size_t units, size_t units_per_group, const b
                            size_t a_stride, const uint32_t *codes, const uint16_t *scales,
                            const uint8_t *zeros, float *y, size_t y_stride);
 
-typedef bal_gemm_w_fn bal_gemm_w2_fn, bal_gemm_w3_fn, bal_gemm_w4_fn, bal_gemm_w8_fn;
+typedef bal_gemm_w_fn bal_gemm_w2_fn, bal_gemm_w3_fn, bal_gemm_w4_fn, bal_gemm_w6_fn,
+    bal_gemm_w8_fn;
 
 #endif

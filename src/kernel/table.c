@@ -16,15 +16,22 @@ void bal_kernels_init(bal_kernels *t, unsigned isa)
 
 bal_gemm_w_fn *bal_kernels_gemm_w(const bal_kernels *t, int bits)
 {
-    assert(bits == 2 || bits == 3 || bits == 4 || bits == 8);
-    return bits == 2 ? t->gemm_w2 : bits == 3 ? t->gemm_w3 : bits == 4 ? t->gemm_w4 : t->gemm_w8;
+    switch (bits) {
+    case 2: return t->gemm_w2;
+    case 3: return t->gemm_w3;
+    case 4: return t->gemm_w4;
+    case 6: return t->gemm_w6;
+    default: assert(bits == 8); return t->gemm_w8;
+    }
 }
 
 bal_gemm_a8_fn *bal_kernels_gemm_a8(const bal_kernels *t, int bits)
 {
-    assert(bits == 2 || bits == 3 || bits == 4 || bits == 8);
-    return bits == 2   ? t->gemm_a8w2
-           : bits == 3 ? t->gemm_a8w3
-           : bits == 4 ? t->gemm_a8w4
-                       : t->gemm_a8w8;
+    switch (bits) {
+    case 2: return t->gemm_a8w2;
+    case 3: return t->gemm_a8w3;
+    case 4: return t->gemm_a8w4;
+    case 6: return t->gemm_a8w6;
+    default: assert(bits == 8); return t->gemm_a8w8;
+    }
 }

@@ -14,9 +14,9 @@
 
 typedef struct bal_kernels {
     bal_quant_a16_fn *quant_a16;
-    bal_gemm_w_fn *gemm_w2, *gemm_w3, *gemm_w4, *gemm_w8;
+    bal_gemm_w_fn *gemm_w2, *gemm_w3, *gemm_w4, *gemm_w6, *gemm_w8;
     bal_quant_a8_fn *quant_a8;
-    bal_gemm_a8_fn *gemm_a8w2, *gemm_a8w3, *gemm_a8w4, *gemm_a8w8;
+    bal_gemm_a8_fn *gemm_a8w2, *gemm_a8w3, *gemm_a8w4, *gemm_a8w6, *gemm_a8w8;
     bal_gemm_nt_fn *gemm_nt_f32, *gemm_nt_bf16, *gemm_nt_f16;
     bal_gemm_nn_f32_fn *gemm_nn_f32;
     bal_softmax_exp_fn *softmax_exp;
@@ -31,7 +31,7 @@ typedef struct bal_kernels {
  * caller passes bal_cpu_isa() or a subset of it; results are the same bits for every subset. */
 void bal_kernels_init(bal_kernels *t, unsigned isa);
 
-/* The gemm of 2, 3, 4 or 8 bit weights for 16-bit and for 8-bit activations. */
+/* The gemm of 2, 3, 4, 6 or 8 bit weights for 16-bit and for 8-bit activations. */
 bal_gemm_w_fn *bal_kernels_gemm_w(const bal_kernels *t, int bits);
 bal_gemm_a8_fn *bal_kernels_gemm_a8(const bal_kernels *t, int bits);
 

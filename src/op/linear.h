@@ -10,7 +10,7 @@
 
 /* W is [n outputs][k inputs]; borrowed memory. type says which of the two views is live. */
 typedef struct bal_linear {
-    bal_type type; /* F32, F16, BF16: `w`; W2, W3, W4, W8: `packed` */
+    bal_type type; /* F32, F16, BF16: `w`; W2, W3, W4, W6, W8: `packed` */
     int n, k;
     const void *w; /* row-major, k elements a row, any alignment */
     bal_packed_view packed;

@@ -33,7 +33,7 @@ static_assert(sizeof(bal_grid) == sizeof(int) && sizeof(bal_clip) == sizeof(int)
 static const key KEYS[] = {
     {"bits",
      FIELD(bits),
-     {{"2", 2}, {"3", 3}, {"4", 4}, {"8", 8}, {"auto", BAL_BITS_AUTO}},
+     {{"2", 2}, {"3", 3}, {"4", 4}, {"6", 6}, {"8", 8}, {"auto", BAL_BITS_AUTO}},
      "bits per weight code; auto: each tensor its own, under a target"},
     {"group",
      FIELD(group),

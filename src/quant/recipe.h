@@ -97,7 +97,7 @@ typedef uint8_t bal_linear_bits[BAL_RECIPE_LINEARS];
 
 typedef struct bal_recipe {
     char name[64];
-    int bits;  /* 2, 3, 4, 8, or BAL_BITS_AUTO */
+    int bits;  /* 2, 3, 4, 6, 8, or BAL_BITS_AUTO */
     int group; /* 32, 64, 128, or 0: the whole row */
     bal_grid grid;
     bal_act_kind act; /* how the linears read their inputs */

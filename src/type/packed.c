@@ -33,7 +33,7 @@ static bool section_sizes(const bal_packed_layout *l, size_t size[3])
 
 static bool known_bits(int bits)
 {
-    return bits == 2 || bits == 3 || bits == 4 || bits == 8;
+    return bits == 2 || bits == 3 || bits == 4 || bits == 6 || bits == 8;
 }
 
 bal_status bal_packed_layout_init(bal_packed_layout *l, int bits, size_t n, size_t k, size_t group,
@@ -41,7 +41,8 @@ bal_status bal_packed_layout_init(bal_packed_layout *l, int bits, size_t n, size
 {
     memset(l, 0, sizeof *l);
     if (!known_bits(bits))
-        return bal_fail(err, BAL_E_ARG, "packed weights of %d bits; expected 2, 3, 4 or 8", bits);
+        return bal_fail(err, BAL_E_ARG, "packed weights of %d bits; expected 2, 3, 4, 6 or 8",
+                        bits);
     if (n == 0 || k == 0 || n > SIZE_MAX / 2 || k > SIZE_MAX / 2)
         return bal_fail(err, BAL_E_ARG, "packed weights of %zu x %zu are out of range", n, k);
     if (group % BAL_UNIT)
@@ -81,10 +82,11 @@ bal_status bal_packed_id_parse(const char *id, int *bits, size_t *group, bal_err
         bal_packed_layout_id(&l, again);
     }
     if (!again[0] || strcmp(id, again))
-        return bal_fail(err, BAL_E_UNSUP,
-                        "layout id '%s' is not known to this build; expected w{2,3,4,8}gG.p%du%d.v1"
-                        " with G a multiple of %d",
-                        id, BAL_PANEL, BAL_UNIT, BAL_UNIT);
+        return bal_fail(
+            err, BAL_E_UNSUP,
+            "layout id '%s' is not known to this build; expected w{2,3,4,6,8}gG.p%du%d.v1"
+            " with G a multiple of %d",
+            id, BAL_PANEL, BAL_UNIT, BAL_UNIT);
     *bits = l.bits, *group = g;
     return BAL_OK;
 }
@@ -132,6 +134,8 @@ static void encode_unit(int bits, const uint8_t code[BAL_UNIT], uint32_t *word)
         if (bits == 3 && j >= 6) {
             put(&word[j - 6], c, 6, code[k], 0, 2);
             put(&word[2], c, j, code[k], 2, 1);
+        } else if (bits == 6 && j >= 6) {
+            for (int i = 0; i < 3; i++) put(&word[3 * (j - 6) + i], c, 6, code[k] >> 2 * i, 0, 2);
         } else {
             put(&word[j / per_byte], c, bits * (j % per_byte), code[k], 0, bits);
         }
@@ -145,6 +149,11 @@ static uint8_t decode_one(int bits, const uint32_t *word, size_t stride, int k)
     if (bits == 3 && j >= 6)
         return (uint8_t)(take(word[(size_t)(j - 6) * stride], c, 6, 2) |
                          take(word[2 * stride], c, j, 1) << 2);
+    if (bits == 6 && j >= 6) {
+        const uint32_t *spare = word + (size_t)(3 * (j - 6)) * stride;
+        return (uint8_t)(take(spare[0], c, 6, 2) | take(spare[stride], c, 6, 2) << 2 |
+                         take(spare[2 * stride], c, 6, 2) << 4);
+    }
     return (uint8_t)take(word[(size_t)(j / per_byte) * stride], c, bits * (j % per_byte), bits);
 }
 

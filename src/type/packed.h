@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
- * Packed weights: a matrix W [n outputs][k inputs] of b-bit codes, b in {2, 3, 4, 8}, with one f16
- * scale s and one integer zero point z per output and group of inputs:  w = (q - z) * s.
- * This file owns what the bits mean, and their scalar encoding and decoding. It does not choose
- * codes (quant/) and does not multiply (kernel/).
+ * Packed weights: a matrix W [n outputs][k inputs] of b-bit codes, b in {2, 3, 4, 6, 8}, with one
+ * f16 scale s and one integer zero point z per output and group of inputs:  w = (q - z) * s. This
+ * file owns what the bits mean, and their scalar encoding and decoding. It does not choose codes
+ * (quant/) and does not multiply (kernel/).
  *
  * Byte map. Three sections follow each other, each padded with zeros to 64 bytes:
  *   codes   u32 little-endian [panels][units][b words][16 lanes]
@@ -21,6 +21,7 @@
  *           word 0: low two bits of quad 6     word 1: low two bits of quad 7
  *           word 2: bit 6 is the top bit of quad 6, bit 7 the top bit of quad 7
  *   b=4   bits 0..3: quad 2v     bits 4..7: quad 2v + 1                            (v = 0..3)
+ *   b=6   bits 0..5: quad v     bits 6..7: bits 2i..2i+1 of quad 6 + v / 3, i = v % 3 (v = 0..5)
  *   b=8   the byte: quad v                                                         (v = 0..7)
  * Three bits with spare pairs instead of a separate bit plane: 19 shifts and masks for 32 codes of
  * a lane, where planes of 2 and 1 bits need 38. */

@@ -42,6 +42,6 @@ bal_status bal_type_from_bits(bal_type *out, int bits, bal_error *err)
             *out = (bal_type)i;
             return BAL_OK;
         }
-    return bal_fail(err, BAL_E_ARG, "weights cannot be packed to %d bits; expected 2, 3, 4 or 8",
+    return bal_fail(err, BAL_E_ARG, "weights cannot be packed to %d bits; expected 2, 3, 4, 6 or 8",
                     bits);
 }

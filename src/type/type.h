@@ -15,6 +15,7 @@
     X(W2, "w2", 2, true)                                                                           \
     X(W3, "w3", 3, true)                                                                           \
     X(W4, "w4", 4, true)                                                                           \
+    X(W6, "w6", 6, true)                                                                           \
     X(W8, "w8", 8, true)
 
 typedef enum bal_type {
@@ -36,7 +37,7 @@ const bal_type_info *bal_type_get(bal_type type);
 /* "bf16" to BAL_TYPE_BF16. An unknown name fails with BAL_E_ARG and lists the known ones. */
 bal_status bal_type_from_name(bal_type *out, const char *name, bal_error *err);
 
-/* The packed type of 2, 3, 4 or 8 bits; any other number fails with BAL_E_ARG. */
+/* The packed type of 2, 3, 4, 6 or 8 bits; any other number fails with BAL_E_ARG. */
 bal_status bal_type_from_bits(bal_type *out, int bits, bal_error *err);
 
 #endif

@@ -99,9 +99,9 @@ static void compare(const char *model, int bits, const char *group, double limit
 static void tiny_all_types(void **state)
 {
     (void)state;
-    const int bits[] = {2, 3, 4, 8};
+    const int bits[] = {2, 3, 4, 6, 8};
     const char *const groups[] = {"32", "64", "128", "row"};
-    for (int b = 0; b < 4; b++)
+    for (int b = 0; b < 5; b++)
         for (int g = 0; g < 4; g++) compare("tests/golden/tiled/model", bits[b], groups[g], 4e-3);
 }
 

@@ -124,13 +124,13 @@ static void make_packed(bal_rng *r, int bits, int n, int k, size_t group, bal_li
 static void linear_packed(void **state)
 {
     (void)state;
-    const int bits[] = {2, 3, 4, 8}, shapes[][2] = {{16, 32}, {37, 100}, {5, 704}, {50, 33}};
+    const int bits[] = {2, 3, 4, 6, 8}, shapes[][2] = {{16, 32}, {37, 100}, {5, 704}, {50, 33}};
     const size_t groups[] = {32, 64, 128, 0};
     setup s;
     bal_rng r;
     bal_rng_seed(&r, 6);
     open_setup(&s, 2, bal_cpu_isa(), 704);
-    for (int b = 0; b < 4; b++)
+    for (int b = 0; b < 5; b++)
         for (int sh = 0; sh < 4; sh++) {
             const int n = shapes[sh][0], k = shapes[sh][1], m = 67;
             bal_linear l;

@@ -55,9 +55,9 @@ static void matrix_free(matrix *m)
 static const struct {
     int bits;
     size_t n, k, group;
-} shapes[] = {{2, 1, 1, 32},    {3, 16, 32, 32},    {4, 17, 33, 32},
-              {8, 5, 100, 64},  {3, 40, 300, 128},  {2, 33, 257, 128},
-              {4, 16, 96, 128}, {8, 3, 1000, 4096}, {3, 31, 129, 0}};
+} shapes[] = {{2, 1, 1, 32},     {3, 16, 32, 32},   {4, 17, 33, 32},  {8, 5, 100, 64},
+              {3, 40, 300, 128}, {2, 33, 257, 128}, {4, 16, 96, 128}, {8, 3, 1000, 4096},
+              {3, 31, 129, 0},   {6, 21, 161, 64}};
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
 /* Each code at its place by the map of packed.h, from one-hot inputs. */
@@ -66,10 +66,11 @@ static void test_byte_map(void **state)
     (void)state;
     static const struct {
         int bits, k, word, bit, code; /* the code 2^bits - 1 of input k: bits at 8c + bit of word */
-    } at[] = {{2, 0, 0, 0, 3},        {2, 5, 0, 2 + 8, 3},  {2, 18, 1, 0 + 16, 3},
-              {2, 31, 1, 6 + 24, 3},  {4, 0, 0, 0, 15},     {4, 6, 0, 4 + 16, 15},
-              {4, 31, 3, 4 + 24, 15}, {8, 30, 7, 16, 255},  {3, 0, 0, 0, 7},
-              {3, 7, 0, 3 + 24, 7},   {3, 23, 2, 3 + 24, 7}};
+    } at[] = {{2, 0, 0, 0, 3},        {2, 5, 0, 2 + 8, 3},   {2, 18, 1, 0 + 16, 3},
+              {2, 31, 1, 6 + 24, 3},  {4, 0, 0, 0, 15},      {4, 6, 0, 4 + 16, 15},
+              {4, 31, 3, 4 + 24, 15}, {8, 30, 7, 16, 255},   {3, 0, 0, 0, 7},
+              {3, 7, 0, 3 + 24, 7},   {3, 23, 2, 3 + 24, 7}, {6, 0, 0, 0, 63},
+              {6, 22, 5, 16, 63}};
     for (size_t i = 0; i < sizeof at / sizeof *at; i++) {
         bal_error err = {0};
         bal_packed_layout l;
@@ -85,6 +86,24 @@ static void test_byte_map(void **state)
                              w == at[i].word * 16 ? (uint32_t)at[i].code << at[i].bit : 0);
         free(words);
     }
+}
+
+/* The split codes of 6 bits: quads 6 and 7. */
+static void test_byte_map_w6_spare_bits(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    bal_packed_layout l;
+    uint8_t codes[32] = {0}, zeros[1] = {0};
+    uint16_t scales[1] = {0};
+    uint32_t words[6 * 16 + 32] = {0};
+    codes[24] = 0x39, codes[31] = 0x1e; /* quad 6 byte 0: 11 10 01, quad 7 byte 3: 01 11 10 */
+    ASSERT_OK(bal_packed_layout_init(&l, 6, 1, 32, 32, &err));
+    assert_int_equal(l.n_bytes, sizeof words);
+    ASSERT_OK(bal_pack(&l, codes, scales, zeros, (uint8_t *)words, &err));
+    static const uint32_t want[6] = {1u << 6,        2u << 6,        3u << 6,
+                                     2u << (24 + 6), 3u << (24 + 6), 1u << (24 + 6)};
+    for (size_t v = 0; v < 6; v++) assert_int_equal(words[16 * v], want[v]);
 }
 
 /* The split codes of 3 bits: quad 6 and 7. */
@@ -264,7 +283,7 @@ static void test_types(void **state)
     ASSERT_OK(bal_type_from_bits(&type, 3, &err));
     assert_string_equal(bal_type_get(type)->name, "w3");
     assert_true(bal_type_get(type)->packed);
-    ASSERT_FAILS(BAL_E_ARG, "f32 f16 bf16 w2 w3 w4 w8", bal_type_from_name(&type, "int3", &err));
+    ASSERT_FAILS(BAL_E_ARG, "f32 f16 bf16 w2 w3 w4 w6 w8", bal_type_from_name(&type, "int3", &err));
     ASSERT_FAILS(BAL_E_ARG, "16 bits", bal_type_from_bits(&type, 16, &err));
 }
 
@@ -273,6 +292,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_byte_map),
         cmocka_unit_test(test_byte_map_w3_spare_bits),
+        cmocka_unit_test(test_byte_map_w6_spare_bits),
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_row_is_code_minus_zero_times_scale),
         cmocka_unit_test(test_gemm_reads_the_same_weights),

@@ -126,7 +126,7 @@ static void test_definition(void **state)
     bal_rng_seed(&rng, 5);
     for (int turn = 0; turn < 3000; turn++) {
         const bal_arith a = (bal_arith)(turn % 3);
-        const int bits = (int[]){2, 3, 4, 8}[turn % 4], n = 1 + turn % 64;
+        const int bits = (int[]){2, 3, 4, 6, 8}[turn % 5], n = 1 + turn % 64;
         const float size = ldexpf(1.0f, turn % 31 - 20);
         const bal_quantizer z = {.bits = bits, .arith = a};
         for (int i = 0; i < n; i++) w[i] = (bal_rng_f32(&rng) - 0.4f) * size;

@@ -219,7 +219,7 @@ static void test_refused(void **state)
     ASSERT_FAILS(BAL_E_ARG, "rtn", bal_recipe_load(&r, "nonesuch", &err));
     assert_non_null(strstr(err.text, "mbq+"));
     ASSERT_OK(bal_recipe_load(&r, "mbq", &err));
-    ASSERT_FAILS(BAL_E_ARG, "2, 3, 4, 8", bal_recipe_assign(&r, "bits=5", &err));
+    ASSERT_FAILS(BAL_E_ARG, "2, 3, 4, 6, 8", bal_recipe_assign(&r, "bits=5", &err));
     ASSERT_FAILS(BAL_E_ARG, "32, 64, 128, row", bal_recipe_assign(&r, "group=100", &err));
     ASSERT_FAILS(BAL_E_ARG, "statistic", bal_recipe_assign(&r, "colour=red", &err));
     ASSERT_FAILS(BAL_E_ARG, "KEY=VALUE", bal_recipe_assign(&r, "bits", &err));

@@ -385,15 +385,16 @@ static bal_status add_matrices(bench *b, int rows, bal_error *err)
     } floats[] = {{"gemm_nt_f32", 32, t->gemm_nt_f32},
                   {"gemm_nt_bf16", 16, t->gemm_nt_bf16},
                   {"gemm_nt_f16", 16, t->gemm_nt_f16}};
-    static const char *const packed[] = {"gemm_w2", "gemm_w3", "gemm_w4", "gemm_w8"};
-    static const char *const bytes[] = {"gemm_a8w2", "gemm_a8w3", "gemm_a8w4", "gemm_a8w8"};
-    static const int bits[] = {2, 3, 4, 8};
+    static const char *const packed[] = {"gemm_w2", "gemm_w3", "gemm_w4", "gemm_w6", "gemm_w8"};
+    static const char *const bytes[] = {"gemm_a8w2", "gemm_a8w3", "gemm_a8w4", "gemm_a8w6",
+                                        "gemm_a8w8"};
+    static const int bits[] = {2, 3, 4, 6, 8};
     for (int i = 0; i < 3; i++) {
         bench_case *c = add_case(b, CASE_FLOAT, floats[i].name, floats[i].bits, rows, threads);
         c->gemm_nt = floats[i].fn;
         c->n_bytes = plan->n * plan->k * (size_t)floats[i].bits / 8;
     }
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         bench_case *c = add_case(b, CASE_PACKED, packed[i], bits[i], rows, threads);
         BAL_TRY(bal_packed_layout_init(&c->layout, bits[i], plan->n, plan->k, plan->group, err));
         c->gemm_w = bal_kernels_gemm_w(t, bits[i]);

@@ -259,7 +259,7 @@ int bal_cmd_quantize(int argc, char **argv)
          0, 0},
         {"--set", 0, BAL_ARG_LIST, &f.set, "KEY=VALUE", "change one option of the recipe", 0, 0},
         {"--bits", 0, BAL_ARG_STRING, &f.bits, "B",
-         "2, 3, 4 or 8 (the recipe's: 3); short for --set bits=B", 0, 0},
+         "2, 3, 4, 6 or 8 (the recipe's: 3); short for --set bits=B", 0, 0},
         {"--group", 0, BAL_ARG_STRING, &f.group, "G",
          "32, 64, 128 or row (128); short for --set group=G", 0, 0},
         {"--target-bpw", 0, BAL_ARG_STRING, &f.target_bpw, "X",

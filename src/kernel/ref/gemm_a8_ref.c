@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * Definition of gemm_a8w2, w3, w4, w8: reads single codes by the byte map of type/packed.h. */
+ * Definition of gemm_a8w2, w3, w4, w6, w8: reads single codes by the byte map of type/packed.h. */
 #include "kernel/gemm_a8.h"
 
 #include <math.h>
@@ -10,6 +10,7 @@
 bal_gemm_a8w2_fn bal_gemm_a8w2_ref;
 bal_gemm_a8w3_fn bal_gemm_a8w3_ref;
 bal_gemm_a8w4_fn bal_gemm_a8w4_ref;
+bal_gemm_a8w6_fn bal_gemm_a8w6_ref;
 bal_gemm_a8w8_fn bal_gemm_a8w8_ref;
 
 /* Code of input k (0..31) of output f; `unit` is [bits][16] words. */
@@ -19,6 +20,11 @@ static int code_at(int bits, const uint32_t *unit, int f, int k)
     if (bits == 3 && j >= 6) {
         const uint32_t low = unit[16 * (j - 6) + f] >> (8 * c + 6) & 3;
         return (int)(low | (unit[16 * 2 + f] >> (8 * c + j) & 1) << 2);
+    }
+    if (bits == 6 && j >= 6) {
+        const uint32_t *spare = unit + 16 * 3 * (j - 6) + f;
+        return (int)((spare[0] >> (8 * c + 6) & 3) | (spare[16] >> (8 * c + 6) & 3) << 2 |
+                     (spare[32] >> (8 * c + 6) & 3) << 4);
     }
     return (int)(unit[16 * (j / per_byte) + f] >> (8 * c + bits * (j % per_byte)) &
                  ((1u << bits) - 1));
@@ -59,4 +65,5 @@ static float gemm_one(int bits, size_t units, size_t units_per_group, size_t uni
 GEMM_A8_REF(2)
 GEMM_A8_REF(3)
 GEMM_A8_REF(4)
+GEMM_A8_REF(6)
 GEMM_A8_REF(8)

@@ -2,7 +2,8 @@
  * gemm_a8 for AVX2. A panel is two halves of 8 outputs, one 32-bit lane each.
  * Codes of 2 to 4 bits are unsigned bytes times signed bytes (vpmaddubsw), summed in 16 bits for as
  * long as those hold: 8 products of two bytes reach at most 8 * 2 * 15 * 127 = 30480, so one unit
- * of 4-bit codes, two of 3 bits, four of 2 bits. Eight-bit codes would overflow in the first
+ * of 4-bit codes, two of 3 bits, four of 2 bits. Of six bits they hold two products, 2 * 2 * 63 *
+ * 127 = 32004. Eight-bit codes would overflow in the first
  * product; they become v = q - 128, and |v| * (x with the sign of v) is at most 2 * 128 * 127 =
  * 32512. Few tokens take codes out of the words as they go. More tokens take them out once for all,
  * some units at a time, into bytes that stay in the first cache.
@@ -21,6 +22,7 @@
 bal_gemm_a8w2_fn bal_gemm_a8w2_avx2;
 bal_gemm_a8w3_fn bal_gemm_a8w3_avx2;
 bal_gemm_a8w4_fn bal_gemm_a8w4_avx2;
+bal_gemm_a8w6_fn bal_gemm_a8w6_avx2;
 bal_gemm_a8w8_fn bal_gemm_a8w8_avx2;
 
 enum {
@@ -61,12 +63,22 @@ ALWAYS_INLINE __m256i word(const uint32_t *unit, int v, int h)
     return load(unit + 16 * v + 8 * h);
 }
 
+/* quad of 6 bits */
+ALWAYS_INLINE __m256i wide_quad(const uint32_t *unit, const int h, const int j)
+{
+    if (j < 6) return field(word(unit, j, h), 0, 63);
+    const int v = 3 * (j - 6);
+    const __m256i low = field(word(unit, v, h), 6, 3), mid = field(word(unit, v + 1, h), 4, 12);
+    return _mm256_or_si256(_mm256_or_si256(low, mid), field(word(unit, v + 2, h), 2, 48));
+}
+
 /* Codes of quad j of half h, four per lane. */
 ALWAYS_INLINE __m256i quad(const int bits, const uint32_t *unit, const int h, const int j)
 {
     if (bits > 8) return word(unit, j, h);
     if (bits == 2) return field(word(unit, j / 4, h), 2 * (j % 4), 3);
     if (bits == 4) return field(word(unit, j / 2, h), 4 * (j % 2), 15);
+    if (bits == 6) return wide_quad(unit, h, j);
     if (j < 6) return field(word(unit, j / 2, h), 3 * (j % 2), 7);
     return _mm256_or_si256(field(word(unit, j - 6, h), 6, 3), field(word(unit, 2, h), j - 2, 4));
 }
@@ -93,6 +105,22 @@ ALWAYS_INLINE void step(const int bits, const int mr, const int j, const bal_a8 
         for (int h = 0; h < 2; h++) {
             s[i][h] = _mm256_add_epi16(s[i][h], _mm256_maddubs_epi16(q[h], x));
             KEEP(s[i][h]);
+        }
+    }
+}
+
+/* Quads j and j + 1 of 6 bits, to 32-bit sums. */
+ALWAYS_INLINE void step6(const int bits, const int mr, const int j, const bal_a8 *a,
+                         size_t a_stride, const uint32_t *unit, __m256i (*dot)[2])
+{
+    for (int h = 0; h < 2; h++) {
+        const __m256i q0 = quad(bits, unit, h, j), q1 = quad(bits, unit, h, j + 1);
+        for (int i = 0; i < mr; i++) {
+            const int8_t *x = a[(size_t)i * a_stride].q + 4 * j;
+            const __m256i p = _mm256_add_epi16(_mm256_maddubs_epi16(q0, bcast4(x)),
+                                               _mm256_maddubs_epi16(q1, bcast4(x + 4)));
+            dot[i][h] = _mm256_add_epi32(dot[i][h], _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
+            KEEP(dot[i][h]);
         }
     }
 }
@@ -137,6 +165,19 @@ ALWAYS_INLINE void add_units(const int bits, const int mr, size_t n, const bal_a
             for (int h = 0; h < 2; h++)
                 dot[i][h] =
                     _mm256_add_epi32(dot[i][h], _mm256_madd_epi16(s[i][h], _mm256_set1_epi16(1)));
+    }
+}
+
+ALWAYS_INLINE void add_units6(const int bits, const int mr, size_t n, const bal_a8 *a,
+                              size_t a_stride, const uint32_t *codes, __m256i (*dot)[2])
+{
+    for (; n > 0; n--, a++, codes += words_of(bits)) {
+        for (int v = 0; bits < 8 && v < bits; v++)
+            _mm_prefetch((const char *)(codes + 16 * v) + PREFETCH_BYTES, _MM_HINT_T0);
+        step6(bits, mr, 0, a, a_stride, codes, dot);
+        step6(bits, mr, 2, a, a_stride, codes, dot);
+        step6(bits, mr, 4, a, a_stride, codes, dot);
+        step6(bits, mr, 6, a, a_stride, codes, dot);
     }
 }
 
@@ -202,6 +243,8 @@ ALWAYS_INLINE void tile(const int bits, const int mr, const panel *p, bal_a8_wal
         const size_t begin = walk.begin, g = walk.group;
         if (bits == 8)
             add_units8(mr, n, a + u, a_stride, codes, dot);
+        else if (bits % 16 == 6)
+            add_units6(bits, mr, n, a + u, a_stride, codes, dot);
         else
             add_units(bits, mr, n, a + u, a_stride, codes, dot);
         codes += n * (size_t)words_of(bits), u += n;
@@ -282,4 +325,5 @@ ALWAYS_INLINE void gemm(const int bits, int m, size_t units, size_t units_per_gr
 GEMM_A8(2)
 GEMM_A8(3)
 GEMM_A8(4)
+GEMM_A8(6)
 GEMM_A8(8)

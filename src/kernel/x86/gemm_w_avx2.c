@@ -2,8 +2,9 @@
  * gemm_w for AVX2. A panel is two halves of 8 outputs, one 32-bit lane each. Codes are pulled out
  * as unsigned bytes and multiplied with the two byte planes of the activations (vpmaddubsw); sums
  * stay in 16 bits for a whole unit: 8 products of two bytes reach at most 8 * 2 * 15 * 128 = 30720.
- * Eight-bit codes would overflow there and go through 16-bit products (vpmaddwd) instead.
- * bits and mr are literals at every call, so the loops unroll and sums live in registers at -O3. */
+ * Codes of six and eight bits would overflow there and go through 16-bit products (vpmaddwd)
+ * instead. bits and mr are literals at every call, so the loops unroll and sums live in registers
+ * at -O3. */
 #include "kernel/gemm_w.h"
 
 #include <assert.h>
@@ -19,6 +20,7 @@
 bal_gemm_w2_fn bal_gemm_w2_avx2;
 bal_gemm_w3_fn bal_gemm_w3_avx2;
 bal_gemm_w4_fn bal_gemm_w4_avx2;
+bal_gemm_w6_fn bal_gemm_w6_avx2;
 bal_gemm_w8_fn bal_gemm_w8_avx2;
 
 /* Tokens multiplied at once. Two fill the registers (8 sums of 16 bits, the codes of two halves);
@@ -108,9 +110,25 @@ ALWAYS_INLINE void widen(const bal_a16 *a, int32_t pair[16])
     }
 }
 
-/* The same for 8 bits. */
-ALWAYS_INLINE void dot_words(const int mr, const bal_a16 *a, size_t a_stride, const uint32_t *codes,
-                             __m256i (*dot)[2])
+ALWAYS_INLINE __m256i word_of(const uint32_t *codes, const int h, const int v)
+{
+    return _mm256_loadu_si256((const void *)(codes + 16 * v + 8 * h));
+}
+
+/* Codes of quad j of one half, four per lane, for 6 and 8 bits. */
+ALWAYS_INLINE __m256i wide_quad(const int bits, const uint32_t *codes, const int h, const int j)
+{
+    if (bits == 8) return word_of(codes, h, j);
+    if (j < 6) return field(word_of(codes, h, j), 0, 63);
+    const int v = 3 * (j - 6);
+    const __m256i low = field(word_of(codes, h, v), 6, 3);
+    const __m256i mid = field(word_of(codes, h, v + 1), 4, 12);
+    return _mm256_or_si256(_mm256_or_si256(low, mid), field(word_of(codes, h, v + 2), 2, 48));
+}
+
+/* The same for 6 and 8 bits. */
+ALWAYS_INLINE void dot_words(const int bits, const int mr, const bal_a16 *a, size_t a_stride,
+                             const uint32_t *codes, __m256i (*dot)[2])
 {
     int32_t pair[MR][16];
     for (int i = 0; i < mr; i++) {
@@ -119,7 +137,7 @@ ALWAYS_INLINE void dot_words(const int mr, const bal_a16 *a, size_t a_stride, co
     }
     for (int j = 0; j < 8; j++)
         for (int h = 0; h < 2; h++) {
-            const __m256i w = _mm256_loadu_si256((const void *)(codes + 16 * j + 8 * h));
+            const __m256i w = wide_quad(bits, codes, h, j);
             const __m256i even = _mm256_and_si256(w, _mm256_set1_epi16(255));
             const __m256i odd = _mm256_srli_epi16(w, 8);
             for (int i = 0; i < mr; i++) {
@@ -137,8 +155,8 @@ ALWAYS_INLINE void unit(const int bits, const int mr, const bal_a16 *a, size_t a
                         __m256 (*acc)[2])
 {
     __m256i dot[MR][2];
-    if (bits == 8)
-        dot_words(mr, a, a_stride, codes, dot);
+    if (bits >= 6)
+        dot_words(bits, mr, a, a_stride, codes, dot);
     else
         dot_bytes(bits, mr, a, a_stride, codes, dot);
     for (int i = 0; i < mr; i++) {
@@ -193,4 +211,5 @@ ALWAYS_INLINE void panel(const int bits, const int mr, size_t units, size_t unit
 GEMM_W(2)
 GEMM_W(3)
 GEMM_W(4)
+GEMM_W(6)
 GEMM_W(8)

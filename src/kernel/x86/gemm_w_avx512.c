@@ -13,6 +13,7 @@
 bal_gemm_w2_fn ISA(bal_gemm_w2);
 bal_gemm_w3_fn ISA(bal_gemm_w3);
 bal_gemm_w4_fn ISA(bal_gemm_w4);
+bal_gemm_w6_fn ISA(bal_gemm_w6);
 bal_gemm_w8_fn ISA(bal_gemm_w8);
 
 enum { MR = BAL_GEMM_W_MR };
@@ -91,9 +92,24 @@ ALWAYS_INLINE void widen(const bal_a16 *a, int32_t pair[16])
     }
 }
 
-/* The same for 8 bits. */
-ALWAYS_INLINE void dot_words(const int mr, const bal_a16 *a, size_t a_stride, const uint32_t *codes,
-                             __m512i *dot)
+ALWAYS_INLINE __m512i word_of(const uint32_t *codes, const int v)
+{
+    return _mm512_loadu_si512((const void *)(codes + 16 * v));
+}
+
+/* Codes of quad j, four per lane, for 6 and 8 bits. */
+ALWAYS_INLINE __m512i wide_quad(const int bits, const uint32_t *codes, const int j)
+{
+    if (bits == 8) return word_of(codes, j);
+    if (j < 6) return field(word_of(codes, j), 0, 63);
+    const int v = 3 * (j - 6);
+    const __m512i low = field(word_of(codes, v), 6, 3), mid = field(word_of(codes, v + 1), 4, 12);
+    return _mm512_or_si512(_mm512_or_si512(low, mid), field(word_of(codes, v + 2), 2, 48));
+}
+
+/* The same for 6 and 8 bits. */
+ALWAYS_INLINE void dot_words(const int bits, const int mr, const bal_a16 *a, size_t a_stride,
+                             const uint32_t *codes, __m512i *dot)
 {
     int32_t pair[MR][16];
     for (int i = 0; i < mr; i++) {
@@ -101,7 +117,7 @@ ALWAYS_INLINE void dot_words(const int mr, const bal_a16 *a, size_t a_stride, co
         dot[i] = _mm512_setzero_si512();
     }
     for (int j = 0; j < 8; j++) {
-        const __m512i w = _mm512_loadu_si512((const void *)(codes + 16 * j));
+        const __m512i w = wide_quad(bits, codes, j);
         const __m512i even = _mm512_and_si512(w, _mm512_set1_epi16(255));
         const __m512i odd = _mm512_srli_epi16(w, 8);
         for (int i = 0; i < mr; i++) {
@@ -127,8 +143,8 @@ ALWAYS_INLINE void panel(const int bits, const int mr, size_t units, size_t unit
             __m512i dot[MR];
             for (int v = 0; v < bits; v++)
                 _mm_prefetch((const char *)(codes + 16 * v) + PREFETCH_BYTES, _MM_HINT_T0);
-            if (bits == 8)
-                dot_words(mr, a, a_stride, codes, dot);
+            if (bits >= 6)
+                dot_words(bits, mr, a, a_stride, codes, dot);
             else
                 dot_bytes(bits, mr, a, a_stride, codes, dot);
             for (int i = 0; i < mr; i++) {
@@ -162,4 +178,5 @@ ALWAYS_INLINE void panel(const int bits, const int mr, size_t units, size_t unit
 GEMM_W(bal_gemm_w2, 2)
 GEMM_W(bal_gemm_w3, 3)
 GEMM_W(bal_gemm_w4, 4)
+GEMM_W(bal_gemm_w6, 6)
 GEMM_W(bal_gemm_w8, 8)
