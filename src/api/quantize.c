@@ -187,6 +187,8 @@ bal_status bal_quantize_plan(bal_quant_plan *plan, const char *model_dir, const 
     plan->linears = p.layers * BAL_DECODER_LINEARS;
     plan->bits = p.bits;
     plan->group = p.group;
+    plan->vision = p.vision;
+    plan->projector = p.projector;
     plan->needs_data = p.needs_data;
     plan->samples = p.samples;
     plan->source_bytes = p.source_bytes;

@@ -142,11 +142,17 @@ int bal_model_max_k(const bal_model *m)
     widest(&max, &m->projector[0]);
     widest(&max, &m->projector[1]);
     for (int i = 0; i < m->config.vision.layers; i++) {
-        const bal_vision_layer *l = &m->vision_layers[i];
-        const bal_linear *const all[] = {&l->q, &l->k, &l->v, &l->out, &l->fc1, &l->fc2, &l->gate};
-        for (int j = 0; j < 7; j++) widest(&max, all[j]);
+        for (int j = 0; j < BAL_VISION_LINEARS; j++)
+            widest(&max, bal_vision_linear(&m->vision_layers[i], j));
     }
     return max;
+}
+
+bal_linear *bal_vision_linear(bal_vision_layer *l, int i)
+{
+    bal_linear *const all[BAL_VISION_LINEARS] = {&l->q,   &l->k,   &l->v,   &l->out,
+                                                 &l->fc1, &l->fc2, &l->gate};
+    return all[i];
 }
 
 bal_linear *bal_decoder_linear(bal_decoder_layer *l, int i)

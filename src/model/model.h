@@ -58,6 +58,11 @@ void bal_model_unload(bal_model *m); /* idempotent; zeroed struct is fine */
 /* Widest input of any linear, for bal_exec_create. */
 int bal_model_max_k(const bal_model *m);
 
+/* The linears of a vision block, in the order q k v out fc1 fc2 gate; k is 0 where a family has
+ * none. */
+enum { BAL_VISION_LINEARS = 7 };
+bal_linear *bal_vision_linear(bal_vision_layer *l, int i);
+
 /* The seven linears of a decoder block, in the order q k v o gate up down. */
 enum { BAL_DECODER_LINEARS = 7 };
 bal_linear *bal_decoder_linear(bal_decoder_layer *l, int i);

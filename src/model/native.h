@@ -42,8 +42,10 @@ enum { BAL_NATIVE_PREFIXES = 2 };
 #define BAL_NATIVE_VISUAL "model.visual."
 #define BAL_NATIVE_BLOCK  BAL_NATIVE_VISUAL "blocks.%d."
 #define BAL_NATIVE_THIRD(field, part)                                                              \
-    BAL_VISION_ROW(LINEAR, field, BAL_NATIVE_BLOCK "attn.qkv.weight", V_HIDDEN, V_HIDDEN, false,   \
-                   0, BAL_PART_THIRD_##part),                                                      \
+    BAL_VISION_ROW(LINEAR, field, BAL_NATIVE_BLOCK "attn." #field "_proj.weight", V_HIDDEN,        \
+                   V_HIDDEN, true, 0, BAL_PART_WHOLE), /* packed on its own */                     \
+        BAL_VISION_ROW(LINEAR, field, BAL_NATIVE_BLOCK "attn.qkv.weight", V_HIDDEN, V_HIDDEN,      \
+                       false, 0, BAL_PART_THIRD_##part),                                           \
         BAL_VISION_ROW(BIAS, field, BAL_NATIVE_BLOCK "attn.qkv.bias", V_HIDDEN, NONE, false, 0,    \
                        BAL_PART_THIRD_##part)
 /* Rows of the tensors that both towers have. */

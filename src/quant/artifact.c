@@ -37,8 +37,8 @@ typedef struct builder {
 static bal_status builder_init(builder *b)
 {
     const size_t layers = (size_t)b->engine->model.config.text.layers;
-    b->room_meta = FIXED_META + 2 * layers * BAL_DECODER_LINEARS;
-    b->room_tensors = b->engine->model.tensors.n_tensors + 2 +
+    b->room_meta = FIXED_META + 2 * layers * BAL_DECODER_LINEARS + b->origin->tower->n;
+    b->room_tensors = b->engine->model.tensors.n_tensors + 2 + b->origin->tower->n +
                       layers * (2 * BAL_DECODER_LINEARS + BAL_PART_NORMS);
     b->tensors = calloc(b->room_tensors, sizeof *b->tensors);
     b->meta = calloc(b->room_meta, sizeof *b->meta);
@@ -182,6 +182,23 @@ static bal_status add_planned(builder *b, int layer)
     return BAL_OK;
 }
 
+/* Without data as long as it is not packed. */
+static bal_status add_tower(builder *b)
+{
+    char text[BAL_PART_NAME + 16], id[BAL_PACKED_ID_SIZE];
+    for (size_t i = 0; i < b->origin->tower->n; i++) {
+        const bal_tower_linear *t = &b->origin->tower->items[i];
+        const bool done = bal_type_get(t->linear->type)->packed;
+        snprintf(text, sizeof text, "layout.%s", t->name);
+        bal_packed_layout_id(&t->layout, id);
+        BAL_TRY(add_kept_meta(b, text, id));
+        snprintf(text, sizeof text, "%s.packed", t->name);
+        BAL_TRY(
+            add_flat(b, text, BAL_ST_U8, done ? t->linear->packed.codes : NULL, t->layout.n_bytes));
+    }
+    return BAL_OK;
+}
+
 static int by_name(const void *a, const void *b)
 {
     const bal_tensor_view *x = a, *y = b;
@@ -199,6 +216,7 @@ static bal_status add_untouched(builder *b)
                                    &bal_family_of(&b->engine->model.config)->names,
                                    set->tensors[i].name, b->err));
         if (strncmp(name, BLOCKS, sizeof BLOCKS - 1) == 0) continue;
+        if (bal_tower_holds(b->origin->tower, name)) continue;
         BAL_TRY(add_tensor(b, name, &set->tensors[i]));
     }
     qsort(b->tensors + first, b->n_tensors - first, sizeof *b->tensors, by_name);
@@ -228,6 +246,7 @@ static bal_status collect(builder *b, const bal_part *parts)
     BAL_TRY(add_compiled(b));
     for (int i = 0; i < b->engine->model.config.text.layers; i++)
         BAL_TRY(parts ? add_part(b, &parts[i], i) : add_planned(b, i));
+    BAL_TRY(add_tower(b));
     return add_untouched(b);
 }
 
@@ -249,8 +268,9 @@ static void count_weights(bal_artifact_sizes *s, const builder *b)
             s->linear_weights += (uint64_t)n * (uint64_t)k;
         }
     for (size_t i = 0; i < b->n_tensors; i++) {
-        const size_t n = strlen(b->tensors[i].name);
-        if (n > 7 && strcmp(b->tensors[i].name + n - 7, ".packed") == 0)
+        const char *name = b->tensors[i].name;
+        const size_t n = strlen(name);
+        if (strncmp(name, BLOCKS, sizeof BLOCKS - 1) == 0 && strcmp(name + n - 7, ".packed") == 0)
             s->linear_bytes += b->tensors[i].n_bytes;
     }
 }

@@ -11,6 +11,7 @@
 #include "quant/gather.h"
 #include "quant/price.h"
 #include "quant/stream.h"
+#include "quant/tower.h"
 #include "quant/workspace.h"
 
 #include <stdio.h>
@@ -25,6 +26,7 @@ typedef struct run {
     bal_engine engine;
     bal_exec exec;
     bal_workspace space;
+    bal_tower tower;
     bal_calib calib;
     size_t *order, n; /* the records in use */
     bal_gathered data;
@@ -78,6 +80,7 @@ static bal_status open_model(run *r)
     r->recipe = *o->recipe;
     BAL_TRY(bal_recipe_check(&r->recipe, r->err));
     resolve_arithmetic(&r->recipe, &r->engine.model);
+    BAL_TRY(bal_tower_list(&r->tower, &r->engine.model, &r->recipe, r->err));
     return bal_exec_create(&r->exec, r->engine.pool, &r->engine.kernels,
                            bal_model_max_k(&r->engine.model), r->err);
 }
@@ -114,6 +117,7 @@ static void close_run(run *r)
     bal_workspace_close(&r->space);
     bal_exec_destroy(&r->exec);
     bal_engine_close(&r->engine);
+    bal_tower_close(&r->tower);
 }
 
 /* ---- Progress ----------------------------------------------------------------------------------
@@ -235,6 +239,7 @@ static bal_artifact_origin origin_of(const run *r)
         .source = json_string_value(json_object_get(r->identity, "source")),
         .model_sha256 = r->model_sha256,
         .calibration = r->calibration,
+        .tower = &r->tower,
     };
 }
 
@@ -608,6 +613,7 @@ static bal_status go(run *r)
     if (r->recipe.bits == BAL_BITS_AUTO) BAL_TRY(check_budget(r, &sizes, &budget));
     BAL_TRY(bal_workspace_open(&r->space, r->o->out, r->o->resume, r->o->force, r->err));
     BAL_TRY(bind(r));
+    BAL_TRY(bal_tower_pack(&r->tower, &r->exec, &r->space, step_through, r, r->err));
     BAL_TRY(encode_data(r));
     BAL_TRY(measure(r));
     BAL_TRY(choose_widths(r));
@@ -681,6 +687,8 @@ static void fill_plan(bal_pipeline_plan *p, const run *r)
     p->layers = c->text.layers;
     p->bits = r->recipe.bits;
     p->group = r->recipe.group;
+    p->vision = r->recipe.vision;
+    p->projector = r->recipe.projector;
     p->needs_data = bal_recipe_needs_data(&r->recipe);
     p->samples = (int)r->n;
     p->source_bytes = r->engine.model.tensors.n_file_bytes;

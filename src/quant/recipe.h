@@ -97,8 +97,10 @@ typedef uint8_t bal_linear_bits[BAL_RECIPE_LINEARS];
 
 typedef struct bal_recipe {
     char name[64];
-    int bits;  /* 2, 3, 4, 6, 8, or BAL_BITS_AUTO */
-    int group; /* 32, 64, 128, or 0: the whole row */
+    int bits;      /* 2, 3, 4, 6, 8, or BAL_BITS_AUTO */
+    int group;     /* 32, 64, 128, or 0: the whole row */
+    int vision;    /* bits of the vision tower's linears: 4, 6, 8, or 0: as they are */
+    int projector; /* of the projector's */
     bal_grid grid;
     bal_act_kind act; /* how the linears read their inputs */
     int act_group;    /* inputs that share a scale of a8: 32, 128, or 0: the token */

@@ -26,12 +26,18 @@ bal_status bal_workspace_path(const bal_workspace *w, char *out, size_t size, co
     return bal_path_join(out, size, w->output.partial, name, err);
 }
 
-/* "block_" digits "." ending */
+/* prefix digits ending */
+static bool is_numbered(const char *name, const char *prefix, const char *ending)
+{
+    const size_t n = strlen(prefix);
+    if (strncmp(name, prefix, n) != 0) return false;
+    const size_t digits = strspn(name + n, "0123456789");
+    return digits >= 3 && strcmp(name + n + digits, ending) == 0;
+}
+
 static bool is_block(const char *name, const char *ending)
 {
-    if (strncmp(name, "block_", 6) != 0) return false;
-    const size_t digits = strspn(name + 6, "0123456789");
-    return digits >= 3 && strcmp(name + 6 + digits, ending) == 0;
+    return is_numbered(name, "block_", ending);
 }
 
 /* A record of a finished piece, as against the run's own and half-written ones. */
@@ -42,7 +48,8 @@ static bool is_piece(const char *name)
 
 static bool is_whole(const char *name)
 {
-    return is_piece(name) || is_block(name, ".safetensors") || strcmp(name, LOCK) == 0 ||
+    return is_piece(name) || is_block(name, ".safetensors") ||
+           is_numbered(name, "tower_", ".safetensors") || strcmp(name, LOCK) == 0 ||
            strcmp(name, RUN) == 0 || strcmp(name, OUTPUT) == 0 ||
            strncmp(name, STORE, sizeof STORE - 1) == 0;
 }

@@ -46,6 +46,21 @@ static uint64_t plain_weights(const bal_tensor_set *set)
     return n;
 }
 
+static uint64_t packed_weights(const bal_linear *l)
+{
+    return bal_type_get(l->type)->packed ? (uint64_t)l->n * (uint64_t)l->k : 0;
+}
+
+/* In the vision tower and the projector. */
+static uint64_t packed_in_front(bal_model *m)
+{
+    uint64_t n = packed_weights(&m->projector[0]) + packed_weights(&m->projector[1]);
+    for (int i = 0; i < m->config.vision.layers; i++)
+        for (int j = 0; j < BAL_VISION_LINEARS; j++)
+            n += packed_weights(bal_vision_linear(&m->vision_layers[i], j));
+    return n;
+}
+
 static void measure(bal_served *m)
 {
     bal_model *model = &m->engine.model;
@@ -60,9 +75,9 @@ static void measure(bal_served *m)
             if (strcmp(m->storage, name) != 0) snprintf(m->storage, sizeof m->storage, "mixed");
             weights += n;
             n_bytes += linear_bytes(l);
-            if (bal_type_get(l->type)->packed) packed += n;
+            packed += packed_weights(l);
         }
-    m->weights = plain_weights(&model->tensors) + packed;
+    m->weights = plain_weights(&model->tensors) + packed + packed_in_front(model);
     m->n_bytes = model->tensors.n_file_bytes;
     m->linear_bits = weights ? 8.0 * (double)n_bytes / (double)weights : 0.0;
     m->file_bits = m->weights ? 8.0 * (double)m->n_bytes / (double)m->weights : 0.0;

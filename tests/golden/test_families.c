@@ -3,6 +3,7 @@
  * greedy tokens; gradients of the decoder; and MBQ on the same checkpoint, where the packed file
  * must answer like its simulated twin. Cases come from make/families.py. */
 #include "golden/taps.h"
+#include "golden/unpack.h"
 #include "unit/scratch.h"
 
 #include "ballast_quant.h"
@@ -236,22 +237,6 @@ static void gradients(const char *name)
 /* ---- Quantized ---------------------------------------------------------------------------------
  */
 
-/* Every packed linear's float weights in its place; the caller frees them. */
-static int unpack_all(bal_engine *e, void *owned[], int max)
-{
-    int n = 0;
-    for (int l = 0; l < e->model.config.text.layers; l++)
-        for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
-            bal_linear *w = bal_decoder_linear(&e->model.layers[l], i);
-            assert_true(bal_type_get(w->type)->packed && n < max);
-            float *p = malloc((size_t)w->n * (size_t)w->k * sizeof *p);
-            for (int r = 0; r < w->n; r++) bal_linear_row(w, r, p + (size_t)r * (size_t)w->k);
-            w->type = BAL_TYPE_F32;
-            w->w = owned[n++] = p;
-        }
-    return n;
-}
-
 /* Logits of all positions of the case, [n][vocab], malloc'ed. */
 static float *logits_of(family_case *f, size_t *n)
 {
@@ -276,22 +261,38 @@ static double distance(const float *want, const float *got, size_t n)
     return worst / tap_deviation(want, n);
 }
 
-static void quantize(const char *model, const char *calib, const char *recipe, const char *bits,
+/* Of the vision tower and the projector NULL: they stay as they are. */
+typedef struct bit_widths {
+    const char *decoder, *vision, *projector;
+} bit_widths;
+
+static void quantize(const char *model, const char *calib, const char *recipe, bit_widths bits,
                      const char *out)
 {
     bal_error err = {0};
-    const char *set[] = {bits, "group=32", "template=legacy"};
+    const char *set[] = {bits.decoder, "group=32", "template=legacy", bits.vision, bits.projector};
     const bal_quant_opts opts = {.size = sizeof opts,
                                  .threads = 2,
                                  .recipe = recipe,
                                  .set = set,
-                                 .n_set = 3,
+                                 .n_set = bits.vision ? 5 : 3,
                                  .calib = calib,
                                  .force = true};
     ASSERT_OK(bal_quantize(model, out, &opts, &err));
 }
 
-static void quantized(const char *name, const char *source, const char *calib, const char *bits,
+static void check_counts(const unpacked *u, const bal_config *c, bit_widths bits)
+{
+    const int per_block = c->vision.gated ? 7 : 6;
+    assert_int_equal(u->decoder, c->text.layers * BAL_DECODER_LINEARS);
+    assert_int_equal(u->tower, bits.vision ? c->vision.layers * per_block : 0);
+    if (bits.projector)
+        assert_true(u->projector > 0);
+    else
+        assert_int_equal(u->projector, 0);
+}
+
+static void quantized(const char *name, const char *source, const char *calib, bit_widths bits,
                       double to_float)
 {
     static family_case f;
@@ -305,15 +306,16 @@ static void quantized(const char *name, const char *source, const char *calib, c
     quantize(model, calib, "mbq+", bits, out);
     open_case(&f, name, out);
     float *packed = logits_of(&f, &n);
-    void *owned[7 * 8];
-    const int n_owned = unpack_all(&f.engine, owned, 7 * 8);
+    unpacked u;
+    unpack_all(&u, &f.engine.model);
+    check_counts(&u, &f.engine.model.config, bits);
     float *twin = logits_of(&f, &n);
     const double error = distance(plain, twin, n), rounding = distance(twin, packed, n);
-    printf("%s %s: packed differs from its twin by %.2g, both from float by %.2g\n", name, bits,
-           rounding, error);
+    printf("%s %s %s: packed differs from its twin by %.2g, both from float by %.2g\n", name,
+           bits.decoder, bits.vision ? bits.vision : "vision=float", rounding, error);
     assert_true(rounding > 0 && rounding < 8e-3);
     assert_true(error > 0 && error < to_float);
-    for (int i = 0; i < n_owned; i++) free(owned[i]);
+    unpacked_free(&u);
     free(plain);
     free(packed);
     free(twin);
@@ -329,8 +331,8 @@ static void text_family(const char *name)
     snprintf(text, sizeof text, "%s/text", name);
     parity(text, NULL);
     gradients(text);
-    quantized(text, NULL, case_path("text_calib.jsonl"), "bits=8", 0.35);
-    quantized(text, NULL, case_path("text_calib.jsonl"), "bits=3", 6.0);
+    quantized(text, NULL, case_path("text_calib.jsonl"), (bit_widths){.decoder = "bits=8"}, 0.35);
+    quantized(text, NULL, case_path("text_calib.jsonl"), (bit_widths){.decoder = "bits=3"}, 6.0);
 }
 
 #define TEXT_FAMILY(name)                                                                          \
@@ -356,8 +358,12 @@ static void vision_family(const char *name, const char *const *cases, const char
     }
     snprintf(path, sizeof path, "%s/small", name);
     gradients(path);
-    quantized(path, model, source_path("tests/golden/calib/calib.jsonl"), "bits=8", 0.35);
-    quantized(path, model, source_path("tests/golden/calib/calib.jsonl"), "bits=3", 8.0);
+    char calib[600]; /* source_path's buffers take turns */
+    snprintf(calib, sizeof calib, "%s", source_path("tests/golden/calib/calib.jsonl"));
+    quantized(path, model, calib, (bit_widths){.decoder = "bits=8"}, 0.35);
+    quantized(path, model, calib, (bit_widths){.decoder = "bits=3"}, 8.0);
+    quantized(path, model, calib, (bit_widths){"bits=8", "vision=8", "projector=8"}, 0.4);
+    quantized(path, model, calib, (bit_widths){"bits=8", "vision=6", "projector=6"}, 2.0);
 }
 
 static const char *const all_cases[] = {"small", "large", "extreme", "two", "text", NULL};
@@ -377,8 +383,7 @@ static void test_idefics3(void **state)
 static void test_smolvlm(void **state)
 {
     (void)state;
-    static const char *const cases[] = {"small", "extreme", NULL};
-    vision_family("smolvlm", cases, NULL);
+    vision_family("smolvlm", all_cases, NULL);
 }
 
 static void test_internvl(void **state)
@@ -399,8 +404,7 @@ static void test_internvl_chat(void **state)
 static void test_internvl_intern(void **state)
 {
     (void)state;
-    static const char *const cases[] = {"small", "two", NULL};
-    vision_family("internvl_intern", cases, NULL);
+    vision_family("internvl_intern", all_cases, NULL);
 }
 
 int main(void)

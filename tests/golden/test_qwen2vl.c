@@ -5,6 +5,7 @@
  * against autograd's, and quantized files against their simulated twins. Cases come from
  * make/make_qwen2vl.py. */
 #include "golden/taps.h"
+#include "golden/unpack.h"
 #include "unit/scratch.h"
 
 #include "ballast_quant.h"
@@ -284,23 +285,6 @@ static float *logits_of(qwen_case *q, size_t *n)
     return rows.all;
 }
 
-/* Every packed linear's float values in its place; the caller frees them. */
-static int unpack_all(bal_engine *e, void *owned[], int max)
-{
-    int n = 0;
-    for (int l = 0; l < e->model.config.text.layers; l++)
-        for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
-            bal_linear *w = bal_decoder_linear(&e->model.layers[l], i);
-            assert_true(bal_type_get(w->type)->packed && n < max);
-            float *p = malloc((size_t)w->n * (size_t)w->k * sizeof *p);
-            assert_non_null(p);
-            for (int r = 0; r < w->n; r++) bal_linear_row(w, r, p + (size_t)r * (size_t)w->k);
-            w->type = BAL_TYPE_F32;
-            w->w = owned[n++] = p;
-        }
-    return n;
-}
-
 static double distance(const float *want, const float *got, size_t n)
 {
     double worst = 0;
@@ -309,17 +293,18 @@ static double distance(const float *want, const float *got, size_t n)
 }
 
 /* Pictures and text are calibrated on, so positions of both kinds pass through the search. */
-static void check_quantized(const char *name, const char *recipe, const char *bits, double to_float)
+static void check_quantized(const char *name, const char *recipe, const char *bits,
+                            const char *tower, double to_float)
 {
     static qwen_case q;
     bal_error err = {0};
     char out[1100], model[1100];
-    const char *set[] = {bits, "group=32", "template=legacy"};
+    const char *set[] = {bits, "group=32", "template=legacy", tower, "projector=8"};
     const bal_quant_opts opts = {.size = sizeof opts,
                                  .threads = 2,
                                  .recipe = recipe,
                                  .set = set,
-                                 .n_set = 3,
+                                 .n_set = tower ? 5 : 3,
                                  .calib = source_path("tests/golden/calib/calib.jsonl"),
                                  .force = true};
     size_t n;
@@ -331,15 +316,19 @@ static void check_quantized(const char *name, const char *recipe, const char *bi
     ASSERT_OK(bal_quantize(model, out, &opts, &err));
     open_case(&q, name, out);
     float *packed = logits_of(&q, &n);
-    void *owned[7 * 8];
-    const int n_owned = unpack_all(&q.engine, owned, 7 * 8);
+    unpacked u;
+    unpack_all(&u, &q.engine.model);
+    const bal_config *c = &q.engine.model.config;
+    assert_int_equal(u.decoder, c->text.layers * BAL_DECODER_LINEARS);
+    assert_int_equal(u.tower, tower ? c->vision.layers * (c->vision.gated ? 7 : 6) : 0);
+    assert_int_equal(u.projector, tower ? 2 : 0);
     float *twin = logits_of(&q, &n);
     const double error = distance(plain, twin, n), rounding = distance(twin, packed, n);
     printf("%s %s %s: packed differs from its twin by %.2g, both from float by %.2g\n", name,
            recipe, bits, rounding, error);
     assert_true(rounding > 0 && rounding < 8e-3);
     assert_true(error > 0 && error < to_float);
-    for (int i = 0; i < n_owned; i++) free(owned[i]);
+    unpacked_free(&u);
     free(plain);
     free(packed);
     free(twin);
@@ -361,10 +350,12 @@ static void test_quantized(void **state)
     static const char *const cases[] = {"qwen2_vl/small", "qwen2_vl/two", "qwen2_5_vl/small",
                                         "qwen2_5_vl/two"};
     for (size_t i = 0; i < 4; i++) {
-        check_quantized(cases[i], "rtn", "bits=4", 4.0);
-        check_quantized(cases[i], "awq", "bits=4", 4.0);
-        check_quantized(cases[i], "mbq", "bits=4", 4.0);
-        check_quantized(cases[i], "mbq+", "bits=8", 0.35);
+        check_quantized(cases[i], "rtn", "bits=4", NULL, 4.0);
+        check_quantized(cases[i], "awq", "bits=4", NULL, 4.0);
+        check_quantized(cases[i], "mbq", "bits=4", NULL, 4.0);
+        check_quantized(cases[i], "mbq+", "bits=8", NULL, 0.35);
+        check_quantized(cases[i], "mbq+", "bits=8", "vision=8", 0.4);
+        check_quantized(cases[i], "mbq+", "bits=8", "vision=6", 2.0);
     }
 }
 

@@ -80,7 +80,8 @@ static void test_canonical(void **state)
     ASSERT_OK(bal_recipe_assign(&r, "distort=on", &err));
     ASSERT_OK(bal_recipe_to_json(&r, &json, &err));
     assert_string_equal(
-        json, "{\"name\":\"rtn\",\"bits\":3,\"group\":\"row\",\"grid\":\"asym\",\"act\":\"a16\","
+        json, "{\"name\":\"rtn\",\"bits\":3,\"group\":\"row\",\"vision\":\"float\",\"projector\":"
+              "\"float\",\"grid\":\"asym\",\"act\":\"a16\","
               "\"act_group\":\"row\",\"spikes\":\"keep\",\"scale\":\"none\",\"alpha\":\"0.5\","
               "\"balance\":\"off\",\"loss\":\"mse\",\"floor\":\"none\",\"average\":\"sample\","
               "\"statistic\":\"plain\",\"language\":\"answer\",\"gradient\":\"f32\","
@@ -137,7 +138,7 @@ static void test_every_word(void **state)
             free(json);
         }
     }
-    assert_int_equal(n, 34);
+    assert_int_equal(n, 36);
     assert_int_equal(numbers, 2);
 }
 

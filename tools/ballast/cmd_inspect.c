@@ -70,26 +70,38 @@ static part part_of(const char *name)
     return strstr(name, "_proj.weight") ? PART_LINEARS : PART_VECTORS;
 }
 
+/* The linear that is a view of a packed tensor, or NULL. */
+static const bal_linear *packed_in(bal_model *m, const bal_tensor_view *t)
+{
+    const void *codes = t->data;
+    for (int layer = 0; layer < m->config.text.layers; layer++)
+        for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
+            const bal_linear *l = bal_decoder_linear(&m->layers[layer], i);
+            if (l->packed.codes == codes) return l;
+        }
+    for (int layer = 0; layer < m->config.vision.layers; layer++)
+        for (int i = 0; i < BAL_VISION_LINEARS; i++) {
+            const bal_linear *l = bal_vision_linear(&m->vision_layers[layer], i);
+            if (l->packed.codes == codes) return l;
+        }
+    for (int i = 0; i < 2; i++)
+        if (m->projector[i].packed.codes == codes) return &m->projector[i];
+    return NULL;
+}
+
 /* Weights behind the packed tensors: their sizes stand in the config, not in the file's shapes. */
 static void count_packed(sheet *s, item *it)
 {
-    char name[256];
-    for (int layer = 0; layer < s->model.config.text.layers; layer++)
-        for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
-            bal_decoder_tensor_name(name, sizeof name, layer, i);
-            if (!starts(it->name, name) || strcmp(it->name + strlen(name), ".packed") != 0)
-                continue;
-            const bal_linear *l = bal_decoder_linear(&s->model.layers[layer], i);
-            it->weights = (uint64_t)l->n * (uint64_t)l->k;
-            bal_packed_layout_id(&l->packed.layout, it->storage);
-            if (l->act.kind == BAL_ACT_A8) {
-                char act[BAL_ACT_ID_SIZE];
-                const size_t n = strlen(it->storage);
-                bal_act_id(l->act, act);
-                snprintf(it->storage + n, sizeof it->storage - n, " %s", act);
-            }
-            return;
-        }
+    const bal_linear *l = packed_in(&s->model, it->t);
+    if (!l) return;
+    it->weights = (uint64_t)l->n * (uint64_t)l->k;
+    bal_packed_layout_id(&l->packed.layout, it->storage);
+    if (l->act.kind == BAL_ACT_A8) {
+        char act[BAL_ACT_ID_SIZE];
+        const size_t n = strlen(it->storage);
+        bal_act_id(l->act, act);
+        snprintf(it->storage + n, sizeof it->storage - n, " %s", act);
+    }
 }
 
 static bal_status fill_item(sheet *s, item *it, const bal_tensor_view *t, bal_error *err)

@@ -90,6 +90,24 @@ static const char *amount(char out[32], uint64_t n_bytes)
     return out;
 }
 
+/* What stands in front of the decoder, where any of it is packed. */
+static void print_front(FILE *f, const bal_quant_plan *p)
+{
+    const struct {
+        const char *name;
+        int bits;
+    } part[] = {{"vision tower", p->vision}, {"projector", p->projector}};
+    if (!p->vision && !p->projector) return;
+    for (int i = 0; i < 2; i++) {
+        fprintf(f, "%s%s ", i ? ", " : "  front    ", part[i].name);
+        if (part[i].bits)
+            fprintf(f, "to %d bits", part[i].bits);
+        else
+            fprintf(f, "as it is");
+    }
+    fprintf(f, "\n");
+}
+
 static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, const char *out)
 {
     fprintf(f, "%s -> %s\n", model, out ? out : "(no file)");
@@ -103,6 +121,7 @@ static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, cons
         fprintf(f, "groups of %d\n", p->group);
     else
         fprintf(f, "one group per row\n");
+    print_front(f, p);
     fprintf(f, "  data     ");
     if (p->samples)
         fprintf(f, "%d sample%s\n", p->samples, p->samples == 1 ? "" : "s");

@@ -387,8 +387,7 @@ def make_smolvlm():
     """The same under its other name; a whole view becomes one token."""
     from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
     from transformers.models.smolvlm.image_processing_smolvlm import SmolVLMImageProcessor
-    make_rows("smolvlm", SmolVLMConfig, SmolVLMForConditionalGeneration, None, SmolVLMImageProcessor, 32, 8, 4, 96, 43,
-              ["small", "extreme"])
+    make_rows("smolvlm", SmolVLMConfig, SmolVLMForConditionalGeneration, None, SmolVLMImageProcessor, 32, 8, 4, 96, 43, SIZES)
 
 
 INTERN = ["<img>", "</img>", "<IMG_CONTEXT>"]
@@ -502,7 +501,7 @@ def make_internvl_intern():
         t.out(v, "vision.features")
         t.out(model.mlp1, "projector.out")
 
-    for case in ("small", "two"):
+    for case in SIZES:
         vision_case("internvl_intern", case, tok, model, hook, intern_process(intern_processor(), 4), l.layers, norm=l.norm,
                     attn=lambda x: x.attention.wo, mlp=lambda x: x.feed_forward.w2, context=context)
 
