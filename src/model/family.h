@@ -80,7 +80,17 @@ struct bal_family_def {
     X(qwen3)                                                                                       \
     X(internlm2)                                                                                   \
     X(qwen2_vl)                                                                                    \
-    X(qwen2_5_vl)
+    X(qwen2_5_vl)                                                                                  \
+    BAL_OWN_FAMILIES(X)
+
+/* One more without a line above, for family.c compiled with -DBAL_OWN_FAMILY=name: how the tests
+ * build docs/family_template.c. */
+#ifdef BAL_OWN_FAMILY
+#define BAL_OWN_FAMILY_(X, name) X(name)
+#define BAL_OWN_FAMILIES(X)      BAL_OWN_FAMILY_(X, BAL_OWN_FAMILY)
+#else
+#define BAL_OWN_FAMILIES(X)
+#endif
 
 #define X(name) extern const bal_family_def bal_family_##name;
 BAL_FAMILIES(X)

@@ -7,7 +7,9 @@
 #include "unit/scratch.h"
 
 #include "ballast_quant.h"
+#include "base/file.h"
 #include "format/json.h"
+#include "format/safetensors_write.h"
 #include "quant/sensitivity.h"
 #include "run/sequence.h"
 
@@ -407,6 +409,94 @@ static void test_internvl_intern(void **state)
     vision_family("internvl_intern", all_cases, NULL);
 }
 
+/* ---- docs/family_template.c ---------------------------------------------------------------------
+ * LLaVA's checkpoint under the template's names. */
+
+/* What llava's files call a tensor -> what the template's call it. */
+static void template_name(char *out, size_t size, const char *name)
+{
+    static const char *const renames[][2] = {
+        {"language_model.", "brain."},
+        {"vision_tower.vision_model.embeddings.patch_embedding.", "eyes.patches."},
+        {"vision_tower.vision_model.embeddings.class_embedding", "eyes.class"},
+        {"vision_tower.vision_model.embeddings.position_embedding.", "eyes.positions."},
+        {"vision_tower.vision_model.pre_layrnorm.", "eyes.norm."},
+        {"vision_tower.vision_model.encoder.layers.", "eyes.blocks."},
+        {"multi_modal_projector.linear_1.", "bridge.first."},
+        {"multi_modal_projector.linear_2.", "bridge.second."},
+    };
+    out[0] = 0; /* has no place in the template */
+    for (size_t i = 0; i < sizeof renames / sizeof *renames; i++) {
+        const size_t n = strlen(renames[i][0]);
+        if (strncmp(name, renames[i][0], n) == 0)
+            snprintf(out, size, "%s%s", renames[i][1], name + n);
+    }
+}
+
+static void write_template_weights(const char *path)
+{
+    bal_error err = {0};
+    bal_tensor_set set;
+    ASSERT_OK(bal_tensor_set_open(&set, case_path("llava/model"), &err));
+    bal_tensor_view *copy = calloc(set.n_tensors, sizeof *copy);
+    char(*names)[200] = calloc(set.n_tensors, sizeof *names);
+    assert_true(copy && names);
+    size_t n = 0;
+    for (size_t i = 0; i < set.n_tensors; i++) {
+        template_name(names[n], sizeof *names, set.tensors[i].name);
+        if (!names[n][0]) continue;
+        copy[n] = set.tensors[i];
+        copy[n].name = names[n];
+        n++;
+    }
+    ASSERT_OK(bal_safetensors_write(path, copy, n, NULL, 0, &err));
+    free(copy);
+    free(names);
+    bal_tensor_set_close(&set);
+}
+
+/* from, to: a key that has another name; NULL: none. */
+static void copy_text(const char *folder, const char *name, const char *const (*changes)[2])
+{
+    bal_error err = {0};
+    char from[600], to[1200], *hit;
+    uint8_t *text;
+    size_t n;
+    snprintf(from, sizeof from, "%s/%s", case_path("llava/model"), name);
+    snprintf(to, sizeof to, "%s/%s", folder, name);
+    ASSERT_OK(bal_read_file(&text, &n, from, 1 << 22, &err));
+    FILE *f = fopen(to, "w");
+    assert_non_null(f);
+    const char *at = (const char *)text;
+    for (; changes && (*changes)[0]; changes++) {
+        hit = strstr(at, (*changes)[0]);
+        if (!hit) fail_msg("%s: no %s behind the change before", name, (*changes)[0]);
+        fwrite(at, 1, (size_t)(hit - at), f);
+        fputs((*changes)[1], f);
+        at = hit + strlen((*changes)[0]);
+    }
+    fputs(at, f);
+    fclose(f);
+    free(text);
+}
+
+static void test_template(void **state)
+{
+    (void)state;
+    static const char *const config[][2] = {
+        {"\"model_type\": \"llava\"", "\"model_type\": \"example_vl\""}, {NULL, NULL}};
+    char folder[1000], weights[1100];
+    snprintf(folder, sizeof folder, "%s", scratch("template"));
+    snprintf(weights, sizeof weights, "%s/model.safetensors", folder);
+    mkdir(folder, 0777);
+    write_template_weights(weights);
+    copy_text(folder, "config.json", config);
+    static const char *const same[] = {"preprocessor_config.json", "generation_config.json",
+                                       "tokenizer.json", "tokenizer_config.json"};
+    for (size_t i = 0; i < 4; i++) copy_text(folder, same[i], NULL);
+    vision_family("llava", all_cases, folder);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -415,7 +505,7 @@ int main(void)
         cmocka_unit_test(test_internlm2),       cmocka_unit_test(test_llava),
         cmocka_unit_test(test_idefics3),        cmocka_unit_test(test_smolvlm),
         cmocka_unit_test(test_internvl),        cmocka_unit_test(test_internvl_chat),
-        cmocka_unit_test(test_internvl_intern),
+        cmocka_unit_test(test_internvl_intern), cmocka_unit_test(test_template),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }
