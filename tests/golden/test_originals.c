@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * Our AWQ and GPTQ against the published programs on the same tensors (make/originals.py ran them):
+ * Our AWQ, MBQ and GPTQ against the published programs on the same tensors (make/originals.py):
  * exponents, scales and the loss of every candidate; codes and losses. They keep scales of weights
  * as f32 and we as f16, which is the one difference that matters: against their run with such
  * scales we must agree to rounding, against the run as published the difference is bounded. */
@@ -14,7 +14,7 @@
 static const char *const kinds[] = {"f16", "f32"};
 enum { F16, F32, KINDS };
 
-/* ---- AWQ ---- */
+/* ---- AWQ and MBQ ---- */
 
 static const char *const group_name[BAL_GROUPS] = {"qkv", "o", "gate_up", "down"};
 
@@ -63,32 +63,32 @@ static void check_group(const json_t *golden, const bal_group_log *got, agreemen
             fail_msg("scale %d is %.9g, not %.9g", i, (double)got->scale[i], at(s, i));
 }
 
-static bal_recipe awq_recipe(int bits)
+/* What the published program ran with: whole rows, its own arithmetic. */
+static bal_recipe recipe_of(const char *name, const char *set)
 {
     bal_error err = {0};
     bal_recipe r;
-    char set[16];
-    snprintf(set, sizeof set, "bits=%d", bits);
-    ASSERT_OK(bal_recipe_load(&r, "awq", &err));
+    ASSERT_OK(bal_recipe_load(&r, name, &err));
+    ASSERT_OK(bal_recipe_assign(&r, "bits=3", &err));
     ASSERT_OK(bal_recipe_assign(&r, set, &err));
     ASSERT_OK(bal_recipe_assign(&r, "group=row", &err));
     ASSERT_OK(bal_recipe_assign(&r, "arithmetic=f32", &err));
     return r;
 }
 
-static void check_layer(quant_case *q, const json_t *golden, int layer, int bits,
-                        const bal_store *stream, agreement a[KINDS])
+/* variant: what the golden names of this recipe have between layer and kind */
+static void check_layer(quant_case *q, const json_t *golden, int layer, const bal_recipe *r,
+                        const char *variant, const bal_store *stream, agreement a[KINDS])
 {
-    static const double one[BAL_SUBS] = {1, 1};
+    static const double ratio[BAL_SUBS] = {[BAL_SUB_ATTN] = 0.5, [BAL_SUB_MLP] = 0.25};
     bal_error err = {0};
     bal_block_result got;
     char name[64];
-    const bal_recipe r = awq_recipe(bits);
     ASSERT_OK(bal_block_solve(&got, &q->exec, &q->model.config.text, &q->model.layers[layer], layer,
-                              &q->samples, stream, stream, one, &r, "/tmp", NULL, NULL, &err));
+                              &q->samples, stream, stream, ratio, r, "/tmp", NULL, NULL, &err));
     for (int kind = 0; kind < KINDS; kind++)
         for (int g = 0; g < BAL_GROUPS; g++) {
-            snprintf(name, sizeof name, "layer%d.b%d.%s.%s", layer, bits, kinds[kind],
+            snprintf(name, sizeof name, "layer%d.%s.%s.%s", layer, variant, kinds[kind],
                      group_name[g]);
             const json_t *want = json_object_get(golden, name);
             assert_true(want && got.group[g].searched);
@@ -108,16 +108,16 @@ static void advance(quant_case *q, int layer, bal_pass *pass, float *h, bal_stor
                       &pass->buf, 0, (bal_taps){0});
 }
 
-static void report(const char *kind, const agreement *a)
+static void report(const char *recipe, const char *kind, const agreement *a)
 {
-    printf("scales as %s: %d of %d exponents, losses differ by %.1e (median of a group), %.1e; "
+    printf("%s, scales as %s: %d of %d exponents, losses differ by %.1e (median of a group), %.1e; "
            "another exponent costs %.1e\n",
-           kind, a->same, a->groups, a->median, a->worst, a->price);
+           recipe, kind, a->same, a->groups, a->median, a->worst, a->price);
 }
 
-static void test_awq_scales(void **state)
+/* variants: {key=value, its name in the golden file} */
+static void check_program(const char *recipe, const char *file, const char *const variants[2][2])
 {
-    (void)state;
     bal_error err = {0};
     quant_case q;
     bal_pass pass;
@@ -125,15 +125,18 @@ static void test_awq_scales(void **state)
     agreement a[KINDS] = {0};
     case_open(&q, "mha", 1);
     q.samples.n = 1;
-    json_t *golden = case_json("originals", "awq.json");
+    json_t *golden = case_json("originals", file);
     float *h = case_floats(case_tensor(&q.calib, "sample0.inputs_embeds"));
     ASSERT_OK(bal_pass_create(&pass, &q.model.config.text, q.samples.max_len, &err));
     ASSERT_OK(bal_store_create(&stream, "/tmp", &q.samples, q.model.config.text.hidden, &err));
     for (int layer = 0; layer < q.model.config.text.layers; layer++) {
         advance(&q, layer, &pass, h, &stream);
-        for (int bits = 3; bits <= 4; bits++) check_layer(&q, golden, layer, bits, &stream, a);
+        for (int v = 0; v < 2; v++) {
+            const bal_recipe r = recipe_of(recipe, variants[v][0]);
+            check_layer(&q, golden, layer, &r, variants[v][1], &stream, a);
+        }
     }
-    for (int kind = 0; kind < KINDS; kind++) report(kinds[kind], &a[kind]);
+    for (int kind = 0; kind < KINDS; kind++) report(recipe, kinds[kind], &a[kind]);
     assert_int_equal(2 * a[F16].groups, json_object_size(golden));
     assert_true(a[F16].same == a[F16].groups && a[F16].median < 1e-5 && a[F16].worst < 0.05);
     assert_true(a[F32].same >= a[F32].groups - 3 && a[F32].price < 0.01 && a[F32].median < 0.02);
@@ -142,6 +145,20 @@ static void test_awq_scales(void **state)
     free(h);
     json_decref(golden);
     case_close(&q);
+}
+
+static void test_awq_scales(void **state)
+{
+    (void)state;
+    static const char *const variants[2][2] = {{"bits=3", "b3"}, {"bits=4", "b4"}};
+    check_program("awq", "awq.json", variants);
+}
+
+static void test_mbq_scales(void **state)
+{
+    (void)state;
+    static const char *const variants[2][2] = {{"loss=mae", "mae"}, {"loss=mse", "mse"}};
+    check_program("mbq", "mbq.json", variants);
 }
 
 /* ---- GPTQ ---- */
@@ -259,6 +276,7 @@ static void test_gptq_codes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_awq_scales),
+                                       cmocka_unit_test(test_mbq_scales),
                                        cmocka_unit_test(test_gptq_codes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,15 +1,17 @@
-"""Runs the published programs of GPTQ and AWQ on small tensors and writes what they decide to originals/. Their code is not
+"""Runs the published programs of GPTQ, AWQ and MBQ on small tensors and writes what they decide to originals/. Their code is not
 part of this project: give checkouts of
 
     https://github.com/IST-DASLab/gptq        commit 2d65066 (Apache-2.0)
     https://github.com/mit-han-lab/llm-awq    commit d6e797a (MIT)
+    https://github.com/thu-nics/MBQ           commit a4d460d (MIT)
 
-    python originals.py GPTQ_CHECKOUT LLM_AWQ_CHECKOUT
+    python originals.py GPTQ_CHECKOUT LLM_AWQ_CHECKOUT MBQ_CHECKOUT
 
-Both keep scales as f32, Ballast as f16, so each runs twice: as it is, and with every scale rounded to f16 where it is born.
-Nothing else is changed, but that calls of CUDA do nothing. AWQ's stack is that of mbq_oracle.py; it also needs tqdm.
+All keep scales as f32, Ballast as f16, so each runs twice: as it is, and with every scale rounded to f16 where it is born.
+Nothing else is changed, but that calls of CUDA do nothing. Needs what mbq_oracle.py needs, and tqdm.
 """
 import contextlib
+import importlib
 import io
 import sys
 import types
@@ -24,7 +26,7 @@ import common as c
 
 OUT = c.GOLDEN / "originals"
 ROWS, K, N, GROUP, DEAD = 240, 192, 32, 64, 100
-MODEL, BITS = "mha", (3, 4)
+MODEL, BITS, RATIO, Q_CONFIG = "mha", (3, 4), {"attn": 0.5, "mlp": 0.25}, {"zero_point": True, "q_group_size": -1}
 
 
 def storable(scale):
@@ -99,24 +101,35 @@ def gptq(checkout):
     c.write_json(OUT / "gptq.json", losses)
 
 
-# ---------------------------------------------------------------- AWQ
+# ---------------------------------------------------------------- AWQ and MBQ
 
 def stub(name, **members):
     sys.modules[name] = types.ModuleType(name)
     vars(sys.modules[name]).update(members)
 
 
-def import_awq(checkout):
-    """auto_scale and quantizer alone: the package's __init__ loads kernels."""
-    for name in ("awq", "awq.quantize"):
+def import_parts(checkout, parts):
+    """Modules of a package without its __init__, which loads kernels."""
+    for name in {".".join(part.split(".")[:i]) for part in parts for i in range(1, part.count(".") + 1)}:
         stub(name, __path__=[f"{checkout}/{name.replace('.', '/')}"])
-    stub("awq_inference_engine")
-    from awq.quantize import auto_scale, quantizer
-    return auto_scale, quantizer
+    return [importlib.import_module(part) for part in parts]
 
 
-def inputs_of(layer, names, run):
-    """What enters the linears during one run, as the original gathers it."""
+def rounded(exact):
+    """The original's quantizer, every f32 scale replaced by its f16 neighbour: only scales come from dividing by an int."""
+    def function(w, **kwargs):
+        divide = torch.Tensor.__truediv__
+        torch.Tensor.__truediv__ = lambda a, b: storable(divide(a, b)) if isinstance(b, int) else divide(a, b)
+        try:
+            return exact(w, **kwargs)
+        finally:
+            torch.Tensor.__truediv__ = divide
+    return function
+
+
+def inputs_of(layer, run):
+    """What enters the linears during one run, as the originals gather it, and what comes out."""
+    names = ["self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"]
     seen, hooks = {}, []
     for name in names:
         module = layer.get_submodule(name)
@@ -124,43 +137,29 @@ def inputs_of(layer, names, run):
     out = run()
     for h in hooks:
         h.remove()
-    return seen, out
+    return seen, out[0] if isinstance(out, tuple) else out
 
 
-def search(auto_scale, layer, kwargs, bits, feats):
-    """auto_scale_block with the losses of all candidates, which it keeps to itself."""
+def search(function):
+    """Scales that an auto_scale_block finds, with the losses of all candidates, which it keeps to itself."""
     histories = []
-    item = torch.Tensor.item
 
-    def watched_item(self):
-        value = item(self)
-        if sys._getframe(1).f_code.co_name == "_search_module_scale":
-            histories.append(value)
-        return value
+    def watch(frame, event, _):
+        if event == "return" and frame.f_code.co_name == "_search_module_scale":
+            histories.append([float(v) for v in frame.f_locals["history"]])
 
-    torch.Tensor.item = watched_item
+    sys.setprofile(watch)
     try:
-        found = auto_scale.auto_scale_block(layer, dict(kwargs), bits, dict(zero_point=True, q_group_size=-1), feats)
+        found = function()
     finally:
-        torch.Tensor.item = item
-    assert len(histories) == 20 * len(found)
-    return [(scales, histories[20 * i:20 * i + 20]) for i, (_, _, scales) in enumerate(found)]
+        sys.setprofile(None)
+    nine = lambda values: [float(f"{v:.9g}") for v in values]
+    return {group: {"losses": nine(losses), "s": nine(scales.tolist())}
+            for group, (_, _, scales), losses in zip(("qkv", "o", "gate_up", "down"), found, histories, strict=True)}
 
 
-@torch.no_grad()
-def awq(checkout):
-    auto_scale, quantizer = import_awq(checkout)
-    exact = quantizer.pseudo_quantize_tensor
-
-    def rounded(w, n_bit=8, **kwargs):
-        """The original's function, every f32 scale replaced by its f16 neighbour."""
-        divide = torch.Tensor.__truediv__
-        torch.Tensor.__truediv__ = lambda a, b: storable(divide(a, b)) if isinstance(b, int) else divide(a, b)
-        try:
-            return exact(w, n_bit=n_bit, **kwargs)
-        finally:
-            torch.Tensor.__truediv__ = divide
-
+def layers():
+    """Each decoder layer of MODEL with what auto_scale_block takes, on sample 0 of the calibration set; modality of its tokens."""
     model = LlavaOnevisionForConditionalGeneration.from_pretrained(c.GOLDEN / MODEL / "model", attn_implementation="eager").eval()
     language = model.model.language_model
     calib = load_file(c.GOLDEN / MODEL / "calib.safetensors")
@@ -168,28 +167,49 @@ def awq(checkout):
     n = h.shape[1]
     mask = torch.full((n, n), torch.finfo(torch.float32).min).triu(1)[None, None]
     kwargs = dict(attention_mask=mask, position_embeddings=language.rotary_emb(h, torch.arange(n)[None]))
-    names = ["self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"]
-    result = {}
     for index, layer in enumerate(language.layers):
-        def run():
-            y = layer(h, **kwargs)
-            return y[0] if isinstance(y, tuple) else y
-        feats, after = inputs_of(layer, names, run)
-        for bits in BITS:
-            for kind, function in (("f32", exact), ("f16", rounded)):
-                quantizer.pseudo_quantize_tensor = function
-                for group, (scales, losses) in zip(("qkv", "o", "gate_up", "down"), search(auto_scale, layer, kwargs, bits, feats)):
-                    result[f"layer{index}.b{bits}.{kind}.{group}"] = {
-                        "losses": [float(f"{v:.9g}") for v in losses], "s": [float(f"{v:.9g}") for v in scales.tolist()]}
+        feats, after = inputs_of(layer, lambda: layer(h, **kwargs))
+        yield index, layer, kwargs, feats, calib["sample0.modality"][None]
         h = after
+
+
+@torch.no_grad()
+def awq(checkout):
+    stub("awq_inference_engine")
+    auto_scale, quantizer = import_parts(checkout, ["awq.quantize.auto_scale", "awq.quantize.quantizer"])
+    exact, result = quantizer.pseudo_quantize_tensor, {}
+    for index, layer, kwargs, feats, _ in layers():
+        for bits in BITS:
+            for kind, function in (("f32", exact), ("f16", rounded(exact))):
+                quantizer.pseudo_quantize_tensor = function
+                groups = search(lambda: auto_scale.auto_scale_block(layer, dict(kwargs), bits, dict(Q_CONFIG), feats))
+                result.update({f"layer{index}.b{bits}.{kind}.{group}": v for group, v in groups.items()})
     c.write_json(OUT / "awq.json", result)
+
+
+@torch.no_grad()
+def mbq(checkout):
+    stub("accelerate")
+    auto_scale, *_ = import_parts(checkout, ["qmllm.methods.mbq.quantize.auto_scale", "qmllm.utils.search",
+                                             "qmllm.quantization.quant_funcs"])
+    exact, result = auto_scale.pseudo_quantize_tensor, {}
+    for index, layer, kwargs, feats, modality in layers():
+        for loss in ("mae", "mse"):
+            for kind, function in (("f32", exact), ("f16", rounded(exact))):
+                auto_scale.pseudo_quantize_tensor = function
+                groups = search(lambda: auto_scale.auto_scale_block(
+                    layer, dict(kwargs), 3, dict(Q_CONFIG), feats, modality == c.ANSWER, modality == c.VISION, RATIO, loss))
+                result.update({f"layer{index}.{loss}.{kind}.{group}": v for group, v in groups.items()})
+    c.write_json(OUT / "mbq.json", result)
 
 
 def main():
     torch.cuda.synchronize = lambda *a: None
+    torch.Tensor.cuda = lambda self, *a: self
     OUT.mkdir(exist_ok=True)
     gptq(sys.argv[1])
     awq(sys.argv[2])
+    mbq(sys.argv[3])
 
 
 if __name__ == "__main__":
