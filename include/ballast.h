@@ -144,6 +144,7 @@ typedef struct bal_picture_info {
     int32_t tokens;                        /* positions it takes in the context */
     int32_t resized_width, resized_height; /* of the picture as the model sees it, all tiles
                                               together; 0 where it is padded to a square */
+    uint64_t memory; /* bytes that looking at it takes for a while, its own pixels not counted */
 } bal_picture_info;
 
 /* Adds a picture to the next question. A file is JPEG, PNG or WebP, told by its bytes; rgb is

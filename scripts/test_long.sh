@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 # The long tier of test.sh: every fuzz target under sanitizers (FUZZ_SECONDS each, default 300), and the release
 # tests on an emulated processor without AVX, which finds instructions that leaked past the dispatch; the page in
-# Chromium and replicas behind nginx, where those are installed.
+# Chromium and replicas behind nginx, where those are installed; pictures of any size in the shape of a
+# published model.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 cd "$root"
@@ -51,3 +52,6 @@ if command -v python3 >/dev/null; then
 else
   echo "skipped: no python3 here"
 fi
+
+say "pictures of any size in the shape of a published model"
+BALLAST_SOURCE_DIR=$root BALLAST_BINARY_DIR=$root/build bash tests/long/real_shapes.sh

@@ -75,7 +75,8 @@ bal_status bal_chat_picture(const bal_chat *chat, int32_t index, bal_picture_inf
                                   .views = plan.n_views,
                                   .tokens = plan.n_tokens,
                                   .resized_width = plan.square_side ? 0 : plan.resized_w,
-                                  .resized_height = plan.square_side ? 0 : plan.resized_h};
+                                  .resized_height = plan.square_side ? 0 : plan.resized_h,
+                                  .memory = bal_sequence_look_bytes(chat->dialog.engine, &plan)};
     bal_result_write(info, &all, sizeof all);
     return BAL_OK;
 }

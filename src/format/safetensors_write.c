@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { ALIGN = 64, PREFIX = 8 };
+enum { ALIGN = 64, PREFIX = 8, PIECE = 4 << 20 };
 static const char META_KEY[] = "__metadata__";
 
 /* A file laid out but not written. */
@@ -195,11 +195,33 @@ bal_status bal_safetensors_size(uint64_t *n_bytes, const bal_tensor_view *tensor
     return BAL_OK;
 }
 
-static bal_status write_plan(int fd, const plan *p, const char *path, bal_error *err)
+/* Where the bytes of tensors without data come from; fn NULL: there are none. */
+typedef struct source {
+    bal_st_fill_fn *fn;
+    void *ctx;
+    uint8_t *piece; /* [PIECE] */
+} source;
+
+static bal_status write_filled(int fd, const source *from, const bal_tensor_view *t,
+                               const char *path, bal_error *err)
+{
+    for (uint64_t at = 0; at < t->n_bytes; at += PIECE) {
+        const size_t n = (size_t)bal_min(PIECE, t->n_bytes - at);
+        BAL_TRY(from->fn(from->ctx, t, at, from->piece, n, err));
+        BAL_TRY(bal_write_all(fd, from->piece, n, path, err));
+    }
+    return BAL_OK;
+}
+
+static bal_status write_plan(int fd, const plan *p, const source *from, const char *path,
+                             bal_error *err)
 {
     BAL_TRY(bal_write_all(fd, p->header, p->n_header, path, err));
-    for (size_t i = 0; i < p->n; i++)
-        BAL_TRY(bal_write_all(fd, p->order[i]->data, (size_t)p->order[i]->n_bytes, path, err));
+    for (size_t i = 0; i < p->n; i++) {
+        const bal_tensor_view *t = p->order[i];
+        BAL_TRY(t->data || !from->fn ? bal_write_all(fd, t->data, (size_t)t->n_bytes, path, err)
+                                     : write_filled(fd, from, t, path, err));
+    }
     if (fsync(fd) == 0) return BAL_OK;
     return bal_fail(err, BAL_E_IO, "%s: cannot sync: %s", path, strerror(errno));
 }
@@ -210,24 +232,43 @@ static bool is_regular(int fd)
     return fstat(fd, &sb) == 0 && S_ISREG(sb.st_mode);
 }
 
-static bal_status write_file(const char *path, const plan *p, bal_error *err)
+static bal_status write_file(const char *path, const plan *p, const source *from, bal_error *err)
 {
     const int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0) return bal_fail(err, BAL_E_IO, "%s: cannot create: %s", path, strerror(errno));
     const bool regular = is_regular(fd);
-    bal_status st = write_plan(fd, p, path, err);
+    bal_status st = write_plan(fd, p, from, path, err);
     if (close(fd) != 0 && st == BAL_OK)
         st = bal_fail(err, BAL_E_IO, "%s: cannot close: %s", path, strerror(errno));
     if (st < 0 && regular) unlink(path);
     return st;
 }
 
-bal_status bal_safetensors_write(const char *path, const bal_tensor_view *tensors, size_t n_tensors,
-                                 const bal_st_meta *meta, size_t n_meta, bal_error *err)
+static bal_status write_new(const char *path, const bal_tensor_view *tensors, size_t n_tensors,
+                            const bal_st_meta *meta, size_t n_meta, const source *from,
+                            bal_error *err)
 {
     plan p;
     BAL_TRY(plan_make(&p, tensors, n_tensors, meta, n_meta, err));
-    const bal_status st = write_file(path, &p, err);
+    const bal_status st = write_file(path, &p, from, err);
     plan_free(&p);
+    return st;
+}
+
+bal_status bal_safetensors_write(const char *path, const bal_tensor_view *tensors, size_t n_tensors,
+                                 const bal_st_meta *meta, size_t n_meta, bal_error *err)
+{
+    const source none = {0};
+    return write_new(path, tensors, n_tensors, meta, n_meta, &none, err);
+}
+
+bal_status bal_safetensors_stream(const char *path, const bal_tensor_view *tensors,
+                                  size_t n_tensors, const bal_st_meta *meta, size_t n_meta,
+                                  bal_st_fill_fn *fill, void *ctx, bal_error *err)
+{
+    const source from = {fill, ctx, malloc(PIECE)};
+    if (!from.piece) return bal_nomem(err, PIECE, "a piece of a file");
+    const bal_status st = write_new(path, tensors, n_tensors, meta, n_meta, &from, err);
+    free(from.piece);
     return st;
 }

@@ -24,4 +24,12 @@ bal_status bal_safetensors_size(uint64_t *n_bytes, const bal_tensor_view *tensor
 bal_status bal_safetensors_write(const char *path, const bal_tensor_view *tensors, size_t n_tensors,
                                  const bal_st_meta *meta, size_t n_meta, bal_error *err);
 
+/* The same for tensors that do not fit memory: those with data NULL come from `fill`, piece by
+ * piece in file order. */
+typedef bal_status bal_st_fill_fn(void *ctx, const bal_tensor_view *t, uint64_t offset, void *out,
+                                  size_t n_bytes, bal_error *err);
+bal_status bal_safetensors_stream(const char *path, const bal_tensor_view *tensors,
+                                  size_t n_tensors, const bal_st_meta *meta, size_t n_meta,
+                                  bal_st_fill_fn *fill, void *ctx, bal_error *err);
+
 #endif

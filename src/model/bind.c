@@ -417,6 +417,46 @@ static bal_status bind_rows(binder *b, const bal_bind_row *rows, size_t n)
     return BAL_OK;
 }
 
+/* ---- What a model needs ----------------------------------------------------------------------
+ */
+
+/* A fused tensor is listed by its first part, and only where there is no other way to have it. */
+static bool is_listed(const bal_config *c, const bal_bind_row *r)
+{
+    if (r->kind == BAL_BIND_UNUSED || !applies(c, r)) return false;
+    return r->part == BAL_PART_WHOLE || (r->part == BAL_PART_THIRD_0 && !r->optional);
+}
+
+static bal_status list_row(const bal_config *c, const bal_bind_row *r, bal_bind_tensor_fn *fn,
+                           void *ctx, bal_error *err)
+{
+    uint64_t shape[5];
+    char name[NAME_SIZE];
+    const int n_dims = expected_shape(c, r, shape);
+    int copies = 1;
+    if (r->owner == BAL_OWNER_DECODER) copies = c->text.layers;
+    if (r->owner == BAL_OWNER_VISION) copies = c->vision.file_layers;
+    for (int i = 0; i < copies; i++) {
+        snprintf(name, sizeof name, r->name, i);
+        BAL_TRY(fn(ctx, r, name, shape, n_dims, err));
+    }
+    return BAL_OK;
+}
+
+bal_status bal_bind_each(const bal_config *c, bal_bind_tensor_fn *fn, void *ctx, bal_error *err)
+{
+    const bal_family_def *family = bal_family_of(c);
+    for (size_t i = 0; i < bal_n_text_rows + family->n_rows; i++) {
+        const bal_bind_row *r =
+            i < bal_n_text_rows ? &bal_text_rows[i] : &family->rows[i - bal_n_text_rows];
+        if (is_listed(c, r)) BAL_TRY(list_row(c, r, fn, ctx, err));
+    }
+    return BAL_OK;
+}
+
+/* ---- All of it --------------------------------------------------------------------------------
+ */
+
 static bal_status check_claims(const binder *b)
 {
     const bal_tensor_set *set = &b->m->tensors;

@@ -80,6 +80,14 @@ typedef struct bal_bind_names {
  * ballast.config and ballast.tokenizer belong to the file format and are not a family's. */
 bal_status bal_bind(bal_model *m, const bal_family_def *family, bal_error *err);
 
+/* A tensor that a model has: its canonical name and shape, and a row that it serves. */
+typedef bal_status bal_bind_tensor_fn(void *ctx, const bal_bind_row *row, const char *name,
+                                      const uint64_t *shape, int n_dims, bal_error *err);
+/* Every tensor that binding a model of this config needs or may use, once each; where q, k, v may
+ * be one tensor or three, the three. Blocks that do not run are listed like those that do, tensors
+ * that nobody reads are not. */
+bal_status bal_bind_each(const bal_config *c, bal_bind_tensor_fn *fn, void *ctx, bal_error *err);
+
 /* The tensor a canonical name refers to under any of the family's names, or NULL. */
 const bal_tensor_view *bal_bind_find(const bal_tensor_set *set, const bal_bind_names *names,
                                      const char *canonical);

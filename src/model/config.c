@@ -215,6 +215,17 @@ bal_status bal_config_read(bal_config *c, const char *dir, bal_error *err)
     return fault ? bal_fail(err, BAL_E_FORMAT, "%s: config: %s out of range", dir, fault) : BAL_OK;
 }
 
+bal_status bal_config_from_json(bal_config *c, const bal_json *config, const bal_json *processor,
+                                bal_error *err)
+{
+    *c = (bal_config){0};
+    BAL_TRY(read_main(c, config, err));
+    if (c->has_vision) BAL_TRY(read_processor(c, processor, err));
+    const char *fault = config_fault(c);
+    if (!fault) return BAL_OK;
+    return bal_fail(err, BAL_E_FORMAT, "%s: config: %s out of range", config->file, fault);
+}
+
 /* ---- The compiled form: magic, count, then the struct's 32-bit fields in order -----------------
  * "BLC2" is bal_config. "BLC1" was the config of the one family that there was; its fields stand
  * below and are read for good, because files are kept. */

@@ -7,7 +7,7 @@
 #ifndef BAL_MODEL_CONFIG_H
 #define BAL_MODEL_CONFIG_H
 
-#include "base/status.h"
+#include "format/json.h"
 
 enum { BAL_MAX_PINPOINTS = 256, BAL_MAX_EOS = 8 };
 
@@ -90,6 +90,11 @@ typedef struct bal_config {
 /* Reads and checks `dir`; every error names file and key. An unknown model_type is BAL_E_UNSUP with
  * the known ones. */
 bal_status bal_config_read(bal_config *c, const char *dir, bal_error *err);
+
+/* The same from objects in hand: config.json's root, and preprocessor_config.json's, which is not
+ * looked at for a model without a tower. Errors name their file and path. */
+bal_status bal_config_from_json(bal_config *c, const bal_json *config, const bal_json *processor,
+                                bal_error *err);
 
 /* Compiled form, little-endian; *out is malloc'ed. Reading checks every field as untrusted, and
  * reads the first version of the format as well (LLaVA-OneVision only). */

@@ -12,27 +12,45 @@ static void look(bal_taps t, bal_tap tap, int layer, const float *data, int rows
     if (t.fn) t.fn(t.ctx, tap, layer, data, rows, cols);
 }
 
+enum { SLOTS = 10 };
+
+/* Floats of a row in each buffer, in the order of bal_decoder_buf; returns their sum. */
+static size_t row_widths(const bal_text_config *c, size_t width[SLOTS])
+{
+    const size_t hidden = (size_t)c->hidden, inter = (size_t)c->intermediate;
+    const size_t q = (size_t)c->heads * (size_t)c->head_dim;
+    const size_t kv = (size_t)c->kv_heads * (size_t)c->head_dim, half = (size_t)c->head_dim / 2;
+    const size_t real[SLOTS] = {hidden, q, kv, kv, q, inter, inter, hidden, half, half};
+    size_t sum = 0;
+    for (int i = 0; i < SLOTS; i++) {
+        width[i] = bal_round_up(real[i], 16);
+        sum += width[i];
+    }
+    return sum;
+}
+
+size_t bal_decoder_buf_bytes(const bal_text_config *c, int max_m)
+{
+    size_t width[SLOTS];
+    const size_t row = row_widths(c, width) * sizeof(float), m = (size_t)max_m;
+    return m <= SIZE_MAX / row ? m * row : SIZE_MAX; /* rows are multiples of 64 bytes */
+}
+
 bal_status bal_decoder_buf_create(bal_decoder_buf *b, const bal_text_config *c, int max_m,
                                   bal_error *err)
 {
     *b = (bal_decoder_buf){.max_m = max_m};
-    const size_t m = (size_t)max_m, hidden = (size_t)c->hidden, inter = (size_t)c->intermediate;
-    const size_t q = (size_t)c->heads * (size_t)c->head_dim;
-    const size_t kv = (size_t)c->kv_heads * (size_t)c->head_dim, half = (size_t)c->head_dim / 2;
-    const size_t width[] = {hidden, q, kv, kv, q, inter, inter, hidden, half, half};
-    float **const slot[] = {&b->norm, &b->q,  &b->k,   &b->v,   &b->ctx,
-                            &b->act,  &b->up, &b->out, &b->cos, &b->sin};
-    enum { SLOTS = sizeof slot / sizeof *slot };
-    size_t per_row = 0;
-    for (int i = 0; i < SLOTS; i++) per_row += bal_round_up(width[i], 16);
-    float *p = m <= SIZE_MAX / sizeof *p / per_row
-                   ? aligned_alloc(64, bal_round_up(m * per_row * sizeof *p, 64))
-                   : NULL;
-    if (!p) return bal_nomem(err, m * per_row * sizeof *p, "decoder buffers");
+    float **const slot[SLOTS] = {&b->norm, &b->q,  &b->k,   &b->v,   &b->ctx,
+                                 &b->act,  &b->up, &b->out, &b->cos, &b->sin};
+    size_t width[SLOTS];
+    const size_t bytes = bal_decoder_buf_bytes(c, max_m);
+    row_widths(c, width);
+    float *p = bytes < SIZE_MAX ? aligned_alloc(64, bytes) : NULL;
+    if (!p) return bal_nomem(err, bytes, "decoder buffers");
     b->memory = p;
     for (int i = 0; i < SLOTS; i++) {
         *slot[i] = p;
-        p += m * bal_round_up(width[i], 16);
+        p += (size_t)max_m * width[i];
     }
     return BAL_OK;
 }

@@ -57,6 +57,8 @@ typedef struct bal_decoder_buf {
 
 bal_status bal_decoder_buf_create(bal_decoder_buf *b, const bal_text_config *c, int max_m,
                                   bal_error *err);
+/* What that allocates; SIZE_MAX: more than a size_t counts. */
+size_t bal_decoder_buf_bytes(const bal_text_config *c, int max_m);
 void bal_decoder_buf_destroy(bal_decoder_buf *b);
 
 /* Norms of q and k (where the layer has them) and rotation, in place: q [m][heads * head_dim],

@@ -59,6 +59,8 @@ struct bal_family_def {
     /* out [p->n_tokens][text hidden] */
     bal_status (*encode)(const bal_exec *e, const bal_model *m, const bal_view_plan *p,
                          const float *pixels, float *out, bal_taps taps, bal_error *err);
+    /* Bytes of work memory that encode allocates. NULL: those of the usual one. */
+    size_t (*work)(const bal_model *m, const bal_view_plan *p);
     /* The pieces in order, p->n_tokens vision positions in all. NULL: just those. */
     bal_status (*layout)(const bal_config *c, const bal_view_plan *p, bal_piece_fn *put, void *ctx);
     /* Rotary positions of the picture's features, the first of which would stand at `start`:
@@ -112,6 +114,8 @@ extern const size_t bal_n_text_rows;
 /* The usual `encode`: features of the views in order, nothing added. */
 bal_status bal_family_encode_views(const bal_exec *e, const bal_model *m, const bal_view_plan *p,
                                    const float *pixels, float *out, bal_taps taps, bal_error *err);
+/* Work memory of the family's encode, bytes. */
+size_t bal_family_work(const bal_model *m, const bal_view_plan *p);
 /* The usual `pixels` of plans made by image/tiles.h. */
 bal_status bal_family_tile_pixels(const bal_config *c, const bal_view_plan *p,
                                   const bal_image *image, float *out, bal_error *err);

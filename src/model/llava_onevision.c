@@ -209,6 +209,14 @@ static bal_status encode(const bal_exec *e, const bal_model *m, const bal_view_p
     return st;
 }
 
+/* The features of all views are kept until they are put together. */
+static size_t work(const bal_model *m, const bal_view_plan *p)
+{
+    const size_t rows = (size_t)p->n_views * (size_t)bal_view_tokens(&m->config.vision);
+    return bal_vision_views_bytes(m, p->n_views) +
+           rows * (size_t)m->config.text.hidden * sizeof(float);
+}
+
 /* ---- Tensors ----------------------------------------------------------------------------------
  */
 
@@ -257,4 +265,5 @@ const bal_family_def bal_family_llava_onevision = {
     .plan_by_count = true,
     .pixels = pixels,
     .encode = encode,
+    .work = work,
 };

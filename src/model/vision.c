@@ -32,41 +32,63 @@ static void look(bal_taps t, bal_tap tap, int layer, const float *data, int rows
     if (t.fn) t.fn(t.ctx, tap, layer, data, rows, cols);
 }
 
-static bal_status tower_create(tower *b, const bal_model *m, int views, bal_error *err)
+enum { SLOTS = 11 };
+
+static size_t tower_rows(const bal_vision_config *v, int views)
+{
+    return (size_t)(views * (v->side * v->side + v->cls));
+}
+
+/* Floats of each buffer for so many views, in the order of tower_create; returns their sum. Limits
+ * of the config keep each of these below 2^47. */
+static size_t tower_sizes(const bal_model *m, int views, size_t size[SLOTS])
 {
     const bal_vision_config *v = &m->config.vision;
     const size_t hidden = (size_t)v->hidden, patches = (size_t)(views * v->side * v->side);
-    const size_t rows = patches + (size_t)(views * v->cls);
+    const size_t rows = tower_rows(v, views);
     const size_t tokens = (size_t)views * (size_t)bal_view_tokens(v);
     const size_t patch = 3 * (size_t)v->patch_size * (size_t)v->patch_size;
-    const struct {
-        float **at;
-        size_t n;
-    } slot[] = {
-        {&b->h, rows * hidden},
-        {&b->block.norm, rows * hidden},
-        {&b->block.q, rows * hidden},
-        {&b->block.k, rows * hidden},
-        {&b->block.v, rows * hidden},
-        {&b->block.ctx, rows * hidden},
-        {&b->out, patches * hidden},
-        {&b->block.mlp, rows * (size_t)v->intermediate},
-        {&b->tokens, patches * hidden},
-        {&b->mid, tokens * (size_t)m->config.text.hidden},
-        {&b->patches, (size_t)(v->side * v->side) * patch},
-    };
-    enum { SLOTS = sizeof slot / sizeof *slot };
-    /* limits of the config keep each of these below 2^47 */
+    const size_t real[SLOTS] = {rows * hidden,
+                                rows * hidden,
+                                rows * hidden,
+                                rows * hidden,
+                                rows * hidden,
+                                rows * hidden,
+                                patches * hidden,
+                                rows * (size_t)v->intermediate,
+                                patches * hidden,
+                                tokens * (size_t)m->config.text.hidden,
+                                (size_t)(v->side * v->side) * patch};
     size_t total = 0;
-    for (int i = 0; i < SLOTS; i++) total += bal_round_up(slot[i].n, 16);
+    for (int i = 0; i < SLOTS; i++) {
+        size[i] = bal_round_up(real[i], 16);
+        total += size[i];
+    }
+    return total;
+}
+
+size_t bal_vision_views_bytes(const bal_model *m, int n_views)
+{
+    size_t size[SLOTS];
+    return tower_sizes(m, n_views < BATCH ? n_views : BATCH, size) * sizeof(float);
+}
+
+static bal_status tower_create(tower *b, const bal_model *m, int views, bal_error *err)
+{
+    const bal_vision_config *v = &m->config.vision;
+    float **const slot[SLOTS] = {&b->h,       &b->block.norm, &b->block.q, &b->block.k,
+                                 &b->block.v, &b->block.ctx,  &b->out,     &b->block.mlp,
+                                 &b->tokens,  &b->mid,        &b->patches};
+    size_t size[SLOTS];
+    const size_t total = tower_sizes(m, views, size);
     b->memory = aligned_alloc(64, total * sizeof(float));
-    b->block.pages = calloc(bal_ceil_div(rows, BAL_PAGE), sizeof *b->block.pages);
+    b->block.pages = calloc(bal_ceil_div(tower_rows(v, views), BAL_PAGE), sizeof *b->block.pages);
     if (!b->memory || !b->block.pages)
         return bal_nomem(err, total * sizeof(float), "vision tower buffers");
     float *p = b->memory;
     for (int i = 0; i < SLOTS; i++) {
-        *slot[i].at = p;
-        p += bal_round_up(slot[i].n, 16);
+        *slot[i] = p;
+        p += size[i];
     }
     for (int i = 0; i <= views; i++) b->starts[i] = i * (v->side * v->side + v->cls);
     return BAL_OK;
@@ -271,6 +293,12 @@ bal_status bal_vision_views(const bal_exec *e, const bal_model *m, const float *
     }
     tower_destroy(&b);
     return st;
+}
+
+size_t bal_family_work(const bal_model *m, const bal_view_plan *p)
+{
+    const bal_family_def *family = bal_family_of(&m->config);
+    return family->work ? family->work(m, p) : bal_vision_views_bytes(m, p->n_views);
 }
 
 bal_status bal_family_encode_views(const bal_exec *e, const bal_model *m, const bal_view_plan *p,

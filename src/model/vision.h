@@ -38,4 +38,7 @@ void bal_vision_activate(const bal_exec *e, int act, float *x, int rows, int col
 bal_status bal_vision_views(const bal_exec *e, const bal_model *m, const float *pixels, int n_views,
                             float *out, bal_taps taps, bal_error *err);
 
+/* The work memory of such a call, bytes. */
+size_t bal_vision_views_bytes(const bal_model *m, int n_views);
+
 #endif

@@ -95,30 +95,43 @@ void bal_vision_rope(const int32_t *order, int n, int cols, int merge, int head_
 /* ---- Memory -----------------------------------------------------------------------------------
  */
 
-static bal_status allocate_floats(tower *t, bal_error *err)
+enum { SLOTS = 13 };
+
+/* Floats of each buffer, in the order of allocate_floats; returns their sum. Limits of config and
+ * plan keep each of these below 2^45. */
+static size_t tower_sizes(const tower *t, size_t size[SLOTS])
 {
     const bal_vision_config *v = t->v;
     const size_t n = (size_t)t->n, chunk = (size_t)t->chunk, hidden = (size_t)v->hidden;
     const size_t tokens = chunk / (size_t)t->merge2, half = hidden / (size_t)v->heads / 2;
     const size_t inter = (size_t)v->intermediate, text = (size_t)t->m->config.text.hidden;
-    const size_t size[] = {n * hidden,
-                           n * hidden,
-                           n * hidden,
-                           n * half,
-                           n * half,
-                           chunk * hidden,
-                           chunk * hidden,
-                           chunk * hidden,
-                           chunk * inter,
-                           chunk * inter,
-                           chunk * (size_t)t->m->patch.k,
-                           chunk * hidden,
-                           tokens * text};
-    float **const slot[] = {&t->h,   &t->k,   &t->v_, &t->cos,     &t->sin,    &t->norm, &t->q,
-                            &t->ctx, &t->mlp, &t->up, &t->patches, &t->merged, &t->token};
-    enum { SLOTS = sizeof slot / sizeof *slot };
-    size_t total = 0; /* limits of config and plan keep each of these below 2^45 */
-    for (int i = 0; i < SLOTS; i++) total += bal_round_up(size[i], 16);
+    const size_t real[SLOTS] = {n * hidden,
+                                n * hidden,
+                                n * hidden,
+                                n * half,
+                                n * half,
+                                chunk * hidden,
+                                chunk * hidden,
+                                chunk * hidden,
+                                chunk * inter,
+                                chunk * inter,
+                                chunk * (size_t)t->m->patch.k,
+                                chunk * hidden,
+                                tokens * text};
+    size_t total = 0;
+    for (int i = 0; i < SLOTS; i++) {
+        size[i] = bal_round_up(real[i], 16);
+        total += size[i];
+    }
+    return total;
+}
+
+static bal_status allocate_floats(tower *t, bal_error *err)
+{
+    float **const slot[SLOTS] = {&t->h,   &t->k,   &t->v_, &t->cos,     &t->sin,    &t->norm, &t->q,
+                                 &t->ctx, &t->mlp, &t->up, &t->patches, &t->merged, &t->token};
+    size_t size[SLOTS];
+    const size_t total = tower_sizes(t, size);
     t->memory = aligned_alloc(64, total * sizeof(float));
     if (!t->memory)
         return bal_fail(err, BAL_E_NOMEM,
@@ -127,7 +140,7 @@ static bal_status allocate_floats(tower *t, bal_error *err)
     float *p = t->memory;
     for (int i = 0; i < SLOTS; i++) {
         *slot[i] = p;
-        p += bal_round_up(size[i], 16);
+        p += size[i];
     }
     return BAL_OK;
 }
@@ -302,14 +315,30 @@ static void look(bal_taps t, bal_tap tap, int layer, const float *data, int rows
     if (t.fn) t.fn(t.ctx, tap, layer, data, rows, cols);
 }
 
-bal_status bal_native_encode(const bal_exec *e, const bal_model *m, const bal_view_plan *p,
-                             const float *pixels, float *out, bal_taps taps, bal_error *err)
+static tower tower_of(const bal_exec *e, const bal_model *m, const bal_view_plan *p)
 {
     const bal_vision_config *v = &m->config.vision;
     tower t = {.e = e, .m = m, .v = v, .rows = p->h0, .cols = p->w0};
     t.merge2 = v->shuffle * v->shuffle;
     t.chunk = t.merge2 * (t.merge2 < CHUNK ? CHUNK / t.merge2 : 1);
     t.n = p->h0 * p->w0 * t.merge2;
+    return t;
+}
+
+size_t bal_native_work(const bal_model *m, const bal_view_plan *p)
+{
+    size_t size[SLOTS];
+    const tower t = tower_of(NULL, m, p);
+    const size_t windows = (size_t)bal_window_count(t.rows, t.cols, t.v->window);
+    return tower_sizes(&t, size) * sizeof(float) + (size_t)(t.rows * t.cols) * sizeof *t.order +
+           (windows + 1) * sizeof *t.starts + bal_ceil_div((size_t)t.n, BAL_PAGE) * sizeof *t.pages;
+}
+
+bal_status bal_native_encode(const bal_exec *e, const bal_model *m, const bal_view_plan *p,
+                             const float *pixels, float *out, bal_taps taps, bal_error *err)
+{
+    const bal_vision_config *v = &m->config.vision;
+    tower t = tower_of(e, m, p);
     const bal_status st = tower_open(&t, err);
     if (st == BAL_OK) {
         embed(&t, pixels);

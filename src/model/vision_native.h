@@ -29,4 +29,8 @@ void bal_vision_rope(const int32_t *order, int n, int cols, int merge, int head_
 bal_status bal_native_encode(const bal_exec *e, const bal_model *m, const bal_view_plan *p,
                              const float *pixels, float *out, bal_taps taps, bal_error *err);
 
+/* The work memory of such a call, bytes: it grows with the picture's patches, never with their
+ * square. */
+size_t bal_native_work(const bal_model *m, const bal_view_plan *p);
+
 #endif

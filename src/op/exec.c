@@ -8,15 +8,28 @@
 
 #include <stdlib.h>
 
+static size_t lane_bytes(size_t k)
+{
+    const size_t tile = bal_round_up(BAL_OUT_TILE * k * sizeof(float), 64);
+    return bal_max(bal_max(tile, BAL_GRAD_SCRATCH), BAL_ATTENTION_SCRATCH);
+}
+
+static size_t shared_bytes(size_t k)
+{
+    return bal_round_up(BAL_ROW_CHUNK * bal_ceil_div(k, BAL_UNIT) * sizeof(bal_a16), 64);
+}
+
+size_t bal_exec_bytes(int threads, int max_k)
+{
+    return shared_bytes((size_t)max_k) + (size_t)threads * lane_bytes((size_t)max_k);
+}
+
 bal_status bal_exec_create(bal_exec *e, bal_pool *pool, const bal_kernels *kernels, int max_k,
                            bal_error *err)
 {
     *e = (bal_exec){.pool = pool, .kernels = kernels};
-    const size_t k = (size_t)max_k, lanes = (size_t)bal_pool_size(pool);
-    const size_t tile = bal_round_up(BAL_OUT_TILE * k * sizeof(float), 64);
-    const size_t shared =
-        bal_round_up(BAL_ROW_CHUNK * bal_ceil_div(k, BAL_UNIT) * sizeof(bal_a16), 64);
-    e->lane_bytes = bal_max(bal_max(tile, BAL_GRAD_SCRATCH), BAL_ATTENTION_SCRATCH);
+    const size_t lanes = (size_t)bal_pool_size(pool), shared = shared_bytes((size_t)max_k);
+    e->lane_bytes = lane_bytes((size_t)max_k);
     e->shared = aligned_alloc(64, shared);
     e->lanes = aligned_alloc(64, lanes * e->lane_bytes);
     if (e->shared && e->lanes) return BAL_OK;

@@ -24,6 +24,8 @@ typedef struct bal_exec {
 /* max_k: widest linear input that will be asked for. */
 bal_status bal_exec_create(bal_exec *e, bal_pool *pool, const bal_kernels *kernels, int max_k,
                            bal_error *err);
+/* What that allocates, for `threads` lanes. */
+size_t bal_exec_bytes(int threads, int max_k);
 void bal_exec_destroy(bal_exec *e);
 
 static inline void *bal_exec_lane(const bal_exec *e, int lane)

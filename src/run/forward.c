@@ -8,15 +8,29 @@
 #include <stdlib.h>
 #include <string.h>
 
+static size_t row_bytes(const bal_text_config *c, size_t rows, size_t picks)
+{
+    const size_t hidden = bal_round_up((size_t)c->hidden, 16);
+    const size_t floats = rows * hidden + picks * hidden +
+                          picks * bal_round_up((size_t)c->vocab, 16) + bal_round_up(3 * rows, 16);
+    return floats * sizeof(float);
+}
+
+size_t bal_forward_bytes(const bal_text_config *c, int max_rows, int max_logits)
+{
+    size_t sum;
+    const size_t own = row_bytes(c, (size_t)max_rows, (size_t)max_logits);
+    return bal_size_add(own, bal_decoder_buf_bytes(c, max_rows), &sum) ? sum : SIZE_MAX;
+}
+
 static bal_status allocate(bal_forward *f, bal_error *err)
 {
     const bal_text_config *c = &f->engine->model.config.text;
     const size_t rows = (size_t)f->max_rows, picks = (size_t)f->max_logits;
     const size_t hidden = bal_round_up((size_t)c->hidden, 16);
-    const size_t floats = rows * hidden + picks * hidden +
-                          picks * bal_round_up((size_t)c->vocab, 16) + bal_round_up(3 * rows, 16);
-    float *p = aligned_alloc(64, floats * sizeof *p);
-    if (!p) return bal_nomem(err, floats * sizeof *p, "rows of the decoder");
+    const size_t bytes = row_bytes(c, rows, picks);
+    float *p = aligned_alloc(64, bytes);
+    if (!p) return bal_nomem(err, bytes, "rows of the decoder");
     f->memory = f->h = p;
     f->picked = f->h + rows * hidden;
     f->logits = f->picked + picks * hidden;

@@ -22,6 +22,8 @@ typedef struct bal_forward {
 /* exec must outlive it and is used by its calls only while they run. */
 bal_status bal_forward_create(bal_forward *f, const bal_engine *engine, const bal_exec *exec,
                               int max_rows, int max_logits, bal_error *err);
+/* What that allocates, or SIZE_MAX. */
+size_t bal_forward_bytes(const bal_text_config *c, int max_rows, int max_logits);
 void bal_forward_destroy(bal_forward *f); /* idempotent; zeroed struct is fine */
 
 /* f->h and f->pos hold m <= max_rows rows; spans cover them. Keys and values go to the spans'

@@ -39,12 +39,31 @@ static bal_status allocate(bal_kv_pool *p, bal_error *err)
     return BAL_OK;
 }
 
+static int buckets_for(int n_pages)
+{
+    int n = 64;
+    while (n < n_pages && n < 1 << 24) n *= 2;
+    return n;
+}
+
+size_t bal_kv_pool_bytes(const bal_kv_layout *layout, int n_pages, bool indexed)
+{
+    const size_t page = sizeof(bal_kv_slot) + BAL_PAGE * sizeof(bal_token_info) +
+                        (indexed ? BAL_PAGE * sizeof(bal_key) : 0);
+    size_t each, all;
+    if (!bal_size_add(layout->page_bytes, page, &each) ||
+        !bal_size_mul(each, (size_t)n_pages, &all) ||
+        !bal_size_add(all, (size_t)buckets_for(n_pages) * sizeof(int32_t), &all))
+        return SIZE_MAX;
+    return all;
+}
+
 bal_status bal_kv_pool_create(bal_kv_pool *p, const bal_kv_layout *layout, int n_pages,
                               bool indexed, bal_error *err)
 {
-    *p = (bal_kv_pool){.layout = *layout, .n_pages = n_pages, .indexed = indexed, .n_buckets = 64};
+    *p = (bal_kv_pool){.layout = *layout, .n_pages = n_pages, .indexed = indexed};
     if (n_pages < 1) return bal_fail(err, BAL_E_ARG, "a cache of %d pages", n_pages);
-    while (p->n_buckets < n_pages && p->n_buckets < 1 << 24) p->n_buckets *= 2;
+    p->n_buckets = buckets_for(n_pages);
     const bal_status st = allocate(p, err);
     if (st < 0) {
         bal_kv_pool_destroy(p);

@@ -38,6 +38,8 @@ typedef struct bal_kv_pool {
  * address space only. */
 bal_status bal_kv_pool_create(bal_kv_pool *p, const bal_kv_layout *layout, int n_pages,
                               bool indexed, bal_error *err);
+/* What that allocates; SIZE_MAX: more than a size_t counts. */
+size_t bal_kv_pool_bytes(const bal_kv_layout *layout, int n_pages, bool indexed);
 void bal_kv_pool_destroy(bal_kv_pool *p); /* idempotent; zeroed struct is fine */
 
 /* Pages that a sequence could get now. */

@@ -207,6 +207,13 @@ bal_status bal_sequence_look(const bal_engine *engine, const bal_exec *exec,
     return st;
 }
 
+size_t bal_sequence_look_bytes(const bal_engine *engine, const bal_view_plan *plan)
+{
+    const bal_model *m = &engine->model;
+    const size_t features = (size_t)plan->n_tokens * (size_t)m->config.text.hidden;
+    return (plan->n_floats + features) * sizeof(float) + bal_family_work(m, plan);
+}
+
 /* End of the picture that begins at `at`: behind its last VISION position. */
 static int picture_end(const bal_sequence *s, int at)
 {

@@ -42,6 +42,10 @@ bal_status bal_sequence_look(const bal_engine *engine, const bal_exec *exec,
                              const bal_view_plan *plan, const bal_image *image, float *out,
                              bal_taps taps, bal_error *err);
 
+/* Bytes that looking at a picture takes beside the picture itself: its normalised views, the
+ * tower's work memory and the features. */
+size_t bal_sequence_look_bytes(const bal_engine *engine, const bal_view_plan *plan);
+
 /* The chat template of the model's family; BAL_CHAT_N_FAMILIES, which no chat function takes, when
  * there is none. */
 bal_chat_family bal_engine_chat(const bal_engine *e);

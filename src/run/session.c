@@ -7,24 +7,32 @@
 
 enum { CHUNK = 128 }; /* rows that pass through the decoder together */
 
+static int pages_of(int ctx)
+{
+    return (int)bal_ceil_div((size_t)ctx, BAL_PAGE);
+}
+
 static bal_status create_cache(bal_session *s, bal_kv_type type, bal_error *err)
 {
     const bal_text_config *c = &s->engine->model.config.text;
-    const int n_pages = (int)bal_ceil_div((size_t)s->ctx, BAL_PAGE);
     bal_kv_layout layout;
     BAL_TRY(bal_kv_layout_init(&layout, type, c->layers, c->kv_heads, c->head_dim, err));
-    BAL_TRY(bal_kv_pool_create(&s->pool, &layout, n_pages, false, err));
+    BAL_TRY(bal_kv_pool_create(&s->pool, &layout, pages_of(s->ctx), false, err));
     BAL_TRY(bal_kv_seq_create(&s->seq, &s->pool, s->ctx, err));
     return bal_kv_seq_reserve(&s->seq, s->ctx) ? BAL_OK : BAL_E_CAPACITY;
+}
+
+static size_t arena_bytes(const bal_text_config *c, int ctx)
+{
+    return bal_arena_need((size_t)ctx * sizeof(bal_token_info)) +
+           bal_arena_need((size_t)c->hidden * sizeof(float));
 }
 
 static bal_status create(bal_session *s, bal_kv_type type, bal_error *err)
 {
     const bal_engine *e = s->engine;
     const size_t hidden = (size_t)e->model.config.text.hidden;
-    const size_t total =
-        bal_arena_need((size_t)s->ctx * sizeof *s->info) + bal_arena_need(hidden * sizeof *s->row);
-    BAL_TRY(bal_arena_init(&s->arena, total, "session", err));
+    BAL_TRY(bal_arena_init(&s->arena, arena_bytes(&e->model.config.text, s->ctx), "session", err));
     BAL_TRY(BAL_ARENA_NEW(s->info, &s->arena, (size_t)s->ctx, err));
     BAL_TRY(BAL_ARENA_NEW(s->row, &s->arena, hidden, err));
     BAL_TRY(create_cache(s, type, err));
@@ -34,14 +42,37 @@ static bal_status create(bal_session *s, bal_kv_type type, bal_error *err)
     return BAL_OK;
 }
 
+static bal_status check_context(const bal_engine *engine, int ctx, bal_error *err)
+{
+    const int max = engine->model.config.text.max_positions;
+    if (ctx >= 1 && ctx <= max) return BAL_OK;
+    return bal_fail(err, BAL_E_ARG, "context: %d positions, this model takes 1 to %d", ctx, max);
+}
+
+bal_status bal_session_bytes(size_t *n_bytes, const bal_engine *engine, int ctx, bal_kv_type type,
+                             bal_error *err)
+{
+    const bal_model *m = &engine->model;
+    const bal_text_config *c = &m->config.text;
+    bal_kv_layout layout;
+    *n_bytes = 0;
+    BAL_TRY(check_context(engine, ctx, err));
+    BAL_TRY(bal_kv_layout_init(&layout, type, c->layers, c->kv_heads, c->head_dim, err));
+    const size_t part[] = {arena_bytes(c, ctx), bal_kv_pool_bytes(&layout, pages_of(ctx), false),
+                           (size_t)pages_of(ctx) * (sizeof(int32_t) + sizeof(uint8_t *)),
+                           bal_exec_bytes(bal_pool_size(engine->pool), bal_model_max_k(m)),
+                           bal_forward_bytes(c, CHUNK, 1)};
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++)
+        if (!bal_size_add(*n_bytes, part[i], n_bytes))
+            return bal_fail(err, BAL_E_ARG, "context: %d positions do not fit memory", ctx);
+    return BAL_OK;
+}
+
 bal_status bal_session_create_kv(bal_session *s, const bal_engine *engine, int ctx,
                                  bal_kv_type type, bal_error *err)
 {
-    const int max = engine->model.config.text.max_positions;
     *s = (bal_session){.engine = engine};
-    if (ctx < 1 || ctx > max)
-        return bal_fail(err, BAL_E_ARG, "context: %d positions, this model takes 1 to %d", ctx,
-                        max);
+    BAL_TRY(check_context(engine, ctx, err));
     s->ctx = ctx;
     const bal_status st = create(s, type, err);
     if (st < 0) bal_session_destroy(s);

@@ -28,6 +28,10 @@ bal_status bal_session_create(bal_session *s, const bal_engine *engine, int ctx,
 /* The same with a cache of that type. */
 bal_status bal_session_create_kv(bal_session *s, const bal_engine *engine, int ctx,
                                  bal_kv_type type, bal_error *err);
+/* Bytes that creating one allocates, what the plan of a run is made of; pages of it that are never
+ * used cost address space only. BAL_E_ARG as above, and if a size_t cannot count them. */
+bal_status bal_session_bytes(size_t *n_bytes, const bal_engine *engine, int ctx, bal_kv_type type,
+                             bal_error *err);
 void bal_session_destroy(bal_session *s); /* idempotent; zeroed struct is fine */
 
 /* Logits of one row, [vocab], valid during the call. row counts within the appended rows. */

@@ -178,6 +178,50 @@ static void refused(const char *sentence, const bal_tensor_view *in, size_t n,
     assert_false(bal_path_exists(scratch("refused")));
 }
 
+/* Every byte of tensor "b" is its place in the tensor. */
+static bal_status count_up(void *ctx, const bal_tensor_view *t, uint64_t offset, void *out,
+                           size_t n_bytes, bal_error *err)
+{
+    uint64_t *next = ctx;
+    assert_string_equal(t->name, "b");
+    assert_int_equal(offset, *next);
+    for (size_t i = 0; i < n_bytes; i++) ((uint8_t *)out)[i] = (uint8_t)((offset + i) % 251);
+    *next += n_bytes;
+    return offset > (9 << 20) ? bal_fail(err, BAL_E_CANCELLED, "enough") : BAL_OK;
+}
+
+/* A streamed file has the bytes of one written at once; stopped in the middle, none. */
+static void test_stream(void **state)
+{
+    (void)state;
+    bal_error err;
+    enum { BIG = (9 << 20) + 13 };
+    uint8_t *big = malloc(BIG), *one, *two;
+    size_t n_one, n_two;
+    uint64_t next = 0;
+    assert_non_null(big);
+    for (size_t i = 0; i < BIG; i++) big[i] = (uint8_t)(i % 251);
+    bal_tensor_view in[2] = {tensor("a", BAL_ST_F32, 50, 0), tensor("b", BAL_ST_U8, BIG, 0)};
+    in[1].data = big;
+    ASSERT_OK(bal_safetensors_write(scratch("one"), in, 2, some_meta, 3, &err));
+    in[1].data = NULL;
+    ASSERT_OK(bal_safetensors_stream(scratch("two"), in, 2, some_meta, 3, count_up, &next, &err));
+    assert_int_equal(next, BIG);
+    ASSERT_OK(bal_read_file(&one, &n_one, scratch("one"), 1 << 24, &err));
+    ASSERT_OK(bal_read_file(&two, &n_two, scratch("two"), 1 << 24, &err));
+    assert_int_equal(n_one, n_two);
+    assert_memory_equal(one, two, n_one);
+    next = 0;
+    in[1].shape[0] = in[1].n_bytes = 16 << 20;
+    assert_int_equal(
+        bal_safetensors_stream(scratch("three"), in, 2, NULL, 0, count_up, &next, &err),
+        BAL_E_CANCELLED);
+    assert_false(bal_path_exists(scratch("three")));
+    free(one);
+    free(two);
+    free(big);
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -267,10 +311,10 @@ static void test_inside_output(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_random_lists),
-        cmocka_unit_test(test_known_bytes),   cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_full_device),   cmocka_unit_test(test_no_file_left),
-        cmocka_unit_test(test_inside_output),
+        cmocka_unit_test(test_round_trip),   cmocka_unit_test(test_random_lists),
+        cmocka_unit_test(test_known_bytes),  cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_full_device),
+        cmocka_unit_test(test_no_file_left), cmocka_unit_test(test_inside_output),
     };
     return cmocka_run_group_tests(tests, fill_payload, scratch_teardown);
 }

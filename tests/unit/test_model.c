@@ -5,6 +5,7 @@
 #include "unit/scratch.h"
 
 #include "format/safetensors_write.h"
+#include "model/family.h"
 #include "model/model.h"
 
 #define TINY "tests/golden/tiled/model"
@@ -261,11 +262,58 @@ static void first_blob(void **state)
     ASSERT_FAILS(BAL_E_FORMAT, "family", bal_config_from_blob(&c, bytes, sizeof bytes, &err));
 }
 
+typedef struct listing {
+    const bal_model *m;
+    uint8_t *seen; /* [tensors] */
+} listing;
+
+static bal_status see_tensor(void *ctx, const bal_bind_row *row, const char *name,
+                             const uint64_t *shape, int n_dims, bal_error *err)
+{
+    const listing *l = ctx;
+    const bal_family_def *f = bal_family_of(&l->m->config);
+    const bal_tensor_view *t = bal_bind_find(&l->m->tensors, &f->names, name);
+    uint64_t want = 0, found = 0;
+    (void)err;
+    if (!t) {
+        if (!row->optional) fail_msg("%s is listed and not in the file", name);
+        return BAL_OK;
+    }
+    assert_true(bal_st_count(shape, n_dims, &want));
+    assert_true(bal_st_count(t->shape, t->n_dims, &found));
+    if (want != found) fail_msg("%s: %d elements listed, %d found", name, (int)want, (int)found);
+    assert_int_equal(l->seen[t - l->m->tensors.tensors]++, 0);
+    return BAL_OK;
+}
+
+/* What bal_bind_each lists is what binding asks for: every tensor of a checkpoint, once, but for
+ * those that nobody reads. */
+static void list(void **state)
+{
+    static const char *const models[] = {TINY, "tests/golden/two_images/model",
+                                         "tests/golden/qwen2_vl/small/model",
+                                         "tests/golden/qwen2_5_vl/small/model"};
+    (void)state;
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        bal_model m;
+        bal_error err;
+        ASSERT_OK(bal_model_load(&m, source_path(models[i]), &err));
+        listing l = {&m, calloc(m.tensors.n_tensors, 1)};
+        assert_non_null(l.seen);
+        ASSERT_OK(bal_bind_each(&m.config, see_tensor, &l, &err));
+        for (size_t t = 0; t < m.tensors.n_tensors; t++)
+            if (!l.seen[t] && !strstr(m.tensors.tensors[t].name, "post_layernorm"))
+                fail_msg("%s: %s is not listed", models[i], m.tensors.tensors[t].name);
+        free(l.seen);
+        bal_model_unload(&m);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tensors), cmocka_unit_test(configs),    cmocka_unit_test(paths),
-        cmocka_unit_test(blob),    cmocka_unit_test(first_blob),
+        cmocka_unit_test(blob),    cmocka_unit_test(first_blob), cmocka_unit_test(list),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

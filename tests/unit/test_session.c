@@ -6,6 +6,7 @@
 #include "run/sampler.h"
 #include "run/session.h"
 
+#include <malloc.h>
 #include <math.h>
 
 enum { N = 200 };
@@ -172,12 +173,40 @@ static void sampling(void **state)
     }
 }
 
+/* The plan of a session is what it allocates: the heap grows by that, and by a little more for the
+ * names of things. */
+static void test_plan(void **state)
+{
+    (void)state;
+    bal_error err;
+    bal_engine e = open_tiny(2, NULL);
+    size_t small, large, planned;
+    ASSERT_OK(bal_session_bytes(&small, &e, 64, BAL_KV_F32, &err));
+    ASSERT_OK(bal_session_bytes(&large, &e, 256, BAL_KV_F32, &err));
+    const bal_text_config *c = &e.model.config.text;
+    const size_t position = (size_t)(c->layers * 2 * c->kv_heads * c->head_dim) * sizeof(float);
+    assert_true(large - small >= 192 * position && large - small < 192 * (position + 256));
+    ASSERT_OK(bal_session_bytes(&planned, &e, 256, BAL_KV_F16, &err));
+    assert_true(planned < large);
+    assert_int_equal(bal_session_bytes(&planned, &e, 0, BAL_KV_F32, &err), BAL_E_ARG);
+    assert_int_equal(bal_session_bytes(&planned, &e, 1 << 24, BAL_KV_F32, &err), BAL_E_ARG);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    bal_session s;
+    const struct mallinfo2 before = mallinfo2();
+    ASSERT_OK(bal_session_create(&s, &e, 256, &err));
+    const struct mallinfo2 after = mallinfo2();
+    const size_t used = after.uordblks + after.hblkhd - before.uordblks - before.hblkhd;
+    assert_true(used >= large && used < large + (1 << 16));
+    bal_session_destroy(&s);
+#endif
+    bal_engine_close(&e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_bits_however_run),
-        cmocka_unit_test(capacity),
-        cmocka_unit_test(nan_is_an_error),
+        cmocka_unit_test(test_plan), cmocka_unit_test(same_bits_however_run),
+        cmocka_unit_test(capacity),  cmocka_unit_test(nan_is_an_error),
         cmocka_unit_test(sampling),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

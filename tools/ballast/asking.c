@@ -2,6 +2,7 @@
 #include "asking.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,8 +92,8 @@ void bal_describe_picture(char *out, size_t size, const char *path, const bal_pi
                  p->views > p->rows * p->cols ? " and an overview" : "");
     else if (p->resized_width)
         snprintf(how, sizeof how, "%d x %d", p->resized_width, p->resized_height);
-    snprintf(out, size, "[%s: %d x %d pixels -> %s, %d tokens]", path, p->width, p->height, how,
-             p->tokens);
+    snprintf(out, size, "[%s: %d x %d pixels -> %s, %d tokens, %.0f MiB to look at it]", path,
+             p->width, p->height, how, p->tokens, ceil((double)p->memory / (1 << 20)));
 }
 
 bal_status bal_asker_ask(bal_asker *a, int max_tokens, bal_error *err)

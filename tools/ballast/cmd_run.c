@@ -41,10 +41,11 @@ static int print_result(const run_flags *f, bal_asker *a, const char *model)
         bal_picture_info p = {.size = sizeof p};
         if (bal_chat_picture(a->chat, i, &p, NULL) < 0) continue;
         json_array_append_new(pictures,
-                              json_pack("{sssisisisisisisi}", "path", f->pictures.items[i], "width",
-                                        p.width, "height", p.height, "rows", p.rows, "cols", p.cols,
-                                        "resized_width", p.resized_width, "resized_height",
-                                        p.resized_height, "tokens", p.tokens));
+                              json_pack("{sssisisisisisisisI}", "path", f->pictures.items[i],
+                                        "width", p.width, "height", p.height, "rows", p.rows,
+                                        "cols", p.cols, "resized_width", p.resized_width,
+                                        "resized_height", p.resized_height, "tokens", p.tokens,
+                                        "memory", (json_int_t)p.memory));
     }
     const bal_ask_result *r = &a->result;
     json_t *out = json_object();
