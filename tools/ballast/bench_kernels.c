@@ -7,38 +7,26 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/rng.h"
 #include "base/size.h"
+#include "bench_limits.h"
 #include "type/packed.h"
 
-#if BAL_X86
-#include <immintrin.h>
-#endif
-
 enum {
-    READ_CHUNK = 1 << 20,
     MAX_REPEATS = 101,
-    FMA_STEPS = 1 << 21,
-    INT8_STEPS = 1 << 23,
     ROW_CHUNK = 64 /* tokens multiplied at a time, as op/linear.c does it */
 };
 #define MIN_BUFFER        ((size_t)256 << 20)
 #define MIN_BUFFER_SCALAR ((size_t)16 << 20) /* code so slow that a cache makes no difference */
 
 /* CASE_PACKED: 16-bit activations; CASE_BYTES: 8-bit ones */
-typedef enum case_kind {
-    CASE_READ,
-    CASE_FMA,
-    CASE_INT8,
-    CASE_PACKED,
-    CASE_BYTES,
-    CASE_FLOAT
-} case_kind;
+typedef enum case_kind { CASE_LIMIT, CASE_PACKED, CASE_BYTES, CASE_FLOAT } case_kind;
 
 typedef struct bench_case {
     case_kind kind;
+    bal_limit limit; /* CASE_LIMIT */
+    double work;     /* bytes or multiply-adds of a call */
     const char *name;
     int bits, rows, threads;
     bal_packed_layout layout; /* CASE_PACKED, CASE_BYTES */
@@ -67,191 +55,6 @@ typedef struct job {
     const uint8_t *weights;
     size_t panels; /* of CASE_PACKED and CASE_BYTES */
 } job;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* ---- Limits -------------------------------------------------------------------------------- */
-
-#if BAL_X86
-/* Four places at once: one stream alone does not fill the prefetchers (measured 1.3 times slower
- * on Zen 3). */
-__attribute__((target("avx2"))) static uint64_t read_avx2(const uint8_t *p, size_t n_bytes)
-{
-    __m256i s[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
-                    _mm256_setzero_si256()};
-    const size_t quarter = n_bytes / 4;
-    for (size_t i = 0; i < quarter; i += 32)
-        for (size_t l = 0; l < 4; l++)
-            s[l] = _mm256_xor_si256(s[l], _mm256_loadu_si256((const void *)(p + l * quarter + i)));
-    s[0] = _mm256_xor_si256(_mm256_xor_si256(s[0], s[1]), _mm256_xor_si256(s[2], s[3]));
-    return (uint64_t)_mm256_extract_epi64(s[0], 0) ^ (uint64_t)_mm256_extract_epi64(s[0], 3);
-}
-#endif
-
-static uint64_t read_scalar(const uint8_t *p, size_t n_bytes)
-{
-    uint64_t s = 0, v[8];
-    for (size_t i = 0; i < n_bytes; i += sizeof v) {
-        memcpy(v, p + i, sizeof v);
-        for (int l = 0; l < 8; l++) s ^= v[l];
-    }
-    return s;
-}
-
-typedef uint64_t read_fn(const uint8_t *p, size_t n_bytes);
-
-/* 32-byte loads saturate memory on AVX-512 processors too. */
-static read_fn *read_loop(const char *isa)
-{
-#if BAL_X86
-    if (strcmp(isa, "scalar")) return read_avx2;
-#endif
-    (void)isa;
-    return read_scalar;
-}
-
-static void read_lane(void *ctx, size_t begin, size_t end, int lane)
-{
-    const job *j = ctx;
-    volatile uint64_t keep = 0; /* or the loop is dropped */
-    keep ^= read_loop(j->b->plan->isa)(j->weights + begin * READ_CHUNK, (end - begin) * READ_CHUNK);
-    (void)keep;
-    (void)lane;
-}
-
-#if BAL_X86
-/* Twelve independent chains: enough for two units of four cycles. */
-#define FMA_LOOP(type, set1, fmadd, store, lanes)                                                  \
-    type s[12];                                                                                    \
-    const type x = set1(0.5f), y = set1(0.25f);                                                    \
-    for (int i = 0; i < 12; i++) s[i] = set1((float)i);                                            \
-    for (size_t t = 0; t < steps; t++)                                                             \
-        for (int i = 0; i < 12; i++) s[i] = fmadd(s[i], x, y);                                     \
-    float out[lanes];                                                                              \
-    for (int i = 1; i < 12; i++) s[0] = fmadd(s[i], x, s[0]);                                      \
-    store(out, s[0]);                                                                              \
-    return out[0];
-
-__attribute__((target("avx2,fma"))) static float fma_avx2(size_t steps)
-{
-    FMA_LOOP(__m256, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_storeu_ps, 8)
-}
-
-__attribute__((target("avx512f"))) static float fma_avx512(size_t steps)
-{
-    FMA_LOOP(__m512, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_storeu_ps, 16)
-}
-#endif
-
-/* Plain multiply and add where no vector level is known. */
-static float fma_scalar(size_t steps)
-{
-    float s[12];
-    for (int i = 0; i < 12; i++) s[i] = (float)i;
-    for (size_t t = 0; t < steps; t++)
-        for (int i = 0; i < 12; i++) s[i] = s[i] * 0.5f + 0.25f;
-    for (int i = 1; i < 12; i++) s[0] += s[i];
-    return s[0];
-}
-
-typedef float fma_fn(size_t steps);
-
-/* The loop of a level and how many multiply-adds one of its 12 chains does a step. */
-static fma_fn *fma_loop(const char *isa, int *lanes)
-{
-#if BAL_X86
-    if (!strcmp(isa, "avx512")) return *lanes = 16, fma_avx512;
-    if (!strcmp(isa, "avx2")) return *lanes = 8, fma_avx2;
-#endif
-    (void)isa;
-    return *lanes = 1, fma_scalar;
-}
-
-static void fma_lane(void *ctx, size_t begin, size_t end, int lane)
-{
-    const job *j = ctx;
-    int lanes;
-    fma_fn *fn = fma_loop(j->b->plan->isa, &lanes);
-    volatile float keep = 0;
-    for (size_t i = begin; i < end; i++) keep += fn(FMA_STEPS / (size_t)lanes);
-    (void)keep;
-    (void)lane;
-}
-
-#if BAL_X86
-/* One product of bytes and its sum: vpmaddubsw, vpaddw; eight independent chains. KEEP holds the
- * compiler back from adding products of constants up beforehand. */
-#define KEEP(v) __asm__ volatile("" : "+v"(v))
-#define INT8_STEP(maddubs, add, s)                                                                 \
-    {                                                                                              \
-        KEEP(w);                                                                                   \
-        s = add(s, maddubs(w, x));                                                                 \
-    }
-#define INT8_LOOP(type, set1, maddubs, add)                                                        \
-    type w = set1(3), s0 = w, s1 = w, s2 = w, s3 = w, s4 = w, s5 = w, s6 = w, s7 = w;              \
-    const type x = set1(-5);                                                                       \
-    for (size_t t = 0; t < steps; t++) {                                                           \
-        INT8_STEP(maddubs, add, s0)                                                                \
-        INT8_STEP(maddubs, add, s1)                                                                \
-        INT8_STEP(maddubs, add, s2)                                                                \
-        INT8_STEP(maddubs, add, s3)                                                                \
-        INT8_STEP(maddubs, add, s4)                                                                \
-        INT8_STEP(maddubs, add, s5)                                                                \
-        INT8_STEP(maddubs, add, s6)                                                                \
-        INT8_STEP(maddubs, add, s7)                                                                \
-    }                                                                                              \
-    s0 = add(add(add(s0, s1), add(s2, s3)), add(add(s4, s5), add(s6, s7)));                        \
-    KEEP(s0);
-
-__attribute__((target("avx2"))) static void int8_avx2(size_t steps)
-{
-    INT8_LOOP(__m256i, _mm256_set1_epi8, _mm256_maddubs_epi16, _mm256_add_epi16)
-}
-
-__attribute__((target("avx512bw"))) static void int8_avx512(size_t steps)
-{
-    INT8_LOOP(__m512i, _mm512_set1_epi8, _mm512_maddubs_epi16, _mm512_add_epi16)
-}
-#undef KEEP
-#endif
-
-static void int8_scalar(size_t steps)
-{
-    int32_t s[8] = {0};
-    volatile int8_t w = 3;
-    const int8_t x = w;
-    for (size_t t = 0; t < steps; t++)
-        for (int i = 0; i < 8; i++) s[i] = (s[i] ^ i) + x * (int8_t)t;
-    volatile int32_t keep = 0;
-    for (int i = 0; i < 8; i++) keep += s[i];
-}
-
-typedef void int8_fn(size_t steps);
-
-/* The loop of a level and how many multiply-adds one of its 8 chains does a step. */
-static int8_fn *int8_loop(const char *isa, int *lanes)
-{
-#if BAL_X86
-    if (!strcmp(isa, "avx512")) return *lanes = 64, int8_avx512;
-    if (!strcmp(isa, "avx2")) return *lanes = 32, int8_avx2;
-#endif
-    (void)isa;
-    return *lanes = 1, int8_scalar;
-}
-
-static void int8_lane(void *ctx, size_t begin, size_t end, int lane)
-{
-    const job *j = ctx;
-    int lanes;
-    int8_fn *fn = int8_loop(j->b->plan->isa, &lanes);
-    for (size_t i = begin; i < end; i++) fn(INT8_STEPS / (size_t)lanes);
-    (void)lane;
-}
 
 /* ---- Kernels ------------------------------------------------------------------------------- */
 
@@ -313,14 +116,15 @@ static size_t grain_of(size_t items, int threads)
     return bal_max(1, items / ((size_t)threads * 8));
 }
 
-static void call(const bench *b, const bench_case *c, bal_pool *pool, const uint8_t *weights)
+static void call(const bench *b, bench_case *c, bal_pool *pool, const uint8_t *weights)
 {
     const bal_bench_plan *plan = b->plan;
     job j = {b, c, weights, c->layout.panels};
     switch (c->kind) {
-    case CASE_READ: bal_pool_run(pool, read_lane, &j, b->buffer_bytes / READ_CHUNK, 1); return;
-    case CASE_FMA: bal_pool_run(pool, fma_lane, &j, (size_t)c->threads * 4, 1); return;
-    case CASE_INT8: bal_pool_run(pool, int8_lane, &j, (size_t)c->threads * 4, 1); return;
+    case CASE_LIMIT:
+        c->work = bal_limit_run(c->limit, plan->isa, pool,
+                                (bal_limit_buffer){b->buffer, b->buffer_bytes});
+        return;
     case CASE_BYTES:
         for (int i = 0; i < c->rows; i++)
             plan->kernels->quant_a8(b->x + (size_t)i * plan->k, plan->k, 0,
@@ -341,19 +145,19 @@ static void call(const bench *b, const bench_case *c, bal_pool *pool, const uint
 
 static bool is_matrix(const bench_case *c)
 {
-    return c->kind == CASE_PACKED || c->kind == CASE_BYTES || c->kind == CASE_FLOAT;
+    return c->kind != CASE_LIMIT;
 }
 
 /* Seconds per call. One token: a pass over the whole buffer, else one call. */
-static double sample(const bench *b, const bench_case *c, bal_pool *pool, int round)
+static double sample(const bench *b, bench_case *c, bal_pool *pool, int round)
 {
     const bool matrix = is_matrix(c);
     const size_t copies = matrix ? b->buffer_bytes / c->n_bytes : 1;
     const size_t calls = matrix && c->rows == 1 ? copies : 1;
-    const double start = now();
+    const double start = bal_bench_now();
     for (size_t i = 0; i < calls; i++)
         call(b, c, pool, b->buffer + (i + (size_t)round) % copies * c->n_bytes);
-    return (now() - start) / (double)calls;
+    return (bal_bench_now() - start) / (double)calls;
 }
 
 /* ---- Set-up and report --------------------------------------------------------------------- */
@@ -368,9 +172,11 @@ static bench_case *add_case(bench *b, case_kind kind, const char *name, int bits
 
 static void add_limits(bench *b, int threads)
 {
-    add_case(b, CASE_READ, "read", 0, 0, threads);
-    add_case(b, CASE_FMA, "fma", 32, 0, threads);
-    add_case(b, CASE_INT8, "int8", 8, 0, threads);
+    static const int bits[BAL_LIMITS] = {0, 32, 8};
+    for (int i = 0; i < BAL_LIMITS; i++) {
+        const bal_limit limit = (bal_limit)i;
+        add_case(b, CASE_LIMIT, bal_limit_name(limit), bits[i], 0, threads)->limit = limit;
+    }
 }
 
 static bal_status add_matrices(bench *b, int rows, bal_error *err)
@@ -426,7 +232,7 @@ static bal_status allocate(bench *b, bal_error *err)
     const size_t n_pad = bal_round_up(plan->n, BAL_PANEL);
     size_t most = strcmp(plan->isa, "scalar") ? MIN_BUFFER / 2 : MIN_BUFFER_SCALAR / 2;
     for (int i = 0; i < b->n_cases; i++) most = bal_max(most, b->cases[i].n_bytes);
-    b->buffer_bytes = bal_round_up(2 * most, READ_CHUNK);
+    b->buffer_bytes = bal_round_up(2 * most, 1 << 20);
     b->buffer = malloc(b->buffer_bytes);
     b->x = malloc(rows * plan->k * sizeof *b->x);
     b->y = malloc(rows * n_pad * sizeof *b->y);
@@ -473,6 +279,14 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+void bal_bench_set_seconds(bal_bench_row *row, double *seconds, int n)
+{
+    qsort(seconds, (size_t)n, sizeof *seconds, ascending);
+    row->seconds = seconds[n / 2];
+    row->slowest = row->seconds / seconds[n - 1];
+    row->fastest = row->seconds / seconds[0];
+}
+
 static void report(const bench *b, bench_case *c, bal_bench_row *row)
 {
     const bal_bench_plan *plan = b->plan;
@@ -480,26 +294,16 @@ static void report(const bench *b, bench_case *c, bal_bench_row *row)
     *row = (bal_bench_row){.isa = plan->isa, .bits = c->bits, .rows = c->rows};
     row->threads = c->threads;
     snprintf(row->name, sizeof row->name, "%s", c->name);
-    qsort(c->seconds, (size_t)plan->repeats, sizeof *c->seconds, ascending);
-    const double median = c->seconds[plan->repeats / 2];
-    row->slowest = median / c->seconds[plan->repeats - 1];
-    row->fastest = median / c->seconds[0];
-    int lanes, bytes_wide;
-    fma_loop(plan->isa, &lanes);
-    int8_loop(plan->isa, &bytes_wide);
-    const size_t fma_steps = FMA_STEPS / (size_t)lanes * (size_t)lanes;
-    const size_t int8_steps = INT8_STEPS / (size_t)bytes_wide * (size_t)bytes_wide;
-    double weights = 0, bytes = 0;
-    if (c->kind == CASE_READ) bytes = (double)b->buffer_bytes;
-    if (c->kind == CASE_FMA) weights = 12.0 * (double)fma_steps * 4.0 * c->threads;
-    if (c->kind == CASE_INT8) weights = 8.0 * (double)int8_steps * 4.0 * c->threads;
+    bal_bench_set_seconds(row, c->seconds, plan->repeats);
+    const bool reads = c->kind == CASE_LIMIT && c->limit == BAL_LIMIT_READ;
+    double weights = reads ? 0 : c->work, bytes = reads ? c->work : 0;
     if (matrix) {
         row->n = plan->n, row->k = plan->k;
         row->group = c->kind == CASE_FLOAT ? 0 : plan->group;
         weights = (double)plan->n * (double)plan->k, bytes = (double)c->n_bytes;
     }
-    row->weights_per_s = weights / median;
-    row->bytes_per_s = bytes / median;
+    row->weights_per_s = weights / row->seconds;
+    row->bytes_per_s = bytes / row->seconds;
 }
 
 /* One token is measured against reading, several against multiplying: floats against fused
@@ -508,7 +312,9 @@ static void report(const bench *b, bench_case *c, bal_bench_row *row)
 static void set_fraction(bal_bench_row *row, case_kind kind, const bal_bench_row *limits)
 {
     if (!row->n) return;
-    const bal_bench_row *l = &limits[row->rows == 1 ? 0 : kind == CASE_FLOAT ? 1 : 2];
+    const bal_bench_row *l = &limits[row->rows == 1       ? BAL_LIMIT_READ
+                                     : kind == CASE_FLOAT ? BAL_LIMIT_FMA
+                                                          : BAL_LIMIT_INT8];
     const double products = kind == CASE_PACKED ? 2.0 * row->rows : (double)row->rows;
     row->limit = l->name;
     row->limit_per_s = row->rows == 1 ? l->bytes_per_s : l->weights_per_s;
@@ -544,7 +350,8 @@ bal_status bal_bench_limits(const bal_bench_plan *plan, bal_bench_row *rows, int
     *n_rows = 0;
     BAL_TRY(bench_new(&b, plan, err));
     const int most = bal_pool_size(plan->pool);
-    for (int t = 1; t <= most && b->n_cases + 6 <= BAL_BENCH_ROWS; t *= 2) add_limits(b, t);
+    for (int t = 1; t <= most && b->n_cases + 2 * BAL_LIMITS <= BAL_BENCH_ROWS; t *= 2)
+        add_limits(b, t);
     if (b->cases[b->n_cases - 1].threads != most) add_limits(b, most);
     const bal_status st = measure(b, rows, n_rows, err);
     release(b);

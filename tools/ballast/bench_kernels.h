@@ -7,6 +7,7 @@
 #define BAL_TOOL_BENCH_KERNELS_H
 
 #include "base/pool.h"
+#include "bench_row.h"
 #include "kernel/table.h"
 
 /* What to measure. The shape is n outputs x k inputs; packed weights have groups of `group`. */
@@ -18,20 +19,6 @@ typedef struct bal_bench_plan {
     int rows; /* tokens of the second set of cases; the first has one */
     int repeats;
 } bal_bench_plan;
-
-/* weights_per_s counts a weight once per call whatever the rows; for "fma" and "int8" it is
- * multiply-adds and for "read" 0. bytes_per_s counts weights with their scales and zero points. */
-typedef struct bal_bench_row {
-    char name[24];
-    const char *isa;
-    int bits;           /* 32 for "fma", 8 for "int8", 0 for "read" */
-    size_t group, n, k; /* group 0 where it does not apply */
-    int rows, threads;
-    double weights_per_s, bytes_per_s;
-    double slowest, fastest; /* of the rounds, relative to the median */
-    const char *limit; /* "read" (bytes), "fma", "int8" (products), or NULL for a limit itself */
-    double limit_per_s, fraction;
-} bal_bench_row;
 
 enum { BAL_BENCH_ROWS = 32 };
 

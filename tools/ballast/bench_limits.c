@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: MIT */
+#include "bench_limits.h"
+
+#include <string.h>
+#include <time.h>
+
+#if BAL_X86
+#include <immintrin.h>
+#endif
+
+/* STEPS: loop steps of a piece on lanes of one element; PIECES for each thread even out a busy core
+ */
+enum { READ_CHUNK = 1 << 20, STEPS = 1 << 22, CHAINS = 12, PIECES = 4 };
+
+double bal_bench_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+const char *bal_limit_name(bal_limit limit)
+{
+    static const char *const names[BAL_LIMITS] = {"read", "fma", "int8"};
+    return names[limit];
+}
+
+typedef struct job {
+    bal_limit limit;
+    const char *isa;
+    const uint8_t *data;
+} job;
+
+/* ---- Reading --------------------------------------------------------------------------------- */
+
+#if BAL_X86
+/* Four places at once: one stream alone does not fill the prefetchers (measured 1.3 times slower
+ * on Zen 3). */
+__attribute__((target("avx2"))) static uint64_t read_avx2(const uint8_t *p, size_t n_bytes)
+{
+    __m256i s[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
+                    _mm256_setzero_si256()};
+    const size_t quarter = n_bytes / 4;
+    for (size_t i = 0; i < quarter; i += 32)
+        for (size_t l = 0; l < 4; l++)
+            s[l] = _mm256_xor_si256(s[l], _mm256_loadu_si256((const void *)(p + l * quarter + i)));
+    s[0] = _mm256_xor_si256(_mm256_xor_si256(s[0], s[1]), _mm256_xor_si256(s[2], s[3]));
+    return (uint64_t)_mm256_extract_epi64(s[0], 0) ^ (uint64_t)_mm256_extract_epi64(s[0], 3);
+}
+#endif
+
+static uint64_t read_scalar(const uint8_t *p, size_t n_bytes)
+{
+    uint64_t s = 0, v[8];
+    for (size_t i = 0; i < n_bytes; i += sizeof v) {
+        memcpy(v, p + i, sizeof v);
+        for (int l = 0; l < 8; l++) s ^= v[l];
+    }
+    return s;
+}
+
+typedef uint64_t read_fn(const uint8_t *p, size_t n_bytes);
+
+/* 32-byte loads saturate memory on AVX-512 processors too. */
+static read_fn *read_loop(const char *isa)
+{
+#if BAL_X86
+    if (strcmp(isa, "scalar")) return read_avx2;
+#endif
+    (void)isa;
+    return read_scalar;
+}
+
+/* ---- Floats ---------------------------------------------------------------------------------- */
+
+#if BAL_X86
+/* Twelve independent chains: enough for two units of four cycles. */
+#define FMA_LOOP(type, set1, fmadd, store, lanes)                                                  \
+    type s[CHAINS];                                                                                \
+    const type x = set1(0.5f), y = set1(0.25f);                                                    \
+    for (int i = 0; i < CHAINS; i++) s[i] = set1((float)i);                                        \
+    for (size_t t = 0; t < steps; t++)                                                             \
+        for (int i = 0; i < CHAINS; i++) s[i] = fmadd(s[i], x, y);                                 \
+    float out[lanes];                                                                              \
+    for (int i = 1; i < CHAINS; i++) s[0] = fmadd(s[i], x, s[0]);                                  \
+    store(out, s[0]);                                                                              \
+    return out[0];
+
+__attribute__((target("avx2,fma"))) static float fma_avx2(size_t steps)
+{
+    FMA_LOOP(__m256, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_storeu_ps, 8)
+}
+
+__attribute__((target("avx512f"))) static float fma_avx512(size_t steps)
+{
+    FMA_LOOP(__m512, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_storeu_ps, 16)
+}
+#endif
+
+/* Plain multiply and add where no vector level is known. */
+static float fma_scalar(size_t steps)
+{
+    float s[CHAINS];
+    for (int i = 0; i < CHAINS; i++) s[i] = (float)i;
+    for (size_t t = 0; t < steps; t++)
+        for (int i = 0; i < CHAINS; i++) s[i] = s[i] * 0.5f + 0.25f;
+    for (int i = 1; i < CHAINS; i++) s[0] += s[i];
+    return s[0];
+}
+
+typedef float fma_fn(size_t steps);
+
+/* The loop of a level and how many multiply-adds one of its chains does a step. */
+static fma_fn *fma_loop(const char *isa, int *lanes)
+{
+#if BAL_X86
+    if (!strcmp(isa, "avx512")) return *lanes = 16, fma_avx512;
+    if (!strcmp(isa, "avx2")) return *lanes = 8, fma_avx2;
+#endif
+    (void)isa;
+    return *lanes = 1, fma_scalar;
+}
+
+/* ---- Bytes ----------------------------------------------------------------------------------- */
+
+#if BAL_X86
+/* The same chains. The empty asm makes every product a new one, or the compiler would make it once.
+ */
+#define INT8_LOOP(type, set1, mul, add, store, bytes)                                              \
+    type s[CHAINS], q = set1(3);                                                                   \
+    const type x = set1(5);                                                                        \
+    for (int i = 0; i < CHAINS; i++) s[i] = set1((char)i);                                         \
+    for (size_t t = 0; t < steps; t++)                                                             \
+        for (int i = 0; i < CHAINS; i++) {                                                         \
+            __asm__ volatile("" : "+v"(q));                                                        \
+            s[i] = add(s[i], mul(q, x));                                                           \
+        }                                                                                          \
+    uint8_t out[bytes];                                                                            \
+    for (int i = 1; i < CHAINS; i++) s[0] = add(s[0], s[i]);                                       \
+    store((void *)out, s[0]);                                                                      \
+    return (float)out[0];
+
+__attribute__((target("avx2"))) static float int8_avx2(size_t steps)
+{
+    INT8_LOOP(__m256i, _mm256_set1_epi8, _mm256_maddubs_epi16, _mm256_add_epi16,
+              _mm256_storeu_si256, 32)
+}
+
+__attribute__((target("avx512bw"))) static float int8_avx512(size_t steps)
+{
+    INT8_LOOP(__m512i, _mm512_set1_epi8, _mm512_maddubs_epi16, _mm512_add_epi16,
+              _mm512_storeu_si512, 64)
+}
+#endif
+
+static float int8_scalar(size_t steps)
+{
+    int32_t s[CHAINS] = {0};
+    int8_t q[CHAINS] = {3}, x[CHAINS] = {5};
+    for (size_t t = 0; t < steps; t++) {
+        __asm__ volatile("" : : "r"(q), "r"(x) : "memory"); /* read them again */
+        for (int i = 0; i < CHAINS; i++) s[i] += q[i] * x[i];
+    }
+    return (float)s[0];
+}
+
+/* As fma_loop, for bytes. */
+static fma_fn *int8_loop(const char *isa, int *lanes)
+{
+#if BAL_X86
+    if (!strcmp(isa, "avx512")) return *lanes = 64, int8_avx512;
+    if (!strcmp(isa, "avx2")) return *lanes = 32, int8_avx2;
+#endif
+    (void)isa;
+    return *lanes = 1, int8_scalar;
+}
+
+/* ---- Runs ------------------------------------------------------------------------------------ */
+
+static void read_lane(void *ctx, size_t begin, size_t end, int lane)
+{
+    const job *j = ctx;
+    volatile uint64_t keep = 0; /* or the loop is dropped */
+    keep ^= read_loop(j->isa)(j->data + begin * READ_CHUNK, (end - begin) * READ_CHUNK);
+    (void)keep;
+    (void)lane;
+}
+
+static void multiply_lane(void *ctx, size_t begin, size_t end, int lane)
+{
+    const job *j = ctx;
+    int lanes;
+    fma_fn *fn = j->limit == BAL_LIMIT_FMA ? fma_loop(j->isa, &lanes) : int8_loop(j->isa, &lanes);
+    volatile float keep = 0;
+    for (size_t i = begin; i < end; i++) keep += fn(STEPS / (size_t)lanes);
+    (void)keep;
+    (void)lane;
+}
+
+double bal_limit_run(bal_limit limit, const char *isa, bal_pool *pool, bal_limit_buffer buffer)
+{
+    job j = {limit, isa, buffer.data};
+    if (limit == BAL_LIMIT_READ) {
+        bal_pool_run(pool, read_lane, &j, buffer.n_bytes / READ_CHUNK, 1);
+        return (double)(buffer.n_bytes / READ_CHUNK * READ_CHUNK);
+    }
+    const size_t pieces = (size_t)bal_pool_size(pool) * PIECES;
+    bal_pool_run(pool, multiply_lane, &j, pieces, 1);
+    return (double)pieces * CHAINS * STEPS; /* STEPS is a multiple of every number of lanes */
+}
