@@ -420,11 +420,24 @@ static bal_status bind_rows(binder *b, const bal_bind_row *rows, size_t n)
 /* ---- What a model needs ----------------------------------------------------------------------
  */
 
+/* Whether checkpoints have the field as a part of a tensor: rows for it alone are then for packing.
+ */
+static bool is_fused(const bal_bind_row *rows, size_t n, const bal_bind_row *r)
+{
+    for (size_t i = 0; i < n; i++)
+        if (rows[i].part != BAL_PART_WHOLE && !rows[i].optional && rows[i].kind == r->kind &&
+            rows[i].owner == r->owner && rows[i].offset == r->offset)
+            return true;
+    return false;
+}
+
 /* A fused tensor is listed by its first part, and only where there is no other way to have it. */
-static bool is_listed(const bal_config *c, const bal_bind_row *r)
+static bool is_listed(const bal_config *c, const bal_bind_row *rows, size_t n,
+                      const bal_bind_row *r)
 {
     if (r->kind == BAL_BIND_UNUSED || !applies(c, r)) return false;
-    return r->part == BAL_PART_WHOLE || (r->part == BAL_PART_THIRD_0 && !r->optional);
+    if (r->part == BAL_PART_WHOLE) return !r->optional || !is_fused(rows, n, r);
+    return r->part == BAL_PART_THIRD_0 && !r->optional;
 }
 
 static bal_status list_row(const bal_config *c, const bal_bind_row *r, bal_bind_tensor_fn *fn,
@@ -443,15 +456,19 @@ static bal_status list_row(const bal_config *c, const bal_bind_row *r, bal_bind_
     return BAL_OK;
 }
 
+static bal_status list_rows(const bal_config *c, const bal_bind_row *rows, size_t n,
+                            bal_bind_tensor_fn *fn, void *ctx, bal_error *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (is_listed(c, rows, n, &rows[i])) BAL_TRY(list_row(c, &rows[i], fn, ctx, err));
+    return BAL_OK;
+}
+
 bal_status bal_bind_each(const bal_config *c, bal_bind_tensor_fn *fn, void *ctx, bal_error *err)
 {
     const bal_family_def *family = bal_family_of(c);
-    for (size_t i = 0; i < bal_n_text_rows + family->n_rows; i++) {
-        const bal_bind_row *r =
-            i < bal_n_text_rows ? &bal_text_rows[i] : &family->rows[i - bal_n_text_rows];
-        if (is_listed(c, r)) BAL_TRY(list_row(c, r, fn, ctx, err));
-    }
-    return BAL_OK;
+    BAL_TRY(list_rows(c, bal_text_rows, bal_n_text_rows, fn, ctx, err));
+    return list_rows(c, family->rows, family->n_rows, fn, ctx, err);
 }
 
 /* ---- All of it --------------------------------------------------------------------------------

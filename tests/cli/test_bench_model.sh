@@ -58,7 +58,7 @@ same "$file" other/tiny_vl-w3g32.safetensors "files of one shape"
 
 # without --keep nothing stays; every storage; a shape without pictures
 mkdir tmp
-for bits in 2 4 8 16; do
+for bits in 2 4 6 8 16; do
     TMPDIR=$scratch/tmp bench --shape "$shapes/tiny_text.json" --bits $bits >text.txt
     holds grep -q "^prefill  *5 " text.txt
     holds [ -z "$(ls tmp)" ]

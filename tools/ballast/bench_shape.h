@@ -25,9 +25,9 @@ extern const bal_shape_text bal_shape_builtin[];
  * known ones. */
 bal_status bal_shape_load(bal_shape *s, const char *name, bal_error *err);
 
-/* The file with random weights of a shape: `bits` 2, 3, 4 or 8 with groups of `group` inputs in the
- * decoder's linears, which read their inputs as `act` says, or 16: everything in the shape's own
- * type. */
+/* The file with random weights of a shape: `bits` 2, 3, 4, 6 or 8 with groups of `group` inputs in
+ * the decoder's linears, which read their inputs as `act` says, or 16: everything in the shape's
+ * own type. */
 typedef struct bal_shape_file {
     const bal_shape *shape;
     int bits;

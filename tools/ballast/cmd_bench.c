@@ -298,8 +298,8 @@ static int dispatch(bench_flags *f)
     const int n = (f->model != NULL) + (f->shape != NULL) + f->limits + f->kernels;
     if (n > 1)
         return bal_usage("bench", "MODEL, --shape, --limits and --kernels exclude each other");
-    if (f->bits != 2 && f->bits != 3 && f->bits != 4 && f->bits != 8 && f->bits != 16)
-        return bal_usage("bench", "--bits is %d; expected 2, 3, 4, 8, or 16 for none", f->bits);
+    if (f->bits == 5 || (f->bits > 6 && f->bits != 8 && f->bits != 16))
+        return bal_usage("bench", "--bits is %d; expected 2, 3, 4, 6, 8, or 16 for none", f->bits);
     if (f->group % 32)
         return bal_usage("bench", "--group is %d; expected a multiple of 32, or 0", f->group);
     if (f->keep && !f->shape) return bal_usage("bench", "--keep goes with --shape");
@@ -324,7 +324,7 @@ int bal_cmd_bench(int argc, char **argv)
          "of the kernels: outputs x inputs (3584x18944)", 0, 0},
         {"--shape", 0, BAL_ARG_STRING, &f.shape, "NAME",
          "random weights in the shape of a published model; a wrong name lists them", 0, 0},
-        {"--bits", 'b', BAL_ARG_INT, &f.bits, "B", "of a shape's decoder: 2, 3, 4, 8, 16 (3)", 2,
+        {"--bits", 'b', BAL_ARG_INT, &f.bits, "B", "of a shape's decoder: 2, 3, 4, 6, 8, 16 (3)", 2,
          16},
         {"--group", 'g', BAL_ARG_INT, &f.group, "G", "group of packed weights, 0: the row (128)", 0,
          MAX_SIDE},
