@@ -89,7 +89,7 @@ static bal_status job_init(bal_block_job *j, const char *dir, bal_error *err)
     }
     for (int g = 0; g < BAL_GROUPS; g++) j->total += searches(j, g) ? BAL_SCALE_POINTS : 0;
     if (bal_recipe_solves(j->recipe))
-        j->total += BAL_GROUPS;
+        j->total += BAL_SOLVE_STEPS * BAL_GROUPS;
     else if (j->recipe->clip != BAL_CLIP_NONE)
         j->total += BAL_DECODER_LINEARS;
     BAL_TRY(bal_layer_copy_create(&j->work, j->e->pool, j->c, j->layer, j->index, err));

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT
- * Cholesky, inverse and solves by LAPACK on square copies of the packed triangle; the serial
- * OpenBLAS, so that results do not depend on threads. Refuses what is not finite or cannot be
- * damped into shape. */
+ * Order, factor and shift on packed triangles (cholesky.h), read back as f32 panels. Refuses what
+ * is not finite or cannot be damped into shape. */
 #include "quant/factor.h"
 
 #include "base/size.h"
+#include "quant/cholesky.h"
 
 #include <cblas.h>
-#include <lapacke.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { SOLVE_ROWS = 64 }; /* right sides of one work item */
 #define MOST_DAMPING 1.0
@@ -17,19 +17,6 @@ enum { SOLVE_ROWS = 64 }; /* right sides of one work item */
 const char *bal_blas_name(void)
 {
     return openblas_get_config();
-}
-
-/* The serial build has one thread anyway; where a system puts another build in its place, this
- * keeps the order of sums what it is. */
-static void one_thread(void)
-{
-    openblas_set_num_threads(1);
-}
-
-static double *square(int k)
-{
-    size_t n;
-    return bal_size_mul((size_t)k * (size_t)k, sizeof(double), &n) ? malloc(n) : NULL;
 }
 
 bal_status bal_damped_matrix(float **out, const bal_moments *m, double damp, bal_error *err)
@@ -75,29 +62,40 @@ static bal_status make_order(bal_factor *f, const bal_moments *m, bool by_size, 
 /* ---- Factor -----------------------------------------------------------------------------------
  */
 
-/* The lower triangle, column by column, of H with columns in the reverse of the order: its Cholesky
- * factor L is then the upper triangular factor of H, last position first. */
-static void fill_reversed(const bal_factor *f, const bal_moments *m, double add, double *a)
+/* The lower triangle of H with rows and columns in the reverse of the order: its Cholesky factor L
+ * is then the upper triangular factor of H, last position first. */
+typedef struct reversed_job {
+    const bal_factor *f;
+    const bal_moments *m;
+    bal_lower *a;
+    double add;
+} reversed_job;
+
+enum { FILL_ROWS = 64 };
+
+static void reversed_rows(void *ctx, size_t begin, size_t end, int lane)
 {
-    const size_t k = (size_t)f->k;
-    for (size_t c = 0; c < k; c++) {
-        const int from = f->order[k - 1 - c];
-        for (size_t r = c; r < k; r++) a[c * k + r] = bal_moments_at(m, f->order[k - 1 - r], from);
-        a[c * k + c] += add;
+    (void)lane;
+    const reversed_job *j = ctx;
+    const size_t k = (size_t)j->f->k;
+    for (size_t r = begin * FILL_ROWS; r < bal_min(end * FILL_ROWS, k); r++) {
+        const int *order = j->f->order + (k - 1), from = order[-(ptrdiff_t)r];
+        double *row = bal_lower_row(j->a, r);
+        for (size_t c = 0; c <= r; c++) row[c] = bal_moments_at(j->m, from, order[-(ptrdiff_t)c]);
+        row[r] += j->add;
     }
 }
 
-static bal_status decompose(bal_factor *f, const bal_moments *m, double damp, double *a,
-                            bal_error *err)
+static bal_status decompose(bal_factor *f, const bal_exec *e, const bal_moments *m, double damp,
+                            bal_lower *a, bal_error *err)
 {
     const double mean = bal_moments_mean(m);
     if (!isfinite(mean))
         return bal_fail(err, BAL_E_NUMERIC, "second moments of %d inputs are not finite", f->k);
     for (f->damp = damp; f->damp <= MOST_DAMPING; f->damp *= 10.0) {
-        fill_reversed(f, m, f->damp * mean, a);
-        const lapack_int info = LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'L', f->k, a, f->k);
-        if (info == 0) return BAL_OK;
-        if (info < 0) break;
+        reversed_job j = {f, m, a, f->damp * mean};
+        bal_pool_run(e->pool, reversed_rows, &j, bal_ceil_div((size_t)f->k, FILL_ROWS), 1);
+        if (bal_lower_factor(a, e->pool)) return BAL_OK;
     }
     return bal_fail(err, BAL_E_NUMERIC,
                     "second moments of %d inputs are not positive definite, whatever is added to "
@@ -105,53 +103,78 @@ static bal_status decompose(bal_factor *f, const bal_moments *m, double damp, do
                     f->k);
 }
 
-/* Position i has column k - 1 - i of a: M_ij with j > i is L[k-1-i][k-1-j] / L[k-1-j][k-1-j]. */
-static void take_factor(bal_factor *f, const double *a)
+typedef struct feed_job {
+    bal_factor *f;
+    const bal_lower *a;
+    const double *root; /* [k] by position */
+} feed_job;
+
+/* M_ij with j > i is L[k-1-i][k-1-j] / L[k-1-j][k-1-j]. */
+static void feed_panels(void *ctx, size_t begin, size_t end, int lane)
 {
-    const size_t k = (size_t)f->k;
-    for (size_t j = 0; j < k; j++) {
-        const double *col = a + (k - 1 - j) * k, root = col[k - 1 - j];
-        f->pivot[j] = root * root;
-        for (size_t i = 0; i < j; i++) f->feed[i * k + j] = (float)(col[k - 1 - i] / root);
+    (void)lane;
+    const feed_job *j = ctx;
+    const size_t k = (size_t)j->f->k;
+    for (size_t at = begin; at < end; at++) {
+        const size_t first = at * BAL_TRI_PANEL, stop = bal_min(first + BAL_TRI_PANEL, k);
+        for (size_t i = first; i < stop; i++) {
+            const double *row = bal_lower_row(j->a, k - 1 - i);
+            float *to = bal_panels_element(&j->f->feed, i, first);
+            for (size_t c = first; c <= i; c++) to[c - first] = 0.0f;
+            for (size_t c = i + 1; c < k; c++) to[c - first] = (float)(row[k - 1 - c] / j->root[c]);
+        }
     }
 }
 
-static bal_status take_inverse(bal_factor *f, double *a, bal_error *err)
+static bal_status take_factor(bal_factor *f, const bal_exec *e, const bal_lower *a, bal_error *err)
 {
     const size_t k = (size_t)f->k;
-    if (LAPACKE_dpotri_work(LAPACK_COL_MAJOR, 'L', f->k, a, f->k) != 0)
-        return bal_fail(err, BAL_E_NUMERIC, "second moments of %d inputs have no inverse", f->k);
-    for (size_t j = 0; j < k; j++) f->inverse[f->order[j]] = 1.0 / a[(k - 1 - j) * k + (k - 1 - j)];
-    return BAL_OK;
-}
-
-static bal_status create(bal_factor *f, const bal_moments *m, double damp, bool by_size,
-                         bal_error *err)
-{
-    const size_t k = (size_t)f->k;
-    f->order = malloc(k * sizeof *f->order);
-    f->feed = calloc(k * k, sizeof *f->feed);
-    f->pivot = malloc(k * sizeof *f->pivot);
-    f->inverse = malloc(k * sizeof *f->inverse);
-    double *a = square(f->k);
-    bal_status st = f->order && f->feed && f->pivot && f->inverse && a
-                        ? make_order(f, m, by_size, err)
-                        : bal_nomem(err, k * k * sizeof *a, "a factor of second moments");
-    if (st >= 0) st = decompose(f, m, damp, a, err);
-    if (st >= 0) {
-        take_factor(f, a);
-        st = take_inverse(f, a, err);
+    double *root = malloc(k * sizeof *root);
+    if (!root) return bal_nomem(err, k * sizeof *root, "pivots");
+    bal_status st = bal_panels_create(&f->feed, f->k, err);
+    for (size_t i = 0; i < k; i++) {
+        root[i] = bal_lower_row(a, k - 1 - i)[k - 1 - i];
+        f->pivot[i] = root[i] * root[i];
     }
-    free(a);
+    feed_job j = {f, a, root};
+    if (st >= 0) bal_pool_run(e->pool, feed_panels, &j, bal_ceil_div(k, BAL_TRI_PANEL), 1);
+    free(root);
     return st;
 }
 
-bal_status bal_factor_create(bal_factor *f, const bal_moments *m, double damp, bool by_size,
-                             bal_error *err)
+static bal_status take_inverse(bal_factor *f, const bal_exec *e, const bal_lower *a, bal_error *err)
 {
-    one_thread();
+    const size_t k = (size_t)f->k;
+    double *d = malloc(k * sizeof *d);
+    f->inverse = malloc(k * sizeof *f->inverse);
+    bal_status st = d && f->inverse ? bal_lower_inverse_diagonal(a, e->pool, d, err)
+                                    : bal_nomem(err, k * sizeof *d, "an inverse");
+    for (size_t i = 0; st >= 0 && i < k; i++) f->inverse[f->order[k - 1 - i]] = 1.0 / d[i];
+    free(d);
+    return st;
+}
+
+static bal_status create(bal_factor *f, const bal_exec *e, const bal_moments *m, double damp,
+                         unsigned what, bal_lower *a, bal_error *err)
+{
+    const size_t k = (size_t)f->k;
+    f->order = malloc(k * sizeof *f->order);
+    f->pivot = malloc(k * sizeof *f->pivot);
+    if (!f->order || !f->pivot) return bal_nomem(err, k * sizeof *f->pivot, "order of columns");
+    BAL_TRY(make_order(f, m, (what & BAL_FACTOR_BY_SIZE) != 0, err));
+    BAL_TRY(bal_lower_create(a, f->k, err));
+    BAL_TRY(decompose(f, e, m, damp, a, err));
+    if (what & BAL_FACTOR_INVERSE) BAL_TRY(take_inverse(f, e, a, err));
+    return take_factor(f, e, a, err);
+}
+
+bal_status bal_factor_create(bal_factor *f, const bal_exec *e, const bal_moments *m, double damp,
+                             unsigned what, bal_error *err)
+{
+    bal_lower a = {0};
     *f = (bal_factor){.k = m->k};
-    const bal_status st = create(f, m, damp, by_size, err);
+    const bal_status st = create(f, e, m, damp, what, &a, err);
+    bal_lower_destroy(&a);
     if (st < 0) bal_factor_destroy(f);
     return st;
 }
@@ -159,7 +182,7 @@ bal_status bal_factor_create(bal_factor *f, const bal_moments *m, double damp, b
 void bal_factor_destroy(bal_factor *f)
 {
     free(f->order);
-    free(f->feed);
+    bal_panels_destroy(&f->feed);
     free(f->pivot);
     free(f->inverse);
     *f = (bal_factor){0};
@@ -169,8 +192,8 @@ void bal_factor_destroy(bal_factor *f)
  */
 
 typedef struct solve_job {
-    const double *a; /* Cholesky factor, by columns */
-    double *rows;    /* [n][k]: right sides in, solutions out */
+    const bal_lower *a; /* Cholesky factor */
+    double *rows;       /* [n][k]: right sides in, solutions out */
     float *out;
     size_t n, k;
 } solve_job;
@@ -182,14 +205,13 @@ static void solve_rows(void *ctx, size_t begin, size_t end, int lane)
     for (size_t i = begin; i < end; i++) {
         const size_t r0 = i * SOLVE_ROWS, n = bal_min(SOLVE_ROWS, j->n - r0);
         double *rows = j->rows + r0 * j->k;
-        LAPACKE_dpotrs_work(LAPACK_COL_MAJOR, 'L', (lapack_int)j->k, (lapack_int)n, j->a,
-                            (lapack_int)j->k, rows, (lapack_int)j->k);
+        bal_lower_solve(j->a, rows, n);
         for (size_t c = 0; c < n * j->k; c++) j->out[r0 * j->k + c] = (float)rows[c];
     }
 }
 
 /* *out [n][k] = rows A^-1, a symmetric matrix being its own transpose; *rows is used up. */
-static bal_status solve(float **out, const bal_exec *e, const double *a, double **rows, size_t n,
+static bal_status solve(float **out, const bal_exec *e, const bal_lower *a, double **rows, size_t n,
                         size_t k, bal_error *err)
 {
     *out = malloc(n * k * sizeof **out);
@@ -201,18 +223,18 @@ static bal_status solve(float **out, const bal_exec *e, const double *a, double 
     return BAL_OK;
 }
 
-/* Cholesky factor of H + ridge mean(diag H) I in the lower triangle of *out, by columns. */
-static bal_status ridge_factor(double **out, const bal_moments *m, double ridge, bal_error *err)
+/* Cholesky factor of H + ridge mean(diag H) I. */
+static bal_status ridge_factor(bal_lower *a, const bal_exec *e, const bal_moments *m, double ridge,
+                               bal_error *err)
 {
-    const size_t k = (size_t)m->k;
     const double add = ridge * bal_moments_mean(m);
-    double *a = *out = square(m->k);
-    if (!a) return bal_nomem(err, k * k * sizeof *a, "second moments");
-    for (size_t i = 0; i < k; i++) {
-        for (size_t j = 0; j <= i; j++) a[j * k + i] = m->tri[i * (i + 1) / 2 + j];
-        a[i * k + i] += add;
+    BAL_TRY(bal_lower_create(a, m->k, err));
+    for (size_t i = 0; i < (size_t)m->k; i++) {
+        double *row = bal_lower_row(a, i);
+        memcpy(row, m->tri + i * (i + 1) / 2, (i + 1) * sizeof *row);
+        row[i] += add;
     }
-    if (LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'L', m->k, a, m->k) == 0) return BAL_OK;
+    if (bal_lower_factor(a, e->pool)) return BAL_OK;
     return bal_fail(err, BAL_E_NUMERIC,
                     "second moments of %d inputs with a ridge of %g are not positive definite",
                     m->k, ridge);
@@ -222,12 +244,11 @@ bal_status bal_shift_create(float **inputs, float **residual, const bal_exec *e,
                             double ridge, bal_error *err)
 {
     const size_t k = (size_t)m->k;
-    double *a = NULL;
-    one_thread();
+    bal_lower a = {0};
     *inputs = *residual = NULL;
-    bal_status st = ridge_factor(&a, m, ridge, err);
-    if (st >= 0) st = solve(inputs, e, a, &m->cross, k, k, err);
-    if (st >= 0 && m->residual) st = solve(residual, e, a, &m->residual, (size_t)m->n_out, k, err);
-    free(a);
+    bal_status st = ridge_factor(&a, e, m, ridge, err);
+    if (st >= 0) st = solve(inputs, e, &a, &m->cross, k, k, err);
+    if (st >= 0 && m->residual) st = solve(residual, e, &a, &m->residual, (size_t)m->n_out, k, err);
+    bal_lower_destroy(&a);
     return st;
 }

@@ -5,25 +5,26 @@
 #ifndef BAL_QUANT_FACTOR_H
 #define BAL_QUANT_FACTOR_H
 
-#include "quant/moments.h"
+#include "quant/panels.h"
 
 typedef struct bal_factor {
     int k;
     int *order;      /* [k] the column at each position */
-    float *feed;     /* [k][k] by position: row i holds M_ij for j > i, H = M D M^T */
+    bal_panels feed; /* by position: M_ij for j > i, 0 on and below the diagonal; H = M D M^T */
     double *pivot;   /* [k] D by position */
-    double *inverse; /* [k] 1 / [H^-1]_jj by column */
+    double *inverse; /* [k] 1 / [H^-1]_jj by column, or NULL: not asked for */
     double damp;     /* fraction of the mean diagonal that was added */
 } bal_factor;
 
-/* by_size: columns in the order of falling H_jj, equal ones by number; otherwise as they stand.
+/* BY_SIZE: columns in the order of falling H_jj, equal ones by number; otherwise as they stand.
  * A matrix that is not positive definite with `damp` gets ten times as much until it is; beyond
  * 1 that is BAL_E_NUMERIC. A matrix of zeros counts as the identity. */
-bal_status bal_factor_create(bal_factor *f, const bal_moments *m, double damp, bool by_size,
-                             bal_error *err);
+enum { BAL_FACTOR_BY_SIZE = 1, BAL_FACTOR_INVERSE = 2 };
+bal_status bal_factor_create(bal_factor *f, const bal_exec *e, const bal_moments *m, double damp,
+                             unsigned what, bal_error *err);
 void bal_factor_destroy(bal_factor *f); /* idempotent; zeroed struct is fine */
 
-/* The damped matrix itself, [k][k], rounded to f32: what descent and gain read. malloc'ed. */
+/* The damped matrix itself, [k][k], rounded to f32: what descent reads. malloc'ed. */
 bal_status bal_damped_matrix(float **out, const bal_moments *m, double damp, bal_error *err);
 
 /* Right sides of the target T = W + W inputs + residual, where A = H + ridge mean(diag H) I:

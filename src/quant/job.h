@@ -12,6 +12,8 @@
  * what packing weights and waking threads cost. */
 enum { BAL_JOB_BATCH = 256 };
 
+enum { BAL_SOLVE_STEPS = 3 }; /* of a group: moments, factor, codes */
+
 typedef struct bal_block_job {
     const bal_exec *e;
     const bal_text_config *c;

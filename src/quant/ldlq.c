@@ -12,8 +12,8 @@
 #include <string.h>
 
 enum {
-    ROWS = 16,   /* of one work item */
-    BLOCK = 128, /* columns between products */
+    ROWS = 32,             /* of one work item */
+    BLOCK = BAL_TRI_PANEL, /* columns between products */
 };
 
 static inline float clampf(float x, float lo, float hi)
@@ -53,9 +53,9 @@ static void feed_block(const feed_job *j, size_t row, size_t first, size_t end, 
         const float code = clampf(round_even(w[i] / s) + z, 0.0f, top);
         j->q->codes[row * k + c] = (uint8_t)code;
         const float off = j->target[row * k + c] - (code - z) * s;
-        const float *feed = j->f->feed + i * k;
+        const float *feed = bal_panels_element(&j->f->feed, i, first);
         errors[i - first] = off;
-        for (size_t b = i + 1; b < end; b++) w[b] += off * feed[b];
+        for (size_t b = i + 1; b < end; b++) w[b] += off * feed[b - first];
     }
 }
 
@@ -75,7 +75,8 @@ static void feed_rows(void *ctx, size_t begin, size_t end, int lane)
                 feed_block(j, r0 + r, at, stop, w + r * k, errors + r * BLOCK);
             if (stop < k)
                 j->e->kernels->gemm_nn_f32(rows, stop - at, k - stop, errors, BLOCK,
-                                           j->f->feed + at * k + stop, k, w + stop, k, true);
+                                           bal_panels_element(&j->f->feed, at, stop), k - at,
+                                           w + stop, k, true);
         }
     }
 }
@@ -217,23 +218,25 @@ bal_status bal_polish(const bal_exec *e, const float *h, const float *target, in
 /* ---- Gain -------------------------------------------------------------------------------------
  */
 
-static void gain_row(const polish_job *j, size_t at, double *ht)
+typedef struct gain_job {
+    const bal_exec *e;
+    const bal_panels *form;
+    const float *target;
+    bal_quantized_linear *q;
+    float *lanes; /* per lane: w^, t P, w^ P, each [ROWS][k] */
+} gain_job;
+
+/* want = t H t^T, got = t H w^^T */
+static void scale_row(const gain_job *j, size_t at, const float *w, const float *tp,
+                      const float *wp)
 {
-    const bal_quantized_linear *q = j->q;
-    const size_t k = (size_t)q->k, groups = (size_t)bal_group_count(q->k, q->group);
-    const size_t size = (size_t)bal_group_size(q->k, q->group);
+    const size_t k = (size_t)j->q->k, groups = (size_t)bal_group_count(j->q->k, j->q->group);
     const float *t = j->target + at * k;
-    uint16_t *scales = q->scales + at * groups;
+    uint16_t *scales = j->q->scales + at * groups;
     double want = 0.0, got = 0.0;
-    memset(ht, 0, k * sizeof *ht);
-    for (size_t c = 0; c < k; c++)
-        for (size_t i = 0; i < k; i++) ht[i] += (double)t[c] * (double)j->h[c * k + i];
     for (size_t c = 0; c < k; c++) {
-        const size_t g = c / size;
-        const double w = (double)(q->codes[at * k + c] - q->zeros[at * groups + g]) *
-                         (double)bal_f16_to_f32(scales[g]);
-        want += ht[c] * (double)t[c];
-        got += ht[c] * w;
+        want += (double)tp[c] * (double)t[c];
+        got += 0.5 * ((double)tp[c] * (double)w[c] + (double)wp[c] * (double)t[c]);
     }
     const double gain = got / want;
     if (!(want > 0.0 && gain > 0.5 && gain < 2.0)) return;
@@ -245,18 +248,25 @@ static void gain_row(const polish_job *j, size_t at, double *ht)
 
 static void gain_rows(void *ctx, size_t begin, size_t end, int lane)
 {
-    const polish_job *j = ctx;
-    for (size_t r = begin; r < end; r++)
-        gain_row(j, r, j->gradients + (size_t)lane * (size_t)j->q->k);
+    const gain_job *j = ctx;
+    const size_t k = (size_t)j->q->k;
+    float *w = j->lanes + (size_t)lane * 3 * ROWS * k, *tp = w + ROWS * k, *wp = tp + ROWS * k;
+    for (size_t item = begin; item < end; item++) {
+        const size_t r0 = item * ROWS, rows = bal_min(ROWS, (size_t)j->q->n - r0);
+        for (size_t r = 0; r < rows; r++) bal_quantized_row(j->q, (int)(r0 + r), w + r * k);
+        bal_panels_times(j->e, j->form, rows, j->target + r0 * k, tp);
+        bal_panels_times(j->e, j->form, rows, w, wp);
+        for (size_t r = 0; r < rows; r++) scale_row(j, r0 + r, w + r * k, tp + r * k, wp + r * k);
+    }
 }
 
-bal_status bal_unit_gain(const bal_exec *e, const float *h, const float *target,
+bal_status bal_unit_gain(const bal_exec *e, const bal_panels *form, const float *target,
                          bal_quantized_linear *q, bal_error *err)
 {
-    const size_t n = (size_t)bal_pool_size(e->pool) * (size_t)q->k;
-    polish_job j = {.h = h, .target = target, .q = q, .gradients = malloc(n * sizeof(double))};
-    if (!j.gradients) return bal_nomem(err, n * sizeof(double), "gradients of rows");
-    bal_pool_run(e->pool, gain_rows, &j, (size_t)q->n, 4);
-    free(j.gradients);
+    const size_t n = (size_t)bal_pool_size(e->pool) * 3 * ROWS * (size_t)q->k;
+    gain_job j = {e, form, target, q, malloc(n * sizeof(float))};
+    if (!j.lanes) return bal_nomem(err, n * sizeof(float), "rows of a gain");
+    bal_pool_run(e->pool, gain_rows, &j, bal_ceil_div((size_t)q->n, ROWS), 1);
+    free(j.lanes);
     return BAL_OK;
 }

@@ -22,8 +22,9 @@ bal_status bal_polish(const bal_exec *e, const float *h, const float *target, in
 
 /* Multiplies the scales of every row so that its output has slope 1 on the target's: least squares
  * leaves every row a little short, all of them together, and what is short together adds up where
- * noise does not. Rows whose target gives nothing, and slopes outside 1/2 .. 2, are left alone. */
-bal_status bal_unit_gain(const bal_exec *e, const float *h, const float *target,
+ * noise does not. Rows whose target gives nothing, and slopes outside 1/2 .. 2, are left alone.
+ * form: bal_form_create's. */
+bal_status bal_unit_gain(const bal_exec *e, const bal_panels *form, const float *target,
                          bal_quantized_linear *q, bal_error *err);
 
 #endif

@@ -40,9 +40,10 @@ typedef struct solving {
     float *target[MOST], *shifted[MOST];
     bal_moments moments;
     bal_factor factor;
-    float *h;      /* [k][k] damped moments */
-    double *diag;  /* [k] of them */
-    double *pivot; /* [k] of the factor, by column */
+    float *h;        /* [k][k] damped moments, where descent reads them */
+    bal_panels form; /* of the same, where rows keep their gain */
+    double *diag;    /* [k] of them */
+    double *pivot;   /* [k] of the factor, by column */
     bal_quantized_linear best[MOST], next[MOST];
 } solving;
 
@@ -52,10 +53,11 @@ static bool is_held(const solving *s, int sample)
     return j->recipe->undo && j->samples->n >= HELD_FROM && sample % HELD_EVERY == HELD_EVERY - 1;
 }
 
-/* Whether a sample judges steps. */
+/* Whether a sample judges steps. Without undo nothing hangs on the verdict, which is then told of
+ * as many samples as with it. */
 static bool judges(const solving *s, int sample)
 {
-    return s->j->samples->n < HELD_FROM || !s->j->recipe->undo || is_held(s, sample);
+    return s->j->samples->n < HELD_FROM || sample % HELD_EVERY == HELD_EVERY - 1;
 }
 
 static bool shifts(const solving *s)
@@ -192,19 +194,34 @@ static double token_weight(const solving *s, int sample, int at)
 /* ---- Forward ----------------------------------------------------------------------------------
  */
 
+static void run_norm(bal_block_job *j, int sub, const bal_sample *sample)
+{
+    const float *gain = sub == BAL_SUB_ATTN ? j->trial.attn_norm : j->trial.mlp_norm;
+    bal_rms_norm(j->e, j->h, gain, j->c->rms_eps, sample->n, j->c->hidden, j->pass.buf.norm);
+}
+
 /* trial's sub-block on the sample's hidden states in j->h: inputs of its linears are left in the
  * pass, its output in j->out. */
 static void run_sub(bal_block_job *j, int sub, const bal_sample *sample)
 {
     const int n = sample->n;
-    float *norm = j->pass.buf.norm;
-    const float *gain = sub == BAL_SUB_ATTN ? j->trial.attn_norm : j->trial.mlp_norm;
-    bal_rms_norm(j->e, j->h, gain, j->c->rms_eps, n, j->c->hidden, norm);
+    const float *norm = j->pass.buf.norm;
+    run_norm(j, sub, sample);
     bal_pass_place(&j->pass, sample);
     if (sub == BAL_SUB_ATTN)
         bal_probe_attn(j->e, j->c, &j->trial, n, norm, &j->probe, &j->pass, j->out);
     else
         bal_probe_mlp(j->e, j->c, &j->trial, n, norm, &j->pass, j->out);
+}
+
+/* As much of it as the group's input needs. */
+static void run_front(bal_block_job *j, int group, const bal_sample *sample)
+{
+    const int sub = bal_group_table[group].sub;
+    if (group == BAL_GROUP_QKV || group == BAL_GROUP_GATE_UP)
+        run_norm(j, sub, sample);
+    else
+        run_sub(j, sub, sample);
 }
 
 static const float *input_of(const bal_block_job *j, int group)
@@ -289,7 +306,7 @@ static bal_status sample_rows(solving *s, int group, int sample, const float *sc
         return BAL_OK;
     }
     BAL_TRY(bal_store_read(s->in_quant, sample, j->h, err));
-    run_sub(j, bal_group_table[group].sub, &j->samples->items[sample]);
+    run_front(j, group, &j->samples->items[sample]);
     memcpy(s->u, input_of(j, group), n * k * sizeof *s->u);
     bal_act_simulate(j->e, j->act[group], NULL, s->u, (int)n, (int)k);
     if (!shifts(s)) return BAL_OK;
@@ -356,6 +373,7 @@ static void close_group(solving *s)
     bal_moments_destroy(&s->moments);
     bal_factor_destroy(&s->factor);
     free(s->h);
+    bal_panels_destroy(&s->form);
     free(s->diag);
     free(s->pivot);
     s->h = NULL;
@@ -413,13 +431,17 @@ static bal_status use_moments(solving *s, int group, bal_error *err)
     const bal_recipe *r = s->j->recipe;
     const size_t k = (size_t)s->moments.k;
     if (shifts(s)) BAL_TRY(make_shifts(s, group, err));
-    BAL_TRY(bal_factor_create(&s->factor, &s->moments, r->damp / 1000.0, r->order == BAL_ORDER_DIAG,
-                              err));
-    BAL_TRY(bal_damped_matrix(&s->h, &s->moments, s->factor.damp, err));
+    const unsigned what = (r->order == BAL_ORDER_DIAG ? BAL_FACTOR_BY_SIZE : 0u) |
+                          (r->clip == BAL_CLIP_INVERSE ? BAL_FACTOR_INVERSE : 0u);
+    BAL_TRY(bal_factor_create(&s->factor, s->j->e, &s->moments, r->damp / 1000.0, what, err));
+    const double damp = s->factor.damp, add = damp * bal_moments_mean(&s->moments);
+    const bool descends = r->polish != BAL_POLISH_NONE || r->solver == BAL_SOLVER_DESCENT;
+    if (descends) BAL_TRY(bal_damped_matrix(&s->h, &s->moments, damp, err));
+    if (r->gain) BAL_TRY(bal_form_create(&s->form, s->j->e, &s->moments, damp, err));
     s->diag = malloc(k * sizeof *s->diag);
     s->pivot = malloc(k * sizeof *s->pivot);
     if (!s->diag || !s->pivot) return bal_nomem(err, k * sizeof *s->diag, "diagonal of H");
-    for (size_t c = 0; c < k; c++) s->diag[c] = (double)s->h[c * k + c];
+    for (size_t c = 0; c < k; c++) s->diag[c] = bal_moments_at(&s->moments, (int)c, (int)c) + add;
     for (size_t i = 0; i < k; i++) s->pivot[s->factor.order[i]] = s->factor.pivot[i];
     bal_moments_destroy(&s->moments);
     return BAL_OK;
@@ -437,7 +459,9 @@ static bal_status open_group(solving *s, int group, const float *scale, bal_erro
         BAL_TRY(bal_quantized_linear_create(&s->next[i], l->n, l->k, bits, r->group, err));
     }
     BAL_TRY(gather_moments(s, group, scale, err));
-    return use_moments(s, group, err);
+    BAL_TRY(bal_job_step(s->j, "moments", err));
+    BAL_TRY(use_moments(s, group, err));
+    return bal_job_step(s->j, "factor", err);
 }
 
 /* ---- Steps ------------------------------------------------------------------------------------
@@ -512,7 +536,7 @@ static bal_status build(solving *s, int group, recipe_part p, bool polish_only, 
         if (p.feedback && !polish_only) BAL_TRY(choose_codes(s, target, q, err));
         if (p.polish) BAL_TRY(bal_polish(j->e, s->h, target, SWEEPS, refit, q, err));
         if (j->recipe->gain && (p.feedback || p.clip))
-            BAL_TRY(bal_unit_gain(j->e, s->h, target, q, err));
+            BAL_TRY(bal_unit_gain(j->e, &s->form, target, q, err));
     }
     return BAL_OK;
 }

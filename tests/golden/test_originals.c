@@ -242,7 +242,8 @@ static void check_gptq(gptq_case *g, int bits, bool by_size)
     bal_quantized_linear q;
     char name[32];
     const double damp = 0.01;
-    ASSERT_OK(bal_factor_create(&f, &g->m, damp, by_size, &err));
+    ASSERT_OK(
+        bal_factor_create(&f, &g->q.exec, &g->m, damp, by_size ? BAL_FACTOR_BY_SIZE : 0, &err));
     ASSERT_OK(bal_quantized_linear_create(&q, N, K, bits, GROUP, &err));
     snprintf(name, sizeof name, "b%d.scales", bits);
     memcpy(q.scales, case_tensor(&g->set, "%s", name)->data, 2 * N * (K / GROUP));

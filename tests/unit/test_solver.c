@@ -126,7 +126,7 @@ static void check_codes(bench *b, int bits, bool by_size)
     snprintf(name, sizeof name, "b%d.%s.codes", bits, by_size ? "diag" : "none");
     const uint8_t *want = bal_tensor_find(&b->set, name)->data;
     moments_of(b, &m, b->x);
-    ASSERT_OK(bal_factor_create(&f, &m, 0.01, by_size, &err));
+    ASSERT_OK(bal_factor_create(&f, &b->e, &m, 0.01, by_size ? BAL_FACTOR_BY_SIZE : 0, &err));
     assert_true(f.damp == 0.01);
     golden_grid(b, bits, &q);
     ASSERT_OK(bal_ldlq(&b->e, &f, b->w, &q, &err));
@@ -165,14 +165,20 @@ static void test_factor(void **state)
     float *h;
     bench_open(&b, 1);
     moments_of(&b, &m, b.x);
-    ASSERT_OK(bal_factor_create(&f, &m, 0.01, true, &err));
+    ASSERT_OK(bal_factor_create(&f, &b.e, &m, 0.01, BAL_FACTOR_BY_SIZE | BAL_FACTOR_INVERSE, &err));
     ASSERT_OK(bal_damped_matrix(&h, &m, 0.01, &err));
     for (int i = 0; i < K; i++)
         for (int j = 0; j < K; j++) {
             double sum = 0.0; /* (M D M^T)_ij over positions */
             for (int t = 0; t < K; t++) {
-                const double a = t == i ? 1.0 : t > i ? (double)f.feed[i * K + t] : 0.0;
-                const double c = t == j ? 1.0 : t > j ? (double)f.feed[j * K + t] : 0.0;
+                const double a = t == i ? 1.0
+                                 : t > i
+                                     ? (double)*bal_panels_element(&f.feed, (size_t)i, (size_t)t)
+                                     : 0.0;
+                const double c = t == j ? 1.0
+                                 : t > j
+                                     ? (double)*bal_panels_element(&f.feed, (size_t)j, (size_t)t)
+                                     : 0.0;
                 sum += a * f.pivot[t] * c;
             }
             const double want = (double)h[f.order[i] * K + f.order[j]];
@@ -197,7 +203,8 @@ static void check_descent(bench *b, int bits, bool refit, double least_gain)
     bal_quantized_linear q;
     float *h;
     moments_of(b, &m, b->x);
-    ASSERT_OK(bal_factor_create(&f, &m, 0.01, true, &err));
+    ASSERT_OK(
+        bal_factor_create(&f, &b->e, &m, 0.01, BAL_FACTOR_BY_SIZE | BAL_FACTOR_INVERSE, &err));
     ASSERT_OK(bal_damped_matrix(&h, &m, 0.01, &err));
     golden_grid(b, bits, &q);
     ASSERT_OK(bal_ldlq(&b->e, &f, b->w, &q, &err));
@@ -240,8 +247,10 @@ static void test_gain(void **state)
     bal_quantized_linear q;
     float *h;
     double d[K], short_of = 0.0;
+    bal_panels form;
     bench_open(&b, 2);
     moments_of(&b, &m, b.x);
+    ASSERT_OK(bal_form_create(&form, &b.e, &m, 0.01, &err));
     ASSERT_OK(bal_damped_matrix(&h, &m, 0.01, &err));
     ASSERT_OK(bal_quantized_linear_create(&q, N, K, 2, GROUP, &err));
     for (int i = 0; i < K; i++) d[i] = (double)h[i * K + i];
@@ -261,8 +270,9 @@ static void test_gain(void **state)
             if (pass == 0) short_of += 1.0 - got / want;
             if (pass == 1) assert_true(fabs(got / want - 1.0) < 1e-3);
         }
-        ASSERT_OK(bal_unit_gain(&b.e, h, b.w, &q, &err));
+        ASSERT_OK(bal_unit_gain(&b.e, &form, b.w, &q, &err));
     }
+    bal_panels_destroy(&form);
     assert_true(short_of / (N - 1) > 0.02);
     assert_int_equal(q.scales[0], kept);
     free(h);
@@ -413,7 +423,8 @@ static void test_singular_and_dead(void **state)
     bench_open(&b, 1);
     for (int i = 0; i < ROWS * K; i++) x[i] = b.x[i / K * K]; /* rank one */
     moments_of(&b, &m, x);
-    ASSERT_OK(bal_factor_create(&f, &m, 0.001, true, &err));
+    ASSERT_OK(
+        bal_factor_create(&f, &b.e, &m, 0.001, BAL_FACTOR_BY_SIZE | BAL_FACTOR_INVERSE, &err));
     golden_grid(&b, 3, &q);
     ASSERT_OK(bal_ldlq(&b.e, &f, b.w, &q, &err));
     for (int i = 0; i < K; i++) assert_true(isfinite(f.inverse[i]) && f.inverse[i] > 0.0);
@@ -422,7 +433,7 @@ static void test_singular_and_dead(void **state)
 
     memset(x, 0, sizeof x); /* nothing ever came in: rounding */
     moments_of(&b, &m, x);
-    ASSERT_OK(bal_factor_create(&f, &m, 0.01, true, &err));
+    ASSERT_OK(bal_factor_create(&f, &b.e, &m, 0.01, BAL_FACTOR_BY_SIZE | BAL_FACTOR_INVERSE, &err));
     ASSERT_OK(bal_ldlq(&b.e, &f, b.w, &q, &err));
     bal_quantized_linear plain;
     golden_grid(&b, 3, &plain);
@@ -446,13 +457,19 @@ static void test_not_finite(void **state)
     bench_open(&b, 1);
     moments_of(&b, &m, b.x);
     m.tri[0] = NAN;
-    ASSERT_FAILS(BAL_E_NUMERIC, "not finite", bal_factor_create(&f, &m, 0.01, true, &err));
+    ASSERT_FAILS(
+        BAL_E_NUMERIC, "not finite",
+        bal_factor_create(&f, &b.e, &m, 0.01, BAL_FACTOR_BY_SIZE | BAL_FACTOR_INVERSE, &err));
     m.tri[0] = INFINITY;
-    ASSERT_FAILS(BAL_E_NUMERIC, "not finite", bal_factor_create(&f, &m, 0.01, true, &err));
+    ASSERT_FAILS(
+        BAL_E_NUMERIC, "not finite",
+        bal_factor_create(&f, &b.e, &m, 0.01, BAL_FACTOR_BY_SIZE | BAL_FACTOR_INVERSE, &err));
     bal_factor_destroy(&f);
     m.tri[0] = 1.0;
     m.tri[2] = -50.0 * bal_moments_mean(&m); /* no second moment is negative */
-    ASSERT_FAILS(BAL_E_NUMERIC, "positive definite", bal_factor_create(&f, &m, 0.01, true, &err));
+    ASSERT_FAILS(
+        BAL_E_NUMERIC, "positive definite",
+        bal_factor_create(&f, &b.e, &m, 0.01, BAL_FACTOR_BY_SIZE | BAL_FACTOR_INVERSE, &err));
     ASSERT_FAILS(BAL_E_NUMERIC, "ridge of 0.1",
                  bal_shift_create(&inputs, &residual, &b.e, &m, 0.1, &err));
     bal_moments_destroy(&m);
@@ -473,7 +490,7 @@ static void test_outlier(void **state)
     memcpy(x, b.x, sizeof x);
     x[5 * K + 11] = 1e6f;
     moments_of(&b, &m, x);
-    ASSERT_OK(bal_factor_create(&f, &m, 0.01, true, &err));
+    ASSERT_OK(bal_factor_create(&f, &b.e, &m, 0.01, BAL_FACTOR_BY_SIZE | BAL_FACTOR_INVERSE, &err));
     assert_int_equal(f.order[0], 11);
     golden_grid(&b, 3, &q);
     ASSERT_OK(bal_ldlq(&b.e, &f, b.w, &q, &err));
