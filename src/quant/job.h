@@ -6,6 +6,7 @@
 
 #include "quant/fold.h"
 #include "quant/losses.h"
+#include "quant/panels.h"
 #include "quant/probe.h"
 
 /* Rows that candidates of row-wise groups run on together: short samples are joined, which halves
@@ -65,7 +66,13 @@ bal_status bal_job_group_errors(bal_block_job *j, int group, const float *s, bal
 /* SmoothQuant's scale for one group, from the ranges of its inputs and of its columns in work. */
 bal_status bal_job_smooth(bal_block_job *j, int group, bal_group_log *log, bal_error *err);
 
-/* The 20-point search for one group: fills the log. Leaves the last candidate in trial. */
+/* The fast objective: the form of the balanced second moments of the group's inputs x[], and what
+ * scale s (NULL: none) costs by it, summed over the group's linears. */
+bal_status bal_job_form(bal_block_job *j, int group, bal_panels *form, bal_error *err);
+bal_status bal_job_proxy_loss(bal_block_job *j, int group, const bal_panels *form, const float *s,
+                              double *loss, bal_error *err);
+
+/* The 20-point search for one group: fills the log. What is in trial afterwards is undefined. */
 bal_status bal_job_search(bal_block_job *j, int group, bal_group_log *log, bal_error *err);
 
 /* Clips the weights of linear i in work (scales already folded; s is the scale of its group or

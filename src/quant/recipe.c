@@ -79,6 +79,10 @@ static const key KEYS[] = {
      FIELD(loss),
      {{"mae", BAL_LOSS_MAE}, {"mse", BAL_LOSS_MSE}},
      "what the scale search minimises"},
+    {"objective",
+     FIELD(objective),
+     {{"output", BAL_OBJECTIVE_OUTPUT}, {"moments", BAL_OBJECTIVE_MOMENTS}},
+     "how the search measures: every candidate run on all tokens, or by second moments"},
     {"floor",
      FIELD(floor),
      {{"none", BAL_FLOOR_NONE},
@@ -514,6 +518,11 @@ static bal_status check_target(const bal_recipe *r, bal_error *err)
 bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
 {
     BAL_TRY(check_target(r, err));
+    if (r->objective == BAL_OBJECTIVE_MOMENTS && r->loss != BAL_LOSS_MSE)
+        return bal_fail(err, BAL_E_ARG,
+                        "recipe %s: objective=moments measures squares: it needs loss=mse, found "
+                        "loss=mae",
+                        r->name);
     if (r->shift != BAL_SHIFT_OFF && r->inputs != BAL_INPUTS_QUANTIZED)
         return bal_fail(err, BAL_E_ARG,
                         "recipe %s: shift needs inputs=quantized, found inputs=float: float inputs "

@@ -18,6 +18,9 @@ typedef enum bal_balance { BAL_BALANCE_OFF, BAL_BALANCE_ONE, BAL_BALANCE_GRADIEN
 /* mae: pooled sums over answer and vision tokens; mse: per-modality means (MBQ's two modes; with
  * balance off both are plain means) */
 typedef enum bal_loss { BAL_LOSS_MAE, BAL_LOSS_MSE } bal_loss;
+/* what judges a candidate of the scale search: the sub-module's output, by running it on every
+ * token; or tr(dW H dW^T) at the outputs of the group's own linears, which costs no tokens */
+typedef enum bal_objective { BAL_OBJECTIVE_OUTPUT, BAL_OBJECTIVE_MOMENTS } bal_objective;
 /* median: r = max(r, median over layers) (in the code, not in the paper); none. Two controls of
  * what the ratio of a layer is worth: flat = the median in every layer; reversed = every layer has
  * the ratio of the layer as far from the other end */
@@ -109,6 +112,7 @@ typedef struct bal_recipe {
     int alpha; /* of smooth, in hundredths */
     bal_balance balance;
     bal_loss loss;
+    bal_objective objective;
     bal_floor floor;
     bal_average average;
     bal_statistic statistic;

@@ -125,15 +125,18 @@ static bal_status make_log(const bal_block_job *j, int group, bal_group_log *log
     return BAL_OK;
 }
 
-bal_status bal_job_search(bal_block_job *j, int group, bal_group_log *log, bal_error *err)
+static bal_status points(bal_block_job *j, int group, bal_group_log *log, const bal_panels *form,
+                         bal_error *err)
 {
     const bal_arith arith = j->recipe->arithmetic;
-    BAL_TRY(make_log(j, group, log, err));
-    bal_wide_copy_all(&j->trial, j->e, j->layer);
     for (int i = 0; i < BAL_SCALE_POINTS; i++) {
         bal_scale_candidate(log->mean_abs, log->k, i, BAL_SCALE_POINTS, arith, log->scale);
-        make_candidate(j, group, log->scale);
-        BAL_TRY(candidate_loss(j, group, log->scale, &log->loss[i], err));
+        if (form) {
+            BAL_TRY(bal_job_proxy_loss(j, group, form, log->scale, &log->loss[i], err));
+        } else {
+            make_candidate(j, group, log->scale);
+            BAL_TRY(candidate_loss(j, group, log->scale, &log->loss[i], err));
+        }
         if (!isfinite(log->loss[0]))
             return bal_fail(err, BAL_E_NUMERIC, "layer %d, %s: the loss of plain rounding is %g",
                             j->index, bal_group_table[group].name, log->loss[0]);
@@ -143,4 +146,18 @@ bal_status bal_job_search(bal_block_job *j, int group, bal_group_log *log, bal_e
     bal_scale_candidate(log->mean_abs, log->k, log->best, BAL_SCALE_POINTS, arith, log->scale);
     log->searched = true;
     return BAL_OK;
+}
+
+bal_status bal_job_search(bal_block_job *j, int group, bal_group_log *log, bal_error *err)
+{
+    const bool fast = j->recipe->objective == BAL_OBJECTIVE_MOMENTS;
+    bal_panels form = {0};
+    BAL_TRY(make_log(j, group, log, err));
+    if (fast)
+        BAL_TRY(bal_job_form(j, group, &form, err));
+    else
+        bal_wide_copy_all(&j->trial, j->e, j->layer);
+    const bal_status st = points(j, group, log, fast ? &form : NULL, err);
+    bal_panels_destroy(&form);
+    return st;
 }

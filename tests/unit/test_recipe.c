@@ -83,7 +83,8 @@ static void test_canonical(void **state)
         json, "{\"name\":\"rtn\",\"bits\":3,\"group\":\"row\",\"vision\":\"float\",\"projector\":"
               "\"float\",\"grid\":\"asym\",\"act\":\"a16\","
               "\"act_group\":\"row\",\"spikes\":\"keep\",\"scale\":\"none\",\"alpha\":\"0.5\","
-              "\"balance\":\"off\",\"loss\":\"mse\",\"floor\":\"none\",\"average\":\"sample\","
+              "\"balance\":\"off\",\"loss\":\"mse\",\"objective\":\"output\",\"floor\":\"none\","
+              "\"average\":\"sample\","
               "\"statistic\":\"plain\",\"language\":\"answer\",\"gradient\":\"f32\","
               "\"arithmetic\":\"f32\",\"distort\":\"on\",\"clip\":\"none\","
               "\"solver\":\"round\",\"inputs\":\"float\",\"hessian\":\"balanced\","
@@ -138,7 +139,7 @@ static void test_every_word(void **state)
             free(json);
         }
     }
-    assert_int_equal(n, 36);
+    assert_int_equal(n, 37);
     assert_int_equal(numbers, 2);
 }
 
