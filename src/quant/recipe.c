@@ -518,6 +518,11 @@ static bal_status check_target(const bal_recipe *r, bal_error *err)
 bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
 {
     BAL_TRY(check_target(r, err));
+    if (r->objective == BAL_OBJECTIVE_MOMENTS && r->act != BAL_ACT_A16)
+        return bal_fail(err, BAL_E_ARG,
+                        "recipe %s: objective=moments knows errors of weights only: act=a8 needs "
+                        "objective=output",
+                        r->name);
     if (r->objective == BAL_OBJECTIVE_MOMENTS && r->loss != BAL_LOSS_MSE)
         return bal_fail(err, BAL_E_ARG,
                         "recipe %s: objective=moments measures squares: it needs loss=mse, found "

@@ -79,6 +79,10 @@ static void test_needs_squares(void **state)
     ASSERT_OK(bal_recipe_load(&r, "mbq", &err));
     ASSERT_OK(bal_recipe_set(&r, "objective", "moments", &err));
     ASSERT_FAILS(BAL_E_ARG, "needs loss=mse, found loss=mae", bal_recipe_check(&r, &err));
+    ASSERT_OK(bal_recipe_set(&r, "loss", "mse", &err));
+    ASSERT_OK(bal_recipe_check(&r, &err));
+    ASSERT_OK(bal_recipe_set(&r, "act", "a8", &err));
+    ASSERT_FAILS(BAL_E_ARG, "act=a8 needs objective=output", bal_recipe_check(&r, &err));
 }
 
 int main(void)

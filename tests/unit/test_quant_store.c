@@ -32,7 +32,7 @@ static void test_store(void **state)
     ASSERT_OK(bal_store_create(&s, "/tmp", &samples, 4, &err));
     for (int i = 0; i < 20; i++) x[i] = (float)i * 1.5f;
     ASSERT_OK(bal_store_write(&s, 0, x, &err)); /* sample 1 is still missing */
-    ASSERT_FAILS(BAL_E_IO, "data of sample 1 was never written", bal_store_read(&s, 1, back, &err));
+    ASSERT_FAILS(BAL_E_IO, "sample 1 was never written", bal_store_read(&s, 1, back, &err));
     ASSERT_OK(bal_store_write(&s, 1, x, &err));
     x[0] = -1.0f;
     ASSERT_OK(bal_store_write(&s, 0, x, &err));
