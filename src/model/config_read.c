@@ -306,6 +306,16 @@ bal_status bal_config_view_size(const bal_config *c, const bal_json *o, const ch
                     o->file, key, found, c->vision.image_size);
 }
 
+bal_status bal_config_views_within(const bal_config *c, int n, int *views, bal_error *err)
+{
+    const int each = bal_view_tokens(&c->vision);
+    *views = each > 0 ? n / each : 0;
+    if (*views >= 1) return BAL_OK;
+    return bal_fail(err, BAL_E_ARG,
+                    "at most %d tokens for a picture: this model's pictures take at least %d", n,
+                    each);
+}
+
 bal_status bal_config_image_token(bal_config *c, const bal_json *root, int otherwise,
                                   bal_error *err)
 {

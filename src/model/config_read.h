@@ -49,6 +49,8 @@ bal_status bal_config_feature_layer(bal_vision_config *v, const bal_json *root, 
 /* A size in preprocessor_config.json, a number or an object, that must be the tower's. */
 bal_status bal_config_view_size(const bal_config *c, const bal_json *o, const char *key,
                                 bal_error *err);
+/* Views that n tokens are enough for, at least 1: for bal_family_def.limit. */
+bal_status bal_config_views_within(const bal_config *c, int n, int *views, bal_error *err);
 /* image_token_id or image_token_index. */
 bal_status bal_config_image_token(bal_config *c, const bal_json *root, int otherwise,
                                   bal_error *err);

@@ -64,6 +64,16 @@ static bal_status plan(const bal_config *c, int w, int h, bal_view_mode mode, ba
     return bal_rows_plan(p, w, h, c->resize_edge, v->image_size, v->side / v->shuffle, split, err);
 }
 
+/* A smaller long side: k of its views are at most k x k tiles with an overview, or one view. */
+static bal_status limit(bal_config *c, int n, bal_error *err)
+{
+    int views, k = 1;
+    BAL_TRY(bal_config_views_within(c, n, &views, err));
+    while ((k + 1) * (k + 1) + 1 <= views && k < BAL_MAX_SIDE / c->vision.image_size) k++;
+    if (k * c->vision.image_size < c->resize_edge) c->resize_edge = k * c->vision.image_size;
+    return BAL_OK;
+}
+
 static bal_status put_view(const bal_view_plan *p, const char *name, bal_piece_fn *put, void *ctx)
 {
     BAL_TRY(put(ctx, BAL_PIECE_TOKEN, "<fake_token_around_image>", 1));
@@ -115,7 +125,8 @@ static const bal_bind_rename prefixes[] = {
         .read_processor = read_processor, .fault = fault,                                          \
         .names = {prefixes, sizeof prefixes / sizeof *prefixes, NULL, 0}, .rows = rows,            \
         .n_rows = sizeof rows / sizeof *rows, .image_token = "<image>", .plan = plan,              \
-        .pixels = bal_family_tile_pixels, .encode = bal_family_encode_views, .layout = layout,     \
+        .limit = limit, .pixels = bal_family_tile_pixels, .encode = bal_family_encode_views,       \
+        .layout = layout,                                                                          \
     }
 
 const bal_family_def bal_family_idefics3 = IDEFICS3(7, "idefics3");

@@ -148,6 +148,17 @@ static bal_status plan(const bal_config *c, int w, int h, bal_view_mode mode, ba
                          single ? 1 : c->max_tiles, c->thumbnail, err);
 }
 
+/* Fewer tiles; the overview counts where there is one, that is from two tiles on. */
+static bal_status limit(bal_config *c, int n, bal_error *err)
+{
+    int views;
+    BAL_TRY(bal_config_views_within(c, n, &views, err));
+    if (c->thumbnail) views = views > 2 ? views - 1 : 1;
+    if (views < c->max_tiles) c->max_tiles = views;
+    if (c->max_tiles < c->min_tiles) c->min_tiles = c->max_tiles;
+    return BAL_OK;
+}
+
 static bal_status layout(const bal_config *c, const bal_view_plan *p, bal_piece_fn *put, void *ctx)
 {
     (void)c;
@@ -253,6 +264,7 @@ const bal_family_def bal_family_internvl = {
     .n_rows = sizeof rows / sizeof *rows,
     .image_token = "<IMG_CONTEXT>",
     .plan = plan,
+    .limit = limit,
     .pixels = bal_family_tile_pixels,
     .encode = bal_family_encode_views,
     .layout = layout,
@@ -271,6 +283,7 @@ const bal_family_def bal_family_internvl_chat = {
     .n_rows = sizeof rows / sizeof *rows,
     .image_token = "<IMG_CONTEXT>",
     .plan = plan,
+    .limit = limit,
     .pixels = bal_family_tile_pixels,
     .encode = bal_family_encode_views,
     .layout = layout,

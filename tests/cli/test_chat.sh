@@ -10,7 +10,7 @@ chat() { "$ballast" chat "$model" -n 6 "$@"; }
 "$ballast" run "$model" -i "$picture" -n 6 -p "What is it?" >run.txt
 printf '/image %s\nWhat is it?\n' "$picture" | chat >chat.txt 2>err.txt
 same run.txt chat.txt "answers of run and chat"
-holds grep -q "100 x 70 pixels -> 2 x 2 tiles and an overview, 70 tokens" err.txt
+holds grep -q "100 x 70 pixels -> 112 x 79, 2 x 2 tiles and an overview, 70 tokens" err.txt
 
 # cleared: the same question, the same answer; not cleared: the second turn is another
 printf '/image %s\nWhat is it?\n/clear\n/image %s\n  What is it?  \n' "$picture" "$picture" |

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * Qwen2-VL and Qwen2.5-VL checkpoints that are not right: each case copies a tiny one with one
- * thing changed and reads the sentence. And the user's limit of a picture's tokens. */
+ * thing changed and reads the sentence. And the user's limit of a picture's tokens, in all families
+ * that have one. */
 #include "check.h"
 #include "unit/scratch.h"
 
@@ -143,6 +144,37 @@ static void test_tensors(void **state)
     }
 }
 
+/* Whatever the number and the picture's shape: never more tokens than that, and none that were not
+ * there without a limit. Where one view is too many, a sentence. */
+static void check_tiled_limit(const char *model, int per_view)
+{
+    static const int sizes[][2] = {{400, 300}, {300, 400}, {64, 64}, {1000, 40}, {30, 500}, {9, 9}};
+    bal_error err = {0};
+    bal_engine e;
+    ASSERT_OK(bal_engine_open(&e, source_path(model), 1, NULL, &err));
+    const bal_config config = e.model.config;
+    ASSERT_FAILS(BAL_E_ARG, "pictures take at least",
+                 bal_engine_limit_images(&e, per_view - 1, &err));
+    ASSERT_OK(bal_engine_limit_images(&e, 1 << 20, &err));
+    assert_memory_equal(&config, &e.model.config, sizeof config);
+    for (int n = per_view; n < 24 * per_view; n++) {
+        bal_view_plan p, free_plan;
+        e.model.config = config;
+        ASSERT_OK(bal_engine_limit_images(&e, n, &err));
+        const bal_config limited = e.model.config;
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            const int w = sizes[i][0], h = sizes[i][1];
+            e.model.config = config;
+            ASSERT_OK(bal_sequence_plan(&e, w, h, BAL_VIEW_ONE, &free_plan, &err));
+            e.model.config = limited;
+            ASSERT_OK(bal_sequence_plan(&e, w, h, BAL_VIEW_ONE, &p, &err));
+            assert_true(p.n_tokens <= n && p.n_tokens >= per_view);
+            assert_true(p.n_tokens <= free_plan.n_tokens);
+        }
+    }
+    bal_engine_close(&e);
+}
+
 static void test_limit(void **state)
 {
     (void)state;
@@ -173,12 +205,21 @@ static void test_limit(void **state)
     assert_null(model);
 }
 
+static void test_tiled_limits(void **state)
+{
+    (void)state;
+    check_tiled_limit("tests/golden/families/internvl/model", 4);
+    check_tiled_limit("tests/golden/families/internvl_intern/model", 4);
+    check_tiled_limit("tests/golden/families/idefics3/model", 4);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_changes),
         cmocka_unit_test(test_tensors),
         cmocka_unit_test(test_limit),
+        cmocka_unit_test(test_tiled_limits),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

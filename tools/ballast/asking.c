@@ -88,8 +88,8 @@ void bal_describe_picture(char *out, size_t size, const char *path, const bal_pi
 {
     char how[120] = "one square";
     if (p->views > 1)
-        snprintf(how, sizeof how, "%d x %d tiles%s", p->rows, p->cols,
-                 p->views > p->rows * p->cols ? " and an overview" : "");
+        snprintf(how, sizeof how, "%d x %d, %d x %d tiles%s", p->resized_width, p->resized_height,
+                 p->rows, p->cols, p->views > p->rows * p->cols ? " and an overview" : "");
     else if (p->resized_width)
         snprintf(how, sizeof how, "%d x %d", p->resized_width, p->resized_height);
     snprintf(out, size, "[%s: %d x %d pixels -> %s, %d tokens, %.0f MiB to look at it]", path,
