@@ -349,64 +349,61 @@ TEXT_FAMILY(qwen2)
 TEXT_FAMILY(qwen3)
 TEXT_FAMILY(internlm2)
 
-/* Every case that the family has, then gradients with and without a picture, then MBQ with the
- * pictures of the calibration set. model NULL: the cases' own. */
-static void vision_family(const char *name, const char *const *cases, const char *model)
+/* Every case that the family has. model NULL: the cases' own */
+static void vision_parity(const char *name, const char *model)
 {
+    static const char *const cases[] = {"small", "large", "extreme", "two", "text"};
     char path[64];
-    for (; *cases; cases++) {
-        snprintf(path, sizeof path, "%s/%s", name, *cases);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        snprintf(path, sizeof path, "%s/%s", name, cases[i]);
         parity(path, model);
     }
+}
+
+/* MBQ with the pictures of the calibration set. */
+static void vision_quantized(const char *name, const char *model, bit_widths bits, double to_float)
+{
+    char path[64], calib[600]; /* source_path's buffers take turns */
     snprintf(path, sizeof path, "%s/small", name);
-    gradients(path);
-    char calib[600]; /* source_path's buffers take turns */
     snprintf(calib, sizeof calib, "%s", source_path("tests/golden/calib/calib.jsonl"));
-    quantized(path, model, calib, (bit_widths){.decoder = "bits=8"}, 0.35);
-    quantized(path, model, calib, (bit_widths){.decoder = "bits=3"}, 8.0);
-    quantized(path, model, calib, (bit_widths){"bits=8", "vision=8", "projector=8"}, 0.4);
-    quantized(path, model, calib, (bit_widths){"bits=8", "vision=6", "projector=6"}, 2.0);
+    quantized(path, model, calib, bits, to_float);
 }
 
-static const char *const all_cases[] = {"small", "large", "extreme", "two", "text", NULL};
-
-static void test_llava(void **state)
+static void vision_family(const char *name)
 {
-    (void)state;
-    vision_family("llava", all_cases, NULL);
+    char path[64];
+    snprintf(path, sizeof path, "%s/small", name);
+    vision_parity(name, NULL);
+    gradients(path);
+    vision_quantized(name, NULL, (bit_widths){.decoder = "bits=3"}, 8.0);
+    vision_quantized(name, NULL, (bit_widths){"bits=8", "vision=8", "projector=8"}, 0.4);
 }
 
-static void test_idefics3(void **state)
+/* The same weights under other names answer the same, packed tower and all. */
+static void same_under(const char *model, const char *name)
 {
-    (void)state;
-    vision_family("idefics3", all_cases, NULL);
+    vision_parity(name, model);
+    vision_quantized(name, model, (bit_widths){"bits=8", "vision=6", "projector=6"}, 2.0);
 }
 
-static void test_smolvlm(void **state)
-{
-    (void)state;
-    vision_family("smolvlm", all_cases, NULL);
-}
+#define VISION_FAMILY(name)                                                                        \
+    static void test_##name(void **state)                                                          \
+    {                                                                                              \
+        (void)state;                                                                               \
+        vision_family(#name);                                                                      \
+    }
+VISION_FAMILY(llava)
+VISION_FAMILY(idefics3)
+VISION_FAMILY(smolvlm)
+VISION_FAMILY(internvl)
+VISION_FAMILY(internvl_intern)
 
-static void test_internvl(void **state)
-{
-    (void)state;
-    vision_family("internvl", all_cases, NULL);
-}
-
-/* The same weights in the authors' layout give the same. */
 static void test_internvl_chat(void **state)
 {
     (void)state;
     char model[600];
     snprintf(model, sizeof model, "%s", case_path("internvl_chat/model"));
-    vision_family("internvl", all_cases, model);
-}
-
-static void test_internvl_intern(void **state)
-{
-    (void)state;
-    vision_family("internvl_intern", all_cases, NULL);
+    same_under(model, "internvl");
 }
 
 /* ---- docs/family_template.c ---------------------------------------------------------------------
@@ -494,7 +491,7 @@ static void test_template(void **state)
     static const char *const same[] = {"preprocessor_config.json", "generation_config.json",
                                        "tokenizer.json", "tokenizer_config.json"};
     for (size_t i = 0; i < 4; i++) copy_text(folder, same[i], NULL);
-    vision_family("llava", all_cases, folder);
+    same_under(folder, "llava");
 }
 
 int main(void)
