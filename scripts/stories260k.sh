@@ -1,12 +1,18 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 # Makes docs/stories260k.md: perplexity of stories260k, float and quantized. Needs the build and the
-# third-party data (BALLAST_TEST_DATA, default ../shared/data beside the project). A minute or two.
+# third-party data (BALLAST_TEST_DATA, default ../shared/data beside the project). Ten minutes on a
+# core.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export BALLAST_SOURCE_DIR=$PWD
-recipes=(rtn awq gptq mbq mbq+ ballast)
-table=$(build/tests/test_stories260k --table "${recipes[@]}")
+rows=(rtn:8 awq:8 mbq:8 mbq+:8 gptq:8 ballast:8)
+for bits in 4 3 2; do
+  for recipe in rtn awq awq+clip mbq mbq+ gptq awq+gptq mbq+gptq gptq+shift quantease vlmq ballast; do
+    rows+=("$recipe:$bits")
+  done
+done
+table=$(build/tests/test_stories260k --table "${rows[@]}" w8a8 w4a8)
 cat > docs/stories260k.md <<END
 # stories260k
 
@@ -15,8 +21,8 @@ Llama architecture, 5 layers, width 64), converted from its published file. In f
 
 "card" is the perplexity of the two texts on that card, the greedy one and the sampled one. "own stories" is that of up to 128 tokens
 of stories which the float model makes up at temperature 1 (other seeds than those of the 32 it is calibrated on), KL is
-KL(float || quantized) in nats per token there, with 95 % intervals over stories. Groups are the recipes' (128, here whole
-rows but for down_proj). There is no vision: answers are the only modality that counts, so what MBQ balances is not at work.
+KL(float || quantized) in nats per token there, top-1 how often both find the same token likeliest, with 95 % intervals over
+stories. Groups are the recipes' (128, here whole rows but for down_proj). There is no vision: answers are the only modality that counts, so what MBQ balances is not at work.
 
 $table
 END

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * A model that somebody else trained, from its published file to its quantized ones: stories260k
  * tells the story of its card, token by token, and loses as little by quantization as bits and
- * recipe let expect. `test_stories260k --table RECIPE...` prints the table of
+ * recipe let expect. `test_stories260k --table RECIPE[:BITS]...` prints the table of
  * docs/stories260k.md with more stories; `--convert DIR` makes the model folder. */
 #include "golden/stories.h"
 #include "unit/scratch.h"
@@ -104,6 +104,7 @@ static bal_ids tell(float temperature, uint64_t seed, int max)
 
 typedef struct score { /* sums over the tokens of each text, and their numbers */
     double nll[MAX_TEXTS], kl[MAX_TEXTS], n[MAX_TEXTS];
+    double same[MAX_TEXTS]; /* tokens that both find likeliest */
 } score;
 
 static double divergence(const float *p, const float *q, int n)
@@ -115,22 +116,22 @@ static double divergence(const float *p, const float *q, int n)
     return sum;
 }
 
-/* Teacher-forced. logits [tokens][vocab]: written by the float model, read for others. */
-static void score_text(const bal_engine *e, const bal_ids *ids, float *logits, double *nll,
-                       double *kl)
+/* Text `at` with its right tokens so far. logits [tokens][vocab]: written by the float model, read
+ * for others. */
+static void score_text(score *out, const bal_engine *e, const bal_ids *ids, float *logits, int at)
 {
     bal_error err = {0};
     bal_session s;
     const int vocab = e->model.config.text.vocab;
-    *nll = *kl = 0;
+    out->nll[at] = out->kl[at] = out->same[at] = 0;
+    out->n[at] = (double)(ids->n - 1);
     ASSERT_OK(bal_session_create(&s, e, (int)ids->n, &err));
     for (size_t i = 0; i + 1 < ids->n; i++, logits += vocab) {
         ASSERT_OK(bal_session_push(&s, ids->v[i], &err));
-        *nll += bal_log_sum_exp(s.logits, vocab) - (double)s.logits[ids->v[i + 1]];
-        if (e == &plain)
-            memcpy(logits, s.logits, (size_t)vocab * sizeof *logits);
-        else
-            *kl += divergence(logits, s.logits, vocab);
+        out->nll[at] += bal_log_sum_exp(s.logits, vocab) - (double)s.logits[ids->v[i + 1]];
+        if (e == &plain) memcpy(logits, s.logits, (size_t)vocab * sizeof *logits);
+        out->kl[at] += divergence(logits, s.logits, vocab);
+        out->same[at] += bal_argmax(logits, vocab) == bal_argmax(s.logits, vocab);
     }
     bal_session_destroy(&s);
 }
@@ -139,8 +140,7 @@ static void score_texts(score *out, const bal_engine *e, const texts *t, float *
 {
     const size_t vocab = (size_t)e->model.config.text.vocab;
     for (int i = 0; i < t->n; i++) {
-        score_text(e, &t->ids[i], logits, &out->nll[i], &out->kl[i]);
-        out->n[i] = (double)(t->ids[i].n - 1);
+        score_text(out, e, &t->ids[i], logits, i);
         logits += (t->ids[i].n - 1) * vocab;
     }
 }
@@ -209,12 +209,11 @@ static void contest_close(contest *c)
     free(c->logits);
 }
 
-/* Quantizes, and scores the file; *bpw: bits per weight of the quantized linears. */
-static void enter(const contest *c, const char *recipe, int bits, score *out, double *bpw)
+/* Quantizes, and scores the file. bits 0: the recipe's own. */
+static void enter(const contest *c, const char *recipe, int bits, score *out, bal_quant_plan *plan)
 {
     bal_error err = {0};
     bal_engine e;
-    bal_quant_plan plan;
     char file[1024], set[32];
     const char *sets[] = {set};
     snprintf(file, sizeof file, "%s", scratch("q.safetensors"));
@@ -223,15 +222,14 @@ static void enter(const contest *c, const char *recipe, int bits, score *out, do
                                  .threads = 1,
                                  .recipe = recipe,
                                  .set = sets,
-                                 .n_set = 1,
+                                 .n_set = bits ? 1 : 0,
                                  .calib = strcmp(recipe, "rtn") == 0 ? NULL : c->calib,
                                  .samples = -1,
                                  .force = true};
-    ASSERT_OK(bal_quantize_plan(&plan, model, file, &opts, &err));
+    ASSERT_OK(bal_quantize_plan(plan, model, file, &opts, &err));
     ASSERT_OK(bal_quantize(model, file, &opts, &err));
     ASSERT_OK(bal_engine_open(&e, file, 1, NULL, &err));
     score_texts(out, &e, &c->texts, c->logits);
-    *bpw = plan.linear_bits_per_weight;
     bal_engine_close(&e);
 }
 
@@ -283,12 +281,14 @@ static void test_tokenizer_bin_is_the_published_model(void **state)
  * far the answers to the latter are from float. */
 typedef struct figures {
     double card, own, bpw;
-    bal_interval kl;
+    bal_interval kl, top1;
 } figures;
 
 static figures figures_of(const contest *c, const score *s, double bpw)
 {
-    figures f = {.bpw = bpw, .kl = mean(s->kl, s, CARD, c->texts.n)};
+    figures f = {.bpw = bpw};
+    f.kl = mean(s->kl, s, CARD, c->texts.n);
+    f.top1 = mean(s->same, s, CARD, c->texts.n);
     f.card = exp(mean(s->nll, s, 0, CARD).value);
     f.own = exp(mean(s->nll, s, CARD, c->texts.n).value);
     return f;
@@ -297,11 +297,12 @@ static figures figures_of(const contest *c, const score *s, double bpw)
 static figures run(const contest *c, const char *recipe, int bits)
 {
     score s;
-    double bpw;
-    enter(c, recipe, bits, &s, &bpw);
-    const figures f = figures_of(c, &s, bpw);
-    printf("| %s | %d | %.2f | %.3f | %.3f | %.4f [%.4f, %.4f] |\n", recipe, bits, f.bpw, f.card,
-           f.own, f.kl.value, f.kl.lo, f.kl.hi);
+    bal_quant_plan plan;
+    enter(c, recipe, bits, &s, &plan);
+    const figures f = figures_of(c, &s, plan.linear_bits_per_weight);
+    printf("| %s | %d | %.2f | %.3f | %.3f | %.4f [%.4f, %.4f] | %.1f [%.1f, %.1f] |\n", recipe,
+           plan.bits, f.bpw, f.card, f.own, f.kl.value, f.kl.lo, f.kl.hi, 100 * f.top1.value,
+           100 * f.top1.lo, 100 * f.top1.hi);
     return f;
 }
 
@@ -343,20 +344,24 @@ static void test_fewer_bits_lose_more(void **state)
     contest_close(&c);
 }
 
+/* names: "RECIPE" or "RECIPE:BITS" */
 static void print_table(char *const names[], int n)
 {
     static contest c;
     contest_open(&c, MAX_TEXTS - CARD, 32, 128);
     const figures whole = figures_of(&c, &c.reference, 32);
-    printf("The card's texts have %d tokens, the others %d.\n\n",
-           (int)(c.texts.ids[0].n + c.texts.ids[1].n) - 2,
-           c.texts.n_tokens + 2 - (int)(c.texts.ids[0].n + c.texts.ids[1].n));
-    printf("| recipe | bits | bpw | card | own stories | KL |\n"
-           "| --- | ---: | ---: | ---: | ---: | ---: |\n"
-           "| float | 32 | 32.00 | %.3f | %.3f | |\n",
+    const int card = (int)(c.texts.ids[0].n + c.texts.ids[1].n) - CARD;
+    printf("The card's texts have %d tokens, the others %d.\n\n", card, c.texts.n_tokens - card);
+    printf("| recipe | bits | bpw | card | own stories | KL | top-1 %% |\n"
+           "| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+           "| float | 32 | 32.00 | %.3f | %.3f | | |\n",
            whole.card, whole.own);
-    for (int b = 0; b < WIDTHS; b++)
-        for (int r = 0; r < n; r++) run(&c, names[r], widths[b]);
+    for (int i = 0; i < n; i++) {
+        char *colon = strchr(names[i], ':');
+        if (colon) *colon = 0;
+        run(&c, names[i], colon ? atoi(colon + 1) : 0);
+        fflush(stdout);
+    }
     contest_close(&c);
 }
 
