@@ -8,7 +8,7 @@ part of this project: give checkouts of
     python originals.py GPTQ_CHECKOUT LLM_AWQ_CHECKOUT MBQ_CHECKOUT
 
 All keep scales as f32, Ballast as f16, so each runs twice: as it is, and with every scale rounded to f16 where it is born.
-Nothing else is changed, but that calls of CUDA do nothing. Needs what mbq_oracle.py needs, and tqdm.
+Nothing else is changed, but that there is no GPU. Needs what mbq_oracle.py needs, and tqdm.
 """
 import contextlib
 import importlib
@@ -145,7 +145,7 @@ def search(function):
     histories = []
 
     def watch(frame, event, _):
-        if event == "return" and frame.f_code.co_name == "_search_module_scale":
+        if event == "return" and frame.f_code.co_name.startswith("_search_module_scale"):
             histories.append([float(v) for v in frame.f_locals["history"]])
 
     sys.setprofile(watch)
@@ -200,12 +200,22 @@ def mbq(checkout):
                 groups = search(lambda: auto_scale.auto_scale_block(
                     layer, dict(kwargs), 3, dict(Q_CONFIG), feats, modality == c.ANSWER, modality == c.VISION, RATIO, loss))
                 result.update({f"layer{index}.{loss}.{kind}.{group}": v for group, v in groups.items()})
+    auto_scale_wa, qlinear, *_ = import_parts(checkout, ["qmllm.methods.mbq.quantize.auto_scale_wa", "qmllm.quantization.qlinear",
+                                                         "qmllm.utils.search"])
+    exact = qlinear.quantize_weight_per_channel_absmax
+    for index, layer, kwargs, feats, modality in layers():
+        for kind, function in (("f32", exact), ("f16", rounded(exact))):
+            qlinear.quantize_weight_per_channel_absmax = function
+            groups = search(lambda: auto_scale_wa.auto_scale_block_wa(
+                layer, dict(kwargs), 4, 8, {}, feats, modality == c.ANSWER, modality == c.VISION, RATIO, "mae"))
+            result.update({f"layer{index}.w4a8.{kind}.{group}": v for group, v in groups.items()})
     c.write_json(OUT / "mbq.json", result)
 
 
 def main():
     torch.cuda.synchronize = lambda *a: None
     torch.Tensor.cuda = lambda self, *a: self
+    torch.Tensor.cpu = lambda self: self.clone()  # from a GPU it is a copy, and the originals count on that
     OUT.mkdir(exist_ok=True)
     gptq(sys.argv[1])
     awq(sys.argv[2])
