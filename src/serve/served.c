@@ -88,7 +88,8 @@ json_t *bal_served_json(const bal_served *m)
     json_t *modalities = json_pack("[s]", "text");
     if (m->engine.model.config.has_vision) json_array_append_new(modalities, json_string("image"));
     json_t *meta =
-        json_pack("{s:f, s:f, s:s, s:I, s:I, s:i, s:i, s:s}", "bits_per_weight_linears",
+        json_pack("{s:s, s:f, s:f, s:s, s:I, s:I, s:i, s:i, s:s}", "family",
+                  bal_family_of(&m->engine.model.config)->model_type, "bits_per_weight_linears",
                   m->linear_bits, "bits_per_weight_file", m->file_bits, "storage", m->storage,
                   "weights", (json_int_t)m->weights, "bytes", (json_int_t)m->n_bytes, "vocabulary",
                   m->engine.model.config.text.vocab, "threads", bal_pool_size(m->engine.pool),
@@ -145,15 +146,16 @@ static bal_status open_vocab(bal_served *m, bal_error *err)
     return bal_vocab_create(&m->vocab, m->engine.tokenizer, c->text.vocab, ends, c->n_eos + 1, err);
 }
 
-static bal_status open_all(bal_served *m, const char *path, int threads, const char *isa,
-                           const bal_scheduler_opts *opts, bal_error *err)
+static bal_status open_all(bal_served *m, const char *path, const bal_served_opts *opts,
+                           bal_error *err)
 {
     BAL_TRY(bal_metrics_init(&m->metrics, err));
     m->has_metrics = true;
-    BAL_TRY(bal_engine_open(&m->engine, path, threads, isa, err));
+    BAL_TRY(bal_engine_open(&m->engine, path, opts->threads, opts->isa, err));
+    BAL_TRY(bal_engine_limit_images(&m->engine, opts->image_max_tokens, err));
     measure(m);
     BAL_TRY(open_vocab(m, err));
-    BAL_TRY(bal_scheduler_create(&m->scheduler, &m->engine, opts, err));
+    BAL_TRY(bal_scheduler_create(&m->scheduler, &m->engine, &opts->scheduler, err));
     bal_scheduler_stats stats;
     bal_scheduler_get_stats(m->scheduler, &stats);
     m->ctx = stats.ctx;
@@ -161,12 +163,12 @@ static bal_status open_all(bal_served *m, const char *path, int threads, const c
     return BAL_OK;
 }
 
-bal_status bal_served_open(bal_served *m, const char *path, const char *name, int threads,
-                           const char *isa, const bal_scheduler_opts *opts, bal_error *err)
+bal_status bal_served_open(bal_served *m, const char *path, const char *name,
+                           const bal_served_opts *opts, bal_error *err)
 {
     *m = (bal_served){0};
     name_after(m, path, name);
-    const bal_status st = open_all(m, path, threads, isa, opts, err);
+    const bal_status st = open_all(m, path, opts, err);
     if (st < 0) bal_served_close(m);
     return st;
 }

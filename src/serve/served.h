@@ -24,9 +24,17 @@ typedef struct bal_served {
     char storage[48];          /* of the decoder's linears: "f16", "w3g128.p16u32.v1", "mixed" */
 } bal_served;
 
+/* How a model's engine is opened; zero means the default of each. */
+typedef struct bal_served_opts {
+    int threads;
+    const char *isa;
+    int image_max_tokens;
+    bal_scheduler_opts scheduler;
+} bal_served_opts;
+
 /* name NULL: the last part of the path without .safetensors. On failure *m is empty. */
-bal_status bal_served_open(bal_served *m, const char *path, const char *name, int threads,
-                           const char *isa, const bal_scheduler_opts *opts, bal_error *err);
+bal_status bal_served_open(bal_served *m, const char *path, const char *name,
+                           const bal_served_opts *opts, bal_error *err);
 /* Starts the engine thread. */
 bal_status bal_served_start(bal_served *m, bal_error *err);
 /* Runs a short request with a picture, if the model sees, so that the first user does not pay for

@@ -195,18 +195,20 @@ static bal_kv_type kv_type(const char *name)
 bal_status bal_server_load(bal_server *s, bal_error *err)
 {
     const bal_server_opts *o = &s->opts;
-    const bal_scheduler_opts scheduler = {.ctx = o->ctx,
-                                          .kv_bytes = o->kv_bytes,
-                                          .kv_type = kv_type(o->kv),
-                                          .max_running = o->max_running,
-                                          .max_waiting = o->max_waiting,
-                                          .step_tokens = o->step_tokens,
-                                          .picture_bytes = o->picture_bytes,
-                                          .no_prefix_cache = o->no_prefix_cache};
+    const bal_served_opts served = {.threads = o->threads,
+                                    .isa = o->isa,
+                                    .image_max_tokens = o->image_max_tokens,
+                                    .scheduler = {.ctx = o->ctx,
+                                                  .kv_bytes = o->kv_bytes,
+                                                  .kv_type = kv_type(o->kv),
+                                                  .max_running = o->max_running,
+                                                  .max_waiting = o->max_waiting,
+                                                  .step_tokens = o->step_tokens,
+                                                  .picture_bytes = o->picture_bytes,
+                                                  .no_prefix_cache = o->no_prefix_cache}};
     for (int i = 0; i < o->n_models; i++) {
         const char *name = o->names ? o->names[i] : NULL;
-        BAL_TRY(bal_served_open(&s->models[i], o->models[i], name, o->threads, o->isa, &scheduler,
-                                err));
+        BAL_TRY(bal_served_open(&s->models[i], o->models[i], name, &served, err));
         s->n_open++;
         BAL_TRY(check_names(s, err));
     }

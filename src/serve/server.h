@@ -26,8 +26,9 @@ typedef struct bal_server_opts {
     const char *const *models; /* [n_models] paths */
     const char *const *names;  /* [n_models] what requests call them, or NULL: after the paths */
     int n_models;
-    int threads;     /* of each model's engine (all) */
-    const char *isa; /* NULL: all that the CPU has */
+    int threads;          /* of each model's engine (all) */
+    const char *isa;      /* NULL: all that the CPU has */
+    int image_max_tokens; /* of one picture; 0: what each model is made for */
 
     /* of each model's scheduler; zero means its own default (run/scheduler.h) */
     int ctx, max_running, max_waiting, step_tokens;

@@ -15,7 +15,8 @@ typedef struct serve_flags {
     bal_common common;
     const char *host, *key_file, *media_dir, *kv;
     bal_arg_list names, urls, origins;
-    int port, max_images, max_choices, max_connections, max_running, max_waiting, step_tokens;
+    int port, image_max_tokens, max_images, max_choices, max_connections, max_running, max_waiting,
+        step_tokens;
     int max_body_mib, kv_mib, picture_mib, memory_mib, max_mpixels;
     double grace_s, answer_s, receive_s, send_s;
     bool allow_private, no_prefix_cache;
@@ -109,6 +110,7 @@ static bal_server_opts options_of(const serve_flags *f, const key_list *keys,
                              .n_models = n_models,
                              .threads = f->common.threads,
                              .isa = f->common.isa,
+                             .image_max_tokens = f->image_max_tokens,
                              .ctx = f->common.ctx,
                              .kv_bytes = (size_t)f->kv_mib * mib,
                              .kv = f->kv,
@@ -213,6 +215,8 @@ int bal_cmd_serve(int argc, char **argv)
          "http(s) pictures that begin so, * for any; several times", 0, 0},
         {"--allow-private-urls", 0, BAL_ARG_BOOL, &f.allow_private, "",
          "even at private and loopback addresses", 0, 0},
+        {"--image-max-tokens", 0, BAL_ARG_INT, &f.image_max_tokens, "N",
+         "make pictures smaller, to N tokens at most (the model's limit)", 1, 1 << 24},
         {"--max-body", 0, BAL_ARG_INT, &f.max_body_mib, "MIB", "of one request (32)", 1, 2047},
         {"--max-pixels", 0, BAL_ARG_INT, &f.max_mpixels, "MPIXEL", "of one picture (64)", 1, 1000},
         {"--max-memory", 0, BAL_ARG_INT, &f.memory_mib, "MIB",
