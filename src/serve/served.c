@@ -83,20 +83,28 @@ static void measure(bal_served *m)
     m->file_bits = m->weights ? 8.0 * (double)m->n_bytes / (double)m->weights : 0.0;
 }
 
+static json_t *meta_json(const bal_served *m)
+{
+    const bal_config *c = &m->engine.model.config;
+    bal_scheduler_stats stats;
+    bal_scheduler_get_stats(m->scheduler, &stats);
+    return json_pack("{s:s, s:f, s:f, s:s, s:I, s:I, s:i, s:i, s:s, s:i, s:I, s:I}", "family",
+                     bal_family_of(c)->model_type, "bits_per_weight_linears", m->linear_bits,
+                     "bits_per_weight_file", m->file_bits, "storage", m->storage, "weights",
+                     (json_int_t)m->weights, "bytes", (json_int_t)m->n_bytes, "vocabulary",
+                     c->text.vocab, "threads", bal_pool_size(m->engine.pool), "isa",
+                     bal_isa_name(m->engine.isa), "page_tokens", stats.page_tokens,
+                     "kv_bytes_per_token", (json_int_t)stats.kv_bytes_per_token, "kv_bytes_total",
+                     (json_int_t)stats.kv_bytes_total);
+}
+
 json_t *bal_served_json(const bal_served *m)
 {
     json_t *modalities = json_pack("[s]", "text");
     if (m->engine.model.config.has_vision) json_array_append_new(modalities, json_string("image"));
-    json_t *meta =
-        json_pack("{s:s, s:f, s:f, s:s, s:I, s:I, s:i, s:i, s:s}", "family",
-                  bal_family_of(&m->engine.model.config)->model_type, "bits_per_weight_linears",
-                  m->linear_bits, "bits_per_weight_file", m->file_bits, "storage", m->storage,
-                  "weights", (json_int_t)m->weights, "bytes", (json_int_t)m->n_bytes, "vocabulary",
-                  m->engine.model.config.text.vocab, "threads", bal_pool_size(m->engine.pool),
-                  "isa", bal_isa_name(m->engine.isa));
     return json_pack("{s:s, s:s, s:I, s:s, s:i, s:o, s:o}", "id", m->name, "object", "model",
                      "created", (json_int_t)m->created, "owned_by", "ballast", "max_model_len",
-                     m->ctx, "input_modalities", modalities, "meta", meta);
+                     m->ctx, "input_modalities", modalities, "meta", meta_json(m));
 }
 
 bal_picture_view bal_served_view(const bal_served *m, int w, int h, int n_pictures)

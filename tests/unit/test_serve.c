@@ -268,8 +268,13 @@ static void metrics_count(void **state)
 
 /* ---- An answer depends on its request alone -------------------------------------------------- */
 
-/* Requests of all kinds: greedy, sampled, with one and three pictures, with a grammar, streamed. */
+/* Requests of all kinds: greedy, sampled, with one and three pictures, with a grammar. Sanitizers
+ * make arithmetic slow, and what they look for does not need sixteen. */
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
+enum { N_KINDS = 3 };
+#else
 enum { N_KINDS = 16 };
+#endif
 
 static char *body_of_kind(int kind, const char *extra)
 {
@@ -355,30 +360,25 @@ static int begin_and_stop_reading(int at_port)
 static void the_same_request_gives_the_same_tokens(void **state)
 {
     (void)state;
-    static const char logprobs[] = ",\"logprobs\":true,\"top_logprobs\":2,\"no_cache\":true";
+    static const char fresh[] = ",\"logprobs\":true,\"top_logprobs\":2,\"no_cache\":true";
     static const char cached[] = ",\"logprobs\":true,\"top_logprobs\":2";
     asked alone[N_KINDS], got[N_KINDS];
-    ask_one_by_one(alone, port, logprobs);
-    ask_together(got, port, logprobs);
-    expect_same(got, alone, "in a batch");
+    int fds[3], hits = 0;
+    ask_one_by_one(alone, port, fresh);
     ask_together(got, port, cached);
     expect_same(got, alone, "in a batch that fills the caches");
-    ask_one_by_one(got, port, cached);
-    int hits = 0;
-    for (int i = 0; i < N_KINDS; i++) hits += usage_of(&got[i].r, "cached_tokens") > 0;
-    assert_true(hits >= N_KINDS / 2);
-    expect_same(got, alone, "with cache hits");
-    int fds[3];
     for (int i = 0; i < 3; i++) fds[i] = begin_and_stop_reading(port);
     for (int i = 0; i < 3; i++) close(fds[i]); /* lost while the others are under way */
     ask_together(got, port, cached);
-    expect_same(got, alone, "after clients were lost");
+    for (int i = 0; i < N_KINDS; i++) hits += usage_of(&got[i].r, "cached_tokens") > 0;
+    assert_true(hits >= (N_KINDS + 1) / 2);
+    expect_same(got, alone, "with cache hits, after clients were lost");
     const struct {
         const char *how;
         bal_server_opts o;
     } others[] = {
-        {"in chunks of 7", {.ctx = 1024, .step_tokens = 7, .max_running = 4}},
-        {"one thread, no prefix cache", {.ctx = 1024, .threads = 1, .no_prefix_cache = true}},
+        {"in chunks of 7, one thread, no prefix cache",
+         {.ctx = 1024, .step_tokens = 7, .max_running = 4, .threads = 1, .no_prefix_cache = true}},
         /* 17 pages: one context and no more; requests are put aside and taken up again */
         {"with pages for one long request", {.ctx = 1024, .kv_bytes = 4456448, .max_running = 4}},
     };
@@ -484,7 +484,7 @@ static void a_full_queue_says_429(void **state)
     asked asks[N];
     bal_server *s = server_start((bal_server_opts){.max_running = 1, .max_waiting = 2, .ctx = 512});
     server_load(s);
-    char *body = chat_body("Hello", NULL, 0, ",\"max_tokens\":60,\"ignore_eos\":true");
+    char *body = chat_body("Hello", NULL, 0, ",\"max_tokens\":40,\"ignore_eos\":true");
     for (int i = 0; i < N; i++) {
         asks[i] = (asked){.port = bal_server_port(s), .body = body};
         assert_int_equal(pthread_create(&asks[i].thread, NULL, ask_thread, &asks[i]), 0);
