@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # The long tier of test.sh: every fuzz target under sanitizers (FUZZ_SECONDS each, default 300), and the release
-# tests on an emulated processor without AVX, which finds instructions that leaked past the dispatch; the page in
+# tests on an emulated processor without AVX, which finds instructions that leaked past the dispatch; the server
+# under load and driven by OpenAI's Python client; the page in
 # Chromium and replicas behind nginx, where those are installed; pictures of any size in the shape of a
 # published model.
 set -euo pipefail
@@ -45,8 +46,12 @@ for name in test_kernels test_parity; do
   BALLAST_SOURCE_DIR=$root qemu-x86_64 -cpu Nehalem "build/tests/$name"
 done
 
-say "the page in a browser, replicas behind nginx"
+say "the server under load, and questions about one picture"
+bench/serve.sh --seconds "${LOAD_SECONDS:-10}"
+
+say "OpenAI's client, the page in a browser, replicas behind nginx"
 if command -v python3 >/dev/null; then
+  python3 tests/dev/check_openai.py
   python3 tests/dev/check_page.py
   python3 tests/dev/check_nginx.py
 else
