@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  * Contract: 8-bit activations times one panel of packed weights (type/packed.h), for 2, 3, 4, 6
- * and 8 bits. Class EXACT: integer sums are exact and the float order is fixed, so all variants agree
- * bit for bit, and a token's result does not depend on how many tokens are multiplied together. */
+ * and 8 bits. Class EXACT: integer sums are exact and the float order is fixed, so all variants
+ * agree bit for bit, and a token's result does not depend on how many tokens are multiplied
+ * together. */
 #ifndef BAL_KERNEL_GEMM_A8_H
 #define BAL_KERNEL_GEMM_A8_H
 
@@ -30,7 +31,8 @@ typedef void bal_gemm_a8_fn(int m, size_t units, size_t units_per_group, size_t 
                             const uint16_t *scales, const uint8_t *zeros, float *y,
                             size_t y_stride);
 
-typedef bal_gemm_a8_fn bal_gemm_a8w2_fn, bal_gemm_a8w3_fn, bal_gemm_a8w4_fn, bal_gemm_a8w6_fn, bal_gemm_a8w8_fn;
+typedef bal_gemm_a8_fn bal_gemm_a8w2_fn, bal_gemm_a8w3_fn, bal_gemm_a8w4_fn, bal_gemm_a8w6_fn,
+    bal_gemm_a8w8_fn;
 
 /* Where a walk over the units of a panel stands: how many units are left of the weight group, of
  * the activation group and of the longest segment. */
