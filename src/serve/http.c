@@ -30,7 +30,7 @@ typedef struct exchange_state {
     bal_job *job;
     bool answered;
     double began;
-    char method[12], url[160];
+    char method[12], url[320];
     int status;
 } exchange_state;
 

@@ -81,11 +81,41 @@ static bal_status claim_pixels(bal_job *j, const bal_image *image, bal_refusal *
                       j->service->max_pixel_bytes);
 }
 
+static void enter(sem_t *s)
+{
+    while (sem_wait(s) != 0) continue; /* EINTR */
+}
+
+/* Waiting for other servers is no work: others may decode meanwhile. */
+static bal_status read_picture(bal_job *j, const bal_image_ref *ref, uint8_t **bytes, size_t *n,
+                               bal_refusal *f)
+{
+    bal_service *s = j->service;
+    if (!bal_picture_is_remote(ref)) return bal_picture_read(bytes, n, ref, &s->pictures, f);
+    sem_post(&s->preparing);
+    enter(&s->fetching);
+    const bal_status st = bal_picture_read(bytes, n, ref, &s->pictures, f);
+    sem_post(&s->fetching);
+    enter(&s->preparing);
+    return st;
+}
+
+static bal_status decode_picture(bal_job *j, const bal_image_ref *ref, bal_image *image,
+                                 bal_refusal *f)
+{
+    uint8_t *bytes;
+    size_t n;
+    BAL_TRY(read_picture(j, ref, &bytes, &n, f));
+    const bal_status st = bal_picture_decode(image, bytes, n, ref, &j->service->pictures, f);
+    free(bytes);
+    return st;
+}
+
 static bal_status load_picture(bal_job *j, const bal_image_ref *ref, bal_refusal *f)
 {
     bal_image image;
     bal_error err;
-    BAL_TRY(bal_picture_load(&image, ref, &j->service->pictures, f));
+    BAL_TRY(decode_picture(j, ref, &image, f));
     const int w = image.width, h = image.height;
     bal_status st = claim_pixels(j, &image, f);
     if (st == BAL_OK && bal_picture_create(&j->pictures[j->n_pictures], &image, &err) < 0)
@@ -175,19 +205,50 @@ static bal_status check_bias(const bal_job *j, bal_refusal *f)
     return BAL_OK;
 }
 
+static size_t text_bytes(const bal_api_request *r)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < r->n_messages; i++) n += r->messages[i].n;
+    for (size_t i = 0; i < r->n_prompts; i++) n += r->prompts[i].n;
+    return n;
+}
+
+/* Cutting text into tokens takes some fifty times its bytes, so what no tokens could make fit is
+ * refused before. Normal forms shorten text to a third at most. */
+static bal_status check_text(const bal_job *j, bal_refusal *f)
+{
+    enum { ALWAYS = 1 << 20, SHORTER = 3 };
+    const size_t per_token = SHORTER * bal_max(j->model->vocab.longest, 1),
+                 n = text_bytes(&j->request);
+    const size_t least = n / per_token / bal_max(j->request.n_prompts, 1);
+    if (n <= ALWAYS || least < (size_t)j->model->ctx) return BAL_OK;
+    bal_refuse(f, 400, "context_length_exceeded", j->request.n_messages ? "messages" : "prompt",
+               "%zu bytes of text take at least %zu positions; the context has %d. Shorten it", n,
+               least, j->model->ctx);
+    f->n_prompt = (int)bal_min(least, INT32_MAX);
+    f->n_ctx = j->model->ctx;
+    return BAL_E_ARG;
+}
+
 /* The part that costs memory and time; only so many jobs do it at once. */
 static bal_status prepare(bal_job *j, bal_refusal *f)
 {
-    BAL_TRY(check_bias(j, f));
     BAL_TRY(make_prompts(j, f));
     if (j->request.format != BAL_FORMAT_TEXT)
         BAL_TRY(bal_schema_compile(&j->grammar, j->request.schema, f));
     return load_pictures(j, f);
 }
 
+/* Short text waits for nobody's pictures. */
 static bal_status prepare_in_turn(bal_job *j, bal_refusal *f)
 {
-    while (sem_wait(&j->service->preparing) != 0) continue; /* EINTR */
+    enum { SHORT = 1 << 16 };
+    const bal_api_request *r = &j->request;
+    BAL_TRY(check_bias(j, f));
+    BAL_TRY(check_text(j, f));
+    if (!r->n_images && r->format == BAL_FORMAT_TEXT && text_bytes(r) <= SHORT)
+        return prepare(j, f);
+    enter(&j->service->preparing);
     const bal_status st = prepare(j, f);
     sem_post(&j->service->preparing);
     return st;

@@ -20,6 +20,7 @@ typedef struct bal_service {
     size_t max_pixel_bytes;    /* of decoded pictures of all jobs together */
     atomic_size_t pixel_bytes; /* of them in use */
     sem_t preparing;           /* jobs that decode pictures or compile schemas at a time */
+    sem_t fetching;            /* and that wait for other servers */
     double max_seconds;        /* of one job */
     atomic_bool stopping;      /* answers are being cut off */
 } bal_service;

@@ -114,7 +114,7 @@ static uint64_t mix(uint64_t h, uint64_t x)
 
 static bal_status too_complex(bal_error *err)
 {
-    return bal_fail(err, BAL_E_CAPACITY,
+    return bal_fail(err, BAL_E_UNSUP,
                     "the grammar of response_format has too many states at once; a simpler schema "
                     "would do");
 }

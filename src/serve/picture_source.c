@@ -201,30 +201,33 @@ static bool begins(const char *s, const char *prefix)
     return strncasecmp(s, prefix, strlen(prefix)) == 0;
 }
 
-static bal_status read_bytes(uint8_t **out, size_t *n, const bal_image_ref *ref,
-                             const bal_picture_rules *rules, bal_refusal *f)
+bool bal_picture_is_remote(const bal_image_ref *ref)
 {
+    return begins(ref->url, "http://") || begins(ref->url, "https://");
+}
+
+bal_status bal_picture_read(uint8_t **out, size_t *n, const bal_image_ref *ref,
+                            const bal_picture_rules *rules, bal_refusal *f)
+{
+    *out = NULL;
+    *n = 0;
     if (begins(ref->url, data_scheme))
         return bal_data_url_decode(out, n, ref->url, ref->n, ref->param, f);
     if (begins(ref->url, "file://")) return read_file_url(out, n, ref, rules, f);
-    if (!begins(ref->url, "http://") && !begins(ref->url, "https://"))
-        return bal_refuse(f, 400, "invalid_url", ref->param,
-                          "%s: '%.60s', expected a data, http, https or file URL", ref->param,
-                          ref->url);
-    return bal_fetch(out, n, ref->url, &rules->fetch, ref->param, f);
+    if (bal_picture_is_remote(ref))
+        return bal_fetch(out, n, ref->url, &rules->fetch, ref->param, f);
+    return bal_refuse(f, 400, "invalid_url", ref->param,
+                      "%s: '%.60s', expected a data, http, https or file URL", ref->param,
+                      ref->url);
 }
 
-bal_status bal_picture_load(bal_image *out, const bal_image_ref *ref,
-                            const bal_picture_rules *rules, bal_refusal *f)
+bal_status bal_picture_decode(bal_image *out, const uint8_t *bytes, size_t n,
+                              const bal_image_ref *ref, const bal_picture_rules *rules,
+                              bal_refusal *f)
 {
-    uint8_t *bytes = NULL;
-    size_t n = 0;
     bal_error err;
     *out = (bal_image){0};
-    bal_status st = read_bytes(&bytes, &n, ref, rules, f);
-    if (st == BAL_OK && bal_image_decode(out, bytes, n, &rules->image, &err) < 0)
-        st = bal_refuse(f, err.status == BAL_E_NOMEM ? 500 : 400, "invalid_image", ref->param,
-                        "%s: %s", ref->param, err.text);
-    free(bytes);
-    return st;
+    if (bal_image_decode(out, bytes, n, &rules->image, &err) == BAL_OK) return BAL_OK;
+    return bal_refuse(f, err.status == BAL_E_NOMEM ? 500 : 400, "invalid_image", ref->param,
+                      "%s: %s", ref->param, err.text);
 }

@@ -13,9 +13,15 @@ typedef struct bal_picture_rules {
     bal_image_opts image;
 } bal_picture_rules;
 
-/* Decodes one picture. Refusals name it (ref->param) and what is wrong with it. */
-bal_status bal_picture_load(bal_image *out, const bal_image_ref *ref,
+/* Whether reading it waits for another server. */
+bool bal_picture_is_remote(const bal_image_ref *ref);
+/* The bytes it stands for (malloc'ed), then the picture in them. Refusals name it (ref->param) and
+ * what is wrong with it. */
+bal_status bal_picture_read(uint8_t **out, size_t *n, const bal_image_ref *ref,
                             const bal_picture_rules *rules, bal_refusal *f);
+bal_status bal_picture_decode(bal_image *out, const uint8_t *bytes, size_t n,
+                              const bal_image_ref *ref, const bal_picture_rules *rules,
+                              bal_refusal *f);
 
 /* The bytes of "data:image/...;base64,..."; *out is malloc'ed. */
 bal_status bal_data_url_decode(uint8_t **out, size_t *n, const char *url, size_t n_url,

@@ -14,6 +14,8 @@ enum {
     BAL_REQUEST_MAX_STOPS = 16,
     BAL_REQUEST_MAX_STOP_BYTES = 1024,
     BAL_REQUEST_MAX_CHOICES = 128, /* prompts times n */
+    BAL_REQUEST_MAX_VALUES = 1 << 18,
+    BAL_REQUEST_MAX_GROUPS = 1 << 16, /* arrays and objects */
 };
 
 typedef enum bal_request_kind {

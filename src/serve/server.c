@@ -49,7 +49,7 @@ static bool any_address(const struct sockaddr *a)
 
 /* Jobs that decode pictures at the same time: enough to keep the cores busy, few enough for memory.
  */
-enum { PREPARING = 4 };
+enum { PREPARING = 4, FETCHING = 16 };
 
 static bal_status fill_service(bal_server *s, bal_error *err)
 {
@@ -68,7 +68,7 @@ static bal_status fill_service(bal_server *s, bal_error *err)
         .image = {.alpha = BAL_ALPHA_WHITE, .max_pixels = o->max_pixels}};
     v->max_pixel_bytes = o->max_memory;
     v->max_seconds = o->answer_s;
-    if (sem_init(&v->preparing, 0, PREPARING) != 0)
+    if (sem_init(&v->preparing, 0, PREPARING) != 0 || sem_init(&v->fetching, 0, FETCHING) != 0)
         return bal_fail(err, BAL_E_NOMEM, "the server: no semaphore");
     s->has_semaphore = true;
     return BAL_OK;
@@ -258,7 +258,10 @@ void bal_server_close(bal_server *s)
         pthread_join(s->watcher, NULL);
     }
     for (int i = 0; i < s->n_open; i++) bal_served_close(&s->models[i]);
-    if (s->has_semaphore) sem_destroy(&s->http.service.preparing);
+    if (s->has_semaphore) {
+        sem_destroy(&s->http.service.preparing);
+        sem_destroy(&s->http.service.fetching);
+    }
     if (s->has_connections) bal_connections_deinit(&s->http.connections);
     free(s);
 }
