@@ -358,7 +358,10 @@ static enum MHD_Result answer_preflight(struct MHD_Connection *c, exchange_state
     if (!r) return MHD_NO;
     add_common_headers(c, x, r, "text/plain");
     MHD_add_response_header(r, "Access-Control-Allow-Methods", "GET, POST");
-    MHD_add_response_header(r, "Access-Control-Allow-Headers", "Authorization, Content-Type");
+    /* the origin is trusted, so are the fields it wants: OpenAI's client sends some of its own */
+    const char *asked = header_of(c, "Access-Control-Request-Headers");
+    MHD_add_response_header(r, "Access-Control-Allow-Headers",
+                            asked ? asked : "Authorization, Content-Type");
     return queue(c, x, 204, r);
 }
 

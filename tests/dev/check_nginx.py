@@ -48,11 +48,11 @@ class Replica:
         return self.process.wait(60)
 
 
-def post(port, body, slashes=False):
+def post(port, body, slashes=False, origin=None):
     text = json.dumps(body)
     c = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     c.request("POST", "/v1/chat/completions", text.replace("/", "\\/") if slashes else text,
-              {"Content-Type": "application/json"})
+              {"Content-Type": "application/json", **({"Origin": origin} if origin else {})})
     return c.getresponse()
 
 
@@ -103,6 +103,10 @@ def run(program, model, folder):
         encoded = [r.metric("images_encoded_total") - w for r, w in zip(replicas, warm)]
         check(sum(encoded) == len(urls), f"each picture was encoded once, by the replica it belongs to: {encoded}")
         check(all(encoded), "and both replicas have some")
+
+        here = f"http://127.0.0.1:{port}"
+        check([post(port, question(urls[0], "Hello?"), origin=o).status for o in (here, "http://evil.example")] == [200, 403],
+              "the page at nginx's address may ask, others may not")
 
         stream = post(port, {**question(urls[0], "Describe the picture."), "stream": True, "max_tokens": 200, "ignore_eos": True})
         arrivals = []
