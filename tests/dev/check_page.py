@@ -88,7 +88,7 @@ def wait_measured(b, n):
 def overflow(b):
     """Elements that stick out of the window sideways."""
     return b.js("[...document.querySelectorAll('body *')].filter(e => { const r = e.getBoundingClientRect();"
-                "return r.width && !e.closest('.unseen, .skip, #tray, svg') && (r.right > innerWidth + 1 || r.left < -1); })"
+                "return r.width && !e.closest('.unseen, .skip, #tray, #models, svg') && (r.right > innerWidth + 1 || r.left < -1); })"
                 ".map(e => e.tagName + '.' + e.className)")
 
 
