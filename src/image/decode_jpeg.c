@@ -11,8 +11,11 @@
 #include <jpeglib.h>
 #include <jerror.h>
 
-/* A progressive file may repeat scans without end; libjpeg-turbo's own advice is 500. */
-enum { MAX_SCANS = 500 };
+/* A progressive file may repeat scans without end; libjpeg-turbo's own advice is 500. Each goes
+ * over the whole picture, so large ones get fewer: 33 of 64 megapixels. Programs write about ten.
+ */
+enum { MAX_SCANS = 500, ALWAYS_SCANS = 20 };
+static const uint64_t MAX_SCANNED = (uint64_t)1 << 31; /* pixels, times scans */
 
 typedef struct jpeg_job {
     struct jpeg_decompress_struct c;
@@ -60,8 +63,12 @@ static void on_message(j_common_ptr c, int level)
 static void on_progress(j_common_ptr c)
 {
     jpeg_job *job = c->client_data;
-    if (job->c.input_scan_number <= MAX_SCANS) return;
-    job->status = bal_fail(job->err, BAL_E_FORMAT, "JPEG: more than %d scans", MAX_SCANS);
+    const int scans = job->c.input_scan_number;
+    const uint64_t pixels = (uint64_t)job->c.image_width * job->c.image_height;
+    if (scans <= ALWAYS_SCANS) return;
+    if (scans <= MAX_SCANS && (uint64_t)scans * pixels <= MAX_SCANNED) return;
+    job->status = bal_fail(job->err, BAL_E_FORMAT, "JPEG: %d scans of %u x %u pixels are too many",
+                           scans, job->c.image_width, job->c.image_height);
     longjmp(job->jump, 1);
 }
 
