@@ -18,7 +18,7 @@ descriptions=${DESCRIPTIONS:-20}
 samples=${SAMPLES:-16}
 jobs=${JOBS:-$(nproc)}
 
-# number | arm | recipe | overrides | what it asks
+# number | arm | recipe | overrides, % standing for the bits | what it asks
 arms() {
   cat <<'END'
 A0|rtn|rtn||nothing is measured
@@ -61,6 +61,7 @@ A8|awq+gptq|awq+gptq||channel scales before
 A8|mbq+gptq|mbq+gptq||channel scales before
 A8|awq+gptq gain|awq+gptq|gain=row|
 A8|undo|gptq|gain=row clip=inverse shift=residual polish=refit undo=on|all of it, what worsens held-out error undone
+A10|auto|gptq|bits=auto target_bpw=%.19|widths per linear under the size of one width
 END
 }
 
@@ -84,9 +85,9 @@ judge() { # FILE DATA LIMIT NAME...
 
 # One arm from checkpoint to a row of the table; one thread, since several run at a time.
 measure() { # ARM BITS SEED RECIPE OVERRIDES
-  local set=() s file="$work/${1// /_}-w$2-s$3.safetensors" asked told
-  for s in $5; do set+=(--set "$s"); done
-  "$ballast" quantize demo/model -o "$file" --force -q --bits "$2" --recipe "$4" "${set[@]}" --threads 1 \
+  local set=(--set "bits=$2") s file="$work/${1// /_}-w$2-s$3.safetensors" asked told
+  for s in ${5//%/$2}; do set+=(--set "$s"); done
+  "$ballast" quantize demo/model -o "$file" --force -q --recipe "$4" "${set[@]}" --threads 1 \
     --calib demo/data/calib.jsonl --samples "$samples" --seed "$3"
   asked=$(judge "$file" demo/data/eval.jsonl "$questions" kl kl_lo kl_hi accuracy nll top1)
   told=$(judge "$file" demo/data/describe.jsonl "$descriptions" kl kl_lo kl_hi)
@@ -99,6 +100,7 @@ measure_all() { # BITS SEED: the arms that are missing
   while IFS='|' read -r number name recipe set ask; do
     [[ $name =~ ^(${ARMS:-.*})$ ]] || continue
     done_already "$name" "$1" "$2" && continue
+    [ "$name $1" != "auto 2" ] || continue # 2 bits are the least
     [ "$(jobs -rp | wc -l)" -lt "$jobs" ] || wait -n
     measure "$name" "$1" "$2" "$recipe" "$set" </dev/null >/dev/null &
   done < <(arms)
@@ -141,7 +143,8 @@ END
 * A5: GPTAQ's column-wise term; the shift of targets is the same objective solved exactly.
 * A6: gradients of the attention block's own loss and attention scores as weights; row groups with their own H.
 * A7: 4- and 8-entry tables with signed 4-bit scales, trellis codes: no storage type and kernel for them here.
-* A9, A12 to A14 are no ablations of the solver.
+* A10: budgets by column block, and costs verified by KL.
+* A11, 8-bit activations, and A9, A12 to A14 are no ablations of the solver.
 END
   } >"$page"
 }

@@ -16,7 +16,7 @@ bits=${BITS:-3}
 questions=${QUESTIONS:-240}
 samples=${SAMPLES:-16}
 jobs=${JOBS:-$(nproc)}
-recipes=(rtn gptq awq+gptq awq ballast mbq mbq+ mbq+gptq)
+recipes=(rtn awq mbq gptq ballast)
 factors=(64 8 1)
 
 figures() {
