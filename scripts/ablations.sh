@@ -106,18 +106,22 @@ measure_all() { # BITS SEED: the arms that are missing
   done < <(arms)
 }
 
+measured() { # ARM BITS
+  awk -F, -v a="$1" -v b="$2" -v n="$samples" -v q="$questions" -v d="$descriptions" '
+    $1 == a && $2 == b && $4 == n && $5 == q && $6 == d { found = 1 } END { exit !found }' "$csv"
+}
+
 # ARM BITS: mean [least, most] over seeds of the KL on questions, the same on descriptions, mean accuracy
 cells() {
   awk -F, -v a="$1" -v b="$2" -v n="$samples" -v q="$questions" -v d="$descriptions" '
     $1 == a && $2 == b && $4 == n && $5 == q && $6 == d { m++; k = 1000 * $7; t = 1000 * $13; s += k; u += t; r += $10
       if (m == 1 || k < lo) lo = k; if (m == 1 || k > hi) hi = k
       if (m == 1 || t < tlo) tlo = t; if (m == 1 || t > thi) thi = t }
-    END { if (m) printf "%.2f [%.2f, %.2f] | %.2f [%.2f, %.2f] | %.1f", s / m, lo, hi, u / m, tlo, thi, 100 * r / m
-      else printf " | | " }' "$csv"
+    END { printf "%.2f [%.2f, %.2f] | %.2f [%.2f, %.2f] | %.1f", s / m, lo, hi, u / m, tlo, thi, 100 * r / m }' "$csv"
 }
 
 table() {
-  local number name recipe set ask seeds bits
+  local number name recipe set ask seeds bits missing
   seeds=$(awk -F, -v n="$samples" -v q="$questions" '$4 == n && $5 == q { print $3 }' "$csv" | sort -u | wc -l)
   {
     cat <<END
@@ -126,16 +130,34 @@ table() {
 Made by \`scripts/ablations.sh\` from [ablations.csv](ablations.csv), where each single measurement stands with its interval: the embedded
 model (\`demo/model\`), groups of 128, $samples of 128 calibration conversations chosen by $seeds seeds, the first $questions held-out questions and
 $descriptions descriptions. KL to the float model in 10⁻³ nats: the mean over seeds [least, most]; accuracy on the questions in %, its mean. A range
-that is a point is one seed; an empty cell was not measured. What the options mean: [numerics.md](numerics.md).
+that is a point is one seed. What the options mean: [numerics.md](numerics.md).
 END
     for bits in 2 3; do
       printf '\n## %d bits\n\n' "$bits"
       echo '| | arm | recipe | asks | KL, questions | KL, descriptions | accuracy |'
       echo '| --- | --- | --- | --- | ---: | ---: | ---: |'
+      missing=()
       while IFS='|' read -r number name recipe set ask; do
+        if ! measured "$name" "$bits"; then
+          missing+=("$number $name")
+          continue
+        fi
         echo "| $number | $name | \`$recipe\`${set:+ \`${set// /\` \`}\`} | $ask | $(cells "$name" "$bits") |"
       done < <(arms)
+      [ ${#missing[@]} = 0 ] || printf '\nNot measured with these counts: %s.\n' "$(IFS=';'; echo "${missing[*]}" | sed 's/;/; /g')"
     done
+    cat <<'END'
+
+## With other counts
+
+Single measurements with other numbers of conversations and questions, by recipe and overrides; brackets are 95 % intervals over pictures.
+
+| arm | bits | seed | conversations | questions | KL | accuracy |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |
+END
+    awk -F, -v n="$samples" -v q="$questions" -v d="$descriptions" '
+      NR > 1 && !($4 == n && $5 == q && $6 == d) { printf "| `%s` | %d | %d | %d | %d | %.2f [%.2f, %.2f] | %.1f |\n",
+        $1, $2, $3, $4, $5, 1000 * $7, 1000 * $8, 1000 * $9, 100 * $10 }' "$csv" | sort -t'|' -k3,3n -k5,5n -k7,7n
     cat <<'END'
 
 ## Not built

@@ -16,7 +16,7 @@ bits=${BITS:-3}
 questions=${QUESTIONS:-240}
 samples=${SAMPLES:-16}
 jobs=${JOBS:-$(nproc)}
-recipes=(rtn awq mbq gptq ballast)
+recipes=(rtn awq mbq gptq awq+gptq)
 factors=(64 8 1)
 
 figures() {
@@ -49,27 +49,20 @@ measure_all() {
   wait
 }
 
-cells() { # FACTOR RECIPE
-  awk -F, -v f="$1" -v r="$2" -v b="$bits" '$1 == f && $2 == r && $3 == b { printf "%.1f [%.1f, %.1f] | %.2f [%.2f, %.2f]",
-      100 * $9, 100 * $10, 100 * $11, 1000 * $6, 1000 * $7, 1000 * $8; found = 1 } END { if (!found) printf " | " }' "$csv"
-}
-
 table() {
-  local r
   {
     cat <<END
 # Outlier channels
 
 Made by \`scripts/outliers.sh\` from [outliers.csv](outliers.csv): the embedded model (\`demo/model\`) with the weights of 1 % of the inputs of its
-linears 8 and 64 times larger and these inputs as much smaller, which leaves its float output as it was, at $bits bits, groups of 128, $samples
+linears 8 or 64 times larger and these inputs as much smaller, which leaves its float output as it was, at $bits bits, groups of 128, $samples
 calibration conversations, the first $questions held-out questions. Accuracy in %; KL to the float model in 10⁻³ nats; brackets are 95 % intervals.
 
-| recipe | accuracy | KL | accuracy, × 8 | KL, × 8 | accuracy, × 64 | KL, × 64 |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: |
+| weights × | recipe | accuracy | KL |
+| ---: | --- | ---: | ---: |
 END
-    for r in "${recipes[@]}"; do
-      echo "| \`$r\` | $(cells 1 "$r") | $(cells 8 "$r") | $(cells 64 "$r") |"
-    done
+    awk -F, -v b="$bits" 'NR > 1 && $3 == b { printf "| %d | `%s` | %.1f [%.1f, %.1f] | %.2f [%.2f, %.2f] |\n", $1, $2, 100 * $9,
+      100 * $10, 100 * $11, 1000 * $6, 1000 * $7, 1000 * $8 }' "$csv"
   } >"$page"
 }
 
