@@ -42,11 +42,13 @@ typedef struct bal_quant_plan {
     bool needs_data;
     int samples; /* 0 without data */
     uint64_t source_bytes, file_bytes, ram_bytes, disk_bytes;
+    double seconds;                /* on this machine, if nothing else runs; an estimate */
     double linear_bits_per_weight; /* of the quantized linears, scales and zero points counted */
     double file_bits_per_weight;   /* of the whole file, embeddings and vision tower counted */
 } bal_quant_plan;
 
-/* Reads the checkpoint's header, recipe and data file; computes and writes nothing. `out`: the file
+/* Reads the checkpoint's header, recipe, data file and its pictures, and measures this machine's
+ * speed for a moment; writes nothing. `out`: the file
  * that the run would make, refused as bal_quantize would refuse its name; may be NULL. */
 bal_status bal_quantize_plan(bal_quant_plan *plan, const char *model_dir, const char *out,
                              const bal_quant_opts *opts, bal_error *err);

@@ -195,6 +195,7 @@ bal_status bal_quantize_plan(bal_quant_plan *plan, const char *model_dir, const 
     plan->file_bytes = p.sizes.n_bytes;
     plan->ram_bytes = p.ram_bytes;
     plan->disk_bytes = p.disk_bytes;
+    plan->seconds = p.seconds;
     plan->linear_bits_per_weight =
         bal_bits_per_weight(p.sizes.linear_bytes, p.sizes.linear_weights);
     plan->file_bits_per_weight = bal_bits_per_weight(p.sizes.n_bytes, p.sizes.all_weights);

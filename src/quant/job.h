@@ -66,6 +66,7 @@ bal_status bal_job_group_errors(bal_block_job *j, int group, const float *s, bal
 /* SmoothQuant's scale for one group, from the ranges of its inputs and of its columns in work. */
 bal_status bal_job_smooth(bal_block_job *j, int group, bal_group_log *log, bal_error *err);
 
+enum { BAL_PROXY_ROWS = 512 }; /* that stand for a linear: every so many-th of a larger one */
 /* The fast objective: the form of the balanced second moments of the group's inputs x[], and what
  * scale s (NULL: none) costs by it, summed over the group's linears. */
 bal_status bal_job_form(bal_block_job *j, int group, bal_panels *form, bal_error *err);

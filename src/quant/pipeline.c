@@ -6,6 +6,7 @@
 
 #include "base/build_id.h"
 #include "model/family.h"
+#include "quant/estimate.h"
 #include "quant/factor.h"
 #include "quant/finite.h"
 #include "quant/gather.h"
@@ -644,46 +645,9 @@ bal_status bal_pipeline_run(const bal_pipeline_opts *o, bal_error *err)
 /* ---- Planning ----------------------------------------------------------------------------------
  */
 
-/* Positions of the longest sample that one picture can make; text is small beside it. */
-static uint64_t longest_sample(const bal_config *c)
-{
-    const uint64_t side = c->has_vision ? (uint64_t)c->vision.side : 0;
-    const uint64_t tiles = 1 + (uint64_t)(1.21 * c->max_tiles);
-    return 512 + side * side * (1 + tiles);
-}
-
-/* The most that the widest linear input's second moments take at a time: packed in double, a square
- * in double, the factor in float; where targets shift, the cross moments in double beside them. */
-static uint64_t moments_estimate(const bal_text_config *t, const bal_recipe *r)
-{
-    const uint64_t k = (uint64_t)(t->intermediate > t->hidden ? t->intermediate : t->hidden);
-    if (!bal_recipe_solves(r)) return 0;
-    return k * k * (r->shift == BAL_SHIFT_OFF ? 16 : 24);
-}
-
-/* One sample's activations through a block, the block as f32 with two working copies; for gradients
- * the sample's two residual streams behind every block. */
-static uint64_t ram_estimate(const bal_config *c, const bal_recipe *r, uint64_t block_weights)
-{
-    const bal_text_config *t = &c->text;
-    const uint64_t hidden = (uint64_t)t->hidden;
-    uint64_t row =
-        6 * hidden + 4 * (uint64_t)t->intermediate + 4 * (uint64_t)t->heads * (uint64_t)t->head_dim;
-    if (needs_sensitivity(r)) row += 2 * (uint64_t)t->layers * hidden;
-    return 4 * (longest_sample(c) * row + 3 * block_weights) + moments_estimate(t, r);
-}
-
-/* Bytes of a position in stores: two streams, and of one block two references and its inputs. */
-static uint64_t disk_row(const bal_text_config *t)
-{
-    return 4 * (6 * (uint64_t)t->hidden + (uint64_t)t->heads * (uint64_t)t->head_dim +
-                (uint64_t)t->intermediate);
-}
-
 static void fill_plan(bal_pipeline_plan *p, const run *r)
 {
     const bal_config *c = &r->engine.model.config;
-    const uint64_t layers = (uint64_t)c->text.layers;
     p->layers = c->text.layers;
     p->bits = r->recipe.bits;
     p->group = r->recipe.group;
@@ -692,9 +656,20 @@ static void fill_plan(bal_pipeline_plan *p, const run *r)
     p->needs_data = bal_recipe_needs_data(&r->recipe);
     p->samples = (int)r->n;
     p->source_bytes = r->engine.model.tensors.n_file_bytes;
-    p->ram_bytes = ram_estimate(c, &r->recipe, p->sizes.linear_weights / layers);
-    p->disk_bytes = p->sizes.n_bytes + p->sizes.linear_bytes +
-                    (uint64_t)r->n * longest_sample(c) * disk_row(&c->text);
+}
+
+/* What it will take, from the samples as they are laid out. */
+static bal_status fill_needs(bal_pipeline_plan *p, run *r)
+{
+    bal_speed speed;
+    if (bal_recipe_needs_data(&r->recipe)) BAL_TRY(lay_out_data(r));
+    BAL_TRY(bal_speed_measure(&speed, &r->exec, r->err));
+    const bal_estimate e = bal_estimate_make(&r->engine.model.config.text, &r->data.samples,
+                                             &r->recipe, needs_sensitivity(&r->recipe), speed);
+    p->ram_bytes = e.ram_bytes;
+    p->seconds = e.seconds;
+    p->disk_bytes = p->sizes.n_bytes + p->sizes.linear_bytes + e.spill_bytes;
+    return BAL_OK;
 }
 
 /* The most that the file can be. */
@@ -727,7 +702,7 @@ static bal_status plan(run *r, bal_pipeline_plan *p)
                 ? plan_budget(r, &p->sizes)
                 : bal_artifact_size(&p->sizes, &r->engine, &origin, r->err));
     fill_plan(p, r);
-    return BAL_OK;
+    return fill_needs(p, r);
 }
 
 bal_status bal_pipeline_plan_make(bal_pipeline_plan *p, const bal_pipeline_opts *o, bal_error *err)

@@ -39,9 +39,11 @@ typedef struct bal_pipeline_plan {
     uint64_t source_bytes;
     uint64_t ram_bytes;  /* beside the mapped checkpoint; an estimate */
     uint64_t disk_bytes; /* of OUT.partial; an estimate */
+    double seconds;      /* estimate.h */
 } bal_pipeline_plan;
 
-/* Reads the checkpoint's header and the data file, computes nothing, writes nothing. */
+/* Reads the checkpoint's header, the data file and its pictures, and measures this machine's speed
+ * for a moment; writes nothing. */
 bal_status bal_pipeline_plan_make(bal_pipeline_plan *p, const bal_pipeline_opts *o, bal_error *err);
 
 /* Makes o->out. A weight anywhere in the checkpoint that is NaN or Inf is BAL_E_NUMERIC.

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  * The fast objective of the scale search: what a candidate costs at the outputs of the group's own
  * linears, tr(dW H dW^T), from second moments that are gathered once. The exact one
- * (search.c) runs every candidate on every token; this one does not look at tokens again. */
+ * (search.c) runs every candidate on every token; this one does not look at tokens again, and of
+ * a linear with many outputs at every so many-th only: rows are alike in what scales do to them. */
 #include "quant/job.h"
 
 #include "base/size.h"
@@ -70,7 +71,8 @@ typedef struct proxy_job {
     const float *s;
     float *lanes; /* per lane: errors [ROWS][k], their product [ROWS][k], a row and scratch */
     size_t lane_floats;
-    double *sums; /* per work item */
+    double *sums;     /* per work item */
+    size_t stride, n; /* n rows, so far apart */
 } proxy_job;
 
 static void proxy_rows(void *ctx, size_t begin, size_t end, int lane)
@@ -79,10 +81,10 @@ static void proxy_rows(void *ctx, size_t begin, size_t end, int lane)
     const size_t k = (size_t)j->from->k;
     float *d = j->lanes + (size_t)lane * j->lane_floats, *y = d + ROWS * k, *row = y + ROWS * k;
     for (size_t item = begin; item < end; item++) {
-        const size_t r0 = item * ROWS, rows = bal_min(ROWS, (size_t)j->from->n - r0);
+        const size_t r0 = item * ROWS, rows = bal_min(ROWS, j->n - r0);
         for (size_t r = 0; r < rows; r++) {
             float *out = d + r * k;
-            bal_linear_row(j->from, (int)(r0 + r), row);
+            bal_linear_row(j->from, (int)((r0 + r) * j->stride), row);
             bal_quantize_simulate(j->z, row, j->s, j->from->k, row + k, out);
             for (size_t c = 0; c < k; c++) out[c] -= row[c];
         }
@@ -94,11 +96,14 @@ static void proxy_rows(void *ctx, size_t begin, size_t end, int lane)
 
 static double proxy_linear(proxy_job *j)
 {
-    const size_t items = bal_ceil_div((size_t)j->from->n, ROWS);
+    const size_t all = (size_t)j->from->n;
+    j->stride = bal_max(all / BAL_PROXY_ROWS, 1);
+    j->n = bal_ceil_div(all, j->stride);
+    const size_t items = bal_ceil_div(j->n, ROWS);
     double sum = 0.0;
     bal_pool_run(j->e->pool, proxy_rows, j, items, 1);
     for (size_t i = 0; i < items; i++) sum += j->sums[i];
-    return sum;
+    return sum * (double)all / (double)j->n;
 }
 
 bal_status bal_job_proxy_loss(bal_block_job *j, int group, const bal_panels *form, const float *s,

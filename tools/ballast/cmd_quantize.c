@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * ballast quantize: a checkpoint to one packed file. The plan goes to stderr before the work
  * starts; --dry-run prints it to stdout and stops there. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,6 +109,19 @@ static void print_front(FILE *f, const bal_quant_plan *p)
     fprintf(f, "\n");
 }
 
+/* "40 s", "12 min" or "3 h 20 min" */
+static const char *duration(char out[32], double seconds)
+{
+    const double minutes = seconds / 60.0, hours = minutes / 60.0;
+    if (seconds < 99.5)
+        snprintf(out, 32, "%.0f s", seconds < 1.0 ? 1.0 : seconds);
+    else if (minutes < 99.5)
+        snprintf(out, 32, "%.0f min", minutes);
+    else
+        snprintf(out, 32, "%.0f h %.0f min", floor(hours), floor((hours - floor(hours)) * 60.0));
+    return out;
+}
+
 static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, const char *out)
 {
     fprintf(f, "%s -> %s\n", model, out ? out : "(no file)");
@@ -131,19 +145,21 @@ static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, cons
     fprintf(f, "  size     %s -> %s%s (%.2f bits per weight in the linears, %.2f over all)\n",
             amount(a, p->source_bytes), p->bits ? "" : "at most ", amount(b, p->file_bytes),
             p->linear_bits_per_weight, p->file_bits_per_weight);
-    fprintf(f, "  needs    up to %s of memory beside the checkpoint, up to %s of disk\n",
+    fprintf(f, "  needs    about %s of memory beside the checkpoint, up to %s of disk\n",
             amount(a, p->ram_bytes), amount(b, p->disk_bytes));
+    fprintf(f, "  takes    about %s on this machine when nothing else runs\n",
+            duration(a, p->seconds));
 }
 
 static json_t *plan_json(const bal_quant_plan *p, const char *model)
 {
-    return json_pack("{s:s, s:o, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:f, s:f}", "model",
-                     model, "recipe", json_loads(p->recipe, 0, NULL), "layers", p->layers,
+    return json_pack("{s:s, s:o, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:f, s:f, s:f}",
+                     "model", model, "recipe", json_loads(p->recipe, 0, NULL), "layers", p->layers,
                      "linears", p->linears, "bits", p->bits, "group", p->group, "samples",
                      p->samples, "source_bytes", (json_int_t)p->source_bytes, "file_bytes",
                      (json_int_t)p->file_bytes, "ram_bytes", (json_int_t)p->ram_bytes, "disk_bytes",
-                     (json_int_t)p->disk_bytes, "linear_bits_per_weight", p->linear_bits_per_weight,
-                     "file_bits_per_weight", p->file_bits_per_weight);
+                     (json_int_t)p->disk_bytes, "seconds", p->seconds, "linear_bits_per_weight",
+                     p->linear_bits_per_weight, "file_bits_per_weight", p->file_bits_per_weight);
 }
 
 static int print_json(json_t *o)

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: MIT
+ * Operations of each stage of a block, added up. The allowances (what a stage reaches of the speed
+ * of a large product) were measured at a width of 18944; docs/numerics.md has the figures. */
+#include "quant/estimate.h"
+
+#include "base/size.h"
+#include "quant/block.h"
+#include "quant/price.h"
+#include "quant/job.h"
+#include "quant/stats.h"
+
+#include <cblas.h>
+#include <stdlib.h>
+#include <time.h>
+
+enum { SPEED_ROWS = 64, SPEED_K = 512, SPEED_N = 1024, TILE = 256 };
+
+/* Part of a large product's speed that a stage reaches. */
+#define PACKED_SPEED 0.6 /* row by row dot products, packed weights */
+#define PANEL_SPEED  0.6 /* products with a triangle that no cache holds */
+/* Operations that rounding and transposing a weight are worth. */
+#define COPY_OPS  100.0
+#define ROUND_OPS 12.0
+
+/* ---- Speed ------------------------------------------------------------------------------------
+ */
+
+typedef struct speed_job {
+    const bal_exec *e;
+    float *f32;  /* per lane: a, b, c */
+    double *f64; /* per lane: three tiles */
+} speed_job;
+
+enum { F32_FLOATS = SPEED_ROWS * SPEED_K + SPEED_K * SPEED_N + SPEED_ROWS * SPEED_N };
+
+static void multiply_f32(void *ctx, size_t begin, size_t end, int lane)
+{
+    const speed_job *j = ctx;
+    float *a = j->f32 + (size_t)lane * F32_FLOATS, *b = a + SPEED_ROWS * SPEED_K;
+    float *c = b + SPEED_K * SPEED_N;
+    for (size_t i = begin; i < end; i++)
+        j->e->kernels->gemm_nn_f32(SPEED_ROWS, SPEED_K, SPEED_N, a, SPEED_K, b, SPEED_N, c, SPEED_N,
+                                   false);
+}
+
+static void multiply_f64(void *ctx, size_t begin, size_t end, int lane)
+{
+    const speed_job *j = ctx;
+    double *a = j->f64 + (size_t)lane * 3 * TILE * TILE, *b = a + TILE * TILE, *c = b + TILE * TILE;
+    for (size_t i = begin; i < end; i++)
+        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, TILE, TILE, TILE, 1.0, a, TILE, b,
+                    TILE, 0.0, c, TILE);
+}
+
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Items per second: ever more of them until they take a tenth of a second. */
+static double rate(const bal_exec *e, bal_pool_fn *fn, void *ctx)
+{
+    for (size_t n = (size_t)bal_pool_size(e->pool);; n *= 2) {
+        const double start = seconds();
+        bal_pool_run(e->pool, fn, ctx, n, 1);
+        const double took = seconds() - start;
+        if (took > 0.1) return (double)n / took;
+    }
+}
+
+bal_status bal_speed_measure(bal_speed *s, const bal_exec *e, bal_error *err)
+{
+    const size_t lanes = (size_t)bal_pool_size(e->pool);
+    speed_job j = {.e = e,
+                   .f32 = calloc(lanes * F32_FLOATS, sizeof(float)),
+                   .f64 = calloc(lanes * 3 * TILE * TILE, sizeof(double))};
+    *s = (bal_speed){0};
+    const bool room = j.f32 && j.f64;
+    if (room) {
+        openblas_set_num_threads(1);
+        s->f32 = 2.0 * SPEED_ROWS * SPEED_K * SPEED_N * rate(e, multiply_f32, &j);
+        s->f64 = 2.0 * TILE * TILE * TILE * rate(e, multiply_f64, &j);
+    }
+    free(j.f32);
+    free(j.f64);
+    return room ? BAL_OK : bal_nomem(err, lanes * F32_FLOATS * sizeof(float), "a measurement");
+}
+
+/* ---- Time -------------------------------------------------------------------------------------
+ */
+
+/* A block: a scale group's outputs and inputs, operations of a token. */
+typedef struct shape {
+    double n[BAL_GROUPS], k[BAL_GROUPS];
+    double attn, mlp, weights;
+    double tokens, weighed, samples;
+} shape;
+
+static shape shape_of(const bal_text_config *c, const bal_samples *s, const bal_recipe *r)
+{
+    const double h = c->hidden, i = c->intermediate, q = (double)c->heads * c->head_dim;
+    const double kv = (double)c->kv_heads * c->head_dim;
+    shape b = {.n = {q + 2.0 * kv, h, 2.0 * i, h}, .k = {h, q, h, i}, .samples = s->n};
+    double weight[BAL_MODALITIES], squares = 0.0;
+    bal_modality_weights(r, 1.0, weight);
+    for (int m = 0; m < s->n; m++) {
+        b.tokens += s->items[m].n;
+        squares += (double)s->items[m].n * s->items[m].n;
+        for (int t = 0; t < s->items[m].n; t++) b.weighed += weight[s->items[m].modality[t]] > 0.0;
+    }
+    for (int g = 0; g < BAL_GROUPS; g++) b.weights += b.n[g] * b.k[g];
+    b.attn = 2.0 * (b.n[0] * b.k[0] + b.n[1] * b.k[1]);
+    if (b.tokens > 0.0) b.attn += 2.0 * q * squares / b.tokens; /* half of the scores is masked */
+    b.mlp = 2.0 * (b.n[2] * b.k[2] + b.n[3] * b.k[3]);
+    return b;
+}
+
+/* Of one group, 20 candidates. */
+static double search_ops(const shape *b, const bal_recipe *r, int g)
+{
+    const double points = BAL_SCALE_POINTS, n = b->n[g], k = b->k[g];
+    const double run[BAL_GROUPS] = {b->attn * b->tokens, 2.0 * n * k * b->weighed,
+                                    b->mlp * b->weighed, 2.0 * n * k * b->weighed};
+    if (r->objective == BAL_OBJECTIVE_OUTPUT)
+        return points * (run[g] + (COPY_OPS / 4.0 + ROUND_OPS) * n * k);
+    const double rows = n < BAL_PROXY_ROWS ? n : BAL_PROXY_ROWS * (g == BAL_GROUP_QKV ? 3.0 : 1.5);
+    return b->weighed * k * k + points * rows * k * (k / PANEL_SPEED + ROUND_OPS);
+}
+
+/* Moments, front passes, codes, gain and the two verdicts of one group. */
+static double solve_ops(const shape *b, const bal_recipe *r, int g)
+{
+    const double n = b->n[g], k = b->k[g], front[BAL_GROUPS] = {0.0, b->attn, 0.0, b->mlp};
+    const double half = g < BAL_GROUP_GATE_UP ? b->attn : b->mlp;
+    const double judged = b->samples < 16 ? b->tokens : b->tokens / 8.0;
+    double ops = b->tokens * front[g] + b->weighed * k * k + 2.0 * half * judged;
+    ops += 4.0 * b->samples * k * k; /* adding a sample's products up in double */
+    ops += n * k * k / PANEL_SPEED * (r->gain ? 3.0 : 1.0);
+    if (r->polish != BAL_POLISH_NONE) ops += 4.0 * n * k * k;
+    return ops + COPY_OPS * n * k;
+}
+
+static double block_ops(const shape *b, const bal_text_config *c, const bal_recipe *r)
+{
+    const double forward = (b->attn + b->mlp) * b->tokens;
+    double ops = 3.0 * forward + 2.0 * forward / PACKED_SPEED + 3.0 * COPY_OPS * b->weights;
+    for (int g = 0; g < BAL_GROUPS; g++) {
+        const bool searched = g != BAL_GROUP_O || c->heads == c->kv_heads;
+        if (r->scale == BAL_SCALE_SEARCH && searched) ops += search_ops(b, r, g);
+        if (bal_recipe_solves(r)) ops += solve_ops(b, r, g);
+    }
+    if (bal_recipe_solves(r)) ops += b->attn * b->tokens;
+    return ops;
+}
+
+/* One pass forward, one backward with what is computed again; weights are widened per sample. */
+static double gradient_ops(const shape *b)
+{
+    return 3.0 * (b->attn + b->mlp) * b->tokens + 2.0 * b->samples * COPY_OPS * b->weights;
+}
+
+/* Every linear at every width: q, k, v by attention, gate and up by the MLP, the others alone. */
+static double price_ops(const shape *b)
+{
+    const double part = b->samples > BAL_PRICE_SAMPLES ? BAL_PRICE_SAMPLES / b->samples : 1.0;
+    const double alone = 2.0 * (b->n[1] * b->k[1] + b->n[3] * b->k[3]);
+    return part * b->tokens *
+               (2.0 * (b->attn + b->mlp) + BAL_WIDTHS * (3.0 * b->attn + 2.0 * b->mlp + alone)) +
+           BAL_WIDTHS * (COPY_OPS / 4.0 + ROUND_OPS) * b->weights;
+}
+
+static double time_of(const shape *b, const bal_text_config *c, const bal_recipe *r, bool gradients,
+                      bal_speed speed)
+{
+    const double layers = c->layers;
+    double f32 = layers * COPY_OPS * b->weights, f64 = 0.0;
+    if (b->samples > 0.0) f32 += layers * block_ops(b, c, r);
+    if (gradients) f32 += layers * gradient_ops(b);
+    if (r->bits == BAL_BITS_AUTO) f32 += layers * price_ops(b);
+    for (int g = 0; bal_recipe_solves(r) && g < BAL_GROUPS; g++)
+        f64 +=
+            layers * b->k[g] * b->k[g] * b->k[g] * (r->clip == BAL_CLIP_INVERSE ? 2.0 : 1.0) / 3.0;
+    return f32 / speed.f32 + f64 / speed.f64;
+}
+
+/* ---- Space ------------------------------------------------------------------------------------
+ */
+
+/* Second moments of the widest input: packed in double, the factor beside them, and what is read of
+ * both in f32; cross moments, and the square that descent reads. */
+static double moments_bytes(const shape *b, const bal_recipe *r)
+{
+    double k = 0.0;
+    for (int g = 0; g < BAL_GROUPS; g++) k = b->k[g] > k ? b->k[g] : k;
+    const bool fast = r->scale == BAL_SCALE_SEARCH && r->objective == BAL_OBJECTIVE_MOMENTS;
+    if (!bal_recipe_solves(r)) return fast ? 6.0 * k * k : 0.0;
+    const double apart =
+        r->polish != BAL_POLISH_NONE || r->solver == BAL_SOLVER_DESCENT ? 12.0 : 10.0;
+    return k * k * (r->shift == BAL_SHIFT_OFF ? apart : 20.0);
+}
+
+static double solving_bytes(const shape *b, const bal_text_config *c, const bal_recipe *r,
+                            double longest)
+{
+    const double wide = c->intermediate > c->hidden ? c->intermediate : c->hidden;
+    const double rows = (longest + 256.0) * 4.0 * (4.0 * wide + 8.0 * c->hidden) +
+                        (bal_recipe_solves(r) ? longest * 16.0 * wide : 0.0);
+    return 9.3 * b->weights + moments_bytes(b, r) + (b->samples > 0.0 ? rows : 0.0);
+}
+
+/* The block transposed, a batch's residual streams behind every block, gradients of a sample. */
+static double gradient_bytes(const shape *b, const bal_text_config *c, double longest)
+{
+    const double states = 4.0 * longest * c->hidden * (2.0 * c->layers + 2.0);
+    const double batch = states > 16777216.0 ? states : 16777216.0;
+    return 4.0 * b->weights + batch + longest * 4.0 * (8.0 * c->intermediate + 12.0 * c->hidden);
+}
+
+bal_estimate bal_estimate_make(const bal_text_config *c, const bal_samples *samples,
+                               const bal_recipe *r, bool gradients, bal_speed speed)
+{
+    const shape b = shape_of(c, samples, r);
+    const double longest = samples->max_len, q = (double)c->heads * c->head_dim;
+    double ram = solving_bytes(&b, c, r, longest);
+    const double first = gradients ? gradient_bytes(&b, c, longest) : 0.0;
+    if (first > ram) ram = first;
+    const double row = 4.0 * ((bal_recipe_solves(r) ? 8.0 : 6.0) * c->hidden + q + c->intermediate);
+    return (bal_estimate){(uint64_t)ram, (uint64_t)(b.tokens * row),
+                          time_of(&b, c, r, gradients, speed)};
+}
