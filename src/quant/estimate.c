@@ -198,7 +198,11 @@ static double moments_bytes(const shape *b, const bal_recipe *r)
     if (!bal_recipe_solves(r)) return fast ? 6.0 * k * k : 0.0;
     const double apart =
         r->polish != BAL_POLISH_NONE || r->solver == BAL_SOLVER_DESCENT ? 12.0 : 10.0;
-    return k * k * (r->shift == BAL_SHIFT_OFF ? apart : 20.0);
+    if (r->shift == BAL_SHIFT_OFF) return apart * k * k;
+    /* shifted targets of gate and up at the least; right sides of down and their solution */
+    const double wide = b->n[BAL_GROUP_DOWN] * b->k[BAL_GROUP_DOWN];
+    const double solving = 8.0 * k * k + 16.0 * wide;
+    return (solving > apart * k * k ? solving : apart * k * k) + 8.0 * wide;
 }
 
 static double solving_bytes(const shape *b, const bal_text_config *c, const bal_recipe *r,

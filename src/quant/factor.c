@@ -247,7 +247,7 @@ bal_status bal_shift_create(float **inputs, float **residual, const bal_exec *e,
     bal_lower a = {0};
     *inputs = *residual = NULL;
     bal_status st = ridge_factor(&a, e, m, ridge, err);
-    if (st >= 0) st = solve(inputs, e, &a, &m->cross, k, k, err);
+    if (st >= 0 && m->cross) st = solve(inputs, e, &a, &m->cross, k, k, err);
     if (st >= 0 && m->residual) st = solve(residual, e, &a, &m->residual, (size_t)m->n_out, k, err);
     bal_lower_destroy(&a);
     return st;

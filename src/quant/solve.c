@@ -294,7 +294,31 @@ static bal_status float_inputs(solving *s, int group, int sample, const float *s
     return BAL_OK;
 }
 
-/* u, and d = f - u where targets shift; r = what the residual stream lacks, for o and down. */
+/* Of one linear with fewer outputs than inputs, what the inputs lack is taken through its weight
+ * first: W C = sum (W d) u^T is [n][k] where C is [k][k], which at a width of 18944 no small
+ * machine holds. It is then one more thing that outputs lack. */
+static bool through_weight(const solving *s, int group)
+{
+    const bal_linear *l = bal_layer_linear(&s->j->work.l, bal_group_table[group].first);
+    return shifts(s) && bal_group_table[group].count == 1 && l->n < l->k;
+}
+
+static bool keeps_outputs(const solving *s, int group)
+{
+    return shifts_residual(s, group) || through_weight(s, group);
+}
+
+/* r += W d; the group's linear stands in trial as float still. */
+static void take_through(solving *s, int group, int rows)
+{
+    bal_block_job *j = s->j;
+    bal_wide w = j->trial.w[bal_group_table[group].first];
+    w.bias = NULL;
+    bal_probe_linear(j->e, &w, s->d, rows, j->out);
+    bal_add(j->e, s->r, j->out, (size_t)rows * (size_t)w.n);
+}
+
+/* u, and d = f - u where targets shift; r = what the outputs lack, for o and down. */
 static bal_status sample_rows(solving *s, int group, int sample, const float *scale, bal_error *err)
 {
     bal_block_job *j = s->j;
@@ -312,9 +336,11 @@ static bal_status sample_rows(solving *s, int group, int sample, const float *sc
     if (!shifts(s)) return BAL_OK;
     BAL_TRY(float_inputs(s, group, sample, scale, s->d, err));
     for (size_t i = 0; i < n * k; i++) s->d[i] -= s->u[i];
-    if (!shifts_residual(s, group)) return BAL_OK;
-    BAL_TRY(bal_store_read(s->in_float, sample, s->r, err));
-    for (size_t i = 0; i < n * hidden; i++) s->r[i] -= j->h[i];
+    if (!keeps_outputs(s, group)) return BAL_OK;
+    memset(s->r, 0, n * hidden * sizeof *s->r);
+    if (shifts_residual(s, group)) BAL_TRY(bal_store_read(s->in_float, sample, s->r, err));
+    for (size_t i = 0; shifts_residual(s, group) && i < n * hidden; i++) s->r[i] -= j->h[i];
+    if (through_weight(s, group)) take_through(s, group, (int)n);
     return BAL_OK;
 }
 
@@ -336,14 +362,14 @@ static bal_status gather_moments(solving *s, int group, const float *scale, bal_
 {
     bal_block_job *j = s->j;
     const int k = bal_job_group_width(j, group), hidden = j->c->hidden;
-    const bool residual = shifts_residual(s, group);
-    BAL_TRY(bal_moments_create(&s->moments, j->e, k, shifts(s), residual ? hidden : 0, err));
+    const bool outputs = keeps_outputs(s, group), cross = shifts(s) && !through_weight(s, group);
+    BAL_TRY(bal_moments_create(&s->moments, j->e, k, cross, outputs ? hidden : 0, err));
     for (int i = 0; i < j->samples->n; i++) {
         if (is_held(s, i)) continue;
         BAL_TRY(sample_rows(s, group, i, scale, err));
         const int n = weigh(s, i, s->u, (size_t)k);
-        if (shifts(s)) weigh(s, i, s->d, (size_t)k);
-        if (residual) weigh(s, i, s->r, (size_t)hidden);
+        if (cross) weigh(s, i, s->d, (size_t)k);
+        if (outputs) weigh(s, i, s->r, (size_t)hidden);
         bal_moments_add(&s->moments, j->e, s->u, s->d, s->r, n, s->work);
     }
     return BAL_OK;
@@ -397,7 +423,8 @@ static void shift_rows(void *ctx, size_t begin, size_t end, int lane)
         const size_t r0 = i * SHIFT_ROWS, rows = bal_min(SHIFT_ROWS, j->n - r0), k = j->k;
         float *out = j->out + r0 * k;
         memcpy(out, j->w + r0 * k, rows * k * sizeof *out);
-        j->e->kernels->gemm_nn_f32(rows, k, k, j->w + r0 * k, k, j->inputs, k, out, k, true);
+        if (j->inputs)
+            j->e->kernels->gemm_nn_f32(rows, k, k, j->w + r0 * k, k, j->inputs, k, out, k, true);
         for (size_t c = 0; j->residual && c < rows * k; c++) out[c] += j->residual[r0 * k + c];
     }
 }
