@@ -392,6 +392,7 @@ static void same_under(const char *model, const char *name)
         (void)state;                                                                               \
         vision_family(#name);                                                                      \
     }
+VISION_FAMILY(onevision)
 VISION_FAMILY(llava)
 VISION_FAMILY(idefics3)
 VISION_FAMILY(smolvlm)
@@ -497,12 +498,13 @@ static void test_template(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_llama),           cmocka_unit_test(test_llama_bias),
-        cmocka_unit_test(test_qwen2),           cmocka_unit_test(test_qwen3),
-        cmocka_unit_test(test_internlm2),       cmocka_unit_test(test_llava),
-        cmocka_unit_test(test_idefics3),        cmocka_unit_test(test_smolvlm),
-        cmocka_unit_test(test_internvl),        cmocka_unit_test(test_internvl_chat),
-        cmocka_unit_test(test_internvl_intern), cmocka_unit_test(test_template),
+        cmocka_unit_test(test_llama),         cmocka_unit_test(test_llama_bias),
+        cmocka_unit_test(test_qwen2),         cmocka_unit_test(test_qwen3),
+        cmocka_unit_test(test_internlm2),     cmocka_unit_test(test_onevision),
+        cmocka_unit_test(test_llava),         cmocka_unit_test(test_idefics3),
+        cmocka_unit_test(test_smolvlm),       cmocka_unit_test(test_internvl),
+        cmocka_unit_test(test_internvl_chat), cmocka_unit_test(test_internvl_intern),
+        cmocka_unit_test(test_template),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

@@ -253,9 +253,18 @@ def picture(w, h):
     return f"pictures/{w}x{h}.png", Image.open(file).convert("RGB")
 
 
+def after_embeds(model, embeds, n):
+    """Generation as with a cache: pictures are looked at once, whatever tokens come later are text."""
+    def forward(ids):
+        more = model.get_input_embeddings()(ids[:, n:])
+        return model.lm_head(model.model.language_model(inputs_embeds=torch.cat([embeds[None], more], 1)).last_hidden_state[0, -1])
+    return forward
+
+
 def vision_case(name, case, tok, model, hook, process, layers, embeds_of=None, features_of=None,
-                attn=lambda l: l.self_attn.o_proj, mlp=lambda l: l.mlp.down_proj, norm=None, context=None):
-    """process(images) -> (model inputs, what replaces each picture's place in the text)."""
+                attn=lambda l: l.self_attn.o_proj, mlp=lambda l: l.mlp.down_proj, norm=None, context=None, packed=False, folder=None):
+    """process(images) -> (model inputs, what replaces each picture's place in the text). packed: features are cropped and have
+    newlines behind the projector. folder: the checkpoint, if it is not the family's own."""
     files, images = zip(*[picture(*s) for s in SIZES[case]]) if SIZES[case] else ((), ())
     inputs, expansions = process(list(images)) if images else ({}, [])
     head, tail = "<|im_start|>user\n", QUESTIONS[case] + "<|im_end|>\n<|im_start|>assistant\n"
@@ -281,12 +290,15 @@ def vision_case(name, case, tok, model, hook, process, layers, embeds_of=None, f
         if images:
             where = torch.tensor(ids) == context
             t.t["image_features"] = t.t["inputs_embeds"][where]
-            assert int(where.sum()) == t.t["projector.out"].shape[:-1].numel(), (int(where.sum()), t.t["projector.out"].shape)
-        tokens, gap = greedy(lambda x: logits_of(x)[-1], ids)
+            assert packed or int(where.sum()) == t.t["projector.out"].shape[:-1].numel(), t.t["projector.out"].shape
+        forward = after_embeds(model, t.t["inputs_embeds"], len(ids)) if packed else lambda x: logits_of(x)[-1]
+        tokens, gap = greedy(forward, ids)
     keep = t.t if case == "small" else {k: v for k, v in t.t.items() if ".layer." not in k and k != "vision.embeddings"}
     extra = {}
     if case in ("small", "text"):
         extra["gradients"] = gradients(model, logits_of, layers, ids, attn, mlp)
+    if folder:
+        extra["model"] = folder
     write_case(name, case, prompt, keep, logits, tokens, gap, images=files, extra=extra, ids=ids)
 
 
@@ -331,6 +343,31 @@ def make_llava():
                               ["<image>" * 16] * len(images))
     for case in SIZES:
         vision_case("llava", case, tok, model, hook, process, m.language_model.layers, norm=m.language_model.norm, context=image)
+
+
+def make_onevision():
+    """The five pictures and 64 tokens for the checkpoint of make_models.py's case `tiled`."""
+    from transformers import LlavaOnevisionImageProcessor
+    path = c.GOLDEN / "tiled" / "model"
+    tok, model = c.load_tokenizer(path), c.load_model(path)
+    ip, vision = LlavaOnevisionImageProcessor.from_pretrained(path), model.config.vision_config
+    side = vision.image_size // vision.patch_size
+    m, tower = model.model, model.model.vision_tower.vision_model
+
+    def hook(t):
+        tower_taps(t, tower.embeddings, tower.encoder.layers)
+        t.into(m.multi_modal_projector, "vision.features")
+        t.out(m.multi_modal_projector, "projector.out")
+
+    def process(images):
+        px = ip([images], return_tensors="pt")
+        text = c.expand(ip, side * side, model.config.vision_aspect_ratio, "|".join(["<image>"] * len(images)),
+                        [(i.height, i.width) for i in images])
+        return dict(pixel_values=px["pixel_values"], image_sizes=px["image_sizes"], batch_num_images=px["batch_num_images"]), text.split("|")
+
+    for case in SIZES:
+        vision_case("onevision", case, tok, model, hook, process, m.language_model.layers, norm=m.language_model.norm,
+                    context=model.config.image_token_index, packed=True, folder="../tiled/model")
 
 
 ROWS = [f"<row_{r}_col_{k}>" for r in range(1, 5) for k in range(1, 5)]
