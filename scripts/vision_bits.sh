@@ -40,7 +40,7 @@ row() { # VISION PROJECTOR
   echo "# Bits in front of the decoder"
   echo
   echo "Made by \`scripts/vision_bits.sh $limit\`: the embedded model, decoder at 8 bits (\`rtn\`), tower and projector as said, held-out"
-  echo "questions. Number and word: right answers of the questions that need reading, which suffer first in other engines. KL in nats to"
+  echo "questions. Number and word: right answers of the questions that need reading. KL in nats to"
   echo "the float model, with its bootstrap interval over pictures; top-1 agreement in %."
   echo
   echo "| vision | projector | bytes | right | number | word | KL | top-1 |"
