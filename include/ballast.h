@@ -84,7 +84,7 @@ typedef struct bal_context bal_context;
 typedef struct bal_open_opts {
     uint32_t size;
     uint32_t threads;   /* 0: one per CPU this process may use; results do not depend on it */
-    const char *isa;    /* NULL: all this CPU has; else at most "scalar", "avx2" or "avx512" */
+    const char *isa;    /* NULL: all this CPU has; or "scalar", "avx2", "avx512", "avx512vnni" */
     const char *device; /* NULL or "cpu"; anything else is BAL_E_UNSUP */
     int32_t image_max_tokens; /* a picture is made smaller until it takes at most so many positions,
                                  in families that see pictures at their own size (Qwen2-VL,

@@ -20,7 +20,7 @@ typedef struct bal_quant_opts {
     const char *calib;   /* LLaVA conversations, JSON array or JSONL; NULL for recipes without */
     int samples;         /* 0: 128; negative: all */
     uint64_t seed;       /* of the choice of samples */
-    const char *isa;     /* "scalar", "avx2", "avx512"; NULL: what the CPU has */
+    const char *isa;     /* "scalar", "avx2", "avx512", "avx512vnni"; NULL: what the CPU has */
     bool resume;         /* go on with an interrupted run */
     bool force;          /* replace an existing file; throw an interrupted run away */
     const char *report;  /* FILE.html to write, with the same as .json beside it; NULL: none.

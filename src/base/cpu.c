@@ -24,7 +24,8 @@ unsigned bal_cpu_isa(void)
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
         return BAL_ISA_AVX2;
-    return BAL_ISA_AVX2 | BAL_ISA_AVX512;
+    if (!__builtin_cpu_supports("avx512vnni")) return BAL_ISA_AVX2 | BAL_ISA_AVX512;
+    return BAL_ISA_AVX2 | BAL_ISA_AVX512 | BAL_ISA_VNNI;
 }
 #else
 unsigned bal_cpu_isa(void)
@@ -41,13 +42,16 @@ bal_status bal_isa_from_name(unsigned *mask, const char *name, bal_error *err)
     if (strcmp(name, "avx2") == 0) return BAL_OK;
     *mask |= BAL_ISA_AVX512;
     if (strcmp(name, "avx512") == 0) return BAL_OK;
+    *mask |= BAL_ISA_VNNI;
+    if (strcmp(name, "avx512vnni") == 0) return BAL_OK;
     *mask = BAL_ISA_NONE;
-    return bal_fail(err, BAL_E_ARG, "unknown ISA level '%.60s'; expected scalar, avx2 or avx512",
-                    name);
+    return bal_fail(err, BAL_E_ARG,
+                    "unknown ISA level '%.60s'; expected scalar, avx2, avx512 or avx512vnni", name);
 }
 
 const char *bal_isa_name(unsigned mask)
 {
+    if (mask & BAL_ISA_VNNI) return "avx512vnni";
     if (mask & BAL_ISA_AVX512) return "avx512";
     return mask & BAL_ISA_AVX2 ? "avx2" : "scalar";
 }

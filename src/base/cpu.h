@@ -7,11 +7,12 @@
 #include "base/status.h"
 
 /* Bits of an ISA mask. A kernel compiled with the flags of a level runs where all of its bits are
- * set. AVX512 is never set without AVX2. */
+ * set. A level is never set without those before it. */
 enum {
     BAL_ISA_NONE = 0,
-    BAL_ISA_AVX2 = 1 << 0,  /* avx2, fma, f16c */
-    BAL_ISA_AVX512 = 1 << 1 /* avx512 f, bw, vl, dq */
+    BAL_ISA_AVX2 = 1 << 0,   /* avx2, fma, f16c */
+    BAL_ISA_AVX512 = 1 << 1, /* avx512 f, bw, vl, dq */
+    BAL_ISA_VNNI = 1 << 2    /* avx512 vnni */
 };
 
 /* Mask of what processor and operating system support and this build has kernels for; BAL_ISA_NONE
@@ -19,8 +20,8 @@ enum {
  * machine: ask once when opening something and keep the answer there. */
 unsigned bal_cpu_isa(void);
 
-/* "scalar", "avx2" or "avx512" to the mask of that level and all below it. Any other name fails
- * with BAL_E_ARG and a sentence listing the three; *mask is then BAL_ISA_NONE. */
+/* "scalar", "avx2", "avx512" or "avx512vnni" to the mask of that level and all below it. Any other
+ * name fails with BAL_E_ARG and a sentence listing the four; *mask is then BAL_ISA_NONE. */
 bal_status bal_isa_from_name(unsigned *mask, const char *name, bal_error *err);
 /* Name of the highest level in `mask`. */
 const char *bal_isa_name(unsigned mask);

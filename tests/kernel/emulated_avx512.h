@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * Lets src/kernel/x86/ *_avx512.c be compiled and checked on any processor: SIMDe emulates the
+ * Lets src/kernel/x86/ *_avx512.c and *_avx512vnni.c be compiled and checked on any processor: SIMDe emulates the
  * intrinsics, and this file adds the few that SIMDe 0.7 lacks or does not round as the processor
  * does (its multiply-add is not fused without FMA). Single headers: the whole of SIMDe takes half a
  * minute to compile. Force-included ahead of those files, whose functions then end in _emulated. */
@@ -11,6 +11,7 @@
 #include <simde/x86/avx512/and.h>
 #include <simde/x86/avx512/cast.h>
 #include <simde/x86/avx512/div.h>
+#include <simde/x86/avx512/dpbusd.h>
 #include <simde/x86/avx512/loadu.h>
 #include <simde/x86/avx512/madd.h>
 #include <simde/x86/avx512/maddubs.h>

@@ -9,7 +9,7 @@
 static void test_names(void **state)
 {
     (void)state;
-    static const char *const names[] = {"scalar", "avx2", "avx512"};
+    static const char *const names[] = {"scalar", "avx2", "avx512", "avx512vnni"};
     bal_error err;
     unsigned mask, below = 0;
     for (int i = 0; i < 3; i++) {
@@ -19,7 +19,8 @@ static void test_names(void **state)
         assert_true(i == 0 ? mask == BAL_ISA_NONE : mask != below);
         below = mask;
     }
-    ASSERT_FAILS(BAL_E_ARG, "scalar, avx2 or avx512", bal_isa_from_name(&mask, "neon", &err));
+    ASSERT_FAILS(BAL_E_ARG, "scalar, avx2, avx512 or avx512vnni",
+                 bal_isa_from_name(&mask, "neon", &err));
     assert_int_equal(mask, BAL_ISA_NONE);
     ASSERT_FAILS(BAL_E_ARG, "AVX2", bal_isa_from_name(&mask, "AVX2", &err));
 }
@@ -49,6 +50,7 @@ static void test_detection(void **state)
     (void)state;
     static const char *const avx2[] = {"avx2", "fma", "f16c", NULL};
     static const char *const avx512[] = {"avx512f", "avx512bw", "avx512vl", "avx512dq", NULL};
+    static const char *const vnni[] = {"avx512_vnni", NULL};
     const unsigned isa = bal_cpu_isa();
     printf("isa: %s\n", bal_isa_name(isa));
     assert_false(isa & BAL_ISA_AVX512 && !(isa & BAL_ISA_AVX2));
@@ -57,6 +59,7 @@ static void test_detection(void **state)
     if (want2 < 0) skip();
     assert_int_equal((isa & BAL_ISA_AVX2) != 0, want2);
     assert_int_equal((isa & BAL_ISA_AVX512) != 0, want2 && want512);
+    assert_int_equal((isa & BAL_ISA_VNNI) != 0, want2 && want512 && kernel_reports(vnni));
 #else
     (void)avx2, (void)avx512, (void)kernel_reports;
     assert_int_equal(isa, BAL_ISA_NONE);

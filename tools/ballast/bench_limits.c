@@ -114,7 +114,7 @@ typedef float fma_fn(size_t steps);
 static fma_fn *fma_loop(const char *isa, int *lanes)
 {
 #if BAL_X86
-    if (!strcmp(isa, "avx512")) return *lanes = 16, fma_avx512;
+    if (!strncmp(isa, "avx512", 6)) return *lanes = 16, fma_avx512;
     if (!strcmp(isa, "avx2")) return *lanes = 8, fma_avx2;
 #endif
     (void)isa;
@@ -151,6 +151,21 @@ __attribute__((target("avx512bw"))) static float int8_avx512(size_t steps)
     INT8_LOOP(__m512i, _mm512_set1_epi8, _mm512_maddubs_epi16, _mm512_add_epi16,
               _mm512_storeu_si512, 64)
 }
+
+/* Product and sum are one instruction. */
+__attribute__((target("avx512bw,avx512vnni"))) static float int8_avx512vnni(size_t steps)
+{
+    __m512i s[CHAINS], q = _mm512_set1_epi8(3);
+    const __m512i x = _mm512_set1_epi8(5);
+    for (int i = 0; i < CHAINS; i++) s[i] = _mm512_set1_epi8((char)i);
+    for (size_t t = 0; t < steps; t++)
+        for (int i = 0; i < CHAINS; i++) {
+            __asm__ volatile("" : "+v"(q));
+            s[i] = _mm512_dpbusd_epi32(s[i], q, x);
+        }
+    for (int i = 1; i < CHAINS; i++) s[0] = _mm512_add_epi32(s[0], s[i]);
+    return (float)_mm512_reduce_add_epi32(s[0]);
+}
 #endif
 
 static float int8_scalar(size_t steps)
@@ -168,6 +183,7 @@ static float int8_scalar(size_t steps)
 static fma_fn *int8_loop(const char *isa, int *lanes)
 {
 #if BAL_X86
+    if (!strcmp(isa, "avx512vnni")) return *lanes = 64, int8_avx512vnni;
     if (!strcmp(isa, "avx512")) return *lanes = 64, int8_avx512;
     if (!strcmp(isa, "avx2")) return *lanes = 32, int8_avx2;
 #endif

@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# What 8-bit activations cost the embedded model, beside the same weights with 16 bits, and what the recipes for them
+# make of it. Files stay in build/activations, so a run that was stopped goes on; docs/activations.csv and docs/activations.md
+# are made of one evaluation of all of them.
+#   activations.sh [--table]     --table: only make the page of the csv that is there
+#   QUESTIONS, SAMPLES in the environment: 240, 16
+set -euo pipefail
+cd "$(dirname "$0")/.."
+ballast=${BALLAST:-build/ballast}
+csv=docs/activations.csv
+page=docs/activations.md
+work=build/activations
+questions=${QUESTIONS:-240}
+samples=${SAMPLES:-16}
+
+# arm | recipe | overrides | what it is
+arms() {
+  cat <<'END'
+w8-a16|rtn|bits=8 group=row grid=sym|8-bit weights, one range per output; 16-bit activations
+w8-a8|rtn|bits=8 group=row grid=sym act=a8|the same weights; bytes per token
+w8a8|w8a8||SmoothQuant, exponent 0.5
+w4g128-a16|rtn|bits=4|4-bit weights in groups of 128; 16-bit activations
+w4g128-a8|rtn|bits=4 act=a8|the same weights; bytes per token
+w4g128-a8g128|rtn|bits=4 act=a8 act_group=128|the same weights; bytes per 128 inputs
+w4g128-a8g32|rtn|bits=4 act=a8 act_group=32|the same weights; bytes per 32 inputs
+w4row-a16|rtn|bits=4 group=row grid=sym|4-bit weights, one range per output; 16-bit activations
+w4row-a8|rtn|bits=4 group=row grid=sym act=a8|the same weights; bytes per token (MBQ's baseline)
+w4a8-smooth|w8a8|bits=4|SmoothQuant at 4 bits
+w4a8-awq|awq|bits=4 group=row grid=sym act=a8|the search without balance
+w4a8|w4a8||MBQ: balanced search, activations simulated
+w4a8-distort|w4a8|distort=on|searched on the inputs of the model as quantized so far
+w4a8-spikes|w4a8|spikes=a16|inputs with spikes keep 16 bits
+ballast-a16|ballast|bits=4|the default recipe, groups of 128; 16-bit activations
+ballast-a8|ballast|bits=4 act=a8|the default recipe with bytes per token
+ballast-row-a8|ballast|bits=4 group=row grid=sym act=a8|and one range per output
+END
+}
+
+quantize_all() {
+  local name recipe set what one s
+  local data=(--calib demo/data/calib.jsonl --samples "$samples")
+  while IFS='|' read -r name recipe set what; do
+    one=()
+    for s in $set; do one+=(--set "$s"); done
+    [ "$recipe" = rtn ] || one+=("${data[@]}") # which looks at none
+    [ -f "$work/$name" ] || "$ballast" quantize demo/model -o "$work/$name" --force -q --recipe "$recipe" "${one[@]}" </dev/null
+  done < <(arms)
+}
+
+# From what eval --json prints, a line per model; the bits of the linears come from inspect.
+evaluate_all() {
+  local names=() name rest
+  while IFS='|' read -r name rest; do names+=("$work/$name"); done < <(arms)
+  echo "arm,samples,questions,linear_bpw,kl,kl_lo,kl_hi,nll,accuracy,accuracy_lo,accuracy_hi,change,change_lo,change_hi,top1" >"$csv"
+  "$ballast" eval "${names[@]}" --against demo/model -d demo/data/eval.jsonl --limit "$questions" --json -q |
+    awk -F'[:,]' '{ gsub(/[" ]/, "", $1); gsub(/[" ]/, "", $2) }
+      $1 == "model" { sub(".*/", "", $2); name = $2 }
+      name != "" { if (!(($1) in v)) v[$1] = $2 }
+      $1 == "top1" && name != "" { keep = 1 }
+      $1 == "accuracy_change_hi" && keep { printf "%s %.9f,%.9f,%.9f,%.9f,%.6f,%.6f,%.6f,%.6f,%.6f,%.6f,%.6f\n", name, v["kl"], v["kl_lo"],
+        v["kl_hi"], v["nll"], v["accuracy"], v["accuracy_lo"], v["accuracy_hi"], v["accuracy_change"], v["accuracy_change_lo"],
+        v["accuracy_change_hi"], v["top1"]; name = ""; keep = 0; split("", v) }' |
+    while read -r name rest; do
+      bpw=$("$ballast" inspect "$work/$name" | awk '/^ *decoder linears/ { print $NF; exit }')
+      echo "$name,$samples,$questions,$bpw,$rest" >>"$csv"
+    done
+}
+
+table() {
+  local name recipe set what
+  {
+    cat <<END
+# What 8-bit activations cost
+
+Made by \`scripts/activations.sh\` from [activations.csv](activations.csv): the embedded model (\`demo/model\`), $samples of 128 calibration
+conversations, the first $questions held-out questions. KL to the float model in 10⁻³ nats and accuracy in %, with 95 % intervals; the change
+of accuracy against the float model in points, paired over pictures. What the options mean: [numerics.md](numerics.md).
+
+| arm | recipe | what it is | bits per weight | KL | accuracy | change | top-1 |
+| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |
+END
+    while IFS='|' read -r name recipe set what; do
+      awk -F, -v a="$name" -v r="\`$recipe\`${set:+ \`${set// /\` \`}\`}" -v w="$what" '$1 == a {
+        printf "| %s | %s | %s | %s | %.3f [%.3f, %.3f] | %.1f [%.1f, %.1f] | %+.1f [%+.1f, %+.1f] | %.1f |\n", a, r, w, $4,
+          1000 * $5, 1000 * $6, 1000 * $7, 100 * $9, 100 * $10, 100 * $11, 100 * $12, 100 * $13, 100 * $14, 100 * $15 }' "$csv"
+    done < <(arms)
+  } >"$page"
+}
+
+mkdir -p "$work"
+if [ "${1:-}" != --table ]; then
+  quantize_all
+  evaluate_all
+fi
+table
