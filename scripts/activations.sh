@@ -50,17 +50,17 @@ quantize_all() {
 
 # From what eval --json prints, a line per model; the bits of the linears come from inspect.
 evaluate_all() {
-  local names=() name rest
+  local names=() name rest bpw
   while IFS='|' read -r name rest; do names+=("$work/$name"); done < <(arms)
   echo "arm,samples,questions,linear_bpw,kl,kl_lo,kl_hi,nll,accuracy,accuracy_lo,accuracy_hi,change,change_lo,change_hi,top1" >"$csv"
-  "$ballast" eval "${names[@]}" --against demo/model -d demo/data/eval.jsonl --limit "$questions" --json -q |
+  printf '%s\0' "${names[@]}" |
+    xargs -0 -n 6 "$ballast" eval --against demo/model -d demo/data/eval.jsonl --limit "$questions" --json -q |
     awk -F'[:,]' '{ gsub(/[" ]/, "", $1); gsub(/[" ]/, "", $2) }
-      $1 == "model" { sub(".*/", "", $2); name = $2 }
-      name != "" { if (!(($1) in v)) v[$1] = $2 }
-      $1 == "top1" && name != "" { keep = 1 }
-      $1 == "accuracy_change_hi" && keep { printf "%s %.9f,%.9f,%.9f,%.9f,%.6f,%.6f,%.6f,%.6f,%.6f,%.6f,%.6f\n", name, v["kl"], v["kl_lo"],
-        v["kl_hi"], v["nll"], v["accuracy"], v["accuracy_lo"], v["accuracy_hi"], v["accuracy_change"], v["accuracy_change_lo"],
-        v["accuracy_change_hi"], v["top1"]; name = ""; keep = 0; split("", v) }' |
+      $1 == "model" { sub(".*/", "", $2); name = $2; split("", v) }
+      name != "" && !($1 in v) { v[$1] = $2 }
+      $1 == "accuracy_change_hi" && name != "" { printf "%s %.9f,%.9f,%.9f,%.9f,%.6f,%.6f,%.6f,%.6f,%.6f,%.6f,%.6f\n", name, v["kl"],
+        v["kl_lo"], v["kl_hi"], v["nll"], v["accuracy"], v["accuracy_lo"], v["accuracy_hi"], v["accuracy_change"],
+        v["accuracy_change_lo"], v["accuracy_change_hi"], v["top1"]; name = "" }' |
     while read -r name rest; do
       bpw=$("$ballast" inspect "$work/$name" | awk '/^ *decoder linears/ { print $NF; exit }')
       echo "$name,$samples,$questions,$bpw,$rest" >>"$csv"

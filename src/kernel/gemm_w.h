@@ -8,9 +8,9 @@
 
 #include "kernel/quant_a16.h"
 
-enum { BAL_GEMM_W_MR = 4, BAL_GEMM_W_NR = 16 };
+enum { BAL_GEMM_W_MR = 64, BAL_GEMM_W_NR = 16 }; /* most tokens of a call; outputs of a panel */
 
-/* y[i][f] = sum over k of x[i][k] * w[f][k] for 1 <= mr <= 4 tokens i and the 16 outputs f of one
+/* y[i][f] = sum over k of x[i][k] * w[f][k] for 1 <= m <= 64 tokens i and the 16 outputs f of one
  * panel. All 16 are written: a caller with fewer real outputs gives room for 16.
  *   a       units of token i at a + i * a_stride (in units), `units` of them, at least 1
  *   codes   of the panel, [units][bits][16]; scales, zeros of the panel, [groups][16]
@@ -19,7 +19,7 @@ enum { BAL_GEMM_W_MR = 4, BAL_GEMM_W_NR = 16 };
  * Definition, for each unit ascending, acc starting at +0:
  *   dot = sum over 32 k of q_w * q_x - z * sum_x            exact in int32
  *   acc = fmaf((float)dot, s * scale_x, acc)                s * scale_x rounded to f32 */
-typedef void bal_gemm_w_fn(int mr, size_t units, size_t units_per_group, const bal_a16 *a,
+typedef void bal_gemm_w_fn(int m, size_t units, size_t units_per_group, const bal_a16 *a,
                            size_t a_stride, const uint32_t *codes, const uint16_t *scales,
                            const uint8_t *zeros, float *y, size_t y_stride);
 

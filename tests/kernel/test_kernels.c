@@ -174,8 +174,9 @@ static void fill_units(bal_a16 *a, size_t n, int mode)
 static bool check_gemm_w(const char *name, bal_gemm_w_fn *fn, bal_gemm_w_fn *ref, uint64_t seed,
                          int bits)
 {
-    const int mode = trial % MODES, mr = (int)pick(1, BAL_GEMM_W_MR);
-    const size_t units = pick(1, 24), upg = trial % 5 ? pick(1, units) : SIZE_MAX / 2;
+    const int mode = trial % MODES, mr = (int)pick(1, trial % 6 ? 9 : BAL_GEMM_W_MR);
+    const size_t units = pick(1, trial % 6 ? 24 : 80),
+                 upg = trial % 5 ? pick(1, units) : SIZE_MAX / 2;
     const size_t groups = (units - 1) / upg + 1, a_stride = units + pick(0, 3);
     const size_t y_stride = 16 + pick(0, 5), n_words = units * (size_t)bits * 16;
     const size_t n_a = a_stride * (size_t)(mr - 1) + units;

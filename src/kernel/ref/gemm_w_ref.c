@@ -47,11 +47,11 @@ static float gemm_one(int bits, size_t units, size_t units_per_group, const bal_
 }
 
 #define GEMM_W_REF(bits)                                                                           \
-    void bal_gemm_w##bits##_ref(int mr, size_t units, size_t units_per_group, const bal_a16 *a,    \
+    void bal_gemm_w##bits##_ref(int m, size_t units, size_t units_per_group, const bal_a16 *a,     \
                                 size_t a_stride, const uint32_t *codes, const uint16_t *scales,    \
                                 const uint8_t *zeros, float *y, size_t y_stride)                   \
     {                                                                                              \
-        for (int i = 0; i < mr; i++)                                                               \
+        for (int i = 0; i < m; i++)                                                                \
             for (int f = 0; f < BAL_GEMM_W_NR; f++)                                                \
                 y[(size_t)i * y_stride + (size_t)f] =                                              \
                     gemm_one(bits, units, units_per_group, a + (size_t)i * a_stride, codes,        \

@@ -16,6 +16,7 @@
 bal_gemm_a8w2_fn ISA(bal_gemm_a8w2);
 bal_gemm_a8w3_fn ISA(bal_gemm_a8w3);
 bal_gemm_a8w4_fn ISA(bal_gemm_a8w4);
+bal_gemm_a8w6_fn ISA(bal_gemm_a8w6);
 bal_gemm_a8w8_fn ISA(bal_gemm_a8w8);
 
 enum {
@@ -50,12 +51,21 @@ ALWAYS_INLINE __m512i field(__m512i w, const unsigned shift, int mask)
     return _mm512_and_si512(shift ? _mm512_srli_epi32(w, shift) : w, m);
 }
 
+ALWAYS_INLINE __m512i six_bits(const uint32_t *unit, const int j)
+{
+    if (j < 6) return field(word(unit, j), 0, 63);
+    const int v = 3 * (j - 6);
+    const __m512i low = field(word(unit, v), 6, 3), mid = field(word(unit, v + 1), 4, 12);
+    return _mm512_or_si512(_mm512_or_si512(low, mid), field(word(unit, v + 2), 2, 48));
+}
+
 /* Codes of quad j, four per lane. */
 ALWAYS_INLINE __m512i quad(const int bits, const uint32_t *unit, const int j)
 {
     if (bits == 8) return word(unit, j);
     if (bits == 2) return field(word(unit, j / 4), 2 * (unsigned)(j % 4), 3);
     if (bits == 4) return field(word(unit, j / 2), 4 * (unsigned)(j % 2), 15);
+    if (bits == 6) return six_bits(unit, j);
     if (j < 6) return field(word(unit, j / 2), 3 * (unsigned)(j % 2), 7);
     return _mm512_or_si512(field(word(unit, j - 6), 6, 3),
                            field(word(unit, 2), (unsigned)j - 2, 4));
@@ -187,4 +197,5 @@ ALWAYS_INLINE void gemm(const int bits, int m, size_t units, size_t units_per_gr
 GEMM_A8(bal_gemm_a8w2, 2)
 GEMM_A8(bal_gemm_a8w3, 3)
 GEMM_A8(bal_gemm_a8w4, 4)
+GEMM_A8(bal_gemm_a8w6, 6)
 GEMM_A8(bal_gemm_a8w8, 8)

@@ -16,7 +16,7 @@ bal_gemm_w4_fn ISA(bal_gemm_w4);
 bal_gemm_w6_fn ISA(bal_gemm_w6);
 bal_gemm_w8_fn ISA(bal_gemm_w8);
 
-enum { MR = BAL_GEMM_W_MR };
+enum { MR = 4 }; /* tokens multiplied at once */
 
 /* How far ahead of the unit in work code words are fetched: about one memory latency. */
 enum { PREFETCH_BYTES = 2048 };
@@ -164,15 +164,15 @@ ALWAYS_INLINE void panel(const int bits, const int mr, size_t units, size_t unit
 #define ARGS units, units_per_group, a, a_stride, codes, scales, zeros, y, y_stride
 
 #define GEMM_W(name, bits)                                                                         \
-    void ISA(name)(int mr, size_t units, size_t units_per_group, const bal_a16 *a,                 \
-                   size_t a_stride, const uint32_t *codes, const uint16_t *scales,                 \
-                   const uint8_t *zeros, float *y, size_t y_stride)                                \
+    void ISA(name)(int m, size_t units, size_t units_per_group, const bal_a16 *a, size_t a_stride, \
+                   const uint32_t *codes, const uint16_t *scales, const uint8_t *zeros, float *y,  \
+                   size_t y_stride)                                                                \
     {                                                                                              \
-        assert(1 <= mr && mr <= MR && units && units_per_group);                                   \
-        if (mr == 1) panel(bits, 1, ARGS);                                                         \
-        if (mr == 2) panel(bits, 2, ARGS);                                                         \
-        if (mr == 3) panel(bits, 3, ARGS);                                                         \
-        if (mr == 4) panel(bits, 4, ARGS);                                                         \
+        assert(1 <= m && m <= BAL_GEMM_W_MR && units && units_per_group);                          \
+        for (; m >= MR; m -= MR, a += MR * a_stride, y += MR * y_stride) panel(bits, MR, ARGS);    \
+        if (m == 1) panel(bits, 1, ARGS);                                                          \
+        if (m == 2) panel(bits, 2, ARGS);                                                          \
+        if (m == 3) panel(bits, 3, ARGS);                                                          \
     }
 
 GEMM_W(bal_gemm_w2, 2)
