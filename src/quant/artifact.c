@@ -153,7 +153,8 @@ static int planned_bits(const builder *b, int layer, int i)
     return o->bits ? o->bits[layer][i] : bal_recipe_bits(o->recipe, i);
 }
 
-/* The same names and sizes as a part would have, before there is one. */
+/* The same names and sizes as a part would have, before there is one, in the part's order, since
+ * the digits of offsets count too. */
 static bal_status add_planned(builder *b, int layer)
 {
     const bal_text_config *c = &b->engine->model.config.text;
@@ -170,14 +171,16 @@ static bal_status add_planned(builder *b, int layer)
         BAL_TRY(add_act(b, layer, i, b->origin->recipe->act == BAL_ACT_A8 ? act : NULL));
         bal_part_packed_name(name, layer, i);
         BAL_TRY(add_flat(b, name, BAL_ST_U8, NULL, layout.n_bytes));
-        bal_part_bias_name(name, layer, i);
-        if (bal_decoder_linear(&b->engine->model.layers[layer], i)->bias)
-            BAL_TRY(add_flat(b, name, BAL_ST_F32, NULL, (size_t)n));
     }
     for (int i = 0; i < BAL_PART_NORMS; i++) {
         const int n = bal_part_norm_size(c, (bal_part_norm)i);
         bal_part_norm_name(name, layer, (bal_part_norm)i);
         if (n > 0) BAL_TRY(add_flat(b, name, BAL_ST_F32, NULL, (size_t)n));
+    }
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
+        const bal_linear *l = bal_decoder_linear(&b->engine->model.layers[layer], i);
+        bal_part_bias_name(name, layer, i);
+        if (l->bias) BAL_TRY(add_flat(b, name, BAL_ST_F32, NULL, (size_t)l->n));
     }
     return BAL_OK;
 }
