@@ -3,16 +3,19 @@
 # What 8-bit activations cost the embedded model, beside the same weights with 16 bits, and what the recipes for them
 # make of it. Files stay in build/activations, so a run that was stopped goes on; docs/activations.csv and docs/activations.md
 # are made of one evaluation of all of them.
-#   activations.sh [--table]     --table: only make the page of the csv that is there
-#   QUESTIONS, SAMPLES in the environment: 240, 16
+#   activations.sh [--table | --speed]     --table: only make the page of the csv that is there; --speed: measure a
+#                                          prompt of 512 tokens through the kernels instead, on an idle machine
+#   QUESTIONS, SAMPLES, ROUNDS in the environment: 240, 16, 7
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ballast=${BALLAST:-build/ballast}
 csv=docs/activations.csv
+speeds=docs/prefill.csv
 page=docs/activations.md
 work=build/activations
 questions=${QUESTIONS:-240}
 samples=${SAMPLES:-16}
+rounds=${ROUNDS:-7}
 
 # arm | recipe | overrides | what it is
 arms() {
@@ -67,6 +70,42 @@ evaluate_all() {
     done
 }
 
+# Kernels at 512 tokens beside the limits of the same run: name, bits, shape, multiply-adds per second, fraction.
+measure_speed() {
+  local shape
+  [ -f "$speeds" ] || echo "name,isa,bits,group,n,k,rows,threads,gmacs,limit,limit_g,fraction,rounds" >"$speeds"
+  for shape in 3584x18944 3584x3584 896x4864; do
+    ! grep -q ",${shape/x/,},512," "$speeds" || continue
+    "$ballast" bench --matrix "$shape" --rows 512 --repeats "$rounds" --json -q |
+      awk -F'[:,]' -v r="$rounds" '{ gsub(/[" ]/, "", $1); gsub(/[" ]/, "", $2); v[$1] = $2 }
+        /}/ && v["rows"] == 512 { printf "%s,%s,%d,%d,%d,%d,%d,%d,%.2f,%s,%.2f,%.4f,%d\n", v["name"], v["isa"], v["bits"], v["group"], v["n"],
+          v["k"], v["rows"], v["threads"], v["weights_per_s"] * v["rows"] / 1e9, v["limit"], v["limit_per_s"] / 1e9, v["fraction"], r }
+        /}/ { split("", v) }' >>"$speeds"
+  done
+}
+
+# Rows: kernels; columns: shapes.
+speed_table() {
+  cat <<END
+
+## Prompts: 512 tokens through one matrix
+
+Made by \`scripts/activations.sh --speed\` from [prefill.csv](prefill.csv), $(awk -F, 'NR == 2 { printf "%s, %s threads", $2, $8 }' "$speeds"), groups of 128 and one
+activation scale per token: 10⁹ multiply-adds per second and, behind the stroke, the part of the limit measured in the same run, medians of $(awk -F, 'NR > 1 { print $13 }' "$speeds" | sort -nu | paste -sd/) interleaved
+rounds. The limit of float weights is the peak of fused multiply-adds, that of packed weights the peak of byte products, of which
+16-bit activations (\`gemm_w\`) take two for a weight. Eight-bit weights take four instructions for 32 products on AVX2, and six-bit ones more than two, so the
+half of that peak is what they can reach there.
+
+| kernel | weights | activations | 3584x18944 | 3584x3584 | 896x4864 |
+| --- | --- | --- | ---: | ---: | ---: |
+END
+  awk -F, 'NR > 1 { if (!($1 in seen)) { seen[$1] = 1; order[++n] = $1; bits[$1] = $3 }
+      cell[$1, $5 "x" $6] = sprintf("%.0f / %.0f %%", $9, 100 * $12) }
+    END { for (i = 1; i <= n; i++) { k = order[i]
+        printf "| %s | %d bits | %s | %s | %s | %s |\n", k, bits[k], k ~ /a8/ ? "bytes" : k ~ /nt/ ? "f32" : "16 bits",
+          cell[k, "3584x18944"], cell[k, "3584x3584"], cell[k, "896x4864"] } }' "$speeds"
+}
+
 table() {
   local name recipe set what
   {
@@ -85,12 +124,14 @@ END
         printf "| %s | %s | %s | %s | %.3f [%.3f, %.3f] | %.1f [%.1f, %.1f] | %+.1f [%+.1f, %+.1f] | %.1f |\n", a, r, w, $4,
           1000 * $5, 1000 * $6, 1000 * $7, 100 * $9, 100 * $10, 100 * $11, 100 * $12, 100 * $13, 100 * $14, 100 * $15 }' "$csv"
     done < <(arms)
+    [ ! -f "$speeds" ] || speed_table
   } >"$page"
 }
 
 mkdir -p "$work"
-if [ "${1:-}" != --table ]; then
-  quantize_all
-  evaluate_all
-fi
+case "${1:-}" in
+  --table) ;;
+  --speed) measure_speed ;;
+  *) quantize_all && evaluate_all ;;
+esac
 table
