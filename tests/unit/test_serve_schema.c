@@ -125,8 +125,8 @@ static const char *const rich[] = {
            "\"box\":{\"type\":\"array\",\"items\":{\"type\":\"number\"},\"minItems\":2,\"maxItems\""
            ":4},\"more\":{\"type\":\"object\",\"additionalProperties\":{\"type\":\"boolean\"}}",
            ",\"required\":[\"name\",\"box\"]"),
-    "{\"$ref\":\"#/definitions/t\",\"definitions\":{\"t\":{\"anyOf\":[{\"type\":\"integer\"},{"
-    "\"type\":\"array\",\"items\":{\"$ref\":\"#/definitions/t\"},\"maxItems\":3}]}}}",
+    ("{\"$ref\":\"#/definitions/t\",\"definitions\":{\"t\":{\"anyOf\":[{\"type\":\"integer\"},{"
+     "\"type\":\"array\",\"items\":{\"$ref\":\"#/definitions/t\"},\"maxItems\":3}]}}}"),
     "{\"type\":[\"object\",\"string\"],\"required\":[\"must\"],\"minLength\":3}",
     "{}",
 };
