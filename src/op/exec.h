@@ -10,7 +10,7 @@
 
 enum {
     BAL_ROW_CHUNK = 64, /* rows of activations quantized or converted at a time */
-    BAL_OUT_TILE = 16,  /* output features per work item of a linear */
+    BAL_OUT_TILE = 36,  /* output features per work item of a float linear: what gemm_nt likes */
 };
 
 typedef struct bal_exec {

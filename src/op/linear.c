@@ -71,7 +71,10 @@ static void float_tile(const job *j, size_t n0, size_t n, float *wide)
     const void *weights = row_at(w, n0, 0);
     bal_gemm_nt_fn *fn = kernel_of(j->e->kernels, w->type);
     if (w->type != BAL_TYPE_F32 && j->m >= WIDEN_ROWS) {
-        widen(w->type, weights, n * k, wide);
+        if (w->type == BAL_TYPE_F16)
+            j->e->kernels->widen_f16(wide, weights, n * k);
+        else
+            widen(w->type, weights, n * k, wide);
         weights = wide;
         fn = j->e->kernels->gemm_nt_f32;
     }

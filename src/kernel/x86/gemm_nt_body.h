@@ -31,12 +31,13 @@ ALWAYS_INLINE v16 load_w(const int type, const void *p)
 }
 
 /* Starts (first) or continues the 16 sums of mr x nr outputs over 16 * steps inputs, f32 weights,
- * steps >= 0. Those of token i and row j lie at part + (i * N_BLOCK + j) * 16. One pass per
+ * steps >= 0; xt, if not NULL, has the inputs of one step more, [mr][16], whose weights follow the
+ * others. Those of token i and row j lie at part + (i * N_BLOCK + j) * 16. One pass per
  * register of the 16 lanes: 12 or 16 sums and what they are made of fit the registers, and a step
  * needs mr + nr loads for mr * nr products. Both halves of an AVX2 tile at once (2 x 3 outputs)
  * would need 10 loads for 12 products. */
 ALWAYS_INLINE void tile(const int mr, const int nr, size_t steps, const float *x, size_t ldx,
-                        const float *w, size_t ldw, float *part, bool first)
+                        const float *w, size_t ldw, float *part, bool first, const float *xt)
 {
     for (int p = 0; p < PARTS; p++, x += VEC, w += VEC, part += VEC) {
         vec acc[MR][NR];
@@ -51,6 +52,12 @@ ALWAYS_INLINE void tile(const int mr, const int nr, size_t steps, const float *x
                 for (int j = 0; j < nr; j++) acc[i][j] = vec_fma(a, b[j], acc[i][j]);
             }
         }
+        if (xt)
+            for (int i = 0; i < mr; i++) {
+                const vec a = vec_load(xt + i * 16 + p * VEC);
+                for (int j = 0; j < nr; j++)
+                    acc[i][j] = vec_fma(a, vec_load(w + (size_t)j * ldw + 16 * steps), acc[i][j]);
+            }
         for (int i = 0; i < mr; i++)
             for (int j = 0; j < nr; j++) vec_store(part + (i * N_BLOCK + j) * 16, acc[i][j]);
     }
@@ -58,23 +65,25 @@ ALWAYS_INLINE void tile(const int mr, const int nr, size_t steps, const float *x
 
 /* nr literal; m tokens */
 ALWAYS_INLINE void column(size_t m, const int nr, size_t steps, const float *x, size_t ldx,
-                          const float *w, size_t ldw, float *part, bool first)
+                          const float *w, size_t ldw, float *part, bool first, const float *xt)
 {
-    for (; m >= 4; m -= 4, x += 4 * ldx, part += 4 * N_BLOCK * 16)
-        tile(4, nr, steps, x, ldx, w, ldw, part, first);
-    if (m == 3) tile(3, nr, steps, x, ldx, w, ldw, part, first);
-    if (m == 2) tile(2, nr, steps, x, ldx, w, ldw, part, first);
-    if (m == 1) tile(1, nr, steps, x, ldx, w, ldw, part, first);
+    for (; m >= 4; m -= 4, x += 4 * ldx, part += 4 * N_BLOCK * 16) {
+        tile(4, nr, steps, x, ldx, w, ldw, part, first, xt);
+        if (xt) xt += 4 * 16;
+    }
+    if (m == 3) tile(3, nr, steps, x, ldx, w, ldw, part, first, xt);
+    if (m == 2) tile(2, nr, steps, x, ldx, w, ldw, part, first, xt);
+    if (m == 1) tile(1, nr, steps, x, ldx, w, ldw, part, first, xt);
 }
 
 /* m tokens x nr <= NR rows of f32 weights */
 static void columns(size_t m, size_t nr, size_t steps, const float *x, size_t ldx, const float *w,
-                    size_t ldw, float *part, bool first)
+                    size_t ldw, float *part, bool first, const float *xt)
 {
-    if (nr == 1) column(m, 1, steps, x, ldx, w, ldw, part, first);
-    if (nr == 2) column(m, 2, steps, x, ldx, w, ldw, part, first);
-    if (nr == 3) column(m, 3, steps, x, ldx, w, ldw, part, first);
-    if (nr == 4 && NR == 4) column(m, NR, steps, x, ldx, w, ldw, part, first);
+    if (nr == 1) column(m, 1, steps, x, ldx, w, ldw, part, first, xt);
+    if (nr == 2) column(m, 2, steps, x, ldx, w, ldw, part, first, xt);
+    if (nr == 3) column(m, 3, steps, x, ldx, w, ldw, part, first, xt);
+    if (nr == 4 && NR == 4) column(m, NR, steps, x, ldx, w, ldw, part, first, xt);
 }
 
 /* One token, all inputs, weights of any type, which may stand on any byte; stride in bytes. */
@@ -119,18 +128,17 @@ ALWAYS_INLINE void convert(const int type, const uint8_t *w, size_t w_stride, si
     }
 }
 
-/* The last k % 16 inputs: x and w padded with zeros, one step. */
-ALWAYS_INLINE void tail_step(const int type, size_t m, size_t nr, size_t rest, const float *x,
-                             size_t ldx, const uint8_t *w, size_t w_stride, float *part)
+/* The last k % 16 inputs of one token: x and w padded with zeros, one step. */
+ALWAYS_INLINE void tail_step(const int type, size_t nr, size_t rest, const float *x,
+                             const uint8_t *w, size_t w_stride, float *part)
 {
-    float xt[M_BLOCK * 16], wt[N_BLOCK * 16];
-    convert(F32, (const uint8_t *)x, ldx * sizeof *x, m, rest, xt, 16);
+    float xt[16], wt[N_BLOCK * 16];
+    convert(F32, (const uint8_t *)x, 0, 1, rest, xt, 16);
     convert(type, w, w_stride, nr, rest, wt, 16);
-    for (size_t i = 0; i < m; i++)
-        for (size_t j = 0; j < nr; j++) {
-            float *sum = part + (i * N_BLOCK + j) * 16;
-            v16_store(sum, v16_fma(v16_load(xt + 16 * i), v16_load(wt + 16 * j), v16_load(sum)));
-        }
+    for (size_t j = 0; j < nr; j++) {
+        float *sum = part + j * 16;
+        v16_store(sum, v16_fma(v16_load(xt), v16_load(wt + 16 * j), v16_load(sum)));
+    }
 }
 
 /* Asks for n_bytes of nr rows. A piece of a row is too short for the processor to see a stream in
@@ -148,13 +156,16 @@ ALWAYS_INLINE void block_many(const int type, size_t m, size_t n, size_t k, cons
                               size_t ldx, const uint8_t *w, size_t w_stride, float *part)
 {
     const size_t size = element_size(type);
-    const bool direct = type == F32 && m < 16; /* copying f32 only pays for many tokens */
-    float copy[N_BLOCK * COPY_LD];
+    float copy[N_BLOCK * COPY_LD], tail[M_BLOCK * 16];
     prefetch_rows(w, w_stride, n, (k < K_BLOCK ? k : K_BLOCK) * size);
     for (size_t c = 0; c < k; c += K_BLOCK, w += K_BLOCK * size) {
         const size_t count = k - c < K_BLOCK ? k - c : K_BLOCK, steps = count / 16;
-        const size_t ahead = k - c - count < K_BLOCK ? k - c - count : K_BLOCK;
-        if (!direct) convert(type, w, w_stride, n, steps * 16, copy, COPY_LD);
+        const size_t ahead = k - c - count < K_BLOCK ? k - c - count : K_BLOCK, rest = count % 16;
+        const float *xt = rest ? tail : NULL;
+        /* copying f32 only pays for many tokens, or to pad the last step with zeros */
+        const bool direct = type == F32 && m < 16 && !rest;
+        if (!direct) convert(type, w, w_stride, n, count, copy, COPY_LD);
+        if (rest) convert(F32, (const void *)(x + c + 16 * steps), ldx * 4, m, rest, tail, 16);
         const float *wide = direct ? (const void *)w : copy;
         const size_t ld_wide = direct ? w_stride / sizeof *wide : COPY_LD;
         for (size_t i = 0; i < m; i += M_L1)
@@ -163,11 +174,9 @@ ALWAYS_INLINE void block_many(const int type, size_t m, size_t n, size_t k, cons
                 if (i == 0)
                     prefetch_rows(w + j * w_stride + K_BLOCK * size, w_stride, nr, ahead * size);
                 columns(m - i < M_L1 ? m - i : M_L1, nr, steps, x + i * ldx + c, ldx,
-                        wide + j * ld_wide, ld_wide, part + (i * N_BLOCK + j) * 16, c == 0);
+                        wide + j * ld_wide, ld_wide, part + (i * N_BLOCK + j) * 16, c == 0,
+                        xt ? xt + i * 16 : NULL);
             }
-        if (count % 16)
-            tail_step(type, m, n, count % 16, x + c + 16 * steps, ldx, w + 16 * steps * size,
-                      w_stride, part);
     }
 }
 
@@ -178,8 +187,26 @@ ALWAYS_INLINE void block_one(const int type, size_t n, size_t k, const float *x,
     for (size_t j = 0; j < n; j += STREAMS)
         streams(type, n - j < STREAMS ? n - j : STREAMS, steps, x, w + j * w_stride, w_stride,
                 part + j * 16);
-    if (k % 16)
-        tail_step(type, 1, n, k % 16, x + 16 * steps, 0, w + 16 * steps * size, w_stride, part);
+    if (k % 16) tail_step(type, n, k % 16, x + 16 * steps, w + 16 * steps * size, w_stride, part);
+}
+
+/* v16_sum of eight times 16 lanes, half as many instructions each: after each addition two sums
+ * share a register. Short inputs (attention's heads) spend as much on these sums as on products. */
+ALWAYS_INLINE void sum_eight(const float *p, float *out)
+{
+    __m256 t[8];
+    for (int i = 0; i < 8; i++)
+        t[i] = _mm256_add_ps(_mm256_loadu_ps(p + 16 * i), _mm256_loadu_ps(p + 16 * i + 8));
+    for (int i = 0; i < 4; i++)
+        t[i] = _mm256_add_ps(_mm256_permute2f128_ps(t[2 * i], t[2 * i + 1], 0x20),
+                             _mm256_permute2f128_ps(t[2 * i], t[2 * i + 1], 0x31));
+    for (int i = 0; i < 2; i++) /* lower halves: sums 0, 2 and 4, 6; upper: 1, 3 and 5, 7 */
+        t[i] = _mm256_add_ps(_mm256_shuffle_ps(t[2 * i], t[2 * i + 1], 0x44),
+                             _mm256_shuffle_ps(t[2 * i], t[2 * i + 1], 0xee));
+    const __m256 sums =
+        _mm256_add_ps(_mm256_shuffle_ps(t[0], t[1], 0x88), _mm256_shuffle_ps(t[0], t[1], 0xdd));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    _mm256_storeu_ps(out, _mm256_permutevar8x32_ps(sums, order));
 }
 
 /* Up to M_BLOCK tokens x N_BLOCK rows */
@@ -191,9 +218,11 @@ ALWAYS_INLINE void block(const int type, size_t m, size_t n, size_t k, const flo
         block_one(type, n, k, x, w, w_stride, part);
     else
         block_many(type, m, n, k, x, ldx, w, w_stride, part);
-    for (size_t i = 0; i < m; i++)
-        for (size_t j = 0; j < n; j++)
-            y[i * ldy + j] = v16_sum(v16_load(part + (i * N_BLOCK + j) * 16));
+    for (size_t i = 0; i < m; i++) {
+        size_t j = 0;
+        for (; j + 8 <= n; j += 8) sum_eight(part + (i * N_BLOCK + j) * 16, y + i * ldy + j);
+        for (; j < n; j++) y[i * ldy + j] = v16_sum(v16_load(part + (i * N_BLOCK + j) * 16));
+    }
 }
 
 #define GEMM_NT(name, type)                                                                        \

@@ -3,6 +3,7 @@
 #include "kernel/widen.h"
 
 #include <immintrin.h>
+#include <string.h>
 
 #include "base/half.h"
 
@@ -11,10 +12,15 @@ bal_widen_i8_fn bal_widen_i8_avx2;
 
 void bal_widen_f16_avx2(float *y, const uint16_t *x, size_t n)
 {
+    const uint8_t *bytes = (const void *)x;
     size_t i = 0;
     for (; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(x + i))));
-    for (; i < n; i++) y[i] = bal_f16_to_f32(x[i]);
+        _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(bytes + 2 * i))));
+    for (; i < n; i++) {
+        uint16_t h;
+        memcpy(&h, bytes + 2 * i, sizeof h);
+        y[i] = bal_f16_to_f32(h);
+    }
 }
 
 void bal_widen_i8_avx2(float *y, const int8_t *x, float scale, size_t n)
