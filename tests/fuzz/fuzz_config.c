@@ -63,20 +63,41 @@ static void check_plans(const bal_config *c)
                 abort();
 }
 
+static void check_blob(const bal_config *c)
+{
+    bal_config back;
+    bal_error err;
+    uint8_t *bytes;
+    size_t n;
+    if (bal_config_blob(c, &bytes, &n, &err) < 0 ||
+        bal_config_from_blob(&back, bytes, n, &err) < 0 || memcmp(c, &back, sizeof back) != 0)
+        abort();
+    free(bytes);
+}
+
+/* What is left of a picture's tokens is a config as good as before. */
+static void check_limits(const bal_config *c)
+{
+    const bal_family_def *f = bal_family_of(c);
+    bal_error err;
+    for (int n = 1; f->limit && n < 1 << 20; n *= 7) {
+        bal_config limited = *c;
+        if (f->limit(&limited, n, &err) < 0) continue;
+        check_blob(&limited);
+        check_plans(&limited);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    bal_config c, back;
+    bal_config c;
     bal_error err;
     const bool blob = size >= 3 && memcmp(data, "BLC", 3) == 0;
     const bal_status st =
         blob ? bal_config_from_blob(&c, data, size, &err) : read_folder(&c, data, size);
     if (st < 0) return 0;
-    uint8_t *bytes;
-    size_t n;
-    if (bal_config_blob(&c, &bytes, &n, &err) < 0 ||
-        bal_config_from_blob(&back, bytes, n, &err) < 0 || memcmp(&c, &back, sizeof c) != 0)
-        abort();
-    free(bytes);
+    check_blob(&c);
     check_plans(&c);
+    check_limits(&c);
     return 0;
 }
