@@ -125,7 +125,8 @@ static double search_ops(const shape *b, const bal_recipe *r, int g)
                                     b->mlp * b->weighed, 2.0 * n * k * b->weighed};
     if (r->objective == BAL_OBJECTIVE_OUTPUT)
         return points * (run[g] + (COPY_OPS / 4.0 + ROUND_OPS) * n * k);
-    const double rows = n < BAL_PROXY_ROWS ? n : BAL_PROXY_ROWS * (g == BAL_GROUP_QKV ? 3.0 : 1.5);
+    const double most = (double)BAL_PROXY_ROWS * bal_group_table[g].count;
+    const double rows = n < most ? n : most;
     return b->weighed * k * k + points * rows * k * (k / PANEL_SPEED + ROUND_OPS);
 }
 
