@@ -293,7 +293,7 @@ static bal_status budget_of(const run *r, const bal_artifact_sizes *sizes, uint6
     if (*budget >= least) return BAL_OK;
     return bal_fail(r->err, BAL_E_ARG,
                     "target_size=%llu cannot be met: the least possible is %llu bytes, of which "
-                    "%llu are not quantized",
+                    "%llu are not the decoder's linears",
                     (unsigned long long)target, (unsigned long long)(rest + least),
                     (unsigned long long)rest);
 }
