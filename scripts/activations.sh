@@ -93,8 +93,11 @@ speed_table() {
 Made by \`scripts/activations.sh --speed\` from [prefill.csv](prefill.csv), $(awk -F, 'NR == 2 { printf "%s, %s threads", $2, $8 }' "$speeds"), groups of 128 and one
 activation scale per token: 10⁹ multiply-adds per second and, behind the stroke, the part of the limit measured in the same run, medians of $(awk -F, 'NR > 1 { print $13 }' "$speeds" | sort -nu | paste -sd/) interleaved
 rounds. The limit of float weights is the peak of fused multiply-adds, that of packed weights the peak of byte products, of which
-16-bit activations (\`gemm_w\`) take two for a weight. Eight-bit weights take four instructions for 32 products on AVX2, and six-bit ones more than two, so the
-half of that peak is what they can reach there.
+16-bit activations (\`gemm_w\`) take two for a weight. What keeps bytes from that peak on AVX2, counted in instructions: a product of 32 bytes is
+a multiplication and an addition at 2 to 4 bits, and so is the peak; 4-bit sums must leave their 16 bits after every unit (an eighth more), and
+for each token of a tile of 4 there is a load beside every four of them, 195 instructions in all where the peak has 128; the end of a group adds 8 for 8 outputs.
+Codes of 6 bits take 5 for two products and those of 8 bits 4 for one, so 80 and 50 % of the peak are all they can reach. With
+VNNI all of them are one instruction.
 
 | kernel | weights | activations | 3584x18944 | 3584x3584 | 896x4864 |
 | --- | --- | --- | ---: | ---: | ---: |
