@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
- * Lets src/kernel/x86/ *_avx512.c and *_avx512vnni.c be compiled and checked on any processor: SIMDe emulates the
- * intrinsics, and this file adds the few that SIMDe 0.7 lacks or does not round as the processor
- * does (its multiply-add is not fused without FMA). Single headers: the whole of SIMDe takes half a
- * minute to compile. Force-included ahead of those files, whose functions then end in _emulated. */
+ * Lets src/kernel/x86/ *_avx512.c and *_avx512vnni.c be compiled and checked on any processor:
+ * SIMDe emulates the intrinsics, and this file adds the few that SIMDe 0.7 lacks or does not round
+ * as the processor does (its multiply-add is not fused without FMA). Single headers: the whole of
+ * SIMDe takes half a minute to compile. Force-included ahead of those files, whose functions then
+ * end in _emulated. */
 #ifndef BAL_TESTS_EMULATED_AVX512_H
 #define BAL_TESTS_EMULATED_AVX512_H
 
