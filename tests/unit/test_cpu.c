@@ -61,7 +61,7 @@ static void test_detection(void **state)
     assert_int_equal((isa & BAL_ISA_AVX512) != 0, want2 && want512);
     assert_int_equal((isa & BAL_ISA_VNNI) != 0, want2 && want512 && kernel_reports(vnni));
 #else
-    (void)avx2, (void)avx512, (void)kernel_reports;
+    (void)avx2, (void)avx512, (void)vnni, (void)kernel_reports;
     assert_int_equal(isa, BAL_ISA_NONE);
 #endif
 }
