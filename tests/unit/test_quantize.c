@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT
  * Quantizing from end to end on the tiny golden model: the file, its reproducibility, interruption
  * at every block, and what is refused. */
-#include "scratch.h"
+#include "quantize_case.h"
 
-#include "ballast_quant.h"
 #include "base/half.h"
 #include "format/safetensors.h"
 #include "model/model.h"
@@ -11,9 +10,6 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
-
-#define MODEL "tests/golden/tiled/model"
-#define DATA  "tests/golden/calib/calib.jsonl"
 
 enum { LAYERS = 3, UNITS = 1000 };
 
@@ -37,24 +33,6 @@ static bal_quant_opts full_options(void)
     bal_quant_opts o = options();
     o.recipe = "mbq+";
     return o;
-}
-
-static void make(const char *out, const bal_quant_opts *o)
-{
-    bal_error err;
-    ASSERT_OK(bal_quantize(source_path(MODEL), out, o, &err));
-}
-
-static void assert_same_file(const char *a, const char *b)
-{
-    bal_mapping x, y;
-    bal_error err;
-    ASSERT_OK(bal_map_open(&x, a, &err));
-    ASSERT_OK(bal_map_open(&y, b, &err));
-    assert_int_equal(x.n_bytes, y.n_bytes);
-    assert_memory_equal(x.data, y.data, x.n_bytes);
-    bal_map_close(&x);
-    bal_map_close(&y);
 }
 
 /* Made once; other tests compare with them. */

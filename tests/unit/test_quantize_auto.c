@@ -2,9 +2,8 @@
  * Widths under a budget, from end to end on the tiny golden model: the budget holds to the byte,
  * what is bought is what was measured to pay, any thread count and any interruption give the same
  * file, and budgets that cannot be met are refused with the least possible. */
-#include "scratch.h"
+#include "quantize_case.h"
 
-#include "ballast_quant.h"
 #include "model/model.h"
 #include "quant/allocate.h"
 
@@ -12,9 +11,6 @@
 #include <math.h>
 #include <signal.h>
 #include <sys/wait.h>
-
-#define MODEL "tests/golden/tiled/model"
-#define DATA  "tests/golden/calib/calib.jsonl"
 
 enum { LAYERS = 3, LINEARS = 7, WIDTHS = 4 };
 
@@ -29,24 +25,6 @@ static bal_quant_opts options(void)
                             .n_set = 3,
                             .calib = source_path(DATA),
                             .samples = -1};
-}
-
-static void make(const char *out, const bal_quant_opts *o)
-{
-    bal_error err;
-    ASSERT_OK(bal_quantize(source_path(MODEL), out, o, &err));
-}
-
-static void assert_same_file(const char *a, const char *b)
-{
-    bal_mapping x, y;
-    bal_error err;
-    ASSERT_OK(bal_map_open(&x, a, &err));
-    ASSERT_OK(bal_map_open(&y, b, &err));
-    assert_int_equal(x.n_bytes, y.n_bytes);
-    assert_memory_equal(x.data, y.data, x.n_bytes);
-    bal_map_close(&x);
-    bal_map_close(&y);
 }
 
 /* Made once, with its report; other tests compare with them. */

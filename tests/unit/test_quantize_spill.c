@@ -2,16 +2,11 @@
  * Error feedback with its intermediate data on disk: killed at any step of a block and resumed it
  * gives the bytes of a run in one piece, and a disk that fills up there is a sentence, after which
  * the run can go on. */
-#include "scratch.h"
-
-#include "ballast_quant.h"
+#include "quantize_case.h"
 
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
-
-#define MODEL "tests/golden/tiled/model"
-#define DATA  "tests/golden/calib/calib.jsonl"
 
 static const char *const SET[] = {"group=32", "objective=moments"};
 
@@ -24,24 +19,6 @@ static bal_quant_opts options(void)
                             .n_set = 2,
                             .calib = source_path(DATA),
                             .samples = -1};
-}
-
-static void make(const char *out, const bal_quant_opts *o)
-{
-    bal_error err;
-    ASSERT_OK(bal_quantize(source_path(MODEL), out, o, &err));
-}
-
-static void assert_same_file(const char *a, const char *b)
-{
-    bal_mapping x, y;
-    bal_error err;
-    ASSERT_OK(bal_map_open(&x, a, &err));
-    ASSERT_OK(bal_map_open(&y, b, &err));
-    assert_int_equal(x.n_bytes, y.n_bytes);
-    assert_memory_equal(x.data, y.data, x.n_bytes);
-    bal_map_close(&x);
-    bal_map_close(&y);
 }
 
 static const char *reference(void)

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT
+ * What the end-to-end tests of quantizing share: the tiny golden model with its conversations,
+ * making a file of it, comparing two files byte by byte. Which recipe with which options is each
+ * test's own. */
+#ifndef BAL_TESTS_QUANTIZE_CASE_H
+#define BAL_TESTS_QUANTIZE_CASE_H
+
+#include "scratch.h"
+
+#include "ballast_quant.h"
+
+#define MODEL "tests/golden/tiled/model"
+#define DATA  "tests/golden/calib/calib.jsonl"
+
+static inline void make(const char *out, const bal_quant_opts *o)
+{
+    bal_error err;
+    ASSERT_OK(bal_quantize(source_path(MODEL), out, o, &err));
+}
+
+static inline void assert_same_file(const char *a, const char *b)
+{
+    bal_mapping x, y;
+    bal_error err;
+    ASSERT_OK(bal_map_open(&x, a, &err));
+    ASSERT_OK(bal_map_open(&y, b, &err));
+    assert_int_equal(x.n_bytes, y.n_bytes);
+    assert_memory_equal(x.data, y.data, x.n_bytes);
+    bal_map_close(&x);
+    bal_map_close(&y);
+}
+
+#endif
