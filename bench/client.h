@@ -67,13 +67,14 @@ typedef struct exchange {
     long status; /* of HTTP; 0: no answer */
     char *text;  /* everything that came, NUL-terminated */
     size_t n, cap;
-    size_t at;          /* of the line that is not complete yet */
-    int n_pieces;       /* chunks with content */
-    int leave_after;    /* pieces; 0: stays to the end */
-    bool done, left;    /* [DONE] came; the connection was dropped on purpose */
-    double began, last; /* now_s; of the piece before */
-    double first_s;     /* from the beginning to the first piece */
-    times gaps;         /* between pieces */
+    size_t at;              /* of the line that is not complete yet */
+    int n_pieces;           /* chunks with content */
+    int n_prompt, n_answer; /* tokens, where the stream's usage came */
+    int leave_after;        /* pieces; 0: stays to the end */
+    bool done, left;        /* [DONE] came; the connection was dropped on purpose */
+    double began, last;     /* now_s; of the piece before */
+    double first_s;         /* from the beginning to the first piece */
+    times gaps;             /* between pieces */
 } exchange;
 
 static inline void exchange_deinit(exchange *x)
@@ -83,9 +84,19 @@ static inline void exchange_deinit(exchange *x)
     *x = (exchange){0};
 }
 
+static inline int number_after(const char *line, const char *key)
+{
+    const char *at = strstr(line, key);
+    return at ? atoi(at + strlen(key)) : 0;
+}
+
 /* A piece is a line that brings content. */
 static inline void exchange_line(exchange *x, const char *line)
 {
+    if (strstr(line, "\"completion_tokens\":")) {
+        x->n_prompt = number_after(line, "\"prompt_tokens\":");
+        x->n_answer = number_after(line, "\"completion_tokens\":");
+    }
     static const char content[] = "\"content\":\"";
     const char *at = strstr(line, content);
     if (strncmp(line, "data: [DONE]", 12) == 0) x->done = true;

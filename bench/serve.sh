@@ -58,11 +58,14 @@ say questions "$("$build/serve_questions" "$url" 32 16)"
 stop
 
 start --ctx 2048 --kv-memory 48 --picture-cache 4 # full soon, so that rounds can be compared
+# the ends of an answer and what stands for a picture, which are no text: what the config of a folder names
+banned=$(grep -ohE '"(eos_token_id|pad_token_id|image_token_index|video_token_index)": [0-9]+' "$model/config.json" |
+  grep -oE '[0-9]+$' | sort -u | paste -sd,) || banned=none
 pictures=("$root"/demo/data/pictures/eval2[0-4]*.png)
-"$build/serve_load" "$url" "$clients" "$((seconds / 4 + 1))" 0 "${pictures[@]}" >"$work/warm"
+"$build/serve_load" "$url" "$clients" "$((seconds / 4 + 1))" 0 "$banned" "${pictures[@]}" >"$work/warm"
 first=0
 for round in $(seq "$rounds"); do
-  row=$("$build/serve_load" "$url" "$clients" "$seconds" "$round" "${pictures[@]}")
+  row=$("$build/serve_load" "$url" "$clients" "$seconds" "$round" "$banned" "${pictures[@]}")
   sleep 1
   kib=$(resident_kib "$pid")
   [ "$first" -gt 0 ] || first=$kib
@@ -76,11 +79,11 @@ limit=$((first + first / 20))
 [ -n "$llama" ] || exit 0
 for turn in 1 2 3; do # interleaved
   start --ctx 2048
-  say "text only, ballast, turn $turn" "$("$build/serve_load" "$url" "$clients" "$seconds" "$turn")"
+  say "text only, ballast, turn $turn" "$("$build/serve_load" "$url" "$clients" "$seconds" "$turn" "$banned")"
   stop
   "$llama" -m "$gguf" --port 18080 -c $((2048 * clients)) -np "$clients" >"$work/llama" 2>&1 &
   pid=$!
   until curl -fs http://127.0.0.1:18080/health >/dev/null; do kill -0 "$pid"; sleep 0.5; done
-  say "text only, llama-server, turn $turn" "$("$build/serve_load" http://127.0.0.1:18080 "$clients" "$seconds" "$turn")"
+  say "text only, llama-server, turn $turn" "$("$build/serve_load" http://127.0.0.1:18080 "$clients" "$seconds" "$turn" "$banned")"
   stop
 done

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT
  * Load on a server of OpenAI's API: many clients that stream answers of mixed sizes for a while,
  * some of which go away in the middle. Prints one line of JSON.
- *   serve_load URL CLIENTS SECONDS SEED [PICTURE.png ...]
+ *   serve_load URL CLIENTS SECONDS SEED BANNED [PICTURE.png ...]
+ * BANNED: ids with commas between that no answer may hold, so that every token is text (the end of
+ * an answer, which is ignored here, would show as a longer gap), or none.
  * Exit status 1 where anything but an answer or a 429 came back. */
 #include "client.h"
 
@@ -10,7 +12,8 @@
 typedef struct load {
     const char *url;
     double until;
-    char **pictures; /* [n_pictures] data URLs */
+    const char *bias; /* {"ID":-100,...} */
+    char **pictures;  /* [n_pictures] data URLs */
     int n_pictures;
 } load;
 
@@ -19,7 +22,7 @@ typedef struct client {
     const load *load;
     uint64_t rng;
     int whole, left, refused, failed; /* answers */
-    long pieces;
+    long pieces, prompt, answer;      /* tokens of whole answers */
     times first, gaps;
     char trouble[300];
 } client;
@@ -38,14 +41,14 @@ static char *random_body(client *c)
 {
     static const char *const words[] = {"red",   "circle", "what",  "is",   "the",
                                         "count", "small",  "shape", "left", "of"};
-    char text[1500], more[160];
+    char text[1500], more[600];
     size_t at = 0;
     for (uint64_t n = below(c, 3) ? 3 + below(c, 20) : 3 + below(c, 148); n; n--)
         at += (size_t)sprintf(text + at, "%s ", words[below(c, 10)]);
     snprintf(more, sizeof more,
-             ",\"stream\":true,\"ignore_eos\":true,\"seed\":%d,\"temperature\":0.8,"
-             "\"max_tokens\":%d",
-             (int)below(c, 1000), 8 + (int)below(c, 64));
+             ",\"stream\":true,\"stream_options\":{\"include_usage\":true},\"ignore_eos\":true,"
+             "\"seed\":%d,\"temperature\":0.8,\"max_tokens\":%d,\"logit_bias\":%s",
+             (int)below(c, 1000), 8 + (int)below(c, 64), c->load->bias);
     const bool sees = c->load->n_pictures && below(c, 4) == 0;
     return chat_body(text, sees ? c->load->pictures[below(c, (uint64_t)c->load->n_pictures)] : NULL,
                      more);
@@ -56,6 +59,8 @@ static void count(client *c, const exchange *x)
     if (x->left || (x->status == 200 && x->done)) {
         x->left ? c->left++ : c->whole++;
         c->pieces += x->n_pieces;
+        c->prompt += x->n_prompt;
+        c->answer += x->n_answer;
         if (x->n_pieces) times_add(&c->first, x->first_s);
         times_merge(&c->gaps, &x->gaps);
     } else if (x->status == 429) {
@@ -97,6 +102,18 @@ static char *read_picture(const char *path)
     return url;
 }
 
+/* "1,2" becomes {"1":-100,"2":-100}. */
+static void read_banned(char *bias, size_t size, const char *ids)
+{
+    size_t at = (size_t)snprintf(bias, size, "{");
+    for (char *end; *ids >= '0' && *ids <= '9'; ids = *end == ',' ? end + 1 : end) {
+        const long id = strtol(ids, &end, 10);
+        if (at + 40 > size) exit((fprintf(stderr, "serve_load: too many banned ids\n"), 2));
+        at += (size_t)snprintf(bias + at, size - at, "%s\"%ld\":-100", at > 1 ? "," : "", id);
+    }
+    snprintf(bias + at, size - at, "}");
+}
+
 static int report(const client *clients, int n, double seconds)
 {
     client sum = {0};
@@ -107,14 +124,18 @@ static int report(const client *clients, int n, double seconds)
         sum.refused += c->refused;
         sum.failed += c->failed;
         sum.pieces += c->pieces;
+        sum.prompt += c->prompt;
+        sum.answer += c->answer;
         times_merge(&sum.first, &c->first);
         times_merge(&sum.gaps, &c->gaps);
         if (c->failed) fprintf(stderr, "serve_load: client %d: %s\n", i, c->trouble);
     }
     printf("{\"clients\": %d, \"seconds\": %.1f, \"answers\": %d, \"left\": %d, \"refused\": %d, "
-           "\"failed\": %d, \"pieces_per_s\": %.1f, \"first_p50_ms\": %.1f, \"first_p99_ms\": "
-           "%.1f, \"gap_p50_ms\": %.2f, \"gap_p99_ms\": %.2f}\n",
+           "\"failed\": %d, \"pieces_per_s\": %.1f, \"answer_tokens_per_s\": %.1f, "
+           "\"prompt_tokens_per_s\": %.1f, \"first_p50_ms\": %.1f, \"first_p99_ms\": %.1f, "
+           "\"gap_p50_ms\": %.2f, \"gap_p99_ms\": %.2f}\n",
            n, seconds, sum.whole, sum.left, sum.refused, sum.failed, (double)sum.pieces / seconds,
+           (double)sum.answer / seconds, (double)sum.prompt / seconds,
            percentile_ms(&sum.first, 0.5), percentile_ms(&sum.first, 0.99),
            percentile_ms(&sum.gaps, 0.5), percentile_ms(&sum.gaps, 0.99));
     free(sum.first.s);
@@ -124,15 +145,19 @@ static int report(const client *clients, int n, double seconds)
 
 int main(int argc, char **argv)
 {
-    if (argc < 5)
-        return fprintf(stderr, "usage: serve_load URL CLIENTS SECONDS SEED [PICTURE.png ...]\n"), 2;
+    if (argc < 6)
+        return fprintf(stderr,
+                       "usage: serve_load URL CLIENTS SECONDS SEED BANNED [PICTURE.png ...]\n"),
+               2;
     const int n = atoi(argv[2]);
     const double began = now_s();
-    load l = {.url = argv[1], .until = began + atof(argv[3]), .n_pictures = argc - 5};
+    char bias[500];
+    read_banned(bias, sizeof bias, argv[5]);
+    load l = {.url = argv[1], .bias = bias, .until = began + atof(argv[3]), .n_pictures = argc - 6};
     if (n < 1 || n > 10000) return fprintf(stderr, "serve_load: 1 to 10000 clients\n"), 2;
     curl_global_init(CURL_GLOBAL_DEFAULT);
     l.pictures = need(calloc((size_t)argc, sizeof *l.pictures));
-    for (int i = 0; i < l.n_pictures; i++) l.pictures[i] = read_picture(argv[5 + i]);
+    for (int i = 0; i < l.n_pictures; i++) l.pictures[i] = read_picture(argv[6 + i]);
     client *clients = need(calloc((size_t)n, sizeof *clients));
     for (int i = 0; i < n; i++) {
         clients[i].load = &l;

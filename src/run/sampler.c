@@ -48,61 +48,85 @@ double bal_log_sum_exp(const float *x, int n)
     return top + log(sum);
 }
 
-/* Descending probability; ascending id where equal, so that sorting is deterministic. */
-static int by_probability(const void *a, const void *b)
+/* Higher probability first; of equals the lower id, so that the order is total. */
+static bool before(bal_candidate a, bal_candidate b)
 {
-    const bal_candidate *x = a, *y = b;
-    if (x->p != y->p) return x->p > y->p ? -1 : 1;
-    return (x->id > y->id) - (x->id < y->id);
+    return a.p != b.p ? a.p > b.p : a.id < b.id;
 }
 
-/* A token below (1 - top_p) / (n - 1) cannot be in the nucleus, so only the rest is sorted. */
-static int likely(const bal_sampler *s, const float *logits)
+/* Lets work[at] sink to its place in the heap work[0 .. n), the likeliest at 0. */
+static void sink(bal_candidate *work, int n, int at)
 {
-    const float top = logits[bal_argmax(logits, s->vocab)];
+    const bal_candidate c = work[at];
+    for (int child = 2 * at + 1; child < n; child = 2 * at + 1) {
+        if (child + 1 < n && before(work[child + 1], work[child])) child++;
+        if (!before(work[child], c)) break;
+        work[at] = work[child];
+        at = child;
+    }
+    work[at] = c;
+}
+
+/* Probabilities of all tokens that have one, in order of id; their number. */
+static int candidates(const bal_sampler *s, const float *logits)
+{
+    const double top = (double)logits[bal_argmax(logits, s->vocab)];
     double sum = 0.0;
-    for (int i = 0; i < s->vocab; i++)
-        sum += exp((double)(logits[i] - top) / (double)s->s.temperature);
-    const double cut =
-        s->s.top_k || s->vocab < 2 ? 0.0 : (1.0 - (double)s->s.top_p) / (s->vocab - 1);
     int n = 0;
     for (int i = 0; i < s->vocab; i++) {
-        const double p = exp((double)(logits[i] - top) / (double)s->s.temperature) / sum;
-        if ((p >= cut && p > 0.0) || logits[i] == top) s->work[n++] = (bal_candidate){(float)p, i};
+        const double p = exp(((double)logits[i] - top) / (double)s->s.temperature);
+        sum += p;
+        if ((float)p > 0.0f) s->work[n++] = (bal_candidate){(float)p, i};
     }
+    for (int i = 0; i < n; i++) s->work[i].p = (float)((double)s->work[i].p / sum);
     return n;
 }
 
-/* The shortest head of the sorted candidates whose probability reaches top_p of their total. */
-static int nucleus(const bal_sampler *s, int n, double total)
-{
-    double sum = 0.0;
-    for (int i = 0; i < n; i++) {
-        sum += (double)s->work[i].p;
-        if (sum >= (double)s->s.top_p * total) return i + 1;
-    }
-    return n;
-}
-
-static double total_of(const bal_sampler *s, int n)
+static double mass(const bal_candidate *c, int n)
 {
     double total = 0.0;
-    for (int i = 0; i < n; i++) total += (double)s->work[i].p;
+    for (int i = 0; i < n; i++) total += (double)c[i].p;
     return total;
+}
+
+/* Moves the k likeliest of n, or as many of them as reach the probability `enough`, to the end of
+ * work[0 .. n), the likeliest last: a heap gives them one by one, so that a vocabulary is not
+ * sorted for the few. Returns their number. */
+static int take_likeliest(bal_candidate *work, int n, int k, double enough)
+{
+    for (int at = n / 2 - 1; at >= 0; at--) sink(work, n, at);
+    double sum = 0.0;
+    int taken = 0;
+    while (taken < k && (taken == 0 || sum < enough)) {
+        const bal_candidate c = work[0];
+        work[0] = work[n - 1 - taken];
+        work[n - 1 - taken] = c;
+        sink(work, n - 1 - taken, 0);
+        sum += (double)c.p;
+        taken++;
+    }
+    return taken;
 }
 
 int32_t bal_sampler_next(bal_sampler *s, const float *logits)
 {
     if (s->s.temperature == 0.0f) return bal_argmax(logits, s->vocab);
-    int n = likely(s, logits);
-    qsort(s->work, (size_t)n, sizeof *s->work, by_probability);
-    if (s->s.top_k && n > s->s.top_k) n = s->s.top_k;
-    /* without top-k the candidates left out count as mass, so the nucleus is that of all tokens */
-    if (s->s.top_p < 1.0f) n = nucleus(s, n, s->s.top_k ? total_of(s, n) : 1.0);
-    double u = (double)bal_rng_f32(&s->rng) * total_of(s, n);
-    for (int i = 0; i < n - 1; i++) {
-        u -= (double)s->work[i].p;
-        if (u < 0.0) return s->work[i].id;
+    int n = candidates(s, logits);
+    bal_candidate *from = s->work;
+    if (s->s.top_k && s->s.top_k < n) {
+        const int k = take_likeliest(from, n, s->s.top_k, INFINITY);
+        from += n - k;
+        n = k;
     }
-    return s->work[n - 1].id;
+    if (s->s.top_p < 1.0f) {
+        const int k = take_likeliest(from, n, n, (double)s->s.top_p * mass(from, n));
+        from += n - k;
+        n = k;
+    }
+    double u = (double)bal_rng_f32(&s->rng) * mass(from, n);
+    for (int i = 0; i < n - 1; i++) {
+        u -= (double)from[i].p;
+        if (u < 0.0) return from[i].id;
+    }
+    return from[n - 1].id;
 }
