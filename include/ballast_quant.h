@@ -19,16 +19,16 @@ typedef struct bal_quant_opts {
     size_t n_set;
     const char *calib;   /* LLaVA conversations, JSON array or JSONL; NULL for recipes without */
     int samples;         /* 0: 128; negative: all */
-    uint64_t seed;       /* of the choice of samples */
+    uint64_t seed;       /* of the choice of samples, and of rotations */
     const char *isa;     /* "scalar", "avx2", "avx512", "avx512vnni"; NULL: what the CPU has */
     bool resume;         /* go on with an interrupted run */
     bool force;          /* replace an existing file; throw an interrupted run away */
     const char *report;  /* FILE.html to write, with the same as .json beside it; NULL: none.
                             Either existing is BAL_E_EXISTS without force */
     const char *command; /* shown in the report; NULL: left out */
-    bal_progress_fn *progress; /* stages "pictures" and "sensitivity" (samples), "widths"
-                                  (blocks), "blocks" (thousandths of a block); false stops with
-                                  BAL_E_CANCELLED */
+    bal_progress_fn *progress; /* stages "rotation" (blocks), "tower" (pieces), "pictures"
+                                  and "sensitivity" (samples), "widths" (blocks), "blocks"
+                                  (thousandths of a block); false stops with BAL_E_CANCELLED */
     void *progress_ctx;
 } bal_quant_opts;
 

@@ -16,7 +16,8 @@ bits=${BITS:-3}
 questions=${QUESTIONS:-240}
 samples=${SAMPLES:-16}
 jobs=${JOBS:-$(nproc)}
-recipes=(rtn awq mbq gptq awq+gptq)
+# recipe and overrides
+recipes=("rtn" "awq" "mbq" "gptq" "awq+gptq" "rtn rotate=residual" "gptq rotate=residual")
 factors=(64 8 1)
 
 figures() {
@@ -26,9 +27,11 @@ figures() {
 }
 
 # One recipe on one model to a row of the table; one thread, since several run at a time.
-measure() { # FACTOR RECIPE
-  local file="$work/$1-$2.safetensors" row
-  "$ballast" quantize "$work/x$1" -o "$file" --force -q --bits "$bits" --recipe "$2" --threads 1 \
+measure() { # FACTOR "RECIPE KEY=VALUE ..."
+  local file="$work/$1-${2// /-}.safetensors" row name set=() s
+  read -r name s <<<"$2"
+  for s in $s; do set+=(--set "$s"); done
+  "$ballast" quantize "$work/x$1" -o "$file" --force -q --bits "$bits" --recipe "$name" "${set[@]}" --threads 1 \
     --calib demo/data/calib.jsonl --samples "$samples"
   row=$("$ballast" eval "$file" --against demo/model -d demo/data/eval.jsonl --limit "$questions" --threads 1 \
     --json -q | figures)

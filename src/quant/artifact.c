@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FIXED_META = 7 };
+enum { FIXED_META = 8 };
 
 /* Everything of a decoder block is in its part: linears, biases, norms. */
 static const char BLOCKS[] = "model.language_model.layers.";
@@ -39,7 +39,7 @@ static bal_status builder_init(builder *b)
     const size_t layers = (size_t)b->engine->model.config.text.layers;
     b->room_meta = FIXED_META + 2 * layers * BAL_DECODER_LINEARS + b->origin->tower->n;
     b->room_tensors = b->engine->model.tensors.n_tensors + 2 + b->origin->tower->n +
-                      layers * (2 * BAL_DECODER_LINEARS + BAL_PART_NORMS);
+                      BAL_TRANSFORM_TENSORS + layers * (2 * BAL_DECODER_LINEARS + BAL_PART_NORMS);
     b->tensors = calloc(b->room_tensors, sizeof *b->tensors);
     b->meta = calloc(b->room_meta, sizeof *b->meta);
     b->strings = calloc(b->room_tensors + 2 * b->room_meta, sizeof *b->strings);
@@ -208,7 +208,8 @@ static int by_name(const void *a, const void *b)
     return strcmp(x->name, y->name);
 }
 
-/* In order of the new names, so that old and new checkpoints of a model give the same file. */
+/* What is not packed, rotated where it was. In order of the new names, so that old and new
+ * checkpoints of a model give the same file. */
 static bal_status add_untouched(builder *b)
 {
     const bal_tensor_set *set = &b->engine->model.tensors;
@@ -220,7 +221,12 @@ static bal_status add_untouched(builder *b)
                                    set->tensors[i].name, b->err));
         if (strncmp(name, BLOCKS, sizeof BLOCKS - 1) == 0) continue;
         if (bal_tower_holds(b->origin->tower, name)) continue;
+        if (bal_transform_find(b->origin->transform, name)) continue;
         BAL_TRY(add_tensor(b, name, &set->tensors[i]));
+    }
+    for (size_t i = 0; i < b->origin->transform->n_tensors; i++) {
+        const bal_tensor_view *t = &b->origin->transform->tensors[i];
+        if (!bal_tower_holds(b->origin->tower, t->name)) BAL_TRY(add_tensor(b, t->name, t));
     }
     qsort(b->tensors + first, b->n_tensors - first, sizeof *b->tensors, by_name);
     return BAL_OK;
@@ -238,6 +244,11 @@ static bal_status add_origin(builder *b)
     add_meta(b, "source", o->source);
     add_meta(b, "model_sha256", o->model_sha256);
     if (o->calibration) add_meta(b, "calibration", o->calibration);
+    if (o->transform->rotation.n) {
+        char seed[32];
+        snprintf(seed, sizeof seed, "%llu", (unsigned long long)o->transform->seed);
+        BAL_TRY(add_kept_meta(b, "rotation_seed", seed));
+    }
     return BAL_OK;
 }
 

@@ -8,6 +8,7 @@
 #include "base/hash.h"
 #include "quant/part.h"
 #include "quant/tower.h"
+#include "quant/transform.h"
 #include "run/engine.h"
 
 /* 1.1 has activation paths; files without are 1.0. */
@@ -16,12 +17,13 @@
 
 typedef struct bal_artifact_origin {
     const bal_recipe *recipe;
-    const bal_linear_bits *bits; /* [layers] where the recipe's bits are auto */
-    const char *isa;             /* name of the level that computed it */
-    const char *source;          /* name of the checkpoint's folder, without path */
-    const char *model_sha256;    /* of the checkpoint, bal_artifact_hash_model */
-    const char *calibration;     /* JSON text, NULL when no data was used */
-    const bal_tower *tower;      /* what is packed in front of the decoder, or will be */
+    const bal_linear_bits *bits;    /* [layers] where the recipe's bits are auto */
+    const char *isa;                /* name of the level that computed it */
+    const char *source;             /* name of the checkpoint's folder, without path */
+    const char *model_sha256;       /* of the checkpoint, bal_artifact_hash_model */
+    const char *calibration;        /* JSON text, NULL when no data was used */
+    const bal_tower *tower;         /* what is packed in front of the decoder, or will be */
+    const bal_transform *transform; /* what is in another basis, or will be */
 } bal_artifact_origin;
 
 /* What a file would be, without any data; where spikes decide about activation paths, up to two

@@ -28,6 +28,7 @@ typedef struct run {
     bal_exec exec;
     bal_workspace space;
     bal_tower tower;
+    bal_transform transform;
     bal_calib calib;
     size_t *order, n; /* the records in use */
     bal_gathered data;
@@ -81,6 +82,7 @@ static bal_status open_model(run *r)
     r->recipe = *o->recipe;
     BAL_TRY(bal_recipe_check(&r->recipe, r->err));
     resolve_arithmetic(&r->recipe, &r->engine.model);
+    BAL_TRY(bal_transform_list(&r->transform, &r->engine.model, &r->recipe, o->seed, r->err));
     BAL_TRY(bal_tower_list(&r->tower, &r->engine.model, &r->recipe, r->err));
     return bal_exec_create(&r->exec, r->engine.pool, &r->engine.kernels,
                            bal_model_max_k(&r->engine.model), r->err);
@@ -119,6 +121,7 @@ static void close_run(run *r)
     bal_exec_destroy(&r->exec);
     bal_engine_close(&r->engine);
     bal_tower_close(&r->tower);
+    bal_transform_close(&r->transform);
 }
 
 /* ---- Progress ----------------------------------------------------------------------------------
@@ -212,6 +215,9 @@ static bal_status identify(run *r)
     if (bal_recipe_solves(&r->recipe) &&
         json_object_set_new(r->identity, "blas", json_string(bal_blas_name())) < 0)
         return bal_nomem(r->err, sizeof source, "identity of the run");
+    if (r->recipe.rotate != BAL_ROTATE_NONE &&
+        json_object_set_new(r->identity, "rotation_seed", json_integer((json_int_t)r->o->seed)) < 0)
+        return bal_nomem(r->err, sizeof source, "identity of the run");
     if (!r->o->calib) return BAL_OK;
     const bal_status st = describe_calibration(r, r->data.sha256, &calib);
     json_object_set_new(r->identity, "calibration", calib);
@@ -241,6 +247,7 @@ static bal_artifact_origin origin_of(const run *r)
         .model_sha256 = r->model_sha256,
         .calibration = r->calibration,
         .tower = &r->tower,
+        .transform = &r->transform,
     };
 }
 
@@ -614,6 +621,7 @@ static bal_status go(run *r)
     if (r->recipe.bits == BAL_BITS_AUTO) BAL_TRY(check_budget(r, &sizes, &budget));
     BAL_TRY(bal_workspace_open(&r->space, r->o->out, r->o->resume, r->o->force, r->err));
     BAL_TRY(bind(r));
+    BAL_TRY(bal_transform_apply(&r->transform, &r->exec, &r->space, step_through, r, r->err));
     BAL_TRY(bal_tower_pack(&r->tower, &r->exec, &r->space, step_through, r, r->err));
     BAL_TRY(encode_data(r));
     BAL_TRY(measure(r));
@@ -668,7 +676,8 @@ static bal_status fill_needs(bal_pipeline_plan *p, run *r)
                                              &r->recipe, needs_sensitivity(&r->recipe), speed);
     p->ram_bytes = e.ram_bytes;
     p->seconds = e.seconds;
-    p->disk_bytes = p->sizes.n_bytes + p->sizes.linear_bytes + e.spill_bytes;
+    p->disk_bytes = p->sizes.n_bytes + p->sizes.linear_bytes + e.spill_bytes +
+                    bal_transform_bytes(&r->transform);
     return BAL_OK;
 }
 

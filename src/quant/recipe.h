@@ -9,6 +9,8 @@
 #include "base/status.h"
 #include "type/act.h"
 
+/* residual: the residual stream is rotated before anything is measured (transform.h) */
+typedef enum bal_rotate { BAL_ROTATE_NONE, BAL_ROTATE_RESIDUAL } bal_rotate;
 /* search: AWQ's 20-point channel scale search; smooth: SmoothQuant's closed form with `alpha`, on
  * the inputs that a norm makes; none: s = 1 */
 typedef enum bal_scale { BAL_SCALE_NONE, BAL_SCALE_SEARCH, BAL_SCALE_SMOOTH } bal_scale;
@@ -108,6 +110,7 @@ typedef struct bal_recipe {
     bal_act_kind act; /* how the linears read their inputs */
     int act_group;    /* inputs that share a scale of a8: 32, 128, or 0: the token */
     bool spikes;      /* inputs whose spikes would cost a8 most of its range keep a16 */
+    bal_rotate rotate;
     bal_scale scale;
     int alpha; /* of smooth, in hundredths */
     bal_balance balance;

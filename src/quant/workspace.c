@@ -49,7 +49,8 @@ static bool is_piece(const char *name)
 static bool is_whole(const char *name)
 {
     return is_piece(name) || is_block(name, ".safetensors") ||
-           is_numbered(name, "tower_", ".safetensors") || strcmp(name, LOCK) == 0 ||
+           is_numbered(name, "tower_", ".safetensors") ||
+           is_numbered(name, "rotated_", ".safetensors") || strcmp(name, LOCK) == 0 ||
            strcmp(name, RUN) == 0 || strcmp(name, OUTPUT) == 0 ||
            strncmp(name, STORE, sizeof STORE - 1) == 0;
 }
