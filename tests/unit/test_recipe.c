@@ -82,7 +82,8 @@ static void test_canonical(void **state)
     assert_string_equal(
         json, "{\"name\":\"rtn\",\"bits\":3,\"group\":\"row\",\"vision\":\"float\",\"projector\":"
               "\"float\",\"grid\":\"asym\",\"act\":\"a16\","
-              "\"act_group\":\"row\",\"spikes\":\"keep\",\"scale\":\"none\",\"alpha\":\"0.5\","
+              "\"act_group\":\"row\",\"spikes\":\"keep\",\"rotate\":\"none\",\"scale\":\"none\","
+              "\"alpha\":\"0.5\","
               "\"balance\":\"off\",\"loss\":\"mse\",\"objective\":\"output\",\"floor\":\"none\","
               "\"average\":\"sample\","
               "\"statistic\":\"plain\",\"language\":\"answer\",\"gradient\":\"f32\","
@@ -139,7 +140,7 @@ static void test_every_word(void **state)
             free(json);
         }
     }
-    assert_int_equal(n, 37);
+    assert_int_equal(n, 38);
     assert_int_equal(numbers, 2);
 }
 
