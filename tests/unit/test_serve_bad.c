@@ -338,6 +338,37 @@ static void slow_clients_are_cut_off(void **state)
     witness_end(&w);
 }
 
+/* A schema whose alternatives unroll into more states than a grammar may have. */
+static void a_schema_too_large_is_refused(void **state)
+{
+    (void)state;
+    enum { N = 300 };
+    char body[120 + 80 * N];
+    int at = sprintf(body, MESSAGE ",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":"
+                                   "{\"schema\":{\"anyOf\":[");
+    for (int i = 0; i < N; i++)
+        at += sprintf(body + at,
+                      "%s{\"type\":\"array\",\"items\":{\"type\":\"string\"},\"minItems\":%d}",
+                      i ? "," : "", i);
+    strcpy(body + at, "]}}}}");
+    reply r = post(port, "/v1/chat/completions", body);
+    ASSERT_ERROR(r, 400, "unsupported_schema", "response_format.json_schema.schema");
+    reply_free(&r);
+}
+
+static void a_model_name_of_any_length_is_unknown(void **state)
+{
+    (void)state;
+    enum { N = 3000 };
+    char path[N + 20] = "/v1/models/";
+    const size_t at = strlen(path);
+    memset(path + at, 'm', N);
+    path[at + N] = 0;
+    reply r = get(port, path);
+    ASSERT_ERROR(r, 404, "model_not_found", "model");
+    reply_free(&r);
+}
+
 /* Sound bodies broken by a seeded generator: whatever they have become, the answer is a refusal in
  * shape or a completion. */
 static void a_thousand_broken_requests(void **state)
@@ -404,6 +435,8 @@ int main(void)
         cmocka_unit_test(large_bodies_are_refused),
         cmocka_unit_test(header_floods_are_refused),
         cmocka_unit_test(slow_clients_are_cut_off),
+        cmocka_unit_test(a_schema_too_large_is_refused),
+        cmocka_unit_test(a_model_name_of_any_length_is_unknown),
         cmocka_unit_test(a_thousand_broken_requests),
     };
     return cmocka_run_group_tests(tests, group_setup, group_teardown);
