@@ -42,11 +42,16 @@ typedef struct demo_state {
     char paths[DEMO_MODELS][1100];
 } demo_state;
 
-static double now(void)
+static double clock_s(clockid_t clock)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static double now(void)
+{
+    return clock_s(CLOCK_MONOTONIC);
 }
 
 /* ---- Memory ------------------------------------------------------------------------------------
@@ -97,23 +102,36 @@ static bal_status load_record(demo_row *r, const char *path, int *calibration, b
     return BAL_OK;
 }
 
-static bal_status quantize(demo_state *s, const char *recipe, int bits, bal_error *err)
+/* One row: a recipe at a width, and what else is set. */
+typedef struct demo_job {
+    const char *label; /* of the row and its files */
+    const char *recipe;
+    int bits;
+    const char *set[3]; /* up to a NULL */
+} demo_job;
+
+static bal_status quantize(demo_state *s, const demo_job *job, bal_error *err)
 {
-    const int i = s->table.n_rows;
+    const int i = s->table.n_rows, bits = job->bits;
     demo_row *r = &s->table.rows[i];
     char set[16], calib[1100], model[1100], base[1000], report[1100];
+    const char *sets[1 + 3] = {set};
+    int n_set = 1;
     snprintf(set, sizeof set, "bits=%d", bits);
+    while (n_set < 1 + 3 && job->set[n_set - 1]) {
+        sets[n_set] = job->set[n_set - 1];
+        n_set++;
+    }
     snprintf(calib, sizeof calib, "%s/data/calib.jsonl", s->f->folder);
     snprintf(model, sizeof model, "%s/model", s->f->folder);
-    snprintf(base, sizeof base, "%s/%s-w%d", s->f->work, recipe, bits);
+    snprintf(base, sizeof base, "%s/%s-w%d", s->f->work, job->label, bits);
     snprintf(s->paths[i], sizeof s->paths[i], "%s.safetensors", base);
     snprintf(report, sizeof report, "%s.html", base);
-    const char *const sets[] = {set};
     const bal_quant_opts opts = {.size = sizeof opts,
                                  .threads = s->f->common.threads,
-                                 .recipe = recipe,
+                                 .recipe = job->recipe,
                                  .set = sets,
-                                 .n_set = 1,
+                                 .n_set = n_set,
                                  .calib = calib,
                                  .samples = s->f->samples,
                                  .seed = s->f->common.seed,
@@ -123,32 +141,49 @@ static bal_status quantize(demo_state *s, const char *recipe, int bits, bal_erro
                                  .progress = show_step,
                                  .progress_ctx = s};
     forget_peak();
-    const double start = now();
+    const double start = now(), cpu = clock_s(CLOCK_PROCESS_CPUTIME_ID);
     bal_status st = bal_quantize(model, s->paths[i], &opts, err);
     bal_bar_clear(&s->bar);
     if (st < 0) return st;
-    r->recipe = recipe;
+    r->recipe = job->label;
     r->bits = bits;
     r->quantize_s = now() - start;
+    r->quantize_cpu_s = clock_s(CLOCK_PROCESS_CPUTIME_ID) - cpu;
     r->quantize_mb = peak_mb();
     s->table.n_rows++;
-    fprintf(s->out, "  %-9s W%d  %5.1f s   %s\n", recipe, bits, r->quantize_s, s->paths[i]);
+    fprintf(s->out, "  %-10s W%d  %5.1f s   %s\n", job->label, bits, r->quantize_s, s->paths[i]);
     fflush(s->out);
     snprintf(report, sizeof report, "%s.json", base);
     return load_record(r, report, &s->table.calibration, err);
 }
 
+/* The widths of weights that the recipes are compared at, and 8-bit activations beside them. */
+static bal_status quantize_full(demo_state *s, bal_error *err)
+{
+    static const char *const recipes[] = {"rtn",    "awq",  "awq+clip", "mbq",
+                                          "mbq-r1", "mbq+", "gptq",     "ballast"};
+    static const demo_job bytes[] = {{.label = "w8a8", .recipe = "w8a8", .bits = 8},
+                                     {.label = "w4a8", .recipe = "w4a8", .bits = 4},
+                                     {.label = "ballast-a8",
+                                      .recipe = "ballast",
+                                      .bits = 4,
+                                      .set = {"group=row", "grid=sym", "act=a8"}}};
+    for (int bits = 4; bits >= 2; bits--)
+        for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++)
+            BAL_TRY(quantize(
+                s, &(demo_job){.label = recipes[i], .recipe = recipes[i], .bits = bits}, err));
+    for (size_t i = 0; i < sizeof bytes / sizeof *bytes; i++) BAL_TRY(quantize(s, &bytes[i], err));
+    return BAL_OK;
+}
+
 static bal_status quantize_all(demo_state *s, bal_error *err)
 {
     static const char *const quick[] = {"rtn", "awq", "mbq", "mbq+", "ballast"};
-    static const char *const full[] = {"rtn",    "awq",  "awq+clip", "mbq",
-                                       "mbq-r1", "mbq+", "gptq",     "ballast"};
-    const int n = s->f->full ? 8 : 5;
     fprintf(s->out, "Quantizing %s/model:\n", s->f->folder);
     fflush(s->out);
-    for (int bits = s->f->full ? 4 : 3; bits >= (s->f->full ? 2 : 3); bits--)
-        for (int i = 0; i < n; i++)
-            BAL_TRY(quantize(s, s->f->full ? full[i] : quick[i], bits, err));
+    if (s->f->full) return quantize_full(s, err);
+    for (size_t i = 0; i < sizeof quick / sizeof *quick; i++)
+        BAL_TRY(quantize(s, &(demo_job){.label = quick[i], .recipe = quick[i], .bits = 3}, err));
     return BAL_OK;
 }
 

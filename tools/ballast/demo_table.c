@@ -58,7 +58,7 @@ bal_status demo_compare(demo_difference *out, const demo_table *t, int set, cons
 static void print_row(FILE *f, const demo_row *r)
 {
     const bal_eval_result *e = &r->eval[DEMO_QUESTIONS];
-    fprintf(f, "%-9s %3d %6.2f %7.2f  %5.1f [%4.1f, %5.1f]  %6.3f", r->recipe, r->bits,
+    fprintf(f, "%-10s %2d %6.2f %7.2f  %5.1f [%4.1f, %5.1f]  %6.3f", r->recipe, r->bits,
             r->linear_bpw, (double)r->bytes / 1e6, 100 * e->accuracy.value, 100 * e->accuracy.lo,
             100 * e->accuracy.hi, e->nll.value);
     if (e->compared)
@@ -182,8 +182,9 @@ static bal_status md_pair(FILE *f, const demo_table *t, int set, int bits, const
 static bal_status md_pairs(FILE *f, const demo_table *t, bal_error *err)
 {
     static const char *const pairs[][2] = {
-        {"awq", "rtn"},       {"mbq", "awq"},     {"mbq", "mbq-r1"},   {"mbq+", "mbq"},
-        {"mbq+", "awq+clip"}, {"ballast", "mbq"}, {"ballast", "mbq+"}, {"ballast", "gptq"}};
+        {"awq", "rtn"},         {"mbq", "awq"},           {"mbq", "mbq-r1"},   {"mbq+", "mbq"},
+        {"mbq+", "awq+clip"},   {"ballast", "mbq"},       {"ballast", "mbq+"}, {"ballast", "gptq"},
+        {"ballast-a8", "w4a8"}, {"ballast-a8", "ballast"}};
     fprintf(f, "\n## Differences, paired over pictures\n\n"
                "A difference inside its interval is not a difference; lower KL is better, higher "
                "accuracy is better.\n\n"
@@ -228,20 +229,22 @@ static void md_sizes(FILE *f, const demo_table *t)
         f,
         "\n## Size and speed\n\n"
         "bpw: bits per quantized weight, scales and zero points counted; file bpw: the whole "
-        "file over all its weights. Quantizing: seconds, and the most memory resident meanwhile, "
-        "the mapped checkpoint included. Decoding speed: median [slowest, fastest] of "
+        "file over all its weights. Quantizing: seconds, those of the processor over all threads, "
+        "and the most memory resident meanwhile, the mapped checkpoint included. Decoding speed: "
+        "median [slowest, fastest] of "
         "interleaved rounds on %d threads, %s, %s.\n\n"
-        "| recipe | bits | bpw | file bpw | bytes | quantized in s | with MB | tokens/s |\n"
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+        "| recipe | bits | bpw | file bpw | bytes | quantized in s | processor s | with MB | "
+        "tokens/s |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
         t->threads, t->isa, t->machine);
     for (int i = 0; i < t->n_rows; i++) {
         const demo_row *r = &t->rows[i];
         fprintf(f, "| %s | %d | %.2f | %.2f | %llu |", r->recipe, r->bits, r->linear_bpw,
                 r->file_bpw, (unsigned long long)r->bytes);
         if (i == 0)
-            fprintf(f, " | |");
+            fprintf(f, " | | |");
         else
-            fprintf(f, " %.1f | %.0f |", r->quantize_s, r->quantize_mb);
+            fprintf(f, " %.1f | %.1f | %.0f |", r->quantize_s, r->quantize_cpu_s, r->quantize_mb);
         fprintf(f, " %.0f [%.0f, %.0f] |\n", r->tokens_per_s, r->speed_lo, r->speed_hi);
     }
 }
@@ -301,7 +304,9 @@ bal_status demo_print_markdown(FILE *f, const demo_table *t, bal_error *err)
     fprintf(f,
             "# Results\n\n"
             "Made by `./demo.sh --full`: the embedded model (`demo/model`), %d calibration "
-            "conversations, groups of %d,\nversion %s. What the columns mean: "
+            "conversations, groups of %d,\nversion %s; `w8a8` and `w4a8` with 8-bit activations "
+            "and a range per output, as `ballast-a8`, which is "
+            "`ballast` with `group=row` `grid=sym` `act=a8`. What the columns mean: "
             "[numerics.md](numerics.md), section Evaluation. Brackets are 95 %% intervals.\n",
             t->calibration, t->group, t->version);
     for (int set = 0; set < DEMO_SETS; set++) md_set(f, t, set);

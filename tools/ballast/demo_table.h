@@ -19,9 +19,10 @@ typedef struct demo_row {
     int bits;
     double linear_bpw, file_bpw; /* bits per quantized weight; per weight of the whole file */
     uint64_t bytes;
-    double quantize_s, quantize_mb; /* time, and most memory resident meanwhile; 0: unknown */
-    double tokens_per_s;            /* decoding, median of the rounds */
-    double speed_lo, speed_hi;      /* slowest and fastest round */
+    double quantize_s, quantize_cpu_s; /* time; of the processor, over all threads */
+    double quantize_mb;                /* most memory resident meanwhile; 0: unknown */
+    double tokens_per_s;               /* decoding, median of the rounds */
+    double speed_lo, speed_hi;         /* slowest and fastest round */
     bal_eval_result eval[DEMO_SETS];
     json_t *record; /* what quantize measured, NULL for float */
 } demo_row;
