@@ -29,7 +29,7 @@ install "${build_packages[@]}" "${test_packages[@]}"
 cd "$root"
 
 say "format"
-find include src tools tests bench -name '*.[ch]' -print0 | xargs -0 clang-format --dry-run -Werror
+find include src tools tests bench \( -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' \) -print0 | xargs -0 clang-format --dry-run -Werror
 
 say "gcc, release, all tests"
 build release

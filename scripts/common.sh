@@ -7,7 +7,7 @@ jobs=${JOBS:-$(nproc)}
 build_packages=(gcc libc6-dev cmake ninja-build pkg-config libjansson-dev libjpeg62-turbo-dev libpng-dev
   libwebp-dev libpcre2-dev libutf8proc-dev libssl-dev libedit-dev libopenblas-serial-dev
   liblapacke-dev libmicrohttpd-dev libcurl4-openssl-dev)
-test_packages=(clang libclang-rt-14-dev clang-format libcmocka-dev libsimde-dev binutils)
+test_packages=(g++ clang libclang-rt-14-dev clang-format libcmocka-dev libsimde-dev binutils)
 
 say() { printf '\n== %s\n' "$*"; }
 

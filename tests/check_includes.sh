@@ -9,7 +9,7 @@ cd "${1:-${BALLAST_SOURCE_DIR:-.}}"
 
 rooms=(src)
 [ ! -d tools ] || rooms+=(tools)
-find "${rooms[@]}" -name '*.[ch]' | LC_ALL=C sort | xargs -r awk '
+find "${rooms[@]}" \( -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' \) | LC_ALL=C sort | xargs -r awk '
 BEGIN {
     # what each room may include besides itself
     below["base"] = ""
