@@ -10,6 +10,17 @@
 extern "C" {
 #endif
 
+/* One of several processes that make a file together. */
+typedef struct bal_rank bal_rank;
+
+/* Joins the processes that this one was started with by mpirun or the like; *out is NULL where it
+ * is alone. BAL_E_UNSUP: started with others, but the library is built without MPI. Once a process;
+ * MPI is started here, and ended by bal_rank_close, unless the program has started it itself. */
+bal_status bal_rank_open(bal_rank **out, bal_error *err);
+/* 0 .. *count - 1; 0 of 1 for NULL. Rank 0 writes the file, and is the one that should speak. */
+int bal_rank_index(const bal_rank *r, int *count);
+void bal_rank_close(bal_rank *r); /* waits for the others; NULL is fine */
+
 /* Zero is the default of every field but size. Strings are borrowed for the call. */
 typedef struct bal_quant_opts {
     uint32_t size;          /* sizeof(bal_quant_opts): lets the struct grow */
@@ -30,6 +41,9 @@ typedef struct bal_quant_opts {
                                   and "sensitivity" (samples), "widths" (blocks), "blocks"
                                   (thousandths of a block); false stops with BAL_E_CANCELLED */
     void *progress_ctx;
+    bal_rank *rank; /* of several, which all make the same calls with the same options; all must see
+                       the same model, data and output folder. A failure of one is that of all.
+                       NULL: alone */
 } bal_quant_opts;
 
 /* What a run would do and make. ram_bytes and disk_bytes are estimates: memory beside the mapped

@@ -165,18 +165,18 @@ static bal_status prepare(call *c, const char *model_dir, const char *out,
         .step_ctx = &c->opts,
         .record = c->opts.report ? write_report : NULL,
         .record_ctx = &c->opts,
+        .rank = c->opts.rank,
     };
     if (out) BAL_TRY(check_out(c, err));
     return check_report(c, err);
 }
 
-bal_status bal_quantize_plan(bal_quant_plan *plan, const char *model_dir, const char *out,
-                             const bal_quant_opts *opts, bal_error *err)
+static bal_status make_plan(bal_quant_plan *plan, const char *model_dir, const char *out,
+                            const bal_quant_opts *opts, bal_error *err)
 {
     call c;
     bal_pipeline_plan p;
     char *recipe;
-    if (!plan) return bal_fail(err, BAL_E_ARG, "plan is NULL");
     *plan = (bal_quant_plan){0};
     BAL_TRY(prepare(&c, model_dir, out, opts, err));
     BAL_TRY(bal_pipeline_plan_make(&p, &c.pipeline, err));
@@ -202,13 +202,50 @@ bal_status bal_quantize_plan(bal_quant_plan *plan, const char *model_dir, const 
     return BAL_OK;
 }
 
+/* What a call comes to for all ranks: one that was refused before it met the others does so here.
+ * Options too broken to have a rank in them are that everywhere. */
+static bal_status settle(const bal_quant_opts *opts, bal_status st, bal_error *mine, bal_error *err)
+{
+    bal_quant_opts o;
+    if (bal_opts_read(&o, sizeof o, sizeof o, opts, "bal_quant_opts", NULL) == BAL_OK)
+        st = bal_rank_agree(o.rank, st, mine);
+    if (st < 0 && err) *err = *mine;
+    return st;
+}
+
+bal_status bal_quantize_plan(bal_quant_plan *plan, const char *model_dir, const char *out,
+                             const bal_quant_opts *opts, bal_error *err)
+{
+    bal_error mine = {0};
+    if (!plan) return bal_fail(err, BAL_E_ARG, "plan is NULL");
+    return settle(opts, make_plan(plan, model_dir, out, opts, &mine), &mine, err);
+}
+
 bal_status bal_quantize(const char *model_dir, const char *out, const bal_quant_opts *opts,
                         bal_error *err)
 {
     call c;
+    bal_error mine = {0};
     if (!out || !out[0]) return bal_fail(err, BAL_E_ARG, "no output file is given");
-    BAL_TRY(prepare(&c, model_dir, out, opts, err));
-    return bal_pipeline_run(&c.pipeline, err);
+    bal_status st = prepare(&c, model_dir, out, opts, &mine);
+    if (st == BAL_OK) st = bal_pipeline_run(&c.pipeline, &mine);
+    return settle(opts, st, &mine, err);
+}
+
+bal_status bal_rank_open(bal_rank **out, bal_error *err)
+{
+    return out ? bal_rank_join(out, err) : bal_fail(err, BAL_E_ARG, "out is NULL");
+}
+
+int bal_rank_index(const bal_rank *r, int *count)
+{
+    if (count) *count = r ? r->count : 1;
+    return r ? r->index : 0;
+}
+
+void bal_rank_close(bal_rank *r)
+{
+    bal_rank_leave(r);
 }
 
 bool bal_quant_recipe(size_t i, const char **name, char about[400])

@@ -30,8 +30,9 @@ static void job_deinit(bal_block_job *j)
     free(j->out);
     free(j->want);
     free(j->rows);
-    free(j->tags);
+    free(j->place);
     free(j->sums);
+    for (int i = 0; i < BAL_JOB_TALLIES; i++) free(j->tally[i]);
     *j = (bal_block_job){0};
 }
 
@@ -42,10 +43,20 @@ static bal_status job_rows(bal_block_job *j, bal_error *err)
     j->out = malloc(n * hidden);
     j->want = malloc(n * hidden);
     j->rows = malloc(n * (size_t)j->trial.widest * sizeof(float));
-    j->tags = malloc(n);
-    j->sums = malloc(2 * n * sizeof *j->sums);
-    if (j->h && j->out && j->want && j->rows && j->tags && j->sums) return BAL_OK;
+    j->place = malloc(n * sizeof *j->place);
+    j->sums = malloc(n * sizeof *j->sums);
+    if (j->h && j->out && j->want && j->rows && j->place && j->sums) return BAL_OK;
     return bal_nomem(err, n * (size_t)j->trial.widest * sizeof(float), "rows of a sample");
+}
+
+static bal_status job_tallies(bal_block_job *j, bal_error *err)
+{
+    const size_t rows = bal_job_row0(j, j->samples->n);
+    for (int i = 0; i < BAL_JOB_TALLIES; i++) {
+        j->tally[i] = calloc(rows + 1, sizeof *j->tally[i]);
+        if (!j->tally[i]) return bal_nomem(err, rows * sizeof *j->tally[i], "errors of rows");
+    }
+    return BAL_OK;
 }
 
 /* What only calibration needs. */
@@ -58,6 +69,7 @@ static bal_status job_calibration(bal_block_job *j, const char *dir, bal_error *
     if (j->recipe->act == BAL_ACT_A8) BAL_TRY(bal_wide_layer_rows(&j->trial, j->max_rows, err));
     for (int i = 0; i < BAL_SUBS; i++)
         BAL_TRY(bal_store_create(&j->ref[i], dir, j->samples, j->c->hidden, err));
+    BAL_TRY(job_tallies(j, err));
     for (int g = 0; g < BAL_GROUPS; g++) {
         const int k = bal_job_group_width(j, g);
         BAL_TRY(bal_store_create(&j->x[g], dir, j->samples, k, err));

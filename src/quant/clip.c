@@ -30,6 +30,12 @@ enum {
     BLOCK_COLS = 128, /* columns of a block of H; a longer group sums over its blocks */
 };
 
+/* Rows of linear i that this rank searches, in steps that the searches take. */
+static bal_range own_rows(const bal_block_job *j, int i)
+{
+    return bal_rank_rows(j->samples->rank, (size_t)bal_layer_linear(&j->work.l, i)->n, BLOCK_ROWS);
+}
+
 static inline float clamp(float x, float lo, float hi)
 {
     x = x < lo ? lo : x;
@@ -114,8 +120,9 @@ static bal_status clip_diag(bal_block_job *j, int i, const float *s, bal_error *
     if (!h) return bal_nomem(err, (size_t)l->k * sizeof *h, "diagonal of H");
     bal_stats_diag(&j->stats[group], j->recipe, j->ratio[bal_group_table[group].sub], h);
     for (int c = 0; s && c < l->k; c++) h[c] /= (double)s[c] * (double)s[c];
-    diag_job d = {j, &j->quantizer[i], h, j->work.w[i], l->k};
-    bal_pool_run(j->e->pool, diag_rows, &d, (size_t)l->n, 4);
+    const bal_range ours = own_rows(j, i);
+    diag_job d = {j, &j->quantizer[i], h, j->work.w[i] + ours.begin * (size_t)l->k, l->k};
+    bal_pool_run(j->e->pool, diag_rows, &d, ours.end - ours.begin, 4);
     free(h);
     return BAL_OK;
 }
@@ -135,6 +142,7 @@ typedef struct awq_job {
     double *best; /* [AWQ_ROWS] */
     float *keep;  /* [AWQ_ROWS] */
     int row0, at, size, step;
+    bal_range ours; /* rows of w */
 } awq_job;
 
 static float *awq_weights(const awq_job *a, size_t r)
@@ -191,13 +199,14 @@ static void awq_group(awq_job *a, int rows)
     }
 }
 
-static void awq_columns(awq_job *a, int n)
+static void awq_columns(awq_job *a)
 {
+    const int end = (int)a->ours.end;
     for (int t = 0; t < a->tokens; t++)
         memcpy(a->part + (size_t)t * (size_t)a->size, a->x + (size_t)t * (size_t)a->k + a->at,
                (size_t)a->size * sizeof *a->part);
-    for (a->row0 = 0; a->row0 < n; a->row0 += AWQ_ROWS)
-        awq_group(a, n - a->row0 < AWQ_ROWS ? n - a->row0 : AWQ_ROWS);
+    for (a->row0 = (int)a->ours.begin; a->row0 < end; a->row0 += AWQ_ROWS)
+        awq_group(a, end - a->row0 < AWQ_ROWS ? end - a->row0 : AWQ_ROWS);
 }
 
 /* Every stride-th row of the calibration set, divided by s. */
@@ -226,6 +235,7 @@ static bal_status clip_awq(bal_block_job *j, int i, const float *s, bal_error *e
     const int widest = bal_group_size(l->k, j->quantizer[i].group);
     const size_t k = (size_t)l->k, size = (size_t)widest;
     awq_job a = {.j = j, .z = &j->quantizer[i], .k = l->k, .w = j->work.w[i]};
+    a.ours = own_rows(j, i);
     double best[AWQ_ROWS];
     float keep[AWQ_ROWS];
     a.best = best;
@@ -239,7 +249,7 @@ static bal_status clip_awq(bal_block_job *j, int i, const float *s, bal_error *e
                         : bal_nomem(err, AWQ_TOKENS * k * sizeof *a.x, "tokens of the clip search");
     for (a.at = 0; st >= 0 && a.at < l->k; a.at += widest) {
         a.size = l->k - a.at < widest ? l->k - a.at : widest;
-        awq_columns(&a, l->n);
+        awq_columns(&a);
     }
     free(a.x);
     free(a.part);
@@ -431,17 +441,27 @@ static bal_status clip_block(bal_block_job *j, int i, const float *s, bal_error 
     b.t = malloc(rows * k * sizeof *b.t);
     bal_status st = b.h && b.x && b.t ? block_moments(&b, j, bal_group_of_linear(i), s, err)
                                       : bal_nomem(err, 2 * rows * k * sizeof *b.x, "blocks of H");
-    if (st >= 0) bal_pool_run(j->e->pool, block_panels, &b, (size_t)l->n, BLOCK_ROWS);
+    const bal_range ours = own_rows(j, i);
+    b.w += ours.begin * k;
+    if (st >= 0) bal_pool_run(j->e->pool, block_panels, &b, ours.end - ours.begin, BLOCK_ROWS);
     free(b.h);
     free(b.x);
     free(b.t);
     return st;
 }
 
-bal_status bal_job_clip(bal_block_job *j, int i, const float *s, bal_error *err)
+static bal_status clip(bal_block_job *j, int i, const float *s, bal_error *err)
 {
     if (j->recipe->clip == BAL_CLIP_DIAG) return clip_diag(j, i, s, err);
     if (j->recipe->clip == BAL_CLIP_BLOCK) return clip_block(j, i, s, err);
-    if (i == BAL_LINEAR_Q || i == BAL_LINEAR_K) return BAL_OK;
     return clip_awq(j, i, s, err);
+}
+
+bal_status bal_job_clip(bal_block_job *j, int i, const float *s, bal_error *err)
+{
+    const bal_linear *l = bal_layer_linear(&j->work.l, i);
+    if (j->recipe->clip == BAL_CLIP_AWQ && (i == BAL_LINEAR_Q || i == BAL_LINEAR_K)) return BAL_OK;
+    BAL_TRY(clip(j, i, s, err));
+    return bal_rank_join_rows(j->samples->rank, j->work.w[i], (size_t)l->n, BLOCK_ROWS,
+                              (size_t)l->k * sizeof *j->work.w[i], err);
 }

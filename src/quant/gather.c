@@ -316,6 +316,18 @@ static bal_status lay_out_all(gatherer *g, const size_t *order, size_t n)
     return BAL_OK;
 }
 
+static bal_status join(gatherer *g)
+{
+    const bal_samples *s = &g->out->samples;
+    const size_t floats = (size_t)s->max_len * (size_t)g->engine->model.config.text.hidden;
+    if (!s->rank) return BAL_OK;
+    float *rows = malloc(floats * sizeof *rows);
+    if (!rows) return bal_nomem(g->err, floats * sizeof *rows, "embeddings of a sample");
+    const bal_status st = bal_store_join(&g->out->embeds, s->rank, rows, g->err);
+    free(rows);
+    return st;
+}
+
 static bal_status encode_all(gatherer *g, const size_t *order, const char *tmp_dir,
                              bal_step_fn *step, void *step_ctx)
 {
@@ -324,11 +336,15 @@ static bal_status encode_all(gatherer *g, const size_t *order, const char *tmp_d
                              g->engine->model.config.text.hidden, g->err));
     for (int i = 0; i < n; i++) {
         const bal_calib_record *r = &g->calib->records[order[i]];
+        if (!bal_rank_owns(g->out->samples.rank, i)) {
+            g->n_seen += r->n_images;
+            continue;
+        }
         BAL_TRY(name_record(g, r, encode(g, r, i)));
         if (step && step(step_ctx, "pictures", (long)i + 1, (long)n))
             return bal_fail(g->err, BAL_E_CANCELLED, "cancelled while encoding pictures");
     }
-    return BAL_OK;
+    return join(g);
 }
 
 bal_status bal_gather_layout(bal_gathered *out, const bal_calib *calib, const size_t *order,

@@ -13,7 +13,8 @@
  * what packing weights and waking threads cost. */
 enum { BAL_JOB_BATCH = 256 };
 
-enum { BAL_SOLVE_STEPS = 3 }; /* of a group: moments, factor, codes */
+enum { BAL_SOLVE_STEPS = 3 };            /* of a group: moments, factor, codes */
+enum { BAL_JOB_TALLIES = 2 * BAL_SUBS }; /* an error and a reference of both sub-blocks */
 
 typedef struct bal_block_job {
     const bal_exec *e;
@@ -37,12 +38,25 @@ typedef struct bal_block_job {
     bal_wide_layer trial;                /* what runs: the float block, a candidate, or rounded */
     bal_probe probe;
     bal_pass pass;
-    int max_rows;          /* max_len + BAL_JOB_BATCH */
-    float *h, *out, *want; /* [max_rows][hidden] */
-    float *rows;           /* [max_rows][widest linear input] */
-    uint8_t *tags;         /* [max_rows] */
-    double *sums;          /* [2 * max_rows] */
+    int max_rows;                          /* max_len + BAL_JOB_BATCH */
+    float *h, *out, *want;                 /* [max_rows][hidden] */
+    float *rows;                           /* [max_rows][widest linear input] */
+    size_t *place;                         /* [max_rows] numbers of these rows among all */
+    bal_row_error *sums;                   /* [max_rows] */
+    bal_row_error *tally[BAL_JOB_TALLIES]; /* [rows of all samples] errors, added when complete */
 } bal_block_job;
+
+/* Row number of the first position of a sample, all samples being one behind the other. */
+static inline size_t bal_job_row0(const bal_block_job *j, int sample)
+{
+    return j->ref[0].row0[sample];
+}
+
+/* Collective: sums of tally `which` over the samples with `judges` (NULL: all), rows of a modality
+ * without weight left out (weight NULL: none is). Each rank has filled the rows of its own samples.
+ */
+bal_status bal_job_sum(bal_block_job *j, int which, const bool *judges, const double *weight,
+                       bal_error_sums *sums, bal_error *err);
 
 int bal_job_group_width(const bal_block_job *j, int group);
 

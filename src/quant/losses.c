@@ -12,7 +12,7 @@ enum { LANES = 8 };
 typedef struct job {
     const float *a, *b;
     int cols;
-    double *abs, *sq; /* [n] */
+    bal_row_error *out; /* [n] */
 } job;
 
 static void fold_lanes(const double *lane, double *out)
@@ -21,7 +21,7 @@ static void fold_lanes(const double *lane, double *out)
         ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 }
 
-static void row_sums(const float *a, const float *b, int cols, double *abs_out, double *sq_out)
+static void row_sums(const float *a, const float *b, int cols, bal_row_error *out)
 {
     double abs[LANES] = {0}, sq[LANES] = {0};
     int c = 0;
@@ -36,8 +36,8 @@ static void row_sums(const float *a, const float *b, int cols, double *abs_out, 
         abs[l] += d;
         sq[l] += d * d;
     }
-    fold_lanes(abs, abs_out);
-    fold_lanes(sq, sq_out);
+    fold_lanes(abs, &out->abs);
+    fold_lanes(sq, &out->sq);
 }
 
 static void rows(void *ctx, size_t begin, size_t end, int lane)
@@ -46,20 +46,34 @@ static void rows(void *ctx, size_t begin, size_t end, int lane)
     const job *j = ctx;
     for (size_t r = begin; r < end; r++) {
         const size_t at = r * (size_t)j->cols;
-        row_sums(j->a + at, j->b ? j->b + at : NULL, j->cols, &j->abs[r], &j->sq[r]);
+        row_sums(j->a + at, j->b ? j->b + at : NULL, j->cols, &j->out[r]);
+    }
+}
+
+void bal_row_errors(bal_pool *pool, const float *a, const float *b, int n, int cols,
+                    bal_row_error *out)
+{
+    job j = {a, b, cols, out};
+    bal_pool_run(pool, rows, &j, (size_t)n, 16);
+}
+
+void bal_error_sums_rows(bal_error_sums *s, const bal_row_error *row, int n,
+                         const uint8_t *modality, const double *weight)
+{
+    for (int r = 0; r < n; r++) {
+        const uint8_t m = modality[r];
+        if (weight && weight[m] == 0.0) continue;
+        s->abs[m] += row[r].abs;
+        s->sq[m] += row[r].sq;
+        s->rows[m]++;
     }
 }
 
 void bal_error_sums_add(bal_error_sums *s, bal_pool *pool, const float *a, const float *b, int n,
-                        int cols, const uint8_t *modality, double *work)
+                        int cols, const uint8_t *modality, bal_row_error *work)
 {
-    job j = {a, b, cols, work, work + n};
-    bal_pool_run(pool, rows, &j, (size_t)n, 16);
-    for (int r = 0; r < n; r++) {
-        s->abs[modality[r]] += j.abs[r];
-        s->sq[modality[r]] += j.sq[r];
-        s->rows[modality[r]]++;
-    }
+    bal_row_errors(pool, a, b, n, cols, work);
+    bal_error_sums_rows(s, work, n, modality, NULL);
 }
 
 static double mean(double sum, int64_t rows_in, int cols)

@@ -14,10 +14,22 @@ typedef struct bal_error_sums {
     int64_t rows[BAL_MODALITIES];
 } bal_error_sums;
 
-/* Adds d = a - b (subtracted in f32; b NULL: d = a), a, b [n][cols], by modality [n].
- * work [2 * n]. Parallel over rows. */
+/* Sums of one row of d, over its columns. */
+typedef struct bal_row_error {
+    double abs, sq;
+} bal_row_error;
+
+/* out[n] of the rows of d = a - b (subtracted in f32; b NULL: d = a), a, b [n][cols]. Parallel over
+ * rows. */
+void bal_row_errors(bal_pool *pool, const float *a, const float *b, int n, int cols,
+                    bal_row_error *out);
+/* Adds row by row, by modality [n]; rows of a modality whose weight is 0 are left out (weight NULL:
+ * none is). */
+void bal_error_sums_rows(bal_error_sums *s, const bal_row_error *rows, int n,
+                         const uint8_t *modality, const double *weight);
+/* Both at once. work [n]. */
 void bal_error_sums_add(bal_error_sums *s, bal_pool *pool, const float *a, const float *b, int n,
-                        int cols, const uint8_t *modality, double *work);
+                        int cols, const uint8_t *modality, bal_row_error *work);
 
 /* MBQ's loss over everything added so far. L = language rows (answers; with language text also
  * prompt), V = vision rows, C = cols:

@@ -45,6 +45,7 @@ typedef struct strip_job {
     const float *at; /* [rows of the result][rows]: the left factor, transposed */
     const float *u;  /* [rows][k] */
     size_t rows, n;  /* n rows of the result */
+    size_t strip0;   /* the first that is ours */
     double *out;     /* triangle, or [n][k] */
     bool triangle;
 } strip_job;
@@ -54,7 +55,7 @@ static void add_strips(void *ctx, size_t begin, size_t end, int lane)
     const strip_job *j = ctx;
     const size_t k = (size_t)j->m->k;
     float *product = j->m->lanes + (size_t)lane * (size_t)j->m->lane_floats;
-    for (size_t s = begin; s < end; s++) {
+    for (size_t s = j->strip0 + begin; s < j->strip0 + end; s++) {
         const size_t i0 = s * STRIP, i1 = bal_min(i0 + STRIP, j->n);
         const size_t cols = j->triangle ? i1 : k;
         j->e->kernels->gemm_nn_f32(i1 - i0, j->rows, cols, j->at + i0 * j->rows, j->rows, j->u, k,
@@ -71,9 +72,13 @@ static void add_strips(void *ctx, size_t begin, size_t end, int lane)
 static void add(const bal_moments *m, const bal_exec *e, const float *left, size_t n,
                 const float *u, int rows, float *work, double *out, bool triangle)
 {
-    strip_job j = {m, e, work, u, (size_t)rows, n, out, triangle};
+    const int index = m->rank ? m->rank->index : 0;
+    const bal_range ours = triangle ? bal_rank_triangle_of(m->rank, index, n, STRIP)
+                                    : bal_rank_rows_of(m->rank, index, n, STRIP);
+    const size_t strip0 = ours.begin / STRIP;
+    strip_job j = {m, e, work, u, (size_t)rows, n, strip0, out, triangle};
     bal_probe_transpose(e, left, n, rows, (int)n, work);
-    bal_pool_run(e->pool, add_strips, &j, bal_ceil_div(n, STRIP), 1);
+    bal_pool_run(e->pool, add_strips, &j, bal_ceil_div(ours.end, STRIP) - strip0, 1);
 }
 
 void bal_moments_add(bal_moments *m, const bal_exec *e, const float *u, const float *d,
@@ -83,6 +88,28 @@ void bal_moments_add(bal_moments *m, const bal_exec *e, const float *u, const fl
     add(m, e, u, (size_t)m->k, u, rows, work, m->tri, true);
     if (m->cross) add(m, e, d, (size_t)m->k, u, rows, work, m->cross, false);
     if (m->residual) add(m, e, r, (size_t)m->n_out, u, rows, work, m->residual, false);
+}
+
+/* Elements in front of row i of the triangle. */
+static size_t triangle_at(size_t i)
+{
+    return i * (i + 1) / 2;
+}
+
+bal_status bal_moments_join(bal_moments *m, bal_error *err)
+{
+    const size_t k = (size_t)m->k, row = k * sizeof(double);
+    bal_rank *rank = m->rank;
+    if (!rank) return BAL_OK;
+    BAL_TRY(bal_rank_agree(rank, BAL_OK, err));
+    for (int i = 0; i < rank->count; i++) {
+        const bal_range at = bal_rank_triangle_of(rank, i, k, STRIP);
+        const size_t n = triangle_at(at.end) - triangle_at(at.begin);
+        if (n) rank->ops->share(rank->ctx, m->tri + triangle_at(at.begin), n * sizeof *m->tri, i);
+    }
+    if (m->cross) BAL_TRY(bal_rank_join_rows(rank, m->cross, k, STRIP, row, err));
+    if (!m->residual) return BAL_OK;
+    return bal_rank_join_rows(rank, m->residual, (size_t)m->n_out, STRIP, row, err);
 }
 
 double bal_moments_mean(const bal_moments *m)

@@ -6,6 +6,7 @@
 #define BAL_QUANT_MOMENTS_H
 
 #include "op/exec.h"
+#include "quant/rank.h"
 
 typedef struct bal_moments {
     int k, n_out;
@@ -14,6 +15,7 @@ typedef struct bal_moments {
     double *residual; /* [n_out][k] E = sum r u^T, or NULL */
     float *lanes;     /* products of one strip of rows, per lane */
     int lane_floats;
+    bal_rank *rank; /* set behind create: this rank adds up its own rows of the sums only */
 } bal_moments;
 
 /* n_out 0: no residual. Contents start at zero. */
@@ -26,6 +28,9 @@ void bal_moments_destroy(bal_moments *m); /* idempotent; zeroed struct is fine *
  * are summed in f32, samples in double; parallel over rows of the result. */
 void bal_moments_add(bal_moments *m, const bal_exec *e, const float *u, const float *d,
                      const float *r, int rows, float *work);
+
+/* Collective: the rows of all ranks come together. */
+bal_status bal_moments_join(bal_moments *m, bal_error *err);
 
 /* H_ij */
 static inline double bal_moments_at(const bal_moments *m, int i, int j)

@@ -225,16 +225,60 @@ static bal_status identify(run *r)
 }
 
 /* The file is the same for every build of a version; pieces of two builds do not mix. */
+static bal_status identity_with_build(const run *r, json_t **out)
+{
+    *out = json_copy(r->identity);
+    if (json_object_set_new(*out, "build", json_string(bal_build_id)) == 0) return BAL_OK;
+    json_decref(*out);
+    *out = NULL;
+    return bal_nomem(r->err, sizeof(bal_error), "identity of the run");
+}
+
 static bal_status bind(run *r)
 {
-    json_t *all = json_copy(r->identity);
-    if (json_object_set_new(all, "build", json_string(bal_build_id)) < 0) {
-        json_decref(all);
-        return bal_nomem(r->err, sizeof(bal_error), "identity of the run");
-    }
+    json_t *all;
+    BAL_TRY(identity_with_build(r, &all));
     const bal_status st = bal_workspace_bind(&r->space, all, r->err);
     json_decref(all);
     return st;
+}
+
+/* The identity of the first rank's run. Collective. */
+static bal_status first_identity(const run *r, const json_t *mine, json_t **first)
+{
+    bal_rank *rank = r->o->rank;
+    char *text = json_dumps(mine, JSON_COMPACT);
+    size_t n = text ? strlen(text) : 0;
+    bal_status st = bal_rank_agree(rank, text ? BAL_OK : bal_nomem(r->err, n, "identity"), r->err);
+    if (st == BAL_OK) st = bal_rank_share(rank, &n, sizeof n, 0, r->err);
+    char *said = malloc(n + 1);
+    if (st == BAL_OK && !said) st = bal_nomem(r->err, n, "identity of the run");
+    if (st == BAL_OK && rank->index == 0) memcpy(said, text, n);
+    st = bal_rank_agree(rank, st, r->err);
+    if (st == BAL_OK) st = bal_rank_share(rank, said, n, 0, r->err);
+    *first = st == BAL_OK ? json_loadb(said, n, 0, NULL) : NULL;
+    free(text);
+    free(said);
+    return st;
+}
+
+/* Ranks that run another build, or see another model or other data, cannot make one file. */
+static bal_status compare_identities(const run *r)
+{
+    json_t *mine, *first;
+    if (!r->o->rank) return BAL_OK;
+    BAL_TRY(identity_with_build(r, &mine));
+    bal_status st = first_identity(r, mine, &first);
+    const char *key;
+    json_t *value;
+    json_object_foreach(mine, key, value)
+    {
+        if (st == BAL_OK && !json_equal(value, json_object_get(first, key)))
+            st = bal_fail(r->err, BAL_E_ARG, "%s is not that of rank 0", key);
+    }
+    json_decref(mine);
+    json_decref(first);
+    return bal_rank_agree(r->o->rank, st, r->err);
 }
 
 static bal_artifact_origin origin_of(const run *r)
@@ -254,24 +298,34 @@ static bal_artifact_origin origin_of(const run *r)
 /* ---- Measuring ---------------------------------------------------------------------------------
  */
 
+static const char SENSITIVITY[] = "sensitivity.json", WIDTHS[] = "widths.json";
+
+/* The first rank writes; when this returns the file is there for all of them. Takes the record. */
+static bal_status save(const run *r, const char *path, json_t *record)
+{
+    bal_status st = BAL_OK;
+    if (bal_rank_is_first(r->o->rank)) st = bal_record_save(path, record, r->err);
+    json_decref(record);
+    return bal_rank_agree(r->o->rank, st, r->err);
+}
+
 /* Gradients of tokens are not kept over an interruption: they are measured again. */
 static bal_status measure(run *r)
 {
     char path[PATH_SIZE];
     if (!needs_sensitivity(&r->recipe)) return BAL_OK;
-    BAL_TRY(bal_workspace_path(&r->space, path, sizeof path, "sensitivity.json", r->err));
+    bool measured;
+    BAL_TRY(bal_workspace_path(&r->space, path, sizeof path, SENSITIVITY, r->err));
+    BAL_TRY(bal_workspace_has(&r->space, SENSITIVITY, &measured, r->err));
     if (bal_recipe_weighs_tokens(&r->recipe)) {
         BAL_TRY(bal_store_create(&r->gradients, r->space.output.partial, &r->data.samples,
                                  BAL_GROUPS * layers_of(r), r->err));
         r->data.samples.gradients = &r->gradients;
-    } else if (bal_path_exists(path))
+    } else if (measured)
         return bal_record_read_sensitivity(&r->sensitivity, path, layers_of(r), r->err);
     BAL_TRY(bal_sensitivity_run(&r->sensitivity, &r->exec, &r->engine.model, &r->data.samples,
                                 &r->data.embeds, &r->recipe, step_through, r, r->err));
-    json_t *record = bal_record_sensitivity(&r->sensitivity);
-    const bal_status st = bal_record_save(path, record, r->err);
-    json_decref(record);
-    return st;
+    return save(r, path, bal_record_sensitivity(&r->sensitivity));
 }
 
 /* ---- Widths ------------------------------------------------------------------------------------
@@ -355,18 +409,17 @@ static bal_status make_widths(run *r, const char *path)
                                &r->data.embeds, &r->sensitivity, &r->recipe,
                                r->space.output.partial, step_through, r, r->err));
     BAL_TRY(buy(r));
-    json_t *record = bal_widths_to_json(&r->widths);
-    const bal_status st = bal_record_save(path, record, r->err);
-    json_decref(record);
-    return st;
+    return save(r, path, bal_widths_to_json(&r->widths));
 }
 
 static bal_status choose_widths(run *r)
 {
     char path[PATH_SIZE];
     if (r->recipe.bits != BAL_BITS_AUTO) return BAL_OK;
-    BAL_TRY(bal_workspace_path(&r->space, path, sizeof path, "widths.json", r->err));
-    if (!bal_path_exists(path)) {
+    bool measured;
+    BAL_TRY(bal_workspace_path(&r->space, path, sizeof path, WIDTHS, r->err));
+    BAL_TRY(bal_workspace_has(&r->space, WIDTHS, &measured, r->err));
+    if (!measured) {
         BAL_TRY(make_widths(r, path));
         bal_widths_free(&r->widths);
     }
@@ -414,7 +467,7 @@ static bal_status hash_part(const char *path, char hex[BAL_SHA256_HEX], bal_erro
 }
 
 /* The record of a finished block, or NULL: then the block is solved (again). */
-static json_t *finished_record(const block_paths *p)
+static json_t *read_finished(const block_paths *p)
 {
     char hex[BAL_SHA256_HEX];
     json_t *record;
@@ -423,6 +476,52 @@ static json_t *finished_record(const block_paths *p)
     if (sha && hash_part(p->part, hex, NULL) == BAL_OK && strcmp(sha, hex) == 0) return record;
     json_decref(record);
     return NULL;
+}
+
+/* Likewise as the first rank finds it. The others keep no records: theirs is empty. */
+static bal_status finished_record(const run *r, const block_paths *p, json_t **record)
+{
+    *record = bal_rank_is_first(r->o->rank) ? read_finished(p) : NULL;
+    bool finished = *record != NULL;
+    BAL_TRY(bal_rank_share(r->o->rank, &finished, sizeof finished, 0, r->err));
+    if (finished && !*record && !(*record = json_object()))
+        return bal_nomem(r->err, sizeof *p, "record of a block");
+    return BAL_OK;
+}
+
+static bal_status hash_result(const bal_block_result *result, uint8_t digest[BAL_SHA256_BYTES],
+                              bal_error *err)
+{
+    bal_sha256 hash;
+    BAL_TRY(bal_sha256_init(&hash, err));
+    bal_status st = BAL_OK;
+    for (int i = 0; st == BAL_OK && i < BAL_DECODER_LINEARS; i++) {
+        const bal_quantized_linear *q = &result->linear[i];
+        const size_t n = (size_t)q->n, groups = n * (size_t)bal_group_count(q->k, q->group);
+        st = bal_sha256_update(&hash, q->codes, n * (size_t)q->k, err);
+        if (st == BAL_OK) st = bal_sha256_update(&hash, q->scales, groups * sizeof *q->scales, err);
+        if (st == BAL_OK) st = bal_sha256_update(&hash, q->zeros, groups, err);
+    }
+    if (st == BAL_OK) st = bal_sha256_final(&hash, digest, err);
+    bal_sha256_deinit(&hash);
+    return st;
+}
+
+/* What every rank computes for itself must be the same everywhere: on machines that round
+ * differently it is not, and then the ranks would not be making one file. */
+static bal_status compare_results(const run *r, const bal_block_result *result)
+{
+    uint8_t mine[BAL_SHA256_BYTES], first[BAL_SHA256_BYTES];
+    bal_rank *rank = r->o->rank;
+    if (!rank) return BAL_OK;
+    BAL_TRY(hash_result(result, mine, r->err));
+    memcpy(first, mine, sizeof first);
+    BAL_TRY(bal_rank_share(rank, first, sizeof first, 0, r->err));
+    if (memcmp(mine, first, sizeof first) == 0) return BAL_OK;
+    return bal_fail(r->err, BAL_E_NUMERIC,
+                    "block %d: another result than on rank 0; all ranks need the same kind of "
+                    "machine with the same libraries",
+                    r->block);
 }
 
 static bal_status solve(run *r, const block_paths *p, json_t **record)
@@ -436,7 +535,8 @@ static bal_status solve(run *r, const block_paths *p, json_t **record)
     bal_status st = bal_block_solve(&result, &r->exec, &m->config.text, &m->layers[i], i,
                                     &r->data.samples, &r->data.embeds, &r->quant, ratio, &r->recipe,
                                     r->space.output.partial, step_solve, r, r->err);
-    if (st == BAL_OK)
+    if (st == BAL_OK) st = compare_results(r, &result);
+    if (st == BAL_OK && bal_rank_is_first(r->o->rank))
         st = bal_part_write(p->part, &result, &m->config.text, &m->layers[i], i, r->err);
     if (st == BAL_OK && !(*record = bal_record_block(&result, i)))
         st = bal_nomem(r->err, sizeof result, "record of a block");
@@ -474,14 +574,16 @@ static bal_status do_block(run *r)
     if (r->widths.bits)
         memcpy(r->recipe.linear_bits, r->widths.bits[r->block], sizeof r->recipe.linear_bits);
     BAL_TRY(paths_of(r, &p));
-    json_t *record = finished_record(&p);
+    json_t *record = NULL;
+    bal_status st = finished_record(r, &p, &record);
     const bool finished = record != NULL;
-    bal_status st = finished ? BAL_OK : solve(r, &p, &record);
+    if (st == BAL_OK && !finished) st = solve(r, &p, &record);
+    st = bal_rank_agree(r->o->rank, st, r->err);
     if (st == BAL_OK)
         st = bal_part_open(&r->parts[r->block], p.part, &m->config.text, &m->layers[r->block],
                            &r->recipe, r->block, r->err);
     if (st == BAL_OK) st = advance(r, record);
-    if (st == BAL_OK && !finished) st = seal(r, &p, record);
+    if (st == BAL_OK && !finished && bal_rank_is_first(r->o->rank)) st = seal(r, &p, record);
     if (st == BAL_OK) json_array_append(r->blocks, record);
     json_decref(record);
     if (st == BAL_OK && report_unit(r, BLOCK_UNITS))
@@ -575,6 +677,7 @@ static bal_status finish(run *r)
 {
     char path[PATH_SIZE];
     const bal_artifact_origin origin = origin_of(r);
+    if (!bal_rank_is_first(r->o->rank)) return BAL_OK;
     BAL_TRY(bal_workspace_path(&r->space, path, sizeof path, "out.safetensors", r->err));
     BAL_TRY(bal_artifact_write(path, &r->engine, r->parts, &origin, r->err));
     BAL_TRY(show_record(r));
@@ -597,6 +700,7 @@ static bal_status lay_out_data(run *r)
 {
     if (!r->o->calib) return BAL_OK;
     BAL_TRY(bal_gather_layout(&r->data, &r->calib, r->order, r->n, &r->engine, &r->recipe, r->err));
+    r->data.samples.rank = r->o->rank;
     return check_modalities(r);
 }
 
@@ -619,8 +723,10 @@ static bal_status go(run *r)
     BAL_TRY(lay_out_data(r));
     BAL_TRY(identify(r));
     if (r->recipe.bits == BAL_BITS_AUTO) BAL_TRY(check_budget(r, &sizes, &budget));
-    BAL_TRY(bal_workspace_open(&r->space, r->o->out, r->o->resume, r->o->force, r->err));
-    BAL_TRY(bind(r));
+    BAL_TRY(compare_identities(r));
+    BAL_TRY(
+        bal_workspace_enter(&r->space, r->o->out, r->o->resume, r->o->force, r->o->rank, r->err));
+    if (bal_rank_is_first(r->o->rank)) BAL_TRY(bind(r));
     BAL_TRY(bal_transform_apply(&r->transform, &r->exec, &r->space, step_through, r, r->err));
     BAL_TRY(bal_tower_pack(&r->tower, &r->exec, &r->space, step_through, r, r->err));
     BAL_TRY(encode_data(r));
@@ -635,6 +741,7 @@ static bal_status go(run *r)
 static bal_status explain_cancel(run *r, bal_status st)
 {
     if (st != BAL_E_CANCELLED) return st;
+    if (r->o->rank && r->o->rank->ended < 0) return st; /* another rank's, which said so itself */
     const int pieces = bal_workspace_pieces(&r->space);
     if (!pieces) return bal_fail(r->err, st, "cancelled; nothing was finished yet");
     return bal_fail(r->err, st, "cancelled after %d of %d blocks; --resume goes on from there",
@@ -645,7 +752,7 @@ bal_status bal_pipeline_run(const bal_pipeline_opts *o, bal_error *err)
 {
     bal_error local;
     run r = {.o = o, .err = err ? err : &local, .data.embeds.fd = -1, .quant.fd = -1};
-    const bal_status st = explain_cancel(&r, go(&r));
+    const bal_status st = bal_rank_agree(o->rank, explain_cancel(&r, go(&r)), r.err);
     close_run(&r);
     return st;
 }

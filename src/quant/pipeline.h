@@ -6,6 +6,7 @@
 #define BAL_QUANT_PIPELINE_H
 
 #include "quant/artifact.h"
+#include "quant/rank.h"
 
 #include <jansson.h>
 
@@ -28,6 +29,8 @@ typedef struct bal_pipeline_opts {
     void *step_ctx;
     bal_record_fn *record; /* may be NULL */
     void *record_ctx;
+    bal_rank *rank; /* of several that make the file together, which all get the same options; the
+                       first writes it. NULL: alone */
 } bal_pipeline_opts;
 
 typedef struct bal_pipeline_plan {

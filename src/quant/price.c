@@ -71,6 +71,7 @@ static bal_status start_stream(meter *w, const bal_store *embeds, bal_error *err
 static bal_status advance(meter *w, int layer, bal_error *err)
 {
     for (int i = 0; i < w->samples.n; i++) {
+        if (!bal_rank_owns(w->samples.rank, i)) continue;
         BAL_TRY(bal_store_read(&w->stream, i, w->h, err));
         bal_pass_place(&w->pass, &w->samples.items[i]);
         const bal_rows rows = bal_pass_rows(&w->pass, w->samples.items[i].n);
@@ -78,7 +79,7 @@ static bal_status advance(meter *w, int layer, bal_error *err)
                           layer, (bal_taps){0});
         BAL_TRY(bal_store_write(&w->stream, i, w->h, err));
     }
-    return BAL_OK;
+    return bal_store_join(&w->stream, w->samples.rank, w->h, err);
 }
 
 /* Second order with the gradient's squares for a diagonal: every element of the output moves by its

@@ -41,7 +41,7 @@ static bal_status gather(bal_block_job *j, int group, bal_moments *m, float *wor
         const int n = weighed(&j->samples->items[i], weight, k, j->rows);
         bal_moments_add(m, j->e, j->rows, NULL, NULL, n, work);
     }
-    return BAL_OK;
+    return bal_moments_join(m, err);
 }
 
 bal_status bal_job_form(bal_block_job *j, int group, bal_panels *form, bal_error *err)
@@ -51,6 +51,7 @@ bal_status bal_job_form(bal_block_job *j, int group, bal_panels *form, bal_error
     bal_moments m;
     *form = (bal_panels){0};
     BAL_TRY(bal_moments_create(&m, j->e, (int)k, false, 0, err));
+    m.rank = j->samples->rank;
     float *work = malloc(floats * sizeof *work);
     bal_status st = work ? gather(j, group, &m, work, err)
                          : bal_nomem(err, floats * sizeof *work, "rows of a sample");
@@ -73,6 +74,7 @@ typedef struct proxy_job {
     size_t lane_floats;
     double *sums;     /* per work item */
     size_t stride, n; /* n rows, so far apart */
+    size_t item0;     /* the first item of this rank */
 } proxy_job;
 
 static void proxy_rows(void *ctx, size_t begin, size_t end, int lane)
@@ -80,7 +82,7 @@ static void proxy_rows(void *ctx, size_t begin, size_t end, int lane)
     const proxy_job *j = ctx;
     const size_t k = (size_t)j->from->k;
     float *d = j->lanes + (size_t)lane * j->lane_floats, *y = d + ROWS * k, *row = y + ROWS * k;
-    for (size_t item = begin; item < end; item++) {
+    for (size_t item = j->item0 + begin; item < j->item0 + end; item++) {
         const size_t r0 = item * ROWS, rows = bal_min(ROWS, j->n - r0);
         for (size_t r = 0; r < rows; r++) {
             float *out = d + r * k;
@@ -94,16 +96,20 @@ static void proxy_rows(void *ctx, size_t begin, size_t end, int lane)
     }
 }
 
-static double proxy_linear(proxy_job *j)
+static bal_status proxy_linear(proxy_job *j, bal_rank *rank, double *loss, bal_error *err)
 {
     const size_t all = (size_t)j->from->n;
     j->stride = bal_max(all / BAL_PROXY_ROWS, 1);
     j->n = bal_ceil_div(all, j->stride);
     const size_t items = bal_ceil_div(j->n, ROWS);
+    const bal_range ours = bal_rank_rows(rank, items, 1);
     double sum = 0.0;
-    bal_pool_run(j->e->pool, proxy_rows, j, items, 1);
+    j->item0 = ours.begin;
+    bal_pool_run(j->e->pool, proxy_rows, j, ours.end - ours.begin, 1);
+    BAL_TRY(bal_rank_join_rows(rank, j->sums, items, 1, sizeof *j->sums, err));
     for (size_t i = 0; i < items; i++) sum += j->sums[i];
-    return sum * (double)all / (double)j->n;
+    *loss += sum * (double)all / (double)j->n;
+    return BAL_OK;
 }
 
 bal_status bal_job_proxy_loss(bal_block_job *j, int group, const bal_panels *form, const float *s,
@@ -119,13 +125,13 @@ bal_status bal_job_proxy_loss(bal_block_job *j, int group, const bal_panels *for
     p.lanes = malloc(floats * sizeof *p.lanes);
     p.sums = malloc(bal_ceil_div(most, ROWS) * sizeof *p.sums);
     *loss = 0.0;
-    for (int i = g->first; p.lanes && p.sums && i < g->first + g->count; i++) {
+    bal_status st =
+        p.lanes && p.sums ? BAL_OK : bal_nomem(err, floats * sizeof *p.lanes, "rows of candidates");
+    for (int i = g->first; st >= 0 && i < g->first + g->count; i++) {
         p.z = &j->quantizer[i];
         p.from = bal_layer_linear(j->layer, i);
-        *loss += proxy_linear(&p);
+        st = proxy_linear(&p, j->samples->rank, loss, err);
     }
-    const bal_status st =
-        p.lanes && p.sums ? BAL_OK : bal_nomem(err, floats * sizeof *p.lanes, "rows of candidates");
     free(p.lanes);
     free(p.sums);
     return st;

@@ -4,7 +4,7 @@
 #define BAL_QUANT_SAMPLE_H
 
 #include "base/modality.h"
-#include "base/status.h"
+#include "quant/rank.h"
 
 typedef struct bal_sample {
     int n;             /* positions of the expanded sequence */
@@ -20,6 +20,7 @@ typedef struct bal_samples {
     bal_sample *items;
     struct bal_store *gradients; /* [n][BAL_GROUPS layers] of each token: bal_sensitivity_run's
                                     to fill, the solver's to read; NULL: not asked for */
+    bal_rank *rank;              /* who computes which sample; NULL: this process all of them */
 } bal_samples;
 
 /* Every sample has 1 .. max_len positions and modalities in range, or BAL_E_ARG. */
@@ -41,5 +42,8 @@ bal_status bal_store_create(bal_store *s, const char *dir, const bal_samples *sa
 void bal_store_destroy(bal_store *s);
 bal_status bal_store_read(const bal_store *s, int sample, float *rows, bal_error *err);
 bal_status bal_store_write(bal_store *s, int sample, const float *rows, bal_error *err);
+/* Collective: every rank has written its own samples and gets the others'. rows: room for the
+ * longest sample. */
+bal_status bal_store_join(bal_store *s, bal_rank *rank, float *rows, bal_error *err);
 
 #endif

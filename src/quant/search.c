@@ -31,11 +31,10 @@ static void make_candidate(bal_block_job *j, int group, const float *s)
     }
 }
 
-/* Rows that wait for a candidate to run on them: j->rows, j->want and j->tags hold n. */
+/* Rows that wait for a candidate to run on them: j->rows, j->want and j->place hold n. */
 typedef struct batch {
     int n, width;
     double weight[BAL_MODALITIES];
-    bal_error_sums sums;
 } batch;
 
 /* Appends the rows of a sample that have weight. Rows are independent in everything but attention,
@@ -56,7 +55,7 @@ static bal_status append_sample(bal_block_job *j, int group, int sample, batch *
             memcpy(j->want + (size_t)b->n * hidden, j->want + (size_t)r * hidden,
                    hidden * sizeof(float));
         }
-        j->tags[b->n++] = tag;
+        j->place[b->n++] = bal_job_row0(j, sample) + (size_t)(r - first);
     }
     return BAL_OK;
 }
@@ -80,7 +79,8 @@ static void run_batch(bal_block_job *j, int group, const float *s, batch *b)
 {
     if (b->n == 0) return;
     run_candidate(j, group, s, b->n);
-    bal_error_sums_add(&b->sums, j->e->pool, j->want, j->out, b->n, j->c->hidden, j->tags, j->sums);
+    bal_row_errors(j->e->pool, j->want, j->out, b->n, j->c->hidden, j->sums);
+    for (int i = 0; i < b->n; i++) j->tally[0][j->place[i]] = j->sums[i];
     b->n = 0;
 }
 
@@ -92,13 +92,13 @@ bal_status bal_job_group_errors(bal_block_job *j, int group, const float *s, bal
     bal_modality_weights(j->recipe, 1.0, b.weight);
     for (int i = 0; whole && i < BAL_MODALITIES; i++) b.weight[i] = 1.0;
     for (int i = 0; i < j->samples->n; i++) {
+        if (!bal_rank_owns(j->samples->rank, i)) continue;
         BAL_TRY(append_sample(j, group, i, &b, err));
         if (whole) bal_pass_place(&j->pass, &j->samples->items[i]);
         if (whole || b.n >= BAL_JOB_BATCH) run_batch(j, group, s, &b);
     }
     run_batch(j, group, s, &b);
-    *sums = b.sums;
-    return BAL_OK;
+    return bal_job_sum(j, 0, NULL, b.weight, sums, err);
 }
 
 static bal_status candidate_loss(bal_block_job *j, int group, const float *s, double *loss,

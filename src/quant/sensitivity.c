@@ -43,14 +43,17 @@ typedef struct walk {
     bal_probe probe;
     bal_wide_layer wide;
     bal_backward back;
-    int first, n;     /* the batch: samples first .. first + n - 1 */
-    int batch;        /* largest n */
-    float *h;         /* [layers + 1][batch][max_len][hidden]: block inputs, the output */
-    float *mid;       /* [layers][batch][max_len][hidden]: after attention */
-    float *dh;        /* [batch][max_len][hidden] */
-    float *dmid;      /* [max_len][hidden] */
-    double *row_sums; /* [2 * max_len] */
+    int own;                 /* samples that this rank computes */
+    int first, n;            /* the batch: own samples first .. first + n - 1 */
+    int batch;               /* largest n */
+    float *h;                /* [layers + 1][batch][max_len][hidden]: block inputs, the output */
+    float *mid;              /* [layers][batch][max_len][hidden]: after attention */
+    float *dh;               /* [batch][max_len][hidden] */
+    float *dmid;             /* [max_len][hidden] */
+    bal_row_error *row_sums; /* [max_len] */
     cell_sums (*sums)[BAL_SUBS]; /* [layers] */
+    bal_error_sums *records;     /* [samples][layers][BAL_SUBS] of gradients */
+    double *losses;              /* [samples] */
     float *tokens;               /* [batch][max_len][BAL_GROUPS layers], or NULL: not asked for */
 } walk;
 
@@ -66,6 +69,8 @@ static void walk_deinit(walk *w)
     free(w->dmid);
     free(w->row_sums);
     free(w->sums);
+    free(w->records);
+    free(w->losses);
     free(w->tokens);
     *w = (walk){0};
 }
@@ -81,9 +86,12 @@ static bal_status walk_states(walk *w, bal_error *err)
     w->mid = malloc(layers * batch * sample);
     w->dh = malloc(batch * sample);
     w->dmid = malloc(sample);
-    w->row_sums = malloc(2 * n * sizeof *w->row_sums);
+    w->row_sums = malloc(n * sizeof *w->row_sums);
     w->sums = calloc(layers, sizeof *w->sums);
-    if (!w->h || !w->mid || !w->dh || !w->dmid || !w->row_sums || !w->sums)
+    w->records = calloc((size_t)w->samples->n * layers * BAL_SUBS, sizeof *w->records);
+    w->losses = calloc((size_t)w->samples->n, sizeof *w->losses);
+    if (!w->h || !w->mid || !w->dh || !w->dmid || !w->row_sums || !w->sums || !w->records ||
+        !w->losses)
         return bal_nomem(err, (2 * layers + 2) * batch * sample, "hidden states of samples");
     if (!w->samples->gradients) return BAL_OK;
     const size_t floats = batch * n * BAL_GROUPS * layers;
@@ -114,9 +122,16 @@ static float *sample_rows(const walk *w, float *base, int layer, int i)
     return base + at * (size_t)w->samples->max_len * (size_t)w->c->hidden;
 }
 
+/* Number of sample i of the batch among all: ranks take turns. */
+static int index_of(const walk *w, int i)
+{
+    const bal_rank *r = w->samples->rank;
+    return r ? (w->first + i) * r->count + r->index : w->first + i;
+}
+
 static const bal_sample *sample_at(const walk *w, int i)
 {
-    return &w->samples->items[w->first + i];
+    return &w->samples->items[index_of(w, i)];
 }
 
 static bal_status check_rows(const walk *w, const float *x, int i, int layer, const char *what,
@@ -126,7 +141,7 @@ static bal_status check_rows(const walk *w, const float *x, int i, int layer, co
     if (at < 0) return BAL_OK;
     return bal_fail(err, BAL_E_NUMERIC,
                     "sample %d, layer %d: %s is NaN or Inf at position %ld, channel %ld",
-                    w->first + i, layer, what, at / w->c->hidden, at % w->c->hidden);
+                    index_of(w, i), layer, what, at / w->c->hidden, at % w->c->hidden);
 }
 
 static bal_status forward_block(walk *w, int layer, int i, bal_error *err)
@@ -149,7 +164,7 @@ static bal_status forward(walk *w, const bal_store *embeds, bal_error *err)
 {
     for (int i = 0; i < w->n; i++) {
         float *h = sample_rows(w, w->h, 0, i);
-        BAL_TRY(bal_store_read(embeds, w->first + i, h, err));
+        BAL_TRY(bal_store_read(embeds, index_of(w, i), h, err));
         BAL_TRY(check_rows(w, h, i, -1, "the input embedding", err));
     }
     for (int l = 0; l < w->c->layers; l++) {
@@ -168,17 +183,38 @@ static void add_class(class_mean *m, bal_average average, double abs, double sq,
     m->weight += average == BAL_AVERAGE_SAMPLE ? 1 : elements;
 }
 
-static void add_gradient(walk *w, int layer, int sub, const float *g, const bal_sample *s)
+static bal_error_sums *record_of(const walk *w, int sample, int layer, int sub)
 {
-    bal_error_sums e = {0};
+    const size_t layers = (size_t)w->c->layers;
+    return &w->records[((size_t)sample * layers + (size_t)layer) * BAL_SUBS + (size_t)sub];
+}
+
+static void keep_gradient(walk *w, int layer, int sub, const float *g, int i)
+{
+    const bal_sample *s = sample_at(w, i);
+    bal_error_sums_add(record_of(w, index_of(w, i), layer, sub), w->e->pool, g, NULL, s->n,
+                       w->c->hidden, s->modality, w->row_sums);
+}
+
+static void add_record(walk *w, int layer, int sub, const bal_error_sums *e)
+{
     class_mean *m = w->sums[layer][sub];
     const int64_t cols = w->c->hidden;
-    bal_error_sums_add(&e, w->e->pool, g, NULL, s->n, w->c->hidden, s->modality, w->row_sums);
     for (int i = 0; i < BAL_MODALITIES; i++)
-        add_class(&m[i], w->recipe->average, e.abs[i], e.sq[i], e.rows[i] * cols);
-    add_class(&m[CLASS_TEXT], w->recipe->average, e.abs[BAL_ANSWER] + e.abs[BAL_PROMPT],
-              e.sq[BAL_ANSWER] + e.sq[BAL_PROMPT],
-              (e.rows[BAL_ANSWER] + e.rows[BAL_PROMPT]) * cols);
+        add_class(&m[i], w->recipe->average, e->abs[i], e->sq[i], e->rows[i] * cols);
+    add_class(&m[CLASS_TEXT], w->recipe->average, e->abs[BAL_ANSWER] + e->abs[BAL_PROMPT],
+              e->sq[BAL_ANSWER] + e->sq[BAL_PROMPT],
+              (e->rows[BAL_ANSWER] + e->rows[BAL_PROMPT]) * cols);
+}
+
+/* Samples in order, whoever has computed them. */
+static void add_records(walk *w, double *loss)
+{
+    for (int i = 0; i < w->samples->n; i++) {
+        *loss += w->losses[i] / w->samples->n;
+        for (int l = 0; l < w->c->layers; l++)
+            for (int sub = 0; sub < BAL_SUBS; sub++) add_record(w, l, sub, record_of(w, i, l, sub));
+    }
 }
 
 /* Mean squares over all channels of the gradients of one to three linears' outputs, row by row. */
@@ -219,7 +255,7 @@ static bal_status backward_block(walk *w, int layer, int i, bal_error *err)
     bal_pass_place(&w->pass, s);
     const bal_rows rows = bal_pass_rows(&w->pass, s->n);
     float *dh = sample_rows(w, w->dh, 0, i);
-    add_gradient(w, layer, BAL_SUB_MLP, dh, s);
+    keep_gradient(w, layer, BAL_SUB_MLP, dh, i);
     if (w->tokens)
         keep_tokens(w, layer, BAL_GROUP_DOWN, i, (const float *const[]){dh},
                     (const int[]){w->c->hidden}, 1);
@@ -227,7 +263,7 @@ static bal_status backward_block(walk *w, int layer, int i, bal_error *err)
                        sample_rows(w, w->h, layer, i), sample_rows(w, w->mid, layer, i), dh,
                        w->dmid, &w->back);
     BAL_TRY(check_rows(w, w->dmid, i, layer, "the gradient", err));
-    add_gradient(w, layer, BAL_SUB_ATTN, w->dmid, s);
+    keep_gradient(w, layer, BAL_SUB_ATTN, w->dmid, i);
     if (w->tokens) keep_inner_tokens(w, layer, i);
     return BAL_OK;
 }
@@ -241,22 +277,20 @@ static bal_status backward(walk *w, bal_error *err)
     return BAL_OK;
 }
 
-static bal_status one_batch(walk *w, const bal_store *embeds, double *loss, bal_error *err)
+static bal_status one_batch(walk *w, const bal_store *embeds, bal_error *err)
 {
     BAL_TRY(forward(w, embeds, err));
     for (int i = 0; i < w->n; i++) {
-        double mine;
-        const bal_status st = bal_backward_loss(w->e, w->m, sample_at(w, i), w->mode,
-                                                sample_rows(w, w->h, w->c->layers, i), &mine,
-                                                sample_rows(w, w->dh, 0, i), &w->pass.buf, err);
-        if (st < 0) return bal_fail_in(err, st, "calibration sample %d", w->first + i);
-        *loss += mine / w->samples->n;
+        const bal_status st = bal_backward_loss(
+            w->e, w->m, sample_at(w, i), w->mode, sample_rows(w, w->h, w->c->layers, i),
+            &w->losses[index_of(w, i)], sample_rows(w, w->dh, 0, i), &w->pass.buf, err);
+        if (st < 0) return bal_fail_in(err, st, "calibration sample %d", index_of(w, i));
     }
     BAL_TRY(backward(w, err));
     const size_t floats = (size_t)w->samples->max_len * BAL_GROUPS * (size_t)w->c->layers;
     for (int i = 0; w->tokens && i < w->n; i++)
-        BAL_TRY(bal_store_write(w->samples->gradients, w->first + i, w->tokens + (size_t)i * floats,
-                                err));
+        BAL_TRY(bal_store_write(w->samples->gradients, index_of(w, i),
+                                w->tokens + (size_t)i * floats, err));
     return BAL_OK;
 }
 
@@ -364,16 +398,34 @@ static bal_status check_samples(const bal_model *m, const bal_samples *samples,
     return BAL_OK;
 }
 
+static bal_status join(walk *w, bal_error *err)
+{
+    const int n = w->samples->n;
+    const size_t record = (size_t)w->c->layers * BAL_SUBS * sizeof *w->records;
+    if (!w->samples->rank) return BAL_OK;
+    size_t *at = malloc(((size_t)n + 1) * sizeof *at);
+    if (!at) return bal_nomem(err, ((size_t)n + 1) * sizeof *at, "order of samples");
+    for (size_t i = 0; i <= (size_t)n; i++) at[i] = i;
+    bal_rank *rank = w->samples->rank;
+    bal_status st = bal_rank_join_samples(rank, w->records, at, n, record, err);
+    if (st >= 0) st = bal_rank_join_samples(rank, w->losses, at, n, sizeof *w->losses, err);
+    free(at);
+    if (st < 0 || !w->tokens) return st;
+    return bal_store_join(w->samples->gradients, rank, w->tokens, err);
+}
+
 static bal_status all_samples(walk *w, bal_sensitivity *out, const bal_store *embeds,
                               bal_step_fn *step, void *step_ctx, bal_error *err)
 {
-    const int all = w->samples->n;
-    for (w->first = 0; w->first < all; w->first += w->batch) {
-        w->n = all - w->first < w->batch ? all - w->first : w->batch;
-        BAL_TRY(one_batch(w, embeds, &out->loss, err));
-        if (step && step(step_ctx, "sensitivity", w->first + w->n, all) != 0)
+    for (int i = 0; i < w->samples->n; i++) w->own += bal_rank_owns(w->samples->rank, i);
+    for (w->first = 0; w->first < w->own; w->first += w->batch) {
+        w->n = w->own - w->first < w->batch ? w->own - w->first : w->batch;
+        BAL_TRY(one_batch(w, embeds, err));
+        if (step && step(step_ctx, "sensitivity", w->first + w->n, w->own) != 0)
             return bal_fail(err, BAL_E_CANCELLED, "cancelled while measuring sensitivity");
     }
+    BAL_TRY(join(w, err));
+    add_records(w, &out->loss);
     return finish(w, out, err);
 }
 

@@ -37,6 +37,8 @@ typedef struct solving {
     double weight[BAL_MODALITIES]; /* of a token, in moments and errors; its mean if they differ */
     float *token;                  /* [tokens of all samples] weights where they differ, or NULL */
     float *u, *d, *r, *work; /* rows of a sample: inputs, what they lack, what the residual lacks */
+    float *got[3];           /* the same of another rank's sample; NULL: one rank */
+    bool *judging;           /* [samples] */
     float *target[MOST], *shifted[MOST];
     bal_moments moments;
     bal_factor factor;
@@ -230,13 +232,15 @@ static const float *input_of(const bal_block_job *j, int group)
     return group == BAL_GROUP_DOWN ? j->pass.buf.act : j->pass.buf.norm;
 }
 
-/* Where the quantized path stands in front of mlp, and the float one. */
+/* Where the quantized path stands in front of mlp, and the float one. Nobody reads samples there
+ * but their own rank. */
 static bal_status advance(solving *s, bal_error *err)
 {
     bal_block_job *j = s->j;
     for (int i = 0; i < j->samples->n; i++) {
         const int n = j->samples->items[i].n;
         const size_t floats = (size_t)n * (size_t)j->c->hidden;
+        if (!bal_rank_owns(j->samples->rank, i)) continue;
         BAL_TRY(bal_store_read(s->in_float, i, j->h, err));
         BAL_TRY(bal_store_read(&j->ref[BAL_SUB_ATTN], i, j->want, err));
         bal_add(j->e, j->h, j->want, floats);
@@ -261,16 +265,18 @@ static bal_status sub_error(solving *s, int sub, double *error, bal_error *err)
     for (int i = 0; i < j->samples->n; i++) {
         const bal_sample *sample = &j->samples->items[i];
         const size_t floats = (size_t)sample->n * (size_t)j->c->hidden;
-        if (!judges(s, i)) continue;
+        s->judging[i] = judges(s, i);
+        if (!s->judging[i] || !bal_rank_owns(j->samples->rank, i)) continue;
         BAL_TRY(bal_store_read(s->in_quant, i, j->h, err));
         run_sub(j, sub, sample);
         bal_add(j->e, j->out, j->h, floats);
         BAL_TRY(bal_store_read(&j->ref[sub], i, j->want, err));
         BAL_TRY(bal_store_read(s->in_float, i, j->h, err));
         bal_add(j->e, j->want, j->h, floats);
-        bal_error_sums_add(&sums, j->e->pool, j->want, j->out, sample->n, j->c->hidden,
-                           sample->modality, j->sums);
+        bal_row_errors(j->e->pool, j->want, j->out, sample->n, j->c->hidden,
+                       j->tally[0] + bal_job_row0(j, i));
     }
+    BAL_TRY(bal_job_sum(j, 0, s->judging, NULL, &sums, err));
     *error = 0.0;
     for (int m = 0; m < BAL_MODALITIES; m++)
         if (sums.rows[m] > 0)
@@ -358,21 +364,66 @@ static int weigh(const solving *s, int sample, float *rows, size_t cols)
     return (int)n;
 }
 
+/* Rows of a sample, weighed. */
+typedef struct weighed_rows {
+    float *u, *d, *r; /* d, r: unused where moments do not keep them */
+    int n;
+} weighed_rows;
+
+static bool keeps_cross(const solving *s, int group)
+{
+    return shifts(s) && !through_weight(s, group);
+}
+
+/* Of this rank's one among the samples that all ranks look at together, `first` and those behind
+ * it, provided that there is one. */
+static bal_status own_rows(solving *s, int group, int first, const float *scale, weighed_rows *out,
+                           bal_error *err)
+{
+    const bal_block_job *j = s->j;
+    const size_t k = (size_t)bal_job_group_width(j, group);
+    const int i = first + (j->samples->rank ? j->samples->rank->index : 0);
+    if (i >= j->samples->n || is_held(s, i)) return BAL_OK;
+    BAL_TRY(sample_rows(s, group, i, scale, err));
+    out->n = weigh(s, i, out->u, k);
+    if (keeps_cross(s, group)) weigh(s, i, out->d, k);
+    if (keeps_outputs(s, group)) weigh(s, i, out->r, (size_t)j->c->hidden);
+    return BAL_OK;
+}
+
+/* Adds sample i, which its owner has in hand. */
+static bal_status add_rows(solving *s, int group, int i, weighed_rows *mine, bal_error *err)
+{
+    bal_rank *rank = s->j->samples->rank;
+    const size_t k = (size_t)bal_job_group_width(s->j, group) * sizeof(float);
+    const int owner = bal_rank_owner(rank, i);
+    weighed_rows x =
+        bal_rank_owns(rank, i) ? *mine : (weighed_rows){s->got[0], s->got[1], s->got[2], 0};
+    BAL_TRY(bal_rank_share(rank, &x.n, sizeof x.n, owner, err));
+    const size_t n = (size_t)x.n;
+    BAL_TRY(bal_rank_share(rank, x.u, n * k, owner, err));
+    if (keeps_cross(s, group)) BAL_TRY(bal_rank_share(rank, x.d, n * k, owner, err));
+    if (keeps_outputs(s, group))
+        BAL_TRY(bal_rank_share(rank, x.r, n * (size_t)s->j->c->hidden * sizeof(float), owner, err));
+    bal_moments_add(&s->moments, s->j->e, x.u, x.d, x.r, x.n, s->work);
+    return BAL_OK;
+}
+
 static bal_status gather_moments(solving *s, int group, const float *scale, bal_error *err)
 {
-    bal_block_job *j = s->j;
-    const int k = bal_job_group_width(j, group), hidden = j->c->hidden;
-    const bool outputs = keeps_outputs(s, group), cross = shifts(s) && !through_weight(s, group);
-    BAL_TRY(bal_moments_create(&s->moments, j->e, k, cross, outputs ? hidden : 0, err));
-    for (int i = 0; i < j->samples->n; i++) {
-        if (is_held(s, i)) continue;
-        BAL_TRY(sample_rows(s, group, i, scale, err));
-        const int n = weigh(s, i, s->u, (size_t)k);
-        if (cross) weigh(s, i, s->d, (size_t)k);
-        if (outputs) weigh(s, i, s->r, (size_t)hidden);
-        bal_moments_add(&s->moments, j->e, s->u, s->d, s->r, n, s->work);
+    const bal_block_job *j = s->j;
+    BAL_TRY(bal_moments_create(&s->moments, j->e, bal_job_group_width(j, group),
+                               keeps_cross(s, group), keeps_outputs(s, group) ? j->c->hidden : 0,
+                               err));
+    s->moments.rank = j->samples->rank;
+    const int at_once = j->samples->rank ? j->samples->rank->count : 1;
+    for (int i = 0; i < j->samples->n; i += at_once) {
+        weighed_rows mine = {s->u, s->d, s->r, 0};
+        BAL_TRY(own_rows(s, group, i, scale, &mine, err));
+        for (int k = i; k < i + at_once && k < j->samples->n; k++)
+            if (!is_held(s, k)) BAL_TRY(add_rows(s, group, k, &mine, err));
     }
-    return BAL_OK;
+    return bal_moments_join(&s->moments, err);
 }
 
 /* ---- One group --------------------------------------------------------------------------------
@@ -410,7 +461,8 @@ typedef struct shift_job {
     const bal_exec *e;
     const float *w, *inputs, *residual;
     float *out;
-    size_t n, k;
+    bal_range rows;
+    size_t k;
 } shift_job;
 
 enum { SHIFT_ROWS = 16 };
@@ -420,7 +472,8 @@ static void shift_rows(void *ctx, size_t begin, size_t end, int lane)
     (void)lane;
     const shift_job *j = ctx;
     for (size_t i = begin; i < end; i++) {
-        const size_t r0 = i * SHIFT_ROWS, rows = bal_min(SHIFT_ROWS, j->n - r0), k = j->k;
+        const size_t r0 = j->rows.begin + i * SHIFT_ROWS, k = j->k;
+        const size_t rows = bal_min(SHIFT_ROWS, j->rows.end - r0);
         float *out = j->out + r0 * k;
         memcpy(out, j->w + r0 * k, rows * k * sizeof *out);
         if (j->inputs)
@@ -444,8 +497,12 @@ static bal_status make_shifts(solving *s, int group, bal_error *err)
             st = bal_nomem(err, n * k * sizeof(float), "shifted targets");
             break;
         }
-        shift_job job = {j->e, s->target[i], inputs, residual, s->shifted[i], n, k};
-        bal_pool_run(j->e->pool, shift_rows, &job, bal_ceil_div(n, SHIFT_ROWS), 1);
+        const bal_range ours = bal_rank_rows(j->samples->rank, n, SHIFT_ROWS);
+        shift_job job = {j->e, s->target[i], inputs, residual, s->shifted[i], ours, k};
+        bal_pool_run(j->e->pool, shift_rows, &job, bal_ceil_div(ours.end - ours.begin, SHIFT_ROWS),
+                     1);
+        st = bal_rank_join_rows(j->samples->rank, s->shifted[i], n, SHIFT_ROWS, k * sizeof(float),
+                                err);
     }
     free(inputs);
     free(residual);
@@ -511,13 +568,18 @@ static bal_status block_ranges(solving *s, int linear, const float *target, cons
     return st;
 }
 
-static bal_status ranges(solving *s, int linear, const float *target, bool clip, const float *scale,
-                         bal_quantized_linear *q, bal_error *err)
+static bool by_block(const solving *s, bool clip)
+{
+    return clip && s->j->recipe->clip == BAL_CLIP_BLOCK;
+}
+
+/* Ranges of rows, and codes rounded to nearest on them. */
+static void ranges(solving *s, int linear, const float *target, bool clip, bal_quantized_linear *q)
 {
     const bal_block_job *j = s->j;
     const bal_quantizer *z = &j->quantizer[linear];
     const bal_clip how = clip ? j->recipe->clip : BAL_CLIP_NONE;
-    if (how == BAL_CLIP_BLOCK) return block_ranges(s, linear, target, scale, q, err);
+    if (by_block(s, clip)) return;
     if (how == BAL_CLIP_NONE)
         bal_quantize_matrix(j->e->pool, z, target, q);
     else
@@ -527,7 +589,6 @@ static bal_status ranges(solving *s, int linear, const float *target, bool clip,
                                                 : s->factor.inverse,
                         q);
     bal_grid_round(j->e->pool, target, q);
-    return BAL_OK;
 }
 
 static void copy_solution(const bal_quantized_linear *from, bal_quantized_linear *to)
@@ -547,23 +608,58 @@ static bal_status choose_codes(solving *s, const float *target, bal_quantized_li
     return bal_polish(j->e, s->h, target, DESCENT_SWEEPS, false, q, err);
 }
 
+/* Rows of a linear as a linear of its own, reading and writing the same memory. */
+static bal_quantized_linear rows_of(const bal_quantized_linear *q, bal_range rows)
+{
+    bal_quantized_linear view = *q;
+    const size_t groups = (size_t)bal_group_count(q->k, q->group);
+    view.n = (int)(rows.end - rows.begin);
+    view.codes += rows.begin * (size_t)q->k;
+    view.scales += rows.begin * groups;
+    view.zeros += rows.begin * groups;
+    return view;
+}
+
+/* The solution for some rows of one linear, ranges by block being there already. */
+static bal_status build_rows(solving *s, int linear, recipe_part p, bool polish_only,
+                             const float *target, bal_quantized_linear *q, bal_error *err)
+{
+    const bal_block_job *j = s->j;
+    const bool refit = j->recipe->polish == BAL_POLISH_REFIT;
+    if (!polish_only) ranges(s, linear, target, p.clip, q);
+    if (p.feedback && !polish_only) BAL_TRY(choose_codes(s, target, q, err));
+    if (p.polish) BAL_TRY(bal_polish(j->e, s->h, target, SWEEPS, refit, q, err));
+    if (j->recipe->gain && (p.feedback || p.clip))
+        BAL_TRY(bal_unit_gain(j->e, &s->form, target, q, err));
+    return BAL_OK;
+}
+
+static bal_status join_linear(bal_rank *rank, bal_quantized_linear *q, bal_error *err)
+{
+    const size_t n = (size_t)q->n, groups = (size_t)bal_group_count(q->k, q->group);
+    BAL_TRY(bal_rank_join_rows(rank, q->codes, n, 1, (size_t)q->k, err));
+    BAL_TRY(bal_rank_join_rows(rank, q->scales, n, 1, groups * sizeof *q->scales, err));
+    return bal_rank_join_rows(rank, q->zeros, n, 1, groups, err);
+}
+
 /* next[] = the solution with these parts; `polish_only`: polished from best[]. */
 static bal_status build(solving *s, int group, recipe_part p, bool polish_only, const float *scale,
                         bal_error *err)
 {
-    const bal_block_job *j = s->j;
-    const bool refit = j->recipe->polish == BAL_POLISH_REFIT;
+    bal_rank *rank = s->j->samples->rank;
     for (int i = 0; i < count_of(group); i++) {
         const float *target = p.shift ? s->shifted[i] : s->target[i];
         bal_quantized_linear *q = &s->next[i];
         if (polish_only)
             copy_solution(&s->best[i], q);
-        else
-            BAL_TRY(ranges(s, linear_of(group, i), target, p.clip, scale, q, err));
-        if (p.feedback && !polish_only) BAL_TRY(choose_codes(s, target, q, err));
-        if (p.polish) BAL_TRY(bal_polish(j->e, s->h, target, SWEEPS, refit, q, err));
-        if (j->recipe->gain && (p.feedback || p.clip))
-            BAL_TRY(bal_unit_gain(j->e, &s->form, target, q, err));
+        else if (by_block(s, p.clip))
+            BAL_TRY(block_ranges(s, linear_of(group, i), target, scale, q, err));
+        const bal_range ours = bal_rank_rows(rank, (size_t)q->n, 1);
+        bal_quantized_linear mine = rows_of(q, ours);
+        target += ours.begin * (size_t)q->k;
+        if (mine.n > 0)
+            BAL_TRY(build_rows(s, linear_of(group, i), p, polish_only, target, &mine, err));
+        BAL_TRY(join_linear(rank, q, err));
     }
     return BAL_OK;
 }
@@ -670,8 +766,13 @@ static bal_status create(solving *s, const char *dir, bal_error *err)
     s->d = malloc(rows * wide * sizeof *s->d);
     s->r = malloc(rows * wide * sizeof *s->r);
     s->work = malloc(rows * wide * sizeof *s->work);
-    if (!s->u || !s->d || !s->r || !s->work)
-        return bal_nomem(err, rows * wide * sizeof *s->u, "rows of a sample");
+    s->judging = malloc((size_t)j->samples->n * sizeof *s->judging);
+    bool whole = s->u && s->d && s->r && s->work && s->judging;
+    for (int i = 0; j->samples->rank && i < 3; i++) {
+        s->got[i] = malloc(rows * wide * sizeof *s->got[i]);
+        whole = whole && s->got[i];
+    }
+    if (!whole) return bal_nomem(err, rows * wide * sizeof *s->u, "rows of a sample");
     for (int i = 0; i < 2; i++)
         BAL_TRY(bal_store_create(&s->at[i], dir, j->samples, j->c->hidden, err));
     return BAL_OK;
@@ -685,6 +786,8 @@ static void destroy(solving *s)
     free(s->d);
     free(s->r);
     free(s->work);
+    for (int i = 0; i < 3; i++) free(s->got[i]);
+    free(s->judging);
     free(s->token);
 }
 

@@ -111,6 +111,23 @@ bal_status bal_store_read(const bal_store *s, int sample, float *rows, bal_error
     return BAL_OK;
 }
 
+/* A rank whose disk fails goes on with the exchange, which the others wait for, and says so after.
+ */
+bal_status bal_store_join(bal_store *s, bal_rank *rank, float *rows, bal_error *err)
+{
+    bal_status st = BAL_OK;
+    if (!rank) return BAL_OK;
+    BAL_TRY(bal_rank_agree(rank, BAL_OK, err));
+    for (int i = 0; i < s->n_samples; i++) {
+        const size_t n_bytes = (s->row0[i + 1] - s->row0[i]) * (size_t)s->cols * sizeof *rows;
+        const bool mine = bal_rank_owns(rank, i);
+        if (mine && st >= 0) st = bal_store_read(s, i, rows, err);
+        rank->ops->share(rank->ctx, rows, n_bytes, bal_rank_owner(rank, i));
+        if (!mine && st >= 0) st = bal_store_write(s, i, rows, err);
+    }
+    return st;
+}
+
 bal_status bal_store_write(bal_store *s, int sample, const float *rows, bal_error *err)
 {
     span at;

@@ -191,7 +191,9 @@ static bal_status do_piece(bal_tower *t, int index, const bal_exec *e, const bal
     if (p.n == 0) return BAL_OK;
     snprintf(name, sizeof name, "tower_%03d.safetensors", index);
     BAL_TRY(bal_workspace_path(space, path, sizeof path, name, err));
-    bal_status st = write_piece(&p, e, path, err);
+    bal_status st = BAL_OK;
+    if (bal_rank_is_first(space->rank)) st = write_piece(&p, e, path, err);
+    st = bal_rank_agree(space->rank, st, err);
     if (st == BAL_OK) st = open_piece(&p, &t->pieces[index], path, err);
     for (size_t i = 0; i < p.n; i++) free(p.bytes[i]);
     return st;

@@ -251,7 +251,10 @@ static bal_status write_piece(bal_transform *t, const bal_workspace *space, cons
     char name[64], path[PATH_SIZE];
     snprintf(name, sizeof name, "rotated_%03d.safetensors", index);
     BAL_TRY(bal_workspace_path(space, path, sizeof path, name, err));
-    BAL_TRY(bal_safetensors_write(path, p->tensors, p->n, NULL, 0, err));
+    bal_status st = BAL_OK;
+    if (bal_rank_is_first(space->rank))
+        st = bal_safetensors_write(path, p->tensors, p->n, NULL, 0, err);
+    BAL_TRY(bal_rank_agree(space->rank, st, err));
     return bal_tensor_set_open(&t->pieces[index], path, err);
 }
 

@@ -193,6 +193,29 @@ bal_status bal_workspace_open(bal_workspace *w, const char *out, bool resume, bo
     return st;
 }
 
+bal_status bal_workspace_enter(bal_workspace *w, const char *out, bool resume, bool force,
+                               bal_rank *rank, bal_error *err)
+{
+    bal_status st = BAL_OK;
+    *w = (bal_workspace){0};
+    if (bal_rank_is_first(rank)) st = bal_workspace_open(w, out, resume, force, err);
+    st = bal_rank_agree(rank, st, err);
+    if (st >= 0 && !bal_rank_is_first(rank)) st = bal_output_begin(&w->output, out, force, err);
+    w->rank = rank;
+    return st;
+}
+
+bal_status bal_workspace_has(const bal_workspace *w, const char *name, bool *has, bal_error *err)
+{
+    char path[1100];
+    *has = false;
+    if (bal_rank_is_first(w->rank)) {
+        BAL_TRY(bal_workspace_path(w, path, sizeof path, name, err));
+        *has = bal_path_exists(path);
+    }
+    return bal_rank_share(w->rank, has, sizeof *has, 0, err);
+}
+
 void bal_workspace_close(bal_workspace *w)
 {
     if (w->lock) {

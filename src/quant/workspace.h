@@ -6,6 +6,7 @@
 #define BAL_QUANT_WORKSPACE_H
 
 #include "base/file.h"
+#include "quant/rank.h"
 
 #include <jansson.h>
 
@@ -13,6 +14,7 @@ typedef struct bal_workspace {
     bal_output output;
     int lock;  /* descriptor + 1, 0 when none */
     bool done; /* committed: the folder is not ours any more */
+    bal_rank *rank;
 } bal_workspace;
 
 /* Makes or enters the folder and locks it. Finished pieces of an earlier run are kept with
@@ -20,12 +22,19 @@ typedef struct bal_workspace {
  * no run makes, whatever the flags, and pieces to resume from that no run.json vouches for. */
 bal_status bal_workspace_open(bal_workspace *w, const char *out, bool resume, bool force,
                               bal_error *err);
+/* Several ranks: the first opens it as above, the others may then use it, and write nothing there
+ * but files without a name. Collective; all must see the same folder. */
+bal_status bal_workspace_enter(bal_workspace *w, const char *out, bool resume, bool force,
+                               bal_rank *rank, bal_error *err);
 /* Leaves the folder; removes it unless it holds finished pieces. Idempotent; zeroed is fine. */
 void bal_workspace_close(bal_workspace *w);
 
 /* Ties the folder to a run. Where it is tied already, the first member that differs, or that only
  * one of both has, fails with BAL_E_EXISTS and both values. */
 bal_status bal_workspace_bind(bal_workspace *w, const json_t *identity, bal_error *err);
+
+/* Whether the folder holds a file of that name, as the first rank sees it. Collective. */
+bal_status bal_workspace_has(const bal_workspace *w, const char *name, bool *has, bal_error *err);
 
 /* "OUT.partial/name" */
 bal_status bal_workspace_path(const bal_workspace *w, char *out, size_t size, const char *name,

@@ -145,7 +145,7 @@ static void test_losses(void **state)
     bal_error err = {0};
     bal_pool *pool;
     float a[ROWS * COLS], b[ROWS * COLS];
-    double work[2 * ROWS];
+    bal_row_error work[ROWS];
     uint8_t tags[ROWS];
     bal_error_sums s = {0};
     fill(a, tags);

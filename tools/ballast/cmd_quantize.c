@@ -29,9 +29,11 @@ static bool watch(void *ctx, const bal_progress *p)
     return !bal_interrupted();
 }
 
-/* What the library calls an argument came from the command line. */
-static int fail(bal_status st, const bal_error *err)
+/* What the library calls an argument came from the command line. Of several ranks the first speaks
+ * for all. */
+static int fail(bal_status st, const bal_error *err, const bal_rank *rank)
 {
+    if (bal_rank_index(rank, NULL) > 0) return 1;
     return st == BAL_E_ARG ? bal_usage("quantize", "%s", err->text)
                            : bal_failure("quantize", "%s", err->text);
 }
@@ -188,21 +190,24 @@ static int quantize(const quantize_flags *f, bal_quant_opts *o, const char *mode
     bal_error err;
     bal_quant_plan plan;
     bal_bar bar;
+    const bool speaks = bal_rank_index(o->rank, NULL) == 0;
     bal_status st = bal_quantize_plan(&plan, model, f->out, o, &err);
-    if (st < 0) return fail(st, &err);
+    if (st < 0) return fail(st, &err, o->rank);
+    if (f->dry_run && !speaks) return 0;
     if (f->dry_run) {
         if (f->common.json) return print_json(plan_json(&plan, model));
         print_plan(stdout, &plan, model, f->out);
         return bal_finish("quantize", 0);
     }
-    if (!f->common.quiet) print_plan(stderr, &plan, model, f->out);
-    bal_bar_init(&bar, f->common.quiet);
+    if (!f->common.quiet && speaks) print_plan(stderr, &plan, model, f->out);
+    bal_bar_init(&bar, f->common.quiet || !speaks);
     o->progress = watch;
     o->progress_ctx = &bar;
     bal_interrupt_catch();
     st = bal_quantize(model, f->out, o, &err);
     bal_bar_clear(&bar);
-    if (st < 0) return fail(st, &err);
+    if (st < 0) return fail(st, &err, o->rank);
+    if (!speaks) return 0;
     return print_done(f, &plan, model);
 }
 
@@ -280,7 +285,10 @@ static int start(const quantize_flags *f, const char *model, int argc, char **ar
         .report = f->report,
         .command = command,
     };
-    const int status = quantize(f, &o, model);
+    bal_error err;
+    const bal_status st = bal_rank_open(&o.rank, &err);
+    const int status = st < 0 ? fail(st, &err, NULL) : quantize(f, &o, model);
+    bal_rank_close(o.rank);
     free(command);
     return status;
 }
@@ -317,7 +325,8 @@ int bal_cmd_quantize(int argc, char **argv)
     const bal_command cmd = {"quantize",
                              "MODEL_DIR",
                              "Quantizes a Hugging Face folder to one packed file. Pieces live in\n"
-                             "FILE.partial/ until it is complete; --resume goes on from them.",
+                             "FILE.partial/ until it is complete; --resume goes on from them.\n"
+                             "mpirun -n N ballast quantize ... shares the work out to N processes.",
                              args,
                              sizeof args / sizeof args[0],
                              0,
