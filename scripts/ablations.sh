@@ -60,6 +60,9 @@ A8|refit|gptq|polish=refit|and of scales
 A8|awq+gptq|awq+gptq||channel scales before
 A8|mbq+gptq|mbq+gptq||channel scales before
 A8|awq+gptq gain|awq+gptq|gain=row|
+A8|rtn rotated|rtn|rotate=residual|the residual stream in another basis
+A8|gptq rotated|gptq|rotate=residual|
+A8|awq+gptq rotated|awq+gptq|rotate=residual|
 A8|undo|gptq|gain=row clip=inverse shift=residual polish=refit undo=on|all of it, what worsens held-out error undone
 A10|auto|gptq|bits=auto target_bpw=%.19|widths per linear under the size of one width
 END

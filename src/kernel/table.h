@@ -9,6 +9,7 @@
 #include "kernel/gemm_nn.h"
 #include "kernel/gemm_nt.h"
 #include "kernel/gemm_w.h"
+#include "kernel/hadamard.h"
 #include "kernel/quant_a16.h"
 #include "kernel/widen.h"
 
@@ -25,6 +26,7 @@ typedef struct bal_kernels {
     bal_gelu_tanh_fn *gelu_tanh;
     bal_widen_f16_fn *widen_f16;
     bal_widen_i8_fn *widen_i8;
+    bal_hadamard_fn *hadamard;
 } bal_kernels;
 
 /* Fills every pointer with the last variant of kernels.def that `isa` (base/cpu.h) can run. The

@@ -302,6 +302,24 @@ static bal_status bind_act(binder *b, const char *name, bal_linear *l)
     return st < 0 ? bal_fail_in(b->err, st, "%s: metadata %s", b->m->path, key) : st;
 }
 
+/* Metadata hadamard.NAME; none where there is none. Only o and down are read through a transform.
+ */
+static bal_status bind_hadamard(binder *b, const bal_bind_row *r, const char *name, bal_linear *l)
+{
+    char key[NAME_SIZE + 16];
+    snprintf(key, sizeof key, "hadamard.%s", name);
+    const char *id = bal_tensor_meta(&b->m->tensors, key);
+    const bool may =
+        r->owner == BAL_OWNER_DECODER && (r->offset == offsetof(bal_decoder_layer, o) ||
+                                          r->offset == offsetof(bal_decoder_layer, down));
+    if (id && !may)
+        return bal_fail(b->err, BAL_E_UNSUP,
+                        "%s: metadata %s: this linear reads its inputs as they are", b->m->path,
+                        key);
+    const bal_status st = id ? bal_hadamard_parse(id, l->k, &l->hadamard, b->err) : BAL_OK;
+    return st < 0 ? bal_fail_in(b->err, st, "%s: metadata %s", b->m->path, key) : st;
+}
+
 static bal_status bind_packed_linear(binder *b, const bal_bind_row *r, const char *name,
                                      const bal_tensor_view *t, bal_linear *l)
 {
@@ -326,6 +344,7 @@ static bal_status bind_packed_linear(binder *b, const bal_bind_row *r, const cha
     }
     BAL_TRY(bal_type_from_bits(&l->type, bits, b->err));
     BAL_TRY(bind_act(b, name, l));
+    BAL_TRY(bind_hadamard(b, r, name, l));
     return bal_packed_view_init(&l->packed, &layout, t->data, (size_t)t->n_bytes, b->err);
 }
 

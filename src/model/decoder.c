@@ -93,6 +93,7 @@ void bal_decoder_attn(const bal_exec *e, const bal_text_config *c, const bal_dec
     store_kv(r, b->k, b->v, kv);
     bal_attention_cached(e, c->heads, r->kv, r->layer, b->q, r->spans, r->n_spans, NULL, b->ctx,
                          NULL);
+    if (l->o.hadamard) bal_hadamard(e, b->ctx, r->m, l->o.k, l->o.hadamard);
     bal_linear_forward(e, &l->o, b->ctx, q, r->m, out, hidden);
 }
 
@@ -103,6 +104,7 @@ void bal_decoder_mlp(const bal_exec *e, const bal_text_config *c, const bal_deco
     bal_linear_forward(e, &l->gate, x, hidden, m, b->act, inter);
     bal_linear_forward(e, &l->up, x, hidden, m, b->up, inter);
     bal_silu_mul(e, b->act, b->up, m, c->intermediate);
+    if (l->down.hadamard) bal_hadamard(e, b->act, m, l->down.k, l->down.hadamard);
     bal_linear_forward(e, &l->down, b->act, inter, m, out, hidden);
 }
 

@@ -41,7 +41,7 @@ typedef struct bal_rows {
 } bal_rows;
 
 /* Work buffers for up to max_m rows. After a call, q (rotated), ctx (input of o_proj) and act
- * (input of down_proj) may be read. */
+ * (input of down_proj) may be read; of linears with mixed inputs, these are the mixed ones. */
 typedef struct bal_decoder_buf {
     int max_m;
     float *norm;      /* [m][hidden] */

@@ -9,7 +9,7 @@
 #include <string.h>
 
 /* Format version of Ballast files: "MAJOR.MINOR"; a newer major is refused. */
-enum { FORMAT_MAJOR = 1 };
+enum { FORMAT_MAJOR = 2 };
 
 static bal_status check_format(const bal_model *m, bal_error *err)
 {

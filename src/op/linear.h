@@ -16,6 +16,9 @@ typedef struct bal_linear {
     bal_packed_view packed;
     bal_act act;       /* how packed weights read their input */
     const float *bias; /* [n] or NULL */
+    /* inputs that Hadamard's transform mixes before W reads them, 0: none. The caller does that
+     * (bal_hadamard): forward takes inputs, and backward gives gradients, in W's own basis */
+    int hadamard;
 } bal_linear;
 
 /* x [m][k], y [m][n] with row strides ldx, ldy in elements; y must not overlap x.

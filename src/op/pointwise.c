@@ -12,7 +12,7 @@ typedef struct rows_job {
     float eps, sign;
     size_t n;
     const float *cos, *sin;
-    int heads, head_dim;
+    int heads, head_dim, block;
 } rows_job;
 
 static void rms_rows(void *ctx, size_t begin, size_t end, int lane)
@@ -111,6 +111,19 @@ void bal_silu_mul(const bal_exec *e, float *g, const float *u, int m, int n)
 {
     rows_job j = {.e = e, .x = u, .y = g};
     bal_pool_run(e->pool, silu_flat, &j, (size_t)m * (size_t)n, FLAT_GRAIN);
+}
+
+static void hadamard_rows(void *ctx, size_t begin, size_t end, int lane)
+{
+    (void)lane;
+    const rows_job *j = ctx;
+    j->e->kernels->hadamard(j->y + begin * j->n, (end - begin) * j->n, (size_t)j->block);
+}
+
+void bal_hadamard(const bal_exec *e, float *x, int m, int n, int block)
+{
+    rows_job j = {.e = e, .y = x, .n = (size_t)n, .block = block};
+    bal_pool_run(e->pool, hadamard_rows, &j, (size_t)m, 1);
 }
 
 static void gelu_tanh_flat(void *ctx, size_t begin, size_t end, int lane)

@@ -30,6 +30,8 @@ void bal_gelu_tanh(const bal_exec *e, float *x, int m, int n);
 void bal_gelu_erf(const bal_exec *e, float *x, int m, int n);
 /* x sigmoid(1.702 x), CLIP's approximation of GELU */
 void bal_gelu_quick(const bal_exec *e, float *x, int m, int n);
+/* x[m][n] in place through Hadamard's transform of runs of `block` (kernel/hadamard.h) */
+void bal_hadamard(const bal_exec *e, float *x, int m, int n, int block);
 /* y[m][n] += x * scale, scale [n] */
 void bal_add_scaled(const bal_exec *e, float *y, const float *x, const float *scale, int m, int n);
 /* y += x over n floats */

@@ -37,7 +37,7 @@ typedef struct builder {
 static bal_status builder_init(builder *b)
 {
     const size_t layers = (size_t)b->engine->model.config.text.layers;
-    b->room_meta = FIXED_META + 2 * layers * BAL_DECODER_LINEARS + b->origin->tower->n;
+    b->room_meta = FIXED_META + 3 * layers * BAL_DECODER_LINEARS + b->origin->tower->n;
     b->room_tensors = b->engine->model.tensors.n_tensors + 2 + b->origin->tower->n +
                       BAL_TRANSFORM_TENSORS + layers * (2 * BAL_DECODER_LINEARS + BAL_PART_NORMS);
     b->tensors = calloc(b->room_tensors, sizeof *b->tensors);
@@ -117,6 +117,18 @@ static bal_status add_act(builder *b, int layer, int i, const char *act)
     return add_kept_meta(b, key, act);
 }
 
+/* What linear i reads its inputs through, if anything. */
+static bal_status add_hadamard(builder *b, int layer, int i)
+{
+    char key[BAL_PART_NAME], name[BAL_PART_NAME], id[BAL_ACT_ID_SIZE];
+    const int block = bal_transform_block(b->origin->transform, i);
+    if (!block) return BAL_OK;
+    bal_decoder_tensor_name(name, sizeof name, layer, i);
+    snprintf(key, sizeof key, "hadamard.%.180s", name);
+    bal_hadamard_id(block, id);
+    return add_kept_meta(b, key, id);
+}
+
 /* ---- What goes in ------------------------------------------------------------------------------
  */
 
@@ -137,6 +149,7 @@ static bal_status add_part(builder *b, const bal_part *part, int layer)
         BAL_TRY(add_layout(b, layer, i, bal_tensor_meta(&part->set, key)));
         bal_part_act_key(key, layer, i);
         BAL_TRY(add_act(b, layer, i, bal_tensor_meta(&part->set, key)));
+        BAL_TRY(add_hadamard(b, layer, i));
         bal_part_packed_name(name, layer, i);
         BAL_TRY(add_tensor(b, name, bal_tensor_find(&part->set, name)));
     }
@@ -169,6 +182,7 @@ static bal_status add_planned(builder *b, int layer)
         bal_packed_layout_id(&layout, id);
         BAL_TRY(add_layout(b, layer, i, id));
         BAL_TRY(add_act(b, layer, i, b->origin->recipe->act == BAL_ACT_A8 ? act : NULL));
+        BAL_TRY(add_hadamard(b, layer, i));
         bal_part_packed_name(name, layer, i);
         BAL_TRY(add_flat(b, name, BAL_ST_U8, NULL, layout.n_bytes));
     }
@@ -237,14 +251,16 @@ static bal_status add_origin(builder *b)
     const bal_artifact_origin *o = b->origin;
     BAL_TRY(bal_recipe_to_json(o->recipe, &b->recipe, b->err));
     add_meta(b, "ballast_format",
-             o->recipe->act == BAL_ACT_A8 ? BAL_ARTIFACT_FORMAT_ACTS : BAL_ARTIFACT_FORMAT);
+             o->recipe->hadamard != BAL_MIXING_NONE ? BAL_ARTIFACT_FORMAT_MIXED
+             : o->recipe->act == BAL_ACT_A8         ? BAL_ARTIFACT_FORMAT_ACTS
+                                                    : BAL_ARTIFACT_FORMAT);
     add_meta(b, "program", "ballast " BALLAST_VERSION);
     add_meta(b, "isa", o->isa);
     add_meta(b, "recipe", b->recipe);
     add_meta(b, "source", o->source);
     add_meta(b, "model_sha256", o->model_sha256);
     if (o->calibration) add_meta(b, "calibration", o->calibration);
-    if (o->transform->rotation.n) {
+    if (bal_transform_any(o->transform)) {
         char seed[32];
         snprintf(seed, sizeof seed, "%llu", (unsigned long long)o->transform->seed);
         BAL_TRY(add_kept_meta(b, "rotation_seed", seed));

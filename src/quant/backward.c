@@ -156,6 +156,15 @@ static void swiglu_rows(void *ctx, size_t begin, size_t end, int lane)
     }
 }
 
+/* Gradients of l's inputs behind its transform become those in front of it: H is its own inverse.
+ */
+static void unmix(const bal_exec *e, const bal_linear *l, bal_backward_mode mode, int m, float *dx)
+{
+    if (!l->hadamard) return;
+    bal_hadamard(e, dx, m, l->k, l->hadamard);
+    boundary(e, mode, dx, m, (size_t)l->k);
+}
+
 /* dout [m][hidden]: gradient of down_proj's output -> b->dnorm: gradient of mid through the norm */
 static void mlp_backward(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
                          const bal_wide_layer *wide, bal_backward_mode mode, int m,
@@ -166,6 +175,7 @@ static void mlp_backward(const bal_exec *e, const bal_text_config *c, const bal_
     bal_probe_linear(e, &wide->w[4], b->norm, m, b->gate);
     bal_probe_linear(e, &wide->w[5], b->norm, m, b->up);
     linear_backward(e, &l->down, mode, dout, m, b->dact);
+    unmix(e, &l->down, mode, m, b->dact);
     row_job j = {
         .half = mode.arith == BAL_GRADIENT_F16, .x = b->gate, .a = b->dact, .b = b->up, .n = inter};
     bal_pool_run(e->pool, swiglu_rows, &j, (size_t)m, ROW_GRAIN);
@@ -340,6 +350,7 @@ static void attn_backward(const bal_exec *e, const bal_text_config *c, const bal
     bal_probe_linear(e, &wide->w[2], b->norm, n, b->v);
     bal_decoder_rotate(e, c, l->q_norm, l->k_norm, n, rows->cos, rows->sin, b->q, b->k);
     linear_backward(e, &l->o, mode, dout, n, b->dctx);
+    unmix(e, &l->o, mode, n, b->dctx);
     memset(b->dk, 0, (size_t)n * kv * sizeof(float));
     memset(b->dv, 0, (size_t)n * kv * sizeof(float));
     for (int i = 0; i < c->kv_heads; i++) kv_head_backward(e, c, mode, i, n, b);

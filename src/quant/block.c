@@ -78,10 +78,12 @@ static bal_status job_calibration(bal_block_job *j, const char *dir, bal_error *
     return BAL_OK;
 }
 
-/* Whether a group gets a channel scale. SmoothQuant scales what a norm makes. */
+/* Whether a group gets a channel scale. SmoothQuant scales what a norm makes; behind a transform
+ * no scale reaches what made the channels. */
 static bool scales(const bal_block_job *j, int group)
 {
     const bal_decoder_layer *l = j->layer;
+    if (bal_layer_linear(l, bal_group_table[group].first)->hadamard) return false;
     if (j->recipe->scale == BAL_SCALE_SMOOTH)
         return group == BAL_GROUP_QKV || group == BAL_GROUP_GATE_UP;
     if (j->recipe->scale == BAL_SCALE_NONE) return false;

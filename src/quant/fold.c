@@ -73,8 +73,12 @@ static bal_status copy_linear(bal_layer_copy *out, bal_pool *pool, const bal_lin
         snprintf(what, sizeof what, "%s.bias", bal_decoder_linear_name(i));
         BAL_TRY(copy_vector(&out->bias[i], from->bias, from->n, layer, what, err));
     }
-    *to = (bal_linear){
-        .type = BAL_TYPE_F32, .n = from->n, .k = from->k, .w = out->w[i], .bias = out->bias[i]};
+    *to = (bal_linear){.type = BAL_TYPE_F32,
+                       .n = from->n,
+                       .k = from->k,
+                       .w = out->w[i],
+                       .bias = out->bias[i],
+                       .hadamard = from->hadamard};
     return BAL_OK;
 }
 

@@ -262,6 +262,7 @@ static bal_status open_linear(const opener *o, int i)
     BAL_TRY(bal_packed_view_init(&l->packed, &layout, t->data, (size_t)t->n_bytes, o->err));
     BAL_TRY(bal_type_from_bits(&l->type, layout.bits, o->err));
     BAL_TRY(act_of(o, i, &l->act));
+    l->hadamard = bal_layer_linear(o->source, i)->hadamard;
     return open_bias(o, l, i);
 }
 

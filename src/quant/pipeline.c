@@ -215,7 +215,7 @@ static bal_status identify(run *r)
     if (bal_recipe_solves(&r->recipe) &&
         json_object_set_new(r->identity, "blas", json_string(bal_blas_name())) < 0)
         return bal_nomem(r->err, sizeof source, "identity of the run");
-    if (r->recipe.rotate != BAL_ROTATE_NONE &&
+    if (bal_transform_any(&r->transform) &&
         json_object_set_new(r->identity, "rotation_seed", json_integer((json_int_t)r->o->seed)) < 0)
         return bal_nomem(r->err, sizeof source, "identity of the run");
     if (!r->o->calib) return BAL_OK;

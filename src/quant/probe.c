@@ -50,6 +50,8 @@ bal_status bal_wide_layer_create(bal_wide_layer *l, const bal_exec *e,
         l->w[i] = (bal_wide){.n = from->n, .k = from->k, .ld = from->n, .w = l->memory[i]};
         l->widest = from->k > l->widest ? from->k : l->widest;
     }
+    l->hadamard[1] = like->o.hadamard;
+    l->hadamard[3] = like->down.hadamard;
     const size_t floats = (size_t)bal_pool_size(e->pool) * (BAL_WIDE_PANEL + 1) * (size_t)l->widest;
     l->lanes = malloc(floats * sizeof *l->lanes);
     if (l->lanes) return BAL_OK;
@@ -249,6 +251,7 @@ void bal_probe_attn(const bal_exec *e, const bal_text_config *c, const bal_wide_
     bal_decoder_rotate(e, c, l->q_norm, l->k_norm, m, pass->cos, pass->sin, b->q, b->k);
     bal_probe_transpose(e, b->k, (size_t)kv, m, kv, p->keys);
     bal_pool_run(e->pool, attend_items, &j, items, 1);
+    if (l->hadamard[1]) bal_hadamard(e, b->ctx, m, l->w[3].k, l->hadamard[1]);
     bal_probe_linear(e, &l->w[3], as_read(e, l, 1, b->ctx, m, l->w[3].k), m, out);
 }
 
@@ -260,5 +263,6 @@ void bal_probe_mlp(const bal_exec *e, const bal_text_config *c, const bal_wide_l
     bal_probe_linear(e, &l->w[4], x, m, b->act);
     bal_probe_linear(e, &l->w[5], x, m, b->up);
     bal_silu_mul(e, b->act, b->up, m, c->intermediate);
+    if (l->hadamard[3]) bal_hadamard(e, b->act, m, l->w[6].k, l->hadamard[3]);
     bal_probe_linear(e, &l->w[6], as_read(e, l, 3, b->act, m, l->w[6].k), m, out);
 }

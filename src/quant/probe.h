@@ -24,7 +24,8 @@ typedef struct bal_wide_layer {
     const float *attn_norm, *mlp_norm, *q_norm, *k_norm;
     /* how the linears that read one input read it: {q,k,v}, {o}, {gate,up}, {down} */
     bal_act act[BAL_WIDE_INPUTS];
-    float *rows; /* inputs after that; NULL: `act` must be a16 */
+    int hadamard[BAL_WIDE_INPUTS]; /* of {o} and {down}, as the layer this was made like */
+    float *rows;                   /* inputs after that; NULL: `act` must be a16 */
     float *memory[BAL_DECODER_LINEARS];
     float *lanes; /* [pool size][BAL_WIDE_PANEL + 1][widest] */
     int widest;   /* inputs */
@@ -71,7 +72,8 @@ void bal_probe_transpose(const bal_exec *e, const float *x, size_t ldx, int rows
                          float *t);
 
 /* x [m][hidden], already normed -> out [m][hidden]; linears read their inputs as l->act says.
- * Afterwards pass->buf.ctx and .act hold the inputs of o_proj and down_proj before that. */
+ * Afterwards pass->buf.ctx and .act hold the inputs of o_proj and down_proj before that, but
+ * through their Hadamard transform. */
 void bal_probe_attn(const bal_exec *e, const bal_text_config *c, const bal_wide_layer *l, int m,
                     const float *x, bal_probe *p, bal_pass *pass, float *out);
 void bal_probe_mlp(const bal_exec *e, const bal_text_config *c, const bal_wide_layer *l, int m,

@@ -11,6 +11,8 @@
 
 /* residual: the residual stream is rotated before anything is measured (transform.h) */
 typedef enum bal_rotate { BAL_ROTATE_NONE, BAL_ROTATE_RESIDUAL } bal_rotate;
+/* inputs that go through Hadamard's transform at run time: none, those of down, also those of o */
+typedef enum bal_mixing { BAL_MIXING_NONE, BAL_MIXING_DOWN, BAL_MIXING_ALL } bal_mixing;
 /* search: AWQ's 20-point channel scale search; smooth: SmoothQuant's closed form with `alpha`, on
  * the inputs that a norm makes; none: s = 1 */
 typedef enum bal_scale { BAL_SCALE_NONE, BAL_SCALE_SEARCH, BAL_SCALE_SMOOTH } bal_scale;
@@ -111,6 +113,7 @@ typedef struct bal_recipe {
     int act_group;    /* inputs that share a scale of a8: 32, 128, or 0: the token */
     bool spikes;      /* inputs whose spikes would cost a8 most of its range keep a16 */
     bal_rotate rotate;
+    bal_mixing hadamard;
     bal_scale scale;
     int alpha; /* of smooth, in hundredths */
     bal_balance balance;

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: MIT
  * One file a block and one a table; names come from the binding tables, so a family that binds is a
- * family that rotates. Rows are turned in double and rounded once. */
+ * family that rotates. Rows are turned in double and rounded once; mixed inputs go through the
+ * engine's own kernel, which is its own inverse up to rounding. */
 #include "quant/transform.h"
 
 #include "base/half.h"
+#include "base/rng.h"
 #include "base/size.h"
 #include "format/safetensors_write.h"
 #include "model/family.h"
+#include "quant/fold.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -18,6 +21,33 @@ enum {
     MOST = 2 * BAL_DECODER_LINEARS,
     PATH_SIZE = 1200
 };
+
+/* ---- Which linears ----------------------------------------------------------------------------
+ */
+
+/* Those that write to the stream; the others read it. */
+static bool writes(int linear)
+{
+    return linear == BAL_LINEAR_O || linear == BAL_LINEAR_DOWN;
+}
+
+/* Those whose inputs are mixed, and those that make such inputs. */
+static bool is_mixed(const bal_transform *t, int linear)
+{
+    if (linear == BAL_LINEAR_DOWN) return t->mixing != BAL_MIXING_NONE;
+    return linear == BAL_LINEAR_O && t->mixing == BAL_MIXING_ALL;
+}
+
+static bool feeds_mixed(const bal_transform *t, int linear)
+{
+    if (linear == BAL_LINEAR_UP) return is_mixed(t, BAL_LINEAR_DOWN);
+    return linear == BAL_LINEAR_V && is_mixed(t, BAL_LINEAR_O);
+}
+
+static bool changes(const bal_transform *t, int linear)
+{
+    return t->rotation.n || is_mixed(t, linear) || feeds_mixed(t, linear);
+}
 
 /* ---- The list ---------------------------------------------------------------------------------
  */
@@ -77,29 +107,63 @@ static void list_tensors(bal_transform *t)
     if (m->newline) add(t, BAL_BIND_VECTOR, &m->newline, BAL_ST_F32, hidden, 0);
 }
 
-static bal_status list(bal_transform *t, const bal_recipe *recipe, uint64_t seed, bal_error *err)
+static bal_status check_mixing(const bal_transform *t, const bal_recipe *recipe, bal_error *err)
 {
-    const bal_text_config *c = &t->model->config.text;
-    const bal_status st = bal_rotation_create(&t->rotation, c->hidden, seed, err);
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
+        int n, k;
+        bal_part_linear_size(&t->model->config.text, i, &n, &k);
+        if (!is_mixed(t, i) || bal_hadamard_block(k)) continue;
+        return bal_fail(err, BAL_E_UNSUP,
+                        "recipe %s, hadamard: %s has %d inputs, which is no multiple of %d",
+                        recipe->name, bal_decoder_linear_name(i), k, BAL_HADAMARD_LEAST);
+    }
+    return BAL_OK;
+}
+
+static bal_status list_rotation(bal_transform *t, const bal_recipe *recipe, bal_error *err)
+{
+    const int hidden = t->model->config.text.hidden;
+    if (recipe->rotate == BAL_ROTATE_NONE) return BAL_OK;
+    const bal_status st = bal_rotation_create(&t->rotation, hidden, t->seed, err);
     if (st < 0) return bal_fail_in(err, st, "recipe %s, rotate=residual", recipe->name);
-    t->n_pieces = c->layers + BAL_TRANSFORM_TENSORS;
-    t->pieces = calloc((size_t)t->n_pieces, sizeof *t->pieces);
-    t->ones = malloc((size_t)c->hidden * sizeof *t->ones);
-    if (!t->pieces || !t->ones)
-        return bal_nomem(err, (size_t)t->n_pieces * sizeof *t->pieces, "rotated weights");
-    for (int i = 0; i < c->hidden; i++) t->ones[i] = 1.0f;
+    t->ones = malloc((size_t)hidden * sizeof *t->ones);
+    if (!t->ones) return bal_nomem(err, (size_t)hidden * sizeof *t->ones, "gains of norms");
+    for (int i = 0; i < hidden; i++) t->ones[i] = 1.0f;
     list_tensors(t);
     return BAL_OK;
+}
+
+static bal_status list(bal_transform *t, const bal_recipe *recipe, bal_error *err)
+{
+    BAL_TRY(check_mixing(t, recipe, err));
+    BAL_TRY(list_rotation(t, recipe, err));
+    if (!bal_transform_any(t)) return BAL_OK;
+    t->n_pieces = t->model->config.text.layers + BAL_TRANSFORM_TENSORS;
+    t->pieces = calloc((size_t)t->n_pieces, sizeof *t->pieces);
+    return t->pieces ? BAL_OK
+                     : bal_nomem(err, (size_t)t->n_pieces * sizeof *t->pieces, "changed weights");
 }
 
 bal_status bal_transform_list(bal_transform *t, bal_model *m, const bal_recipe *recipe,
                               uint64_t seed, bal_error *err)
 {
-    *t = (bal_transform){.model = m, .seed = seed};
-    if (recipe->rotate == BAL_ROTATE_NONE) return BAL_OK;
-    const bal_status st = list(t, recipe, seed, err);
+    *t = (bal_transform){.model = m, .mixing = recipe->hadamard, .seed = seed};
+    const bal_status st = list(t, recipe, err);
     if (st < 0) bal_transform_close(t);
     return st;
+}
+
+bool bal_transform_any(const bal_transform *t)
+{
+    return t->rotation.n || t->mixing != BAL_MIXING_NONE;
+}
+
+int bal_transform_block(const bal_transform *t, int linear)
+{
+    int n, k;
+    if (!is_mixed(t, linear)) return 0;
+    bal_part_linear_size(&t->model->config.text, linear, &n, &k);
+    return bal_hadamard_block(k);
 }
 
 const bal_tensor_view *bal_transform_find(const bal_transform *t, const char *name)
@@ -112,12 +176,12 @@ const bal_tensor_view *bal_transform_find(const bal_transform *t, const char *na
 uint64_t bal_transform_bytes(const bal_transform *t)
 {
     uint64_t n = 0, weights = 0;
-    if (!t->rotation.n) return 0;
+    if (!bal_transform_any(t)) return 0;
     for (size_t i = 0; i < t->n_tensors; i++) n += t->tensors[i].n_bytes;
     for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
         int rows, k;
         bal_part_linear_size(&t->model->config.text, i, &rows, &k);
-        weights += (uint64_t)rows * (uint64_t)k;
+        if (changes(t, i)) weights += (uint64_t)rows * (uint64_t)k;
     }
     return n + weights * (uint64_t)t->model->config.text.layers * sizeof(float);
 }
@@ -186,22 +250,21 @@ static void turn_columns(void *ctx, size_t begin, size_t end, int lane)
     }
 }
 
-/* The rotated weight, malloc'ed [n][k]: behind the stream with `reads`, else in front of it. */
+/* A weight as f32, malloc'ed [n][k]; rotated, if there is a rotation: behind the stream with
+ * `reads`, else in front of it. */
 static bal_status turn_linear(const bal_transform *t, const bal_exec *e, const bal_linear *from,
                               bool reads, const float *gain, float **out, bal_error *err)
 {
     const size_t n = (size_t)from->n, k = (size_t)from->k, lanes = (size_t)bal_pool_size(e->pool);
     const size_t scratch = lanes * (COLUMNS + 1) * (size_t)t->rotation.n;
-    turn j = {&t->rotation, from, gain, NULL, malloc(scratch * sizeof *j.scratch)};
+    turn j = {&t->rotation, from, gain, NULL, malloc(scratch * sizeof *j.scratch + 1)};
     *out = j.w = malloc(n * k * sizeof *j.w);
-    const bool room = j.scratch && j.w;
-    if (room && reads) bal_pool_run(e->pool, turn_rows, &j, n, 8);
-    if (room && !reads) {
-        bal_pool_run(e->pool, widen_rows, &j, n, 8);
+    const bool room = j.scratch && j.w, turns = t->rotation.n > 0;
+    if (room) bal_pool_run(e->pool, turns && reads ? turn_rows : widen_rows, &j, n, 8);
+    if (room && turns && !reads)
         bal_pool_run(e->pool, turn_columns, &j, bal_ceil_div(k, COLUMNS), 1);
-    }
     free(j.scratch);
-    return room ? BAL_OK : bal_nomem(err, n * k * sizeof(float), "a rotated weight");
+    return room ? BAL_OK : bal_nomem(err, n * k * sizeof(float), "a changed weight");
 }
 
 /* v [hidden] that is added to the stream, malloc'ed. */
@@ -216,6 +279,82 @@ static bal_status turn_vector(const bal_transform *t, const float *v, float **ou
     for (size_t i = 0; room && i < n; i++) (*out)[i] = (float)x[i];
     free(x);
     return room ? BAL_OK : bal_nomem(err, 3 * n * sizeof *x, "a rotated vector");
+}
+
+/* ---- Mixing -----------------------------------------------------------------------------------
+ */
+
+/* The sign of value i of an input that is mixed; all heads that share a value share its sign. */
+typedef struct signs {
+    float *of;     /* [width of what makes the input] */
+    size_t repeat; /* heads that share a value */
+    size_t dim;    /* of a head; the whole where nothing is shared */
+} signs;
+
+static size_t source_of(const signs *s, size_t input)
+{
+    return input / (s->dim * s->repeat) * s->dim + input % s->dim;
+}
+
+/* Of the input that linear `mixed` (o or down) of a block reads. */
+static bal_status signs_create(signs *s, const bal_transform *t, int index, int mixed,
+                               bal_error *err)
+{
+    const bal_text_config *c = &t->model->config.text;
+    const bool heads = mixed == BAL_LINEAR_O;
+    const size_t n = heads ? (size_t)c->kv_heads * (size_t)c->head_dim : (size_t)c->intermediate;
+    bal_rng rng;
+    *s = (signs){malloc(n * sizeof *s->of), heads ? (size_t)(c->heads / c->kv_heads) : 1,
+                 heads ? (size_t)c->head_dim : n};
+    if (!s->of) return bal_nomem(err, n * sizeof *s->of, "signs");
+    bal_rng_seed(&rng, t->seed + 1 + 2 * (uint64_t)index + heads);
+    for (size_t i = 0; i < n; i++) s->of[i] = bal_rng_below(&rng, 2) ? -1.0f : 1.0f;
+    return BAL_OK;
+}
+
+/* Rows of what makes the input, and its bias if there is one: times the signs. */
+static void sign_rows(const signs *s, float *w, size_t n, size_t k)
+{
+    for (size_t r = 0; r < n; r++)
+        for (size_t c = 0; c < k; c++) w[r * k + c] *= s->of[r];
+}
+
+typedef struct mix_job {
+    const bal_exec *e;
+    const signs *s;
+    float *w;
+    size_t k, block;
+} mix_job;
+
+static void mix_rows(void *ctx, size_t begin, size_t end, int lane)
+{
+    (void)lane;
+    const mix_job *j = ctx;
+    for (size_t r = begin; r < end; r++) {
+        float *w = j->w + r * j->k;
+        for (size_t c = 0; c < j->k; c++) w[c] *= j->s->of[source_of(j->s, c)];
+        j->e->kernels->hadamard(w, j->k, j->block);
+    }
+}
+
+/* What the basis of its inputs makes of linear i: w [n][k] in place, bias [n] or NULL. */
+static bal_status mix_linear(const bal_transform *t, const bal_exec *e, int index, int i, float *w,
+                             float *bias, bal_error *err)
+{
+    const bal_linear *l = bal_decoder_linear(&t->model->layers[index], i);
+    const size_t n = (size_t)l->n, k = (size_t)l->k;
+    signs s;
+    if (!is_mixed(t, i) && !feeds_mixed(t, i)) return BAL_OK;
+    const bool attention = i == BAL_LINEAR_V || i == BAL_LINEAR_O;
+    BAL_TRY(signs_create(&s, t, index, attention ? BAL_LINEAR_O : BAL_LINEAR_DOWN, err));
+    mix_job j = {e, &s, w, k, (size_t)bal_transform_block(t, i)};
+    if (is_mixed(t, i))
+        bal_pool_run(e->pool, mix_rows, &j, n, 8);
+    else
+        sign_rows(&s, w, n, k);
+    if (bias && feeds_mixed(t, i)) sign_rows(&s, bias, n, 1);
+    free(s.of);
+    return BAL_OK;
 }
 
 /* ---- Files ------------------------------------------------------------------------------------
@@ -270,34 +409,46 @@ static bal_status view_of(const bal_transform *t, int index, const char *name, c
 /* ---- Blocks -----------------------------------------------------------------------------------
  */
 
-/* Which linears write to the stream, and the norm in front of the others. */
-static bool writes(int linear)
-{
-    return linear == 3 || linear == 6; /* o, down */
-}
-
 static const float *gain_of(const bal_decoder_layer *l, int linear)
 {
     if (writes(linear)) return NULL;
-    return linear < 3 ? l->attn_norm : l->mlp_norm;
+    return linear <= BAL_LINEAR_V ? l->attn_norm : l->mlp_norm;
+}
+
+/* The bias of a linear in the new basis, malloc'ed; NULL where it stays as it is. */
+static bal_status turn_bias(const bal_transform *t, const bal_linear *l, int linear, float **out,
+                            bal_error *err)
+{
+    const size_t n_bytes = (size_t)l->n * sizeof(float);
+    *out = NULL;
+    if (!l->bias) return BAL_OK;
+    if (t->rotation.n && writes(linear)) return turn_vector(t, l->bias, out, err);
+    if (!feeds_mixed(t, linear)) return BAL_OK;
+    *out = malloc(n_bytes);
+    if (!*out) return bal_nomem(err, n_bytes, "a bias");
+    memcpy(*out, l->bias, n_bytes);
+    return BAL_OK;
+}
+
+static bal_status turn_block_linear(const bal_transform *t, const bal_exec *e, int index, int i,
+                                    piece *p, bal_error *err)
+{
+    const bal_decoder_layer *l = &t->model->layers[index];
+    const bal_linear *from = bal_layer_linear(l, i);
+    float *w = NULL, *bias = NULL;
+    bal_status st = turn_linear(t, e, from, !writes(i), gain_of(l, i), &w, err);
+    bal_decoder_tensor_name(keep(p, w, BAL_ST_F32, (size_t)from->n * (size_t)from->k),
+                            BAL_PART_NAME, index, i);
+    if (st == BAL_OK) st = turn_bias(t, from, i, &bias, err);
+    if (bias) bal_part_bias_name(keep(p, bias, BAL_ST_F32, (size_t)from->n), index, i);
+    return st == BAL_OK ? mix_linear(t, e, index, i, w, bias, err) : st;
 }
 
 static bal_status turn_block(const bal_transform *t, const bal_exec *e, int index, piece *p,
                              bal_error *err)
 {
-    bal_decoder_layer *l = &t->model->layers[index];
-    for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
-        const bal_linear *from = bal_decoder_linear(l, i);
-        float *w = NULL, *bias = NULL;
-        const bal_status st = turn_linear(t, e, from, !writes(i), gain_of(l, i), &w, err);
-        bal_decoder_tensor_name(keep(p, w, BAL_ST_F32, (size_t)from->n * (size_t)from->k),
-                                BAL_PART_NAME, index, i);
-        BAL_TRY(st);
-        if (!writes(i) || !from->bias) continue;
-        const bal_status turned = turn_vector(t, from->bias, &bias, err);
-        bal_part_bias_name(keep(p, bias, BAL_ST_F32, (size_t)from->n), index, i);
-        BAL_TRY(turned);
-    }
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++)
+        if (changes(t, i)) BAL_TRY(turn_block_linear(t, e, index, i, p, err));
     return BAL_OK;
 }
 
@@ -309,16 +460,17 @@ static bal_status view_block(const bal_transform *t, int index, bal_error *err)
     for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
         bal_linear *to = bal_decoder_linear(l, i);
         const uint8_t *data;
+        if (!changes(t, i)) continue;
         bal_decoder_tensor_name(name, sizeof name, index, i);
         BAL_TRY(view_of(t, index, name, &data, err));
         to->type = BAL_TYPE_F32;
         to->w = data;
-        if (!writes(i) || !to->bias) continue;
+        to->hadamard = bal_transform_block(t, i);
         bal_part_bias_name(name, index, i);
-        BAL_TRY(view_of(t, index, name, &data, err));
-        to->bias = (const float *)(const void *)data;
+        const bal_tensor_view *bias = bal_tensor_find(&t->pieces[index], name);
+        if (bias) to->bias = (const float *)(const void *)bias->data;
     }
-    l->attn_norm = l->mlp_norm = t->ones;
+    if (t->rotation.n) l->attn_norm = l->mlp_norm = t->ones;
     return BAL_OK;
 }
 
@@ -424,9 +576,9 @@ static bal_status do_tensor(bal_transform *t, const bal_exec *e, const bal_works
 bal_status bal_transform_apply(bal_transform *t, const bal_exec *e, const bal_workspace *space,
                                bal_step_fn *step, void *step_ctx, bal_error *err)
 {
-    const int layers = t->rotation.n ? t->model->config.text.layers : 0;
+    const int layers = bal_transform_any(t) ? t->model->config.text.layers : 0;
     for (size_t i = 0; i < t->n_tensors; i++) BAL_TRY(do_tensor(t, e, space, i, err));
-    if (layers) t->model->final_norm = t->ones;
+    if (t->rotation.n) t->model->final_norm = t->ones;
     for (int i = 0; i < layers; i++) {
         BAL_TRY(do_block(t, e, space, i, err));
         if (step && step(step_ctx, "rotation", i + 1, layers))

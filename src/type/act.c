@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT
- * Names of activation paths. */
+ * Names of activation paths and of transforms in front of them. Refuses runs that do not divide the
+ * input. */
 #include "type/act.h"
 
 #include <inttypes.h>
@@ -34,4 +35,30 @@ bal_status bal_act_parse(const char *id, bal_act *out, bal_error *err)
                     "activation path '%.40s' is not known to this build; expected a16 or a8gG with "
                     "G a multiple of %d, 0 for the token",
                     id, BAL_UNIT);
+}
+
+int bal_hadamard_block(int k)
+{
+    const int power = k & -k, block = power < BAL_HADAMARD_MOST ? power : BAL_HADAMARD_MOST;
+    return block >= BAL_HADAMARD_LEAST ? block : 0;
+}
+
+void bal_hadamard_id(int block, char out[BAL_ACT_ID_SIZE])
+{
+    snprintf(out, BAL_ACT_ID_SIZE, "h%d", block);
+}
+
+bal_status bal_hadamard_parse(const char *id, int k, int *block, bal_error *err)
+{
+    char known[BAL_ACT_ID_SIZE];
+    *block = 0;
+    for (int b = BAL_HADAMARD_LEAST; b <= BAL_HADAMARD_MOST; b *= 2) {
+        bal_hadamard_id(b, known);
+        if (strcmp(id, known) == 0 && k % b == 0) *block = b;
+    }
+    if (*block) return BAL_OK;
+    return bal_fail(err, BAL_E_UNSUP,
+                    "transform '%.40s' is not known to this build for %d inputs; expected hB with "
+                    "B a power of two from %d to %d that divides them",
+                    id, k, BAL_HADAMARD_LEAST, BAL_HADAMARD_MOST);
 }

@@ -21,6 +21,15 @@ void bal_act_id(bal_act a, char out[BAL_ACT_ID_SIZE]);
 /* The inverse; any other text is BAL_E_UNSUP. */
 bal_status bal_act_parse(const char *id, bal_act *out, bal_error *err);
 
+enum { BAL_HADAMARD_LEAST = 8, BAL_HADAMARD_MOST = 128 };
+
+/* Of an input of k: the largest run that Hadamard's transform can have there, a power of two up to
+ * BAL_HADAMARD_MOST that divides k; 0 where even the least does not. */
+int bal_hadamard_block(int k);
+/* Id as files carry it, "h128"; BAL_E_UNSUP for any other text and where the run does not fit k. */
+void bal_hadamard_id(int block, char out[BAL_ACT_ID_SIZE]);
+bal_status bal_hadamard_parse(const char *id, int k, int *block, bal_error *err);
+
 static inline bool bal_act_equal(bal_act a, bal_act b)
 {
     return a.kind == b.kind && (a.kind == BAL_ACT_A16 || a.group == b.group);

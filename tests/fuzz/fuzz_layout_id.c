@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
- * Any text as the layout id or the activation path of a packed weight: what is accepted is written
- * again as the same text, what is not is refused with a sentence. */
+ * Any text as the layout id, the activation path or the transform of a packed weight: what is
+ * accepted is written again as the same text, what is not is refused with a sentence. */
 #include "type/act.h"
 #include "type/packed.h"
 
@@ -24,6 +24,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (bal_act_parse(text, &act, &err) >= 0) {
         bal_act_id(act, again);
         if (strcmp(text, again)) abort();
+    } else if (!err.text[0]) {
+        abort();
+    }
+    err.text[0] = 0;
+    int block;
+    if (bal_hadamard_parse(text, 96, &block, &err) >= 0) {
+        bal_hadamard_id(block, again);
+        if (strcmp(text, again) || 96 % block) abort();
     } else if (!err.text[0]) {
         abort();
     }

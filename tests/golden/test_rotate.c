@@ -84,7 +84,12 @@ typedef struct bench {
     bal_transform transform;
 } bench;
 
-static void bench_open(bench *b, const char *model, const char *set)
+/* values of the keys rotate and hadamard */
+typedef struct setting {
+    const char *rotate, *hadamard;
+} setting;
+
+static void bench_open(bench *b, const char *model, setting set)
 {
     bal_error err;
     *b = (bench){0};
@@ -98,7 +103,8 @@ static void bench_open(bench *b, const char *model, const char *set)
                              &err));
     ASSERT_OK(bal_recipe_load(&b->recipe, "rtn", &err));
     ASSERT_OK(bal_recipe_assign(&b->recipe, "template=legacy", &err));
-    ASSERT_OK(bal_recipe_assign(&b->recipe, set, &err));
+    ASSERT_OK(bal_recipe_set(&b->recipe, "rotate", set.rotate, &err));
+    ASSERT_OK(bal_recipe_set(&b->recipe, "hadamard", set.hadamard, &err));
     ASSERT_OK(bal_workspace_open(&b->space, scratch("t.safetensors"), false, true, &err));
     ASSERT_OK(bal_transform_list(&b->transform, &b->engine.model, &b->recipe, 3, &err));
 }
@@ -171,20 +177,21 @@ static void widen_tables(bal_transform *t)
     }
 }
 
-static void same_function(const char *model, const char *set)
+static void same_function(const char *model, setting set)
 {
     bench b;
     bal_error err;
     size_t n;
     bench_open(&b, model, set);
     float *plain = logits_of(&b, &n);
-    const float *before = b.engine.model.layers[0].attn_norm;
+    const void *before = b.engine.model.layers[0].up.w;
     widen_tables(&b.transform);
     ASSERT_OK(bal_transform_apply(&b.transform, &b.exec, &b.space, NULL, NULL, &err));
-    assert_ptr_not_equal(b.engine.model.layers[0].attn_norm, before);
+    assert_ptr_not_equal(b.engine.model.layers[0].up.w, before);
     float *turned = logits_of(&b, &n);
     const double d = distance(plain, turned, n);
-    printf("%s: logits differ by %.2g of their deviation\n", model, d);
+    printf("%s, rotate=%s, hadamard=%s: logits differ by %.2g of their deviation\n", model,
+           set.rotate, set.hadamard, d);
     assert_true(d > 0.0 && d < 1e-5);
     free(plain);
     free(turned);
@@ -217,7 +224,15 @@ enum { N_MODELS = sizeof models / sizeof *models };
 static void test_same_function(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < N_MODELS; i++) same_function(models[i], "rotate=residual");
+    for (size_t i = 0; i < N_MODELS; i++) same_function(models[i], (setting){"residual", "none"});
+}
+
+static void test_same_mixed(void **state)
+{
+    (void)state;
+    same_function(models[0], (setting){"none", "down"});
+    same_function(models[0], (setting){"none", "all"});
+    for (size_t i = 0; i < N_MODELS; i++) same_function(models[i], (setting){"residual", "all"});
 }
 
 /* ---- The file ----------------------------------------------------------------------------------
@@ -247,7 +262,7 @@ static void check_file(const char *model, const char *recipe, const char *projec
     char out[1100];
     snprintf(out, sizeof out, "%s", scratch("q.safetensors"));
     quantize(model, out, recipe, set, 5);
-    bench_open(&b, model, "rotate=none");
+    bench_open(&b, model, (setting){"none", "none"});
     float *plain = logits_of(&b, &n);
     packed = b;
     ASSERT_OK(bal_engine_open(&packed.engine, out, 2, NULL, &err));
@@ -271,12 +286,125 @@ static void test_file(void **state)
     check_file(GOLDEN "qwen2_vl/two/model", "gptq", "projector=float", 0.4);
 }
 
+/* ---- Mixed inputs ------------------------------------------------------------------------------
+ */
+
+static void test_ids(void **state)
+{
+    (void)state;
+    char id[BAL_ACT_ID_SIZE];
+    bal_error err;
+    int block;
+    assert_int_equal(bal_hadamard_block(704), 64);
+    assert_int_equal(bal_hadamard_block(18944), 128);
+    assert_int_equal(bal_hadamard_block(16), 16);
+    assert_int_equal(bal_hadamard_block(20), 0);
+    for (int b = 8; b <= 128; b *= 2) {
+        bal_hadamard_id(b, id);
+        ASSERT_OK(bal_hadamard_parse(id, 3 * b, &block, &err));
+        assert_int_equal(block, b);
+    }
+    static const char *const bad[] = {"", "h", "h4", "h128", "h032", "h32 ", "H32", "a16", "h48"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        ASSERT_FAILS(BAL_E_UNSUP, "power of two", bal_hadamard_parse(bad[i], 96, &block, &err));
+}
+
+static void sensitivity_of(bench *b, bal_sensitivity *out)
+{
+    bal_error err;
+    bal_gathered g;
+    const size_t first = 0;
+    bal_recipe recipe = b->recipe;
+    recipe.balance = BAL_BALANCE_GRADIENT;
+    ASSERT_OK(bal_gather_layout(&g, &b->calib, &first, 1, &b->engine, &recipe, &err));
+    ASSERT_OK(bal_gather_encode(&g, &b->calib, &first, &b->engine, &b->exec, &recipe, scratch_dir,
+                                NULL, NULL, &err));
+    ASSERT_OK(bal_sensitivity_run(out, &b->exec, &b->engine.model, &g.samples, &g.embeds, &recipe,
+                                  NULL, NULL, &err));
+    bal_gathered_free(&g);
+}
+
+/* Gradients pass through the transform: what the linears' outputs feel stays as it was. */
+static void test_gradients(void **state)
+{
+    (void)state;
+    bench b;
+    bal_error err;
+    bal_sensitivity plain, mixed;
+    bench_open(&b, models[0], (setting){"none", "all"});
+    sensitivity_of(&b, &plain);
+    ASSERT_OK(bal_transform_apply(&b.transform, &b.exec, &b.space, NULL, NULL, &err));
+    sensitivity_of(&b, &mixed);
+    for (int i = 0; i < plain.layers; i++)
+        for (int sub = 0; sub < BAL_SUBS; sub++) {
+            const double want = plain.cell[i][sub].g1[BAL_ANSWER];
+            assert_true(fabs(mixed.cell[i][sub].g1[BAL_ANSWER] - want) < 1e-4 * want);
+        }
+    bal_sensitivity_free(&plain);
+    bal_sensitivity_free(&mixed);
+    bench_close(&b);
+}
+
+/* The file with the first `from` in it replaced, which is as long. */
+static void patch(const char *path, const char *from, const char *to)
+{
+    bal_mapping m;
+    bal_error err;
+    ASSERT_OK(bal_map_open(&m, path, &err));
+    uint8_t *copy = malloc(m.n_bytes);
+    memcpy(copy, m.data, m.n_bytes);
+    uint8_t *at = memmem(copy, m.n_bytes, from, strlen(from));
+    assert_non_null(at);
+    memcpy(at, to, strlen(from));
+    FILE *f = fopen(path, "wb");
+    assert_int_equal(fwrite(copy, 1, m.n_bytes, f), m.n_bytes);
+    fclose(f);
+    bal_map_close(&m);
+    free(copy);
+}
+
+static void test_mixed_file(void **state)
+{
+    (void)state;
+    static const char *const set[] = {"hadamard=all", "bits=8", "group=32", "template=legacy",
+                                      "act=a8"};
+    bench b, packed;
+    bal_error err;
+    bal_model m;
+    size_t n;
+    char out[1100];
+    snprintf(out, sizeof out, "%s", scratch("m.safetensors"));
+    quantize(models[0], out, "awq+gptq", set, 5);
+    bench_open(&b, models[0], (setting){"none", "none"});
+    float *plain = logits_of(&b, &n);
+    packed = b;
+    ASSERT_OK(bal_engine_open(&packed.engine, out, 2, NULL, &err));
+    assert_string_equal(bal_tensor_meta(&packed.engine.model.tensors, "ballast_format"), "2.0");
+    assert_int_equal(packed.engine.model.layers[0].down.hadamard, 8);
+    assert_int_equal(packed.engine.model.layers[0].up.hadamard, 0);
+    float *mixed = logits_of(&packed, &n);
+    const double d = distance(plain, mixed, n);
+    printf("mixed, 8 bits and bytes: differs by %.2g\n", d);
+    assert_true(d < 0.7);
+    bal_engine_close(&packed.engine);
+    free(plain);
+    free(mixed);
+    bench_close(&b);
+    patch(out, "hadamard.model.language_model.layers.0.self_attn.o_",
+          "hadamard.model.language_model.layers.0.self_attn.q_");
+    ASSERT_FAILS(BAL_E_UNSUP, "reads its inputs as they are", bal_model_load(&m, out, &err));
+    patch(out, "\"h64\"", "\"h65\"");
+    ASSERT_FAILS(BAL_E_UNSUP, "hadamard.model.language_model", bal_model_load(&m, out, &err));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_orthogonal),    cmocka_unit_test(test_seed),
         cmocka_unit_test(test_width_refused), cmocka_unit_test(test_same_function),
-        cmocka_unit_test(test_file),
+        cmocka_unit_test(test_same_mixed),    cmocka_unit_test(test_file),
+        cmocka_unit_test(test_ids),           cmocka_unit_test(test_gradients),
+        cmocka_unit_test(test_mixed_file),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

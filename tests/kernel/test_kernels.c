@@ -450,6 +450,22 @@ static bool check_widen_i8(const char *name, bal_widen_i8_fn *fn, bal_widen_i8_f
     return outputs_agree(name, seed, shape);
 }
 
+static bool check_hadamard(const char *name, bal_hadamard_fn *fn, bal_hadamard_fn *ref,
+                           uint64_t seed)
+{
+    const int mode = trial % MODES;
+    const size_t block = (size_t)BAL_HADAMARD_LEAST << pick(0, 4), n = block * pick(1, 5);
+    const float *x = input_floats(0, n, mode, 0x1.fffffep120f);
+    float *want, *got;
+    outputs(n, &want, &got);
+    copy_outputs(n, x, want, got);
+    ref(want, n, block);
+    fn(got, n, block);
+    char shape[64];
+    snprintf(shape, sizeof shape, "mode=%d n=%zu block=%zu", mode, n, block);
+    return outputs_agree(name, seed, shape);
+}
+
 #define check_gelu_tanh                      check_unary
 #define check_gemm_w2(name, fn, ref, seed)   check_gemm_w(name, fn, ref, seed, 2)
 #define check_gemm_w3(name, fn, ref, seed)   check_gemm_w(name, fn, ref, seed, 3)

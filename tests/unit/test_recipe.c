@@ -82,7 +82,8 @@ static void test_canonical(void **state)
     assert_string_equal(
         json, "{\"name\":\"rtn\",\"bits\":3,\"group\":\"row\",\"vision\":\"float\",\"projector\":"
               "\"float\",\"grid\":\"asym\",\"act\":\"a16\","
-              "\"act_group\":\"row\",\"spikes\":\"keep\",\"rotate\":\"none\",\"scale\":\"none\","
+              "\"act_group\":\"row\",\"spikes\":\"keep\",\"rotate\":\"none\",\"hadamard\":\"none\","
+              "\"scale\":\"none\","
               "\"alpha\":\"0.5\","
               "\"balance\":\"off\",\"loss\":\"mse\",\"objective\":\"output\",\"floor\":\"none\","
               "\"average\":\"sample\","
@@ -140,7 +141,7 @@ static void test_every_word(void **state)
             free(json);
         }
     }
-    assert_int_equal(n, 38);
+    assert_int_equal(n, 39);
     assert_int_equal(numbers, 2);
 }
 
