@@ -85,7 +85,8 @@ typedef struct bal_open_opts {
     uint32_t size;
     uint32_t threads;   /* 0: one per CPU this process may use; results do not depend on it */
     const char *isa;    /* NULL: all this CPU has; or "scalar", "avx2", "avx512", "avx512vnni" */
-    const char *device; /* NULL or "cpu"; anything else is BAL_E_UNSUP */
+    const char *device; /* NULL or "cpu"; "cuda:N", an NVIDIA GPU, BAL_E_UNSUP says why there is
+                           none; "auto": a GPU if one works, else the CPU */
     int32_t image_max_tokens; /* a picture is made smaller until it takes at most so many positions,
                                  in families that see pictures at their own size (Qwen2-VL,
                                  Qwen2.5-VL); 0: what the model is made for */

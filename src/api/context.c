@@ -60,13 +60,13 @@ static bal_status open_checked(bal_context **out, const char *path, const bal_op
     bal_open_opts o;
     BAL_TRY(bal_opts_read(&o, sizeof o, sizeof o, opts, "bal_open_opts", err));
     if (o.threads > 256) return bal_fail(err, BAL_E_ARG, "threads: %u, at most 256", o.threads);
-    if (o.device && strcmp(o.device, "cpu") != 0)
-        return bal_fail(err, BAL_E_UNSUP, "device '%.60s': this build computes on 'cpu' only",
-                        o.device);
+    bal_device_choice choice;
+    BAL_TRY(bal_device_parse(o.device, &choice, err));
     bal_context *c = calloc(1, sizeof *c);
     if (!c) return bal_nomem(err, sizeof *c, "model handle");
     bal_status st = bal_engine_open(&c->engine, path, (int)o.threads, o.isa, err);
     if (st == BAL_OK) st = bal_engine_limit_images(&c->engine, o.image_max_tokens, err);
+    if (st == BAL_OK) st = bal_engine_use_device(&c->engine, o.device, err);
     if (st < 0)
         bal_close(c);
     else

@@ -73,8 +73,18 @@ bal_status bal_engine_limit_images(bal_engine *e, int n, bal_error *err)
     return family->limit(c, n, err);
 }
 
+bal_status bal_engine_use_device(bal_engine *e, const char *name, bal_error *err)
+{
+    bal_device_choice choice;
+    BAL_TRY(bal_device_parse(name, &choice, err));
+    if (!choice.device) return BAL_OK;
+    const bal_status st = bal_device_model_open(&e->on_device, &e->model, choice.index, err);
+    return choice.insist ? st : BAL_OK;
+}
+
 void bal_engine_close(bal_engine *e)
 {
+    bal_device_model_close(e->on_device);
     bal_pool_destroy(e->pool);
     bal_tokenizer_close(e->tokenizer);
     bal_model_unload(&e->model);

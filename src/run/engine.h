@@ -5,6 +5,7 @@
 #define BAL_RUN_ENGINE_H
 
 #include "model/decoder.h"
+#include "model/device_model.h"
 #include "text/tokenizer.h"
 
 typedef struct bal_engine {
@@ -12,7 +13,8 @@ typedef struct bal_engine {
     bal_tokenizer *tokenizer;
     bal_pool *pool;
     bal_kernels kernels;
-    unsigned isa; /* BAL_ISA_* in use */
+    unsigned isa;                /* BAL_ISA_* in use */
+    bal_device_model *on_device; /* NULL: everything is computed on the CPU */
 } bal_engine;
 
 /* threads 0: one per CPU of the affinity mask. isa_name NULL: all that the CPU has, else at most
@@ -23,6 +25,10 @@ bal_status bal_engine_open(bal_engine *e, const char *path, int threads, const c
  * BAL_E_ARG: none can be that small. BAL_E_UNSUP: the family's rule leaves no choice. A model that
  * cannot see is unchanged. */
 bal_status bal_engine_limit_images(bal_engine *e, int n, bal_error *err);
+/* Where the decoder runs: NULL or "cpu"; "cuda:N", whose failures are the caller's; "auto", a
+ * device if there is one that works, else the CPU as before. Before the engine is used. The vision
+ * tower stays on the CPU. */
+bal_status bal_engine_use_device(bal_engine *e, const char *name, bal_error *err);
 void bal_engine_close(bal_engine *e); /* idempotent; zeroed struct is fine */
 
 #endif

@@ -35,29 +35,36 @@ static bal_status allocate(bal_forward *f, bal_error *err)
     f->picked = f->h + rows * hidden;
     f->logits = f->picked + picks * hidden;
     f->pos = (int32_t(*)[3])(void *)(f->logits + picks * bal_round_up((size_t)c->vocab, 16));
-    return bal_decoder_buf_create(&f->buf, c, f->max_rows, err);
+    return f->engine->on_device ? BAL_OK : bal_decoder_buf_create(&f->buf, c, f->max_rows, err);
 }
 
 bal_status bal_forward_create(bal_forward *f, const bal_engine *engine, const bal_exec *exec,
-                              int max_rows, int max_logits, bal_error *err)
+                              int max_rows, int max_logits, size_t max_pages, bal_error *err)
 {
     *f = (bal_forward){
         .engine = engine, .exec = exec, .max_rows = max_rows, .max_logits = max_logits};
-    const bal_status st = allocate(f, err);
+    bal_status st = allocate(f, err);
+    if (st == BAL_OK && engine->on_device)
+        st = bal_device_forward_create(&f->device, engine->on_device, max_rows, max_logits,
+                                       max_pages, err);
     if (st < 0) bal_forward_destroy(f);
     return st;
 }
 
 void bal_forward_destroy(bal_forward *f)
 {
+    bal_device_forward_destroy(&f->device);
     bal_decoder_buf_destroy(&f->buf);
     free(f->memory);
     *f = (bal_forward){0};
 }
 
-void bal_forward_blocks(bal_forward *f, const bal_kv_layout *kv, const bal_kv_span *spans,
-                        int n_spans, int m, bal_taps taps)
+bal_status bal_forward_blocks(bal_forward *f, const bal_kv_layout *kv, const bal_kv_span *spans,
+                              int n_spans, int m, bal_taps taps, bal_error *err)
 {
+    if (f->engine->on_device)
+        return bal_device_forward_blocks(&f->device, kv, spans, n_spans, m, f->h,
+                                         (const int32_t(*)[3])f->pos, err);
     const bal_model *model = &f->engine->model;
     const bal_text_config *c = &model->config.text;
     bal_rope_angles(c, (const int32_t(*)[3])f->pos, m, f->buf.cos, f->buf.sin);
@@ -67,15 +74,18 @@ void bal_forward_blocks(bal_forward *f, const bal_kv_layout *kv, const bal_kv_sp
         rows.layer = l;
         bal_decoder_block(f->exec, c, &model->layers[l], &rows, f->h, &f->buf, l, taps);
     }
+    return BAL_OK;
 }
 
-void bal_forward_logits(bal_forward *f, const int *rows, int n, bal_taps taps)
+bal_status bal_forward_logits(bal_forward *f, const int *rows, int n, bal_taps taps, bal_error *err)
 {
+    if (f->engine->on_device) return bal_device_forward_logits(&f->device, rows, n, f->logits, err);
     const size_t hidden = (size_t)f->engine->model.config.text.hidden;
     for (int i = 0; i < n; i++)
         memcpy(f->picked + (size_t)i * hidden, f->h + (size_t)rows[i] * hidden,
                hidden * sizeof *f->h);
     bal_decoder_logits(f->exec, &f->engine->model, f->picked, n, &f->buf, f->logits, taps);
+    return BAL_OK;
 }
 
 bal_status bal_logits_check(const float *logits, int n, int position, bal_error *err)

@@ -21,6 +21,33 @@ struct bal_kv_slot {
 
 /* ---- Pool ------------------------------------------------------------------------------------ */
 
+static bal_status allocate_pages(bal_kv_pool *p, size_t bytes, bal_error *err)
+{
+    bal_device_model *d = p->device;
+    bal_dptr at = 0;
+    if (!d) {
+        p->memory = aligned_alloc(64, bytes);
+        return p->memory ? BAL_OK : bal_nomem(err, bytes, "key-value cache");
+    }
+    bal_device_model_lock(d);
+    const bal_status st = d->api->alloc(d->device, &at, bytes, "key-value cache", err);
+    bal_device_model_unlock(d);
+    p->memory = (uint8_t *)(uintptr_t)at;
+    return st < 0 ? bal_fail_in(err, st, "device cuda:%d", d->index) : BAL_OK;
+}
+
+static void free_pages(bal_kv_pool *p)
+{
+    bal_device_model *d = p->device;
+    if (!d) {
+        free(p->memory);
+        return;
+    }
+    bal_device_model_lock(d);
+    d->api->release(d->device, (bal_dptr)(uintptr_t)p->memory);
+    bal_device_model_unlock(d);
+}
+
 static bal_status allocate(bal_kv_pool *p, bal_error *err)
 {
     const size_t n = (size_t)p->n_pages;
@@ -29,12 +56,12 @@ static bal_status allocate(bal_kv_pool *p, bal_error *err)
         !bal_size_mul(n, BAL_PAGE * sizeof *p->keys, &rows))
         return bal_fail(err, BAL_E_ARG, "a cache of %d pages of %zu bytes", p->n_pages,
                         p->layout.page_bytes);
-    p->memory = aligned_alloc(64, bytes);
+    BAL_TRY(allocate_pages(p, bytes, err));
     p->slots = calloc(n, sizeof *p->slots);
     p->info = malloc(n * BAL_PAGE * sizeof *p->info);
     p->keys = p->indexed ? malloc(rows) : NULL;
     p->buckets = malloc((size_t)p->n_buckets * sizeof *p->buckets);
-    if (!p->memory || !p->slots || !p->info || (p->indexed && !p->keys) || !p->buckets)
+    if (!p->slots || !p->info || (p->indexed && !p->keys) || !p->buckets)
         return bal_nomem(err, bytes, "key-value cache");
     return BAL_OK;
 }
@@ -61,7 +88,14 @@ size_t bal_kv_pool_bytes(const bal_kv_layout *layout, int n_pages, bool indexed)
 bal_status bal_kv_pool_create(bal_kv_pool *p, const bal_kv_layout *layout, int n_pages,
                               bool indexed, bal_error *err)
 {
-    *p = (bal_kv_pool){.layout = *layout, .n_pages = n_pages, .indexed = indexed};
+    return bal_kv_pool_create_on(p, NULL, layout, n_pages, indexed, err);
+}
+
+bal_status bal_kv_pool_create_on(bal_kv_pool *p, bal_device_model *device,
+                                 const bal_kv_layout *layout, int n_pages, bool indexed,
+                                 bal_error *err)
+{
+    *p = (bal_kv_pool){.layout = *layout, .n_pages = n_pages, .indexed = indexed, .device = device};
     if (n_pages < 1) return bal_fail(err, BAL_E_ARG, "a cache of %d pages", n_pages);
     p->n_buckets = buckets_for(n_pages);
     const bal_status st = allocate(p, err);
@@ -78,7 +112,7 @@ bal_status bal_kv_pool_create(bal_kv_pool *p, const bal_kv_layout *layout, int n
 
 void bal_kv_pool_destroy(bal_kv_pool *p)
 {
-    free(p->memory);
+    free_pages(p);
     free(p->slots);
     free(p->info);
     free(p->keys);
@@ -329,12 +363,26 @@ int bal_kv_seq_need(const bal_kv_seq *s, int total)
     return (pages > 0 ? pages : 0) + (total > s->n && must_copy(s));
 }
 
+/* On a device the whole page, since nobody reads rows behind those that are used. */
+static void copy_page(bal_kv_pool *p, int32_t to, int32_t from, int rows)
+{
+    bal_device_model *d = p->device;
+    if (!d) {
+        bal_kv_copy_rows(&p->layout, page_memory(p, to), page_memory(p, from), rows);
+        return;
+    }
+    bal_device_model_lock(d);
+    d->api->copy(d->device, (bal_dptr)(uintptr_t)page_memory(p, to),
+                 (bal_dptr)(uintptr_t)page_memory(p, from), p->layout.page_bytes);
+    bal_device_model_unlock(d);
+}
+
 static void copy_last(bal_kv_seq *s)
 {
     bal_kv_pool *p = s->pool;
     const int at = s->n / BAL_PAGE, rows = s->n % BAL_PAGE;
     const int32_t old = s->ids[at], id = take(p);
-    bal_kv_copy_rows(&p->layout, page_memory(p, id), page_memory(p, old), rows);
+    copy_page(p, id, old, rows);
     memcpy(p->info + (size_t)id * BAL_PAGE, p->info + (size_t)old * BAL_PAGE,
            (size_t)rows * sizeof *p->info);
     memcpy(page_keys(p, id), page_keys(p, old), (size_t)rows * sizeof *p->keys);

@@ -10,6 +10,7 @@
 #define BAL_RUN_KV_CACHE_H
 
 #include "base/hash.h"
+#include "model/device_model.h"
 #include "op/kv.h"
 #include "run/token.h"
 
@@ -22,14 +23,15 @@ typedef struct bal_kv_slot bal_kv_slot; /* what is known of a page */
 typedef struct bal_kv_pool {
     bal_kv_layout layout;
     int n_pages;
-    int n_free;   /* never used or given back, */
-    int n_idle;   /* in the index and held by nobody: free when needed */
-    bool indexed; /* pages are put into the index */
-    uint8_t *memory;
-    bal_kv_slot *slots;   /* [n_pages] */
-    bal_token_info *info; /* [n_pages][64] */
-    bal_key *keys;        /* [n_pages][64], if indexed */
-    int32_t *buckets;     /* [n_buckets] first page of each chain of the index, or -1 */
+    int n_free;               /* never used or given back, */
+    int n_idle;               /* in the index and held by nobody: free when needed */
+    bool indexed;             /* pages are put into the index */
+    uint8_t *memory;          /* with a device: an address there, which the host cannot read */
+    bal_device_model *device; /* whose memory it is; NULL: the host's */
+    bal_kv_slot *slots;       /* [n_pages] */
+    bal_token_info *info;     /* [n_pages][64] */
+    bal_key *keys;            /* [n_pages][64], if indexed */
+    int32_t *buckets;         /* [n_buckets] first page of each chain of the index, or -1 */
     int n_buckets;
     int32_t free_head, newest, oldest; /* lists of free and of idle pages */
 } bal_kv_pool;
@@ -38,6 +40,10 @@ typedef struct bal_kv_pool {
  * address space only. */
 bal_status bal_kv_pool_create(bal_kv_pool *p, const bal_kv_layout *layout, int n_pages,
                               bool indexed, bal_error *err);
+/* The same with the pages in a device's memory (NULL: the host's). */
+bal_status bal_kv_pool_create_on(bal_kv_pool *p, bal_device_model *device,
+                                 const bal_kv_layout *layout, int n_pages, bool indexed,
+                                 bal_error *err);
 /* What that allocates; SIZE_MAX: more than a size_t counts. */
 size_t bal_kv_pool_bytes(const bal_kv_layout *layout, int n_pages, bool indexed);
 void bal_kv_pool_destroy(bal_kv_pool *p); /* idempotent; zeroed struct is fine */

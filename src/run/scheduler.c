@@ -92,7 +92,8 @@ static bal_status create_pool(bal_scheduler *s, bal_error *err)
                         "(%zu bytes)",
                         s->opts.kv_bytes, n, s->opts.ctx, least, least * l.page_bytes);
     s->opts.kv_bytes = n * l.page_bytes;
-    return bal_kv_pool_create(&s->pool, &l, (int)n, !s->opts.no_prefix_cache, err);
+    return bal_kv_pool_create_on(&s->pool, s->engine->on_device, &l, (int)n,
+                                 !s->opts.no_prefix_cache, err);
 }
 
 static bal_status create_arrays(bal_scheduler *s, bal_error *err)
@@ -121,7 +122,9 @@ static bal_status create(bal_scheduler *s, bal_error *err)
     BAL_TRY(create_arrays(s, err));
     BAL_TRY(bal_exec_create(&s->exec, e->pool, &e->kernels, max_k, err));
     BAL_TRY(bal_exec_create(&s->vision_exec, e->pool, &e->kernels, max_k, err));
-    BAL_TRY(bal_forward_create(&s->forward, e, &s->exec, s->opts.step_tokens, LOGIT_ROWS, err));
+    const size_t pages = (size_t)s->opts.max_running * bal_ceil_div((size_t)s->opts.ctx, BAL_PAGE);
+    BAL_TRY(
+        bal_forward_create(&s->forward, e, &s->exec, s->opts.step_tokens, LOGIT_ROWS, pages, err));
     return bal_sampler_create(&s->sampler, &(bal_sampling){.top_p = 1.0f},
                               e->model.config.text.vocab, err);
 }

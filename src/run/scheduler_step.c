@@ -373,14 +373,14 @@ static void commit_rows(bal_scheduler *s, int n)
     }
 }
 
-static void take_wanted(bal_scheduler *s, int n_wanted)
+static bal_status take_wanted(bal_scheduler *s, int n_wanted, bal_error *err)
 {
     const size_t vocab = (size_t)s->engine->model.config.text.vocab;
     for (int from = 0, n; from < n_wanted; from += n) {
         int rows[64];
         n = n_wanted - from < s->forward.max_logits ? n_wanted - from : s->forward.max_logits;
         for (int i = 0; i < n; i++) rows[i] = s->wanted[from + i].row;
-        bal_forward_logits(&s->forward, rows, n, (bal_taps){0});
+        BAL_TRY(bal_forward_logits(&s->forward, rows, n, (bal_taps){0}, err));
         for (int i = 0; i < n; i++) {
             const bal_wanted *w = &s->wanted[from + i];
             bal_share *share = &s->shares[w->share];
@@ -389,6 +389,13 @@ static void take_wanted(bal_scheduler *s, int n_wanted)
                 share->ticket = NULL;
         }
     }
+    return BAL_OK;
+}
+
+/* A device that has failed computes nothing any more: whoever is in the step hears why. */
+static void fail_all(bal_scheduler *s, const bal_error *err)
+{
+    while (s->running.first) end(s, &s->running, s->running.first, BAL_FINISH_ERROR, -1, err);
 }
 
 bool bal_scheduler_batch(bal_scheduler *s)
@@ -398,9 +405,12 @@ bool bal_scheduler_batch(bal_scheduler *s)
     if (s->running.n == 0) return false;
     const double t0 = bal_now();
     const int n = divide_rows(s), wanted = load_rows(s, n, &rows);
-    bal_forward_blocks(&s->forward, &s->pool.layout, s->spans, n, rows, (bal_taps){0});
+    bal_error err = {0};
+    bal_status st =
+        bal_forward_blocks(&s->forward, &s->pool.layout, s->spans, n, rows, (bal_taps){0}, &err);
     commit_rows(s, n);
-    take_wanted(s, wanted);
+    if (st == BAL_OK) st = take_wanted(s, wanted, &err);
+    if (st < 0) fail_all(s, &err);
     s->now.steps++;
     s->now.step_s += bal_now() - t0;
     return true;

@@ -5,7 +5,15 @@
 
 #include <string.h>
 
-enum { CHUNK = 128 }; /* rows that pass through the decoder together */
+/* Rows that pass through the decoder together. On a device packed weights are widened once for all
+ * of them. */
+enum { CHUNK = 128, DEVICE_CHUNK = 2048 };
+
+static int chunk_of(const bal_engine *e, int ctx)
+{
+    const int most = e->on_device ? DEVICE_CHUNK : CHUNK;
+    return e->on_device && ctx < most ? ctx : most;
+}
 
 static int pages_of(int ctx)
 {
@@ -17,7 +25,8 @@ static bal_status create_cache(bal_session *s, bal_kv_type type, bal_error *err)
     const bal_text_config *c = &s->engine->model.config.text;
     bal_kv_layout layout;
     BAL_TRY(bal_kv_layout_init(&layout, type, c->layers, c->kv_heads, c->head_dim, err));
-    BAL_TRY(bal_kv_pool_create(&s->pool, &layout, pages_of(s->ctx), false, err));
+    BAL_TRY(bal_kv_pool_create_on(&s->pool, s->engine->on_device, &layout, pages_of(s->ctx), false,
+                                  err));
     BAL_TRY(bal_kv_seq_create(&s->seq, &s->pool, s->ctx, err));
     return bal_kv_seq_reserve(&s->seq, s->ctx) ? BAL_OK : BAL_E_CAPACITY;
 }
@@ -37,7 +46,8 @@ static bal_status create(bal_session *s, bal_kv_type type, bal_error *err)
     BAL_TRY(BAL_ARENA_NEW(s->row, &s->arena, hidden, err));
     BAL_TRY(create_cache(s, type, err));
     BAL_TRY(bal_exec_create(&s->exec, e->pool, &e->kernels, bal_model_max_k(&e->model), err));
-    BAL_TRY(bal_forward_create(&s->forward, e, &s->exec, CHUNK, 1, err));
+    BAL_TRY(bal_forward_create(&s->forward, e, &s->exec, chunk_of(e, s->ctx), 1,
+                               (size_t)pages_of(s->ctx), err));
     s->logits = s->forward.logits;
     return BAL_OK;
 }
@@ -61,7 +71,7 @@ bal_status bal_session_bytes(size_t *n_bytes, const bal_engine *engine, int ctx,
     const size_t part[] = {arena_bytes(c, ctx), bal_kv_pool_bytes(&layout, pages_of(ctx), false),
                            (size_t)pages_of(ctx) * (sizeof(int32_t) + sizeof(uint8_t *)),
                            bal_exec_bytes(bal_pool_size(engine->pool), bal_model_max_k(m)),
-                           bal_forward_bytes(c, CHUNK, 1)};
+                           bal_forward_bytes(c, chunk_of(engine, ctx), 1)};
     for (size_t i = 0; i < sizeof part / sizeof *part; i++)
         if (!bal_size_add(*n_bytes, part[i], n_bytes))
             return bal_fail(err, BAL_E_ARG, "context: %d positions do not fit memory", ctx);
@@ -81,7 +91,7 @@ bal_status bal_session_create_kv(bal_session *s, const bal_engine *engine, int c
 
 bal_status bal_session_create(bal_session *s, const bal_engine *engine, int ctx, bal_error *err)
 {
-    return bal_session_create_kv(s, engine, ctx, BAL_KV_F32, err);
+    return bal_session_create_kv(s, engine, ctx, engine->on_device ? BAL_KV_F16 : BAL_KV_F32, err);
 }
 
 void bal_session_destroy(bal_session *s)
@@ -94,15 +104,16 @@ void bal_session_destroy(bal_session *s)
     *s = (bal_session){0};
 }
 
-/* m <= CHUNK rows behind position s->n, through all blocks. */
-static void run_blocks(bal_session *s, const float *embeds, int m, bal_taps taps)
+/* m rows of a chunk behind position s->n, through all blocks. */
+static bal_status run_blocks(bal_session *s, const float *embeds, int m, bal_taps taps,
+                             bal_error *err)
 {
     const size_t hidden = (size_t)s->engine->model.config.text.hidden;
     const bal_kv_span span = {.m = m, .first = s->n, .pages = s->seq.data};
     memcpy(s->forward.h, embeds, (size_t)m * hidden * sizeof *embeds);
     for (int i = 0; i < m; i++)
         memcpy(s->forward.pos[i], s->info[s->n + i].pos, sizeof s->forward.pos[i]);
-    bal_forward_blocks(&s->forward, &s->pool.layout, &span, 1, m, taps);
+    return bal_forward_blocks(&s->forward, &s->pool.layout, &span, 1, m, taps, err);
 }
 
 typedef struct watch {
@@ -119,7 +130,7 @@ static bal_status chunk_logits(bal_session *s, int row0, int m, int total, const
         const int row = row0 + i;
         const bool watched = w->fn && row >= w->first;
         if (!watched && row != total - 1) continue;
-        bal_forward_logits(&s->forward, &i, 1, taps);
+        BAL_TRY(bal_forward_logits(&s->forward, &i, 1, taps, err));
         BAL_TRY(bal_logits_check(s->logits, s->engine->model.config.text.vocab, s->n + i, err));
         if (watched) w->fn(w->ctx, row, s->logits);
     }
@@ -140,9 +151,9 @@ bal_status bal_session_append(bal_session *s, const bal_token_info *info, const 
                         s->n, n, s->ctx);
     memcpy(s->info + s->n, info, (size_t)n * sizeof *info);
     for (int done = 0; done < n;) {
-        const int m = n - done < CHUNK ? n - done : CHUNK;
-        run_blocks(s, embeds + (size_t)done * hidden, m, taps);
-        const bal_status st = chunk_logits(s, done, m, n, &w, taps, err);
+        const int m = (int)bal_min((size_t)(n - done), (size_t)s->forward.max_rows);
+        bal_status st = run_blocks(s, embeds + (size_t)done * hidden, m, taps, err);
+        if (st == BAL_OK) st = chunk_logits(s, done, m, n, &w, taps, err);
         if (st < 0) {
             s->n = start;
             return st;

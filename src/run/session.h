@@ -23,7 +23,8 @@ typedef struct bal_session {
     float *logits; /* [vocab] of the last position */
 } bal_session;
 
-/* ctx may not exceed the model's maximum. The cache holds f32, so that nothing is lost. */
+/* ctx may not exceed the model's maximum. The cache holds f32, so that nothing is lost; on a device
+ * f16. */
 bal_status bal_session_create(bal_session *s, const bal_engine *engine, int ctx, bal_error *err);
 /* The same with a cache of that type. */
 bal_status bal_session_create_kv(bal_session *s, const bal_engine *engine, int ctx,

@@ -161,6 +161,7 @@ static bal_status open_all(bal_served *m, const char *path, const bal_served_opt
     m->has_metrics = true;
     BAL_TRY(bal_engine_open(&m->engine, path, opts->threads, opts->isa, err));
     BAL_TRY(bal_engine_limit_images(&m->engine, opts->image_max_tokens, err));
+    BAL_TRY(bal_engine_use_device(&m->engine, opts->device, err));
     measure(m);
     BAL_TRY(open_vocab(m, err));
     BAL_TRY(bal_scheduler_create(&m->scheduler, &m->engine, &opts->scheduler, err));

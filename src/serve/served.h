@@ -27,7 +27,7 @@ typedef struct bal_served {
 /* How a model's engine is opened; zero means the default of each. */
 typedef struct bal_served_opts {
     int threads;
-    const char *isa;
+    const char *isa, *device;
     int image_max_tokens;
     bal_scheduler_opts scheduler;
 } bal_served_opts;

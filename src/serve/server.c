@@ -197,6 +197,7 @@ bal_status bal_server_load(bal_server *s, bal_error *err)
     const bal_server_opts *o = &s->opts;
     const bal_served_opts served = {.threads = o->threads,
                                     .isa = o->isa,
+                                    .device = o->device,
                                     .image_max_tokens = o->image_max_tokens,
                                     .scheduler = {.ctx = o->ctx,
                                                   .kv_bytes = o->kv_bytes,

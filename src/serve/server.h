@@ -28,6 +28,7 @@ typedef struct bal_server_opts {
     int n_models;
     int threads;          /* of each model's engine (all) */
     const char *isa;      /* NULL: all that the CPU has */
+    const char *device;   /* bal_engine_use_device */
     int image_max_tokens; /* of one picture; 0: what each model is made for */
 
     /* of each model's scheduler; zero means its own default (run/scheduler.h) */

@@ -33,7 +33,13 @@ refused 2 "rows needs --json" "$ballast" eval "$model" --data nowhere.jsonl --ro
 refused 1 "not UTF-8" run -p $'\xff\xfe'
 
 # ---- what a machine lacks
-refused 1 "cuda:0.*'cpu' only" run -p hi --device cuda:0
+export BALLAST_CUDA_LIB=$PWD/nowhere.so
+refused 1 "cuda:0: BALLAST_CUDA_LIB: .*/nowhere.so: No such file" run -p hi --device cuda:0
+refused 2 "device 'cuda:x', expected cpu, cuda:N or auto" run -p hi --device cuda:x
+refused 1 "computes on the CPU only" "$ballast" quantize "$model" -o out --device cuda:0
+refused 1 "computes on the CPU only" "$ballast" bench --limits --device cuda:0
+status 0 "" run -p hi --max-tokens 1 --device auto
+unset BALLAST_CUDA_LIB
 
 # ---- pictures: 1
 : >empty.png

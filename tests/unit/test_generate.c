@@ -392,7 +392,9 @@ static void test_arguments(void **state)
     const bal_open_opts isa = {.size = sizeof isa, .isa = "mmx"};
     const char *path = source_path(TILED);
     ASSERT_FAILS(BAL_E_ARG, "bal_open_opts.size: 0", bal_open(&model, path, &no_size, &err));
+    setenv("BALLAST_CUDA_LIB", "nowhere.so", 1);
     ASSERT_FAILS(BAL_E_UNSUP, "cuda:0", bal_open(&model, path, &gpu, &err));
+    unsetenv("BALLAST_CUDA_LIB");
     ASSERT_FAILS(BAL_E_ARG, "mmx", bal_open(&model, path, &isa, &err));
     open_chat(&model, &chat, 1, 0.0f);
     /* a newer caller's struct: fine while the part unknown here is zero */

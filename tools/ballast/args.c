@@ -117,7 +117,8 @@ static void set_init(arg_set *s, const bal_command *cmd, bal_common *c)
 {
     const bal_arg common[COMMON_ARGS] = {
         {"--threads", 0, BAL_ARG_INT, &c->threads, "N", "threads (all CPUs)", 0, 256},
-        {"--device", 0, BAL_ARG_STRING, &c->device, "DEV", "where to compute (cpu)", 0, 0},
+        {"--device", 0, BAL_ARG_STRING, &c->device, "DEV",
+         "where to compute: cpu, cuda:N, auto (cpu)", 0, 0},
         {"--isa", 0, BAL_ARG_CHOICE, &c->isa, "scalar|avx2|avx512|avx512vnni",
          "use at most these instructions", 0, 0},
         {"--ctx", 0, BAL_ARG_INT, &c->ctx, "N", "positions of context (the model's)", 1, 1 << 24},

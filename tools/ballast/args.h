@@ -51,7 +51,7 @@ typedef struct bal_command {
 /* Flags that every command takes. */
 typedef struct bal_common {
     int threads;        /* 0: all */
-    const char *device; /* "cpu" */
+    const char *device; /* NULL: "cpu" */
     const char *isa;    /* NULL: all that the CPU has */
     int ctx;            /* 0: the model's */
     uint64_t seed;

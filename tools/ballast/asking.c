@@ -21,6 +21,7 @@ bal_status bal_asker_open(bal_asker *a, const char *path, const bal_common *comm
     const bal_open_opts open = {.size = sizeof open,
                                 .threads = (uint32_t)common->threads,
                                 .isa = common->isa,
+                                .device = common->device,
                                 .image_max_tokens = flags->image_max_tokens};
     const bal_chat_opts chat = {.size = sizeof chat,
                                 .context = common->ctx,

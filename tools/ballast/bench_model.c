@@ -76,6 +76,7 @@ static bal_status open_model(bench *b, bal_error *err)
     const bal_model_bench *p = b->plan;
     BAL_TRY(bal_engine_open(&b->engine, p->path, p->threads, p->isa, err));
     BAL_TRY(bal_engine_limit_images(&b->engine, p->image_max_tokens, err));
+    BAL_TRY(bal_engine_use_device(&b->engine, p->device, err));
     return bal_session_create(&b->session, &b->engine, p->ctx, err);
 }
 
@@ -369,6 +370,13 @@ static void set_rates(const bench *b, bal_bench_row *row, const bal_work *w, dou
     row->tokens_per_s = tokens / row->seconds;
 }
 
+/* A row of what the decoder did: where it ran, when that was not the CPU. */
+static bool on_device(const bench *b, bal_bench_row *row)
+{
+    if (b->out->device[0]) row->isa = b->out->device;
+    return b->out->device[0] != 0;
+}
+
 /* Seconds it would take if nothing but the multiplications took time. */
 static void limit_by_multiplying(bal_bench_row *row, const bal_work *w, const bal_bench_row *limits)
 {
@@ -407,12 +415,12 @@ static void report_text(bench *b)
     bal_work w = bal_work_decoder(m, kv, 0, p->prompt);
     bal_bench_row *row = add_stage(b, "prefill", PREFILL, p->prompt);
     set_rates(b, row, &w, p->prompt);
-    limit_by_multiplying(row, &w, b->out->rows);
+    if (!on_device(b, row)) limit_by_multiplying(row, &w, b->out->rows);
     for (int i = 0; i < b->rounds[DECODE]; i++) b->seconds[DECODE][i] /= p->tokens;
     row = add_stage(b, "decode", DECODE, 1);
     w = bal_work_decoder(m, kv, p->prompt + p->tokens / 2, 1);
     set_rates(b, row, &w, 1);
-    limit_by_reading(row, b->out->rows);
+    if (!on_device(b, row)) limit_by_reading(row, b->out->rows);
 }
 
 static double count_weights(const bal_model *m)
@@ -439,6 +447,8 @@ static void report_model(bench *b)
     r->family = bal_family_of(&m->config)->model_type;
     r->isa = bal_isa_name(b->engine.isa);
     r->threads = bal_pool_size(b->engine.pool);
+    const bal_device_model *d = b->engine.on_device;
+    if (d) snprintf(r->device, sizeof r->device, "%s:%d", d->api->name, d->index);
     r->ctx = b->plan->ctx;
     r->bits = bal_type_get(l->type)->bits;
     r->group = bal_type_get(l->type)->packed ? l->packed.layout.group : 0;

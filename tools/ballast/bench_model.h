@@ -12,6 +12,8 @@ typedef struct bal_model_bench {
     const char *path;     /* a Ballast file or a Hugging Face folder */
     int threads;          /* 0: all */
     const char *isa;      /* NULL: all that the CPU has */
+    const char *device;   /* bal_engine_use_device; on a device rows of the decoder name it instead
+                             of the ISA level, and have no limit: those measured are the CPU's */
     int ctx;              /* positions of the session */
     int prompt;           /* tokens of the prompt, */
     int tokens;           /* and of the answer */
@@ -34,6 +36,7 @@ typedef struct bal_model_report {
     bal_bench_row rows[BAL_MODEL_ROWS];
     int n_rows;
     const char *family, *isa;
+    char device[16];        /* "cuda:0", or empty */
     int threads, bits, ctx; /* bits of the decoder's linears */
     size_t group;
     double weights, file_bytes;             /* of the whole model */

@@ -213,6 +213,7 @@ static int bench_model(bench_flags *f)
     const bal_model_bench plan = {.path = f->model,
                                   .threads = f->common.threads,
                                   .isa = f->common.isa,
+                                  .device = f->common.device,
                                   .ctx = f->common.ctx ? f->common.ctx : 2048,
                                   .prompt = f->rows,
                                   .tokens = f->tokens,
@@ -303,7 +304,8 @@ static int dispatch(bench_flags *f)
     if (f->group % 32)
         return bal_usage("bench", "--group is %d; expected a multiple of 32, or 0", f->group);
     if (f->keep && !f->shape) return bal_usage("bench", "--keep goes with --shape");
-    if (!bal_device_known("bench", &f->common)) return 1;
+    const int known = bal_device_check("bench", &f->common, !f->model && !f->shape);
+    if (known >= 0) return known;
     bal_interrupt_catch();
     bal_bar_init(&f->bar, f->common.quiet);
     if (f->shape) return bench_shape(f);

@@ -278,7 +278,8 @@ int bal_cmd_chat(int argc, char **argv)
     int n;
     const int st = bal_args_read(&cmd, &s.common, argc, argv, &model, &n);
     if (st >= 0) return st;
-    if (!bal_device_known("chat", &s.common)) return 1;
+    const int known = bal_device_check("chat", &s.common, false);
+    if (known >= 0) return known;
     bal_interrupt_catch();
     return run(&s, model);
 }

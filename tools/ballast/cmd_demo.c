@@ -481,7 +481,8 @@ int bal_cmd_demo(int argc, char **argv)
     int n;
     const int st = bal_args_read(&cmd, &f.common, argc, argv, NULL, &n);
     if (st >= 0) return st;
-    if (!bal_device_known("demo", &f.common)) return 1;
+    const int known = bal_device_check("demo", &f.common, true);
+    if (known >= 0) return known;
     if (!f.samples) f.samples = f.full ? -1 : QUICK_SAMPLES;
     if (!f.questions && !f.full) f.questions = QUICK_QUESTIONS;
     if (mkdir(f.work, 0777) != 0 && errno != EEXIST)

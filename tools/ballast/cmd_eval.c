@@ -195,8 +195,9 @@ static bool on_progress(void *ctx, const bal_progress *p)
 
 static bal_status open_model(bal_engine *e, const eval_flags *f, const char *path, bal_error *err)
 {
-    const bal_status st = bal_engine_open(e, path, f->common.threads, f->common.isa, err);
-    return st < 0 ? st : bal_engine_limit_images(e, f->image_max_tokens, err);
+    BAL_TRY(bal_engine_open(e, path, f->common.threads, f->common.isa, err));
+    BAL_TRY(bal_engine_limit_images(e, f->image_max_tokens, err));
+    return bal_engine_use_device(e, f->common.device, err);
 }
 
 static bal_status evaluate(eval_state *s, bal_error *err)
@@ -285,7 +286,8 @@ int bal_cmd_eval(int argc, char **argv)
     if (st >= 0) return st;
     if (!f.data) return bal_usage("eval", "--data is missing: a JSONL file of questions");
     if (f.rows && !f.common.json) return bal_usage("eval", "--rows needs --json");
-    if (!bal_device_known("eval", &f.common)) return 1;
+    const int known = bal_device_check("eval", &f.common, false);
+    if (known >= 0) return known;
     bal_interrupt_catch();
     return run(&f);
 }

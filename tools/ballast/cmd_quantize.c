@@ -344,6 +344,7 @@ int bal_cmd_quantize(int argc, char **argv)
     if (!f.out && !f.dry_run) return bal_usage("quantize", "-o is missing: the file to make");
     if (f.out && !f.out[0]) return bal_usage("quantize", "-o is empty: the file to make");
     if (target_contradicts(&f)) return 2;
-    if (!bal_device_known("quantize", &f.common)) return 1;
+    const int known = bal_device_check("quantize", &f.common, true);
+    if (known >= 0) return known;
     return start(&f, model, argc, argv);
 }

@@ -161,7 +161,8 @@ int bal_cmd_run(int argc, char **argv)
     if (st >= 0) return st;
     if (!f.question || !*f.question)
         return bal_usage("run", "-p is missing or empty: the question, or - for stdin");
-    if (!bal_device_known("run", &f.common)) return 1;
+    const int known = bal_device_check("run", &f.common, false);
+    if (known >= 0) return known;
     bal_interrupt_catch();
     return run(&f, model);
 }

@@ -110,6 +110,7 @@ static bal_server_opts options_of(const serve_flags *f, const key_list *keys,
                              .n_models = n_models,
                              .threads = f->common.threads,
                              .isa = f->common.isa,
+                             .device = f->common.device,
                              .image_max_tokens = f->image_max_tokens,
                              .ctx = f->common.ctx,
                              .kv_bytes = (size_t)f->kv_mib * mib,
@@ -262,6 +263,7 @@ int bal_cmd_serve(int argc, char **argv)
     if (st >= 0) return st;
     if (f.names.n && f.names.n != n)
         return bal_usage("serve", "--name: given %d times for %d models", f.names.n, n);
-    if (!bal_device_known("serve", &f.common)) return 1;
+    const int known = bal_device_check("serve", &f.common, false);
+    if (known >= 0) return known;
     return run(&f, models, n);
 }

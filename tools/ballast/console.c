@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "device/load.h"
+
 /* ---- Bar ------------------------------------------------------------------------------------- */
 
 static double now(void)
@@ -98,11 +100,15 @@ void bal_interrupt_reset(void)
 
 /* ---- Others ---------------------------------------------------------------------------------- */
 
-bool bal_device_known(const char *command, const bal_common *common)
+int bal_device_check(const char *command, const bal_common *common, bool cpu_only)
 {
-    if (!common->device || strcmp(common->device, "cpu") == 0) return true;
-    bal_failure(command, "--device %s: this build computes on 'cpu' only", common->device);
-    return false;
+    bal_error err;
+    bal_device_choice choice;
+    if (bal_device_parse(common->device, &choice, &err) < 0)
+        return bal_usage(command, "--device: %s", err.text);
+    if (!cpu_only || !choice.insist) return -1;
+    return bal_failure(command, "--device %s: this command computes on the CPU only",
+                       common->device);
 }
 
 int bal_print_json(const char *command, json_t *object)

@@ -29,8 +29,9 @@ void bal_interrupt_catch(void);
 bool bal_interrupted(void);
 void bal_interrupt_reset(void);
 
-/* True if common->device is "cpu"; else the sentence is printed already. */
-bool bal_device_known(const char *command, const bal_common *common);
+/* -1 if --device is one that the command may try; else the exit status, the sentence is printed
+ * already. cpu_only: the command computes on the CPU whatever there is. */
+int bal_device_check(const char *command, const bal_common *common, bool cpu_only);
 
 /* Prints a JSON object with a newline to stdout and drops the reference. Exit status: 1, with a
  * sentence, where `object` is NULL because something did not fit into JSON (a name that is not

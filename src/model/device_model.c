@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: MIT */
+#include "model/device_model.h"
+
+#include "base/size.h"
+#include "model/rope.h"
+#include "op/kv.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- Linears --------------------------------------------------------------------------------- */
+
+/* Whether two linears may be rows of one weight. */
+static bool stored_alike(const bal_linear *a, const bal_linear *b)
+{
+    if (a->type != b->type || a->k != b->k || !bal_act_equal(a->act, b->act)) return false;
+    if (!bal_type_get(a->type)->packed) return true;
+    return a->packed.layout.units_per_group == b->packed.layout.units_per_group;
+}
+
+static bal_device_part part_of(const bal_linear *l)
+{
+    return (bal_device_part){
+        .type = l->type, .n = (size_t)l->n, .w = l->w, .packed = l->packed, .bias = l->bias};
+}
+
+/* linears[from .. to) as one weight of the group. */
+static bal_status upload_run(bal_device_model *d, bal_device_group *g, const bal_linear *linears,
+                             int from, int to, bal_error *err)
+{
+    bal_device_part parts[3];
+    for (int i = from; i < to; i++) parts[i - from] = part_of(&linears[i]);
+    BAL_TRY(d->api->weight_create(d->device, &g->part[g->n].w, parts, to - from,
+                                  (size_t)linears[from].k, err));
+    g->part[g->n].column = g->width;
+    g->part[g->n].act = linears[from].act;
+    g->n++;
+    for (int i = from; i < to; i++) g->width += linears[i].n;
+    return BAL_OK;
+}
+
+static bal_status upload_group(bal_device_model *d, bal_device_group *g, const bal_linear *linears,
+                               int n, bal_error *err)
+{
+    for (int from = 0, to; from < n; from = to) {
+        to = from + 1;
+        while (to < n && stored_alike(&linears[from], &linears[to])) to++;
+        BAL_TRY(upload_run(d, g, linears, from, to, err));
+    }
+    return BAL_OK;
+}
+
+static void free_group(bal_device_model *d, bal_device_group *g)
+{
+    for (int i = 0; i < g->n; i++) d->api->weight_destroy(d->device, g->part[i].w);
+}
+
+static bal_status upload_linears(bal_device_model *d, bal_device_layer *to,
+                                 const bal_decoder_layer *l, bal_error *err)
+{
+    const bal_linear qkv[] = {l->q, l->k, l->v}, gate_up[] = {l->gate, l->up};
+    BAL_TRY(upload_group(d, &to->qkv, qkv, 3, err));
+    BAL_TRY(upload_group(d, &to->o, &l->o, 1, err));
+    BAL_TRY(upload_group(d, &to->gate_up, gate_up, 2, err));
+    return upload_group(d, &to->down, &l->down, 1, err);
+}
+
+/* ---- Vectors --------------------------------------------------------------------------------- */
+
+enum { LINE = 64 }; /* floats; vectors begin on 256 bytes */
+
+/* Puts n words behind what was put before; counts only while d->vectors is 0. */
+static bal_dptr put(bal_device_model *d, size_t *at, const void *words, size_t n)
+{
+    if (!words) return 0;
+    const bal_dptr to = d->vectors + *at * sizeof(float);
+    *at += bal_round_up(n, LINE);
+    if (d->vectors) d->api->upload(d->device, to, words, n * sizeof(float));
+    return to;
+}
+
+/* Axis of each frequency, as bal_rope_angles reads positions. */
+static void rope_constants(const bal_text_config *c, float *frequency, int32_t *axis)
+{
+    const int first = c->mrope[0], second = first + c->mrope[1];
+    for (int i = 0; i < c->head_dim / 2; i++) {
+        const bool one = second + c->mrope[2] == 0;
+        frequency[i] = bal_rope_frequency(c, i);
+        axis[i] = one || i < first ? 0 : i < second ? 1 : 2;
+    }
+}
+
+static size_t put_vectors(bal_device_model *d, const float *frequency, const int32_t *axis)
+{
+    const bal_model *m = d->model;
+    const bal_text_config *c = &m->config.text;
+    const size_t hidden = (size_t)c->hidden, dim = (size_t)c->head_dim;
+    size_t at = 0;
+    for (int i = 0; i < c->layers; i++) {
+        const bal_decoder_layer *l = &m->layers[i];
+        bal_device_layer *to = &d->layers[i];
+        to->attn_norm = put(d, &at, l->attn_norm, hidden);
+        to->mlp_norm = put(d, &at, l->mlp_norm, hidden);
+        to->q_norm = put(d, &at, l->q_norm, dim);
+        to->k_norm = put(d, &at, l->k_norm, dim);
+    }
+    d->final_norm = put(d, &at, m->final_norm, hidden);
+    d->frequency = put(d, &at, frequency, dim / 2);
+    d->axis = put(d, &at, axis, dim / 2);
+    return at;
+}
+
+static bal_status upload_vectors(bal_device_model *d, bal_error *err)
+{
+    float frequency[BAL_MAX_HEAD_DIM / 2];
+    int32_t axis[BAL_MAX_HEAD_DIM / 2];
+    rope_constants(&d->model->config.text, frequency, axis);
+    const size_t n = put_vectors(d, frequency, axis);
+    BAL_TRY(d->api->alloc(d->device, &d->vectors, n * sizeof(float), "norms", err));
+    put_vectors(d, frequency, axis);
+    return BAL_OK;
+}
+
+/* ---- Whole models ---------------------------------------------------------------------------- */
+
+static bal_status upload_layers(bal_device_model *d, bal_error *err)
+{
+    const bal_model *m = d->model;
+    for (int i = 0; i < m->config.text.layers; i++) {
+        const bal_status st = upload_linears(d, &d->layers[i], &m->layers[i], err);
+        if (st < 0) return bal_fail_in(err, st, "block %d", i);
+    }
+    return BAL_OK;
+}
+
+static bal_status upload_ends(bal_device_model *d, bal_error *err)
+{
+    const bal_model *m = d->model;
+    const bal_device_part embed = part_of(&m->embed);
+    BAL_TRY(d->api->weight_create(d->device, &d->embed, &embed, 1, (size_t)m->embed.k, err));
+    const bool tied = m->head.w == m->embed.w && m->head.packed.codes == m->embed.packed.codes;
+    if (!tied) return upload_group(d, &d->head, &m->head, 1, err);
+    d->head = (bal_device_group){.n = 1, .width = m->head.n};
+    d->head.part[0].w = d->embed;
+    d->head.part[0].act = m->head.act;
+    return BAL_OK;
+}
+
+static bal_status upload_all(bal_device_model *d, bal_error *err)
+{
+    const int layers = d->model->config.text.layers;
+    if (pthread_mutex_init(&d->lock, NULL) != 0)
+        return bal_fail(err, BAL_E_NOMEM, "no lock for the device");
+    d->have_lock = true;
+    d->api = d->handle.api;
+    d->device = d->handle.device;
+    d->layers = calloc((size_t)layers, sizeof *d->layers);
+    if (!d->layers) return bal_nomem(err, (size_t)layers * sizeof *d->layers, "blocks");
+    BAL_TRY(upload_layers(d, err));
+    BAL_TRY(upload_ends(d, err));
+    BAL_TRY(upload_vectors(d, err));
+    return d->api->sync(d->device, err);
+}
+
+bal_status bal_device_model_open(bal_device_model **out, const bal_model *model, int index,
+                                 bal_error *err)
+{
+    *out = NULL;
+    bal_device_model *d = calloc(1, sizeof *d);
+    if (!d) return bal_nomem(err, sizeof *d, "device model");
+    d->model = model;
+    d->index = index;
+    bal_status st = bal_device_open(&d->handle, index, err);
+    if (st == BAL_OK) {
+        st = upload_all(d, err);
+        if (st < 0) bal_fail_in(err, st, "device cuda:%d", index);
+    }
+    if (st < 0)
+        bal_device_model_close(d);
+    else
+        *out = d;
+    return st;
+}
+
+static void close_weights(bal_device_model *d)
+{
+    for (int i = 0; d->layers && i < d->model->config.text.layers; i++) {
+        bal_device_layer *l = &d->layers[i];
+        free_group(d, &l->qkv);
+        free_group(d, &l->o);
+        free_group(d, &l->gate_up);
+        free_group(d, &l->down);
+    }
+    if (d->head.n && d->head.part[0].w != d->embed) free_group(d, &d->head);
+    d->api->weight_destroy(d->device, d->embed);
+    d->api->release(d->device, d->vectors);
+}
+
+void bal_device_model_close(bal_device_model *d)
+{
+    if (!d) return;
+    if (d->api) close_weights(d);
+    bal_device_close(&d->handle);
+    if (d->have_lock) pthread_mutex_destroy(&d->lock);
+    free(d->layers);
+    free(d);
+}
+
+void bal_device_model_lock(bal_device_model *d)
+{
+    pthread_mutex_lock(&d->lock);
+}
+
+void bal_device_model_unlock(bal_device_model *d)
+{
+    pthread_mutex_unlock(&d->lock);
+}
+
+void bal_device_group_forward(const bal_device_model *d, const bal_device_group *g,
+                              bal_stage_args stage, bal_dptr y, size_t ld, bool add)
+{
+    for (int i = 0; i < g->n; i++) {
+        stage.act = g->part[i].act;
+        if (i == 0 || !bal_act_equal(stage.act, g->part[i - 1].act))
+            d->api->stage(d->device, &stage);
+        const bal_device_linear_args a = {.w = g->part[i].w,
+                                          .x = stage.out,
+                                          .y = y + (size_t)g->part[i].column * sizeof(float),
+                                          .ld = ld,
+                                          .m = stage.m,
+                                          .add = add};
+        d->api->linear(d->device, &a);
+    }
+}

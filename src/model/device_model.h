@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT
+ * The decoder of a bound model, uploaded to a device: weights as the backend keeps them, norms,
+ * rotary frequencies. Immutable once open; the vision tower stays on the CPU. Work of several
+ * sessions goes through one device, so whoever queues holds the lock. */
+#ifndef BAL_MODEL_DEVICE_MODEL_H
+#define BAL_MODEL_DEVICE_MODEL_H
+
+#include "device/load.h"
+#include "model/model.h"
+
+#include <pthread.h>
+
+/* Linears that read the same rows; their outputs stand side by side. Those stored alike and next to
+ * each other are one weight. */
+typedef struct bal_device_group {
+    int n, width; /* weights; outputs of all */
+    struct {
+        bal_device_weight *w;
+        int column; /* of its first output */
+        bal_act act;
+    } part[3];
+} bal_device_group;
+
+typedef struct bal_device_layer {
+    bal_dptr attn_norm, mlp_norm; /* f32 [hidden] */
+    bal_dptr q_norm, k_norm;      /* f32 [head_dim], or 0 */
+    bal_device_group qkv, o, gate_up, down;
+} bal_device_layer;
+
+typedef struct bal_device_model {
+    bal_device_handle handle;
+    const bal_device_api *api; /* of the handle */
+    bal_device *device;
+    pthread_mutex_t lock;
+    bool have_lock;
+    const bal_model *model;
+    int index;
+    bal_device_layer *layers; /* [text.layers] */
+    bal_device_weight *embed;
+    bal_device_group head;    /* of the embedding table when tied */
+    bal_dptr vectors;         /* norms, frequencies, axes, one behind the other */
+    bal_dptr final_norm;      /* f32 [hidden] */
+    bal_dptr frequency, axis; /* f32, i32 [head_dim / 2] */
+} bal_device_model;
+
+/* `model` must outlive it. Failures name the device, and the tensor where it is one's. */
+bal_status bal_device_model_open(bal_device_model **out, const bal_model *model, int index,
+                                 bal_error *err);
+void bal_device_model_close(bal_device_model *d); /* NULL is fine */
+
+void bal_device_model_lock(bal_device_model *d);
+void bal_device_model_unlock(bal_device_model *d);
+
+/* Stages rows as each of the group's weights reads them and multiplies: y f32 [m][ld]. stage.act
+ * is filled in here, stage.out is work memory of act_bytes(m, k). Under the lock. */
+void bal_device_group_forward(const bal_device_model *d, const bal_device_group *g,
+                              bal_stage_args stage, bal_dptr y, size_t ld, bool add);
+
+#endif

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT
+ * A model on the CPU beside the same model on a device: logits of one sequence, prefilled in
+ * uneven pieces and then token by token, and the largest difference as a part of the logits'
+ * deviation. */
+#ifndef BAL_TESTS_DEVICE_CASE_H
+#define BAL_TESTS_DEVICE_CASE_H
+
+#include "check.h"
+
+#include "run/sampler.h"
+#include "run/session.h"
+
+#include <math.h>
+
+enum { DEVICE_CASE_MAX = 256 };
+
+typedef struct device_rows {
+    float *data; /* [n][vocab] */
+    int vocab, n;
+} device_rows;
+
+static inline void device_see(void *ctx, int row, const float *logits)
+{
+    device_rows *r = ctx;
+    (void)row;
+    memcpy(r->data + (size_t)r->n++ * (size_t)r->vocab, logits, (size_t)r->vocab * sizeof *logits);
+}
+
+/* Three coordinates that part ways, as a picture's do. */
+static inline bal_token_info device_token(const bal_text_config *c, int i)
+{
+    const bool three = c->mrope[0] > 0;
+    return (bal_token_info){.id = (i * 131 + 7) % (c->vocab - 10),
+                            .pos = {i, three ? i + i % 3 : i, three ? i + i % 5 : i},
+                            .image = -1};
+}
+
+/* n positions: pieces of 3, 70 and what is left but `single`, then those one by one. */
+static inline device_rows device_run(const bal_engine *e, bal_kv_type kv, int n, int single)
+{
+    bal_error err = {0};
+    const bal_text_config *c = &e->model.config.text;
+    device_rows out = {malloc((size_t)(n * c->vocab) * sizeof(float)), c->vocab, 0};
+    float *embeds = malloc((size_t)(n * c->hidden) * sizeof *embeds);
+    bal_token_info info[DEVICE_CASE_MAX];
+    bal_session s;
+    for (int i = 0; i < n; i++) {
+        info[i] = device_token(c, i);
+        bal_linear_row(&e->model.embed, info[i].id, embeds + i * c->hidden);
+    }
+    ASSERT_OK(bal_session_create_kv(&s, e, n, kv, &err));
+    for (int at = 0, piece = 3; at < n; at += piece, piece = at == 3 ? 70 : n) {
+        const int most = n - single - at;
+        piece = most < 1 ? 1 : piece < most ? piece : most;
+        ASSERT_OK(bal_session_append(&s, info + at, embeds + at * c->hidden, piece, 0, device_see,
+                                     &out, (bal_taps){0}, &err));
+    }
+    bal_session_destroy(&s);
+    free(embeds);
+    assert_int_equal(out.n, n);
+    return out;
+}
+
+/* Largest difference over the deviation of all. */
+static inline double device_distance(const device_rows *a, const device_rows *b)
+{
+    double sum = 0, square = 0, worst = 0;
+    const size_t n = (size_t)a->n * (size_t)a->vocab;
+    assert_int_equal(a->n, b->n);
+    for (size_t i = 0; i < n; i++) {
+        sum += (double)a->data[i];
+        square += (double)a->data[i] * (double)a->data[i];
+        worst = fmax(worst, fabs((double)a->data[i] - (double)b->data[i]));
+        if (!isfinite(b->data[i])) return INFINITY;
+    }
+    const double mean = sum / (double)n;
+    return worst / sqrt(square / (double)n - mean * mean);
+}
+
+/* Positions whose likeliest token is the same. */
+static inline int device_agree(const device_rows *a, const device_rows *b)
+{
+    int same = 0;
+    for (int i = 0; i < a->n; i++)
+        same += bal_argmax(a->data + (size_t)i * (size_t)a->vocab, a->vocab) ==
+                bal_argmax(b->data + (size_t)i * (size_t)b->vocab, b->vocab);
+    return same;
+}
+
+#endif

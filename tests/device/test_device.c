@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: MIT
+ * The host's side of a device, with the contract in plain C in a GPU's place: names, every way a
+ * backend can be missing or wrong, and that rows, pages, recordings and logits are what the CPU
+ * has. */
+#include "device_case.h"
+#include "unit/scratch.h"
+
+#include "ballast.h"
+#include "ballast_quant.h"
+#include "run/scheduler.h"
+
+static const char *library(const char *name)
+{
+    static char path[1024];
+    snprintf(path, sizeof path, "%s/tests/%s", getenv("BALLAST_BINARY_DIR"), name);
+    return path;
+}
+
+static void use(const char *lib, const char *mood)
+{
+    setenv("BALLAST_CUDA_LIB", library(lib), 1);
+    setenv("PLAIN_DEVICE", mood, 1);
+}
+
+/* ---- Names and failures ---------------------------------------------------------------------- */
+
+static void names(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    bal_device_choice c;
+    ASSERT_OK(bal_device_parse(NULL, &c, &err));
+    assert_false(c.device);
+    ASSERT_OK(bal_device_parse("cpu", &c, &err));
+    assert_false(c.device);
+    ASSERT_OK(bal_device_parse("cuda", &c, &err));
+    assert_true(c.device && c.insist && c.index == 0);
+    ASSERT_OK(bal_device_parse("cuda:12", &c, &err));
+    assert_true(c.device && c.insist && c.index == 12);
+    ASSERT_OK(bal_device_parse("auto", &c, &err));
+    assert_true(c.device && !c.insist);
+    const char *const bad[] = {"", "gpu", "cuda:", "cuda:-1", "cuda:1x", "cuda1", "cuda:99999"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        ASSERT_FAILS(BAL_E_ARG, "expected cpu, cuda:N or auto", bal_device_parse(bad[i], &c, &err));
+}
+
+static void every_failure_is_a_sentence(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    bal_device_handle h;
+    unsetenv("BALLAST_CUDA_LIB");
+    ASSERT_FAILS(BAL_E_UNSUP, "cuda:0: there is no ballast_cuda.so in ",
+                 bal_device_open(&h, 0, &err));
+    setenv("BALLAST_CUDA_LIB", "/nowhere/ballast_cuda.so", 1);
+    ASSERT_FAILS(BAL_E_UNSUP, "BALLAST_CUDA_LIB: /nowhere/ballast_cuda.so: No such file",
+                 bal_device_open(&h, 0, &err));
+    scratch_text(scratch("text.so"), "no shared object");
+    setenv("BALLAST_CUDA_LIB", scratch("text.so"), 1);
+    ASSERT_FAILS(BAL_E_UNSUP, "text.so: ", bal_device_open(&h, 0, &err));
+    use("other_device.so", "");
+    ASSERT_FAILS(BAL_E_UNSUP, "has no bal_device_entry", bal_device_open(&h, 0, &err));
+    use("plain_device.so", "abi");
+    ASSERT_FAILS(BAL_E_UNSUP, "speaks version 7 of the device contract, expected 1",
+                 bal_device_open(&h, 0, &err));
+    use("plain_device.so", "none");
+    ASSERT_FAILS(BAL_E_UNSUP, "this machine has no cuda device", bal_device_open(&h, 0, &err));
+    use("plain_device.so", "old");
+    ASSERT_FAILS(BAL_E_UNSUP, "device cuda:1: the driver is too old", bal_device_open(&h, 1, &err));
+    use("plain_device.so", "");
+    ASSERT_FAILS(BAL_E_UNSUP, "this machine has 2 cuda devices, the last is cuda:1",
+                 bal_device_open(&h, 2, &err));
+    assert_null(h.api);
+    ASSERT_OK(bal_device_open(&h, 1, &err));
+    bal_device_info info;
+    h.api->describe(h.device, &info);
+    assert_string_equal(info.name, "plain C, number 1");
+    bal_device_close(&h);
+    bal_device_close(&h);
+}
+
+static const char TINY[] = "tests/golden/tiled/model";
+
+static void insisting_or_not(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    bal_context *model;
+    use("plain_device.so", "none");
+    bal_open_opts o = {.size = sizeof o, .threads = 1, .device = "cuda:0"};
+    ASSERT_FAILS(BAL_E_UNSUP, "no cuda device", bal_open(&model, source_path(TINY), &o, &err));
+    assert_null(model);
+    o.device = "auto";
+    ASSERT_OK(bal_open(&model, source_path(TINY), &o, &err));
+    bal_close(model);
+    o.device = "gpu";
+    ASSERT_FAILS(BAL_E_ARG, "'gpu'", bal_open(&model, source_path(TINY), &o, &err));
+}
+
+static void memory_of_the_device(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    bal_engine e;
+    bal_session s;
+    use("plain_device.so", "memory=10000");
+    ASSERT_OK(bal_engine_open(&e, source_path(TINY), 1, NULL, &err));
+    ASSERT_FAILS(BAL_E_NOMEM, "cuda:0: block 0: out of device memory",
+                 bal_engine_use_device(&e, "cuda:0", &err));
+    assert_null(e.on_device);
+    use("plain_device.so", "memory=1500000");
+    ASSERT_OK(bal_engine_use_device(&e, "cuda:0", &err));
+    ASSERT_FAILS(BAL_E_NOMEM,
+                 "device cuda:0: out of device memory: ", bal_session_create(&s, &e, 512, &err));
+    bal_engine_close(&e);
+}
+
+static void a_failure_while_running(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    bal_engine e;
+    bal_session s;
+    use("plain_device.so", "late");
+    ASSERT_OK(bal_engine_open(&e, source_path(TINY), 1, NULL, &err));
+    ASSERT_OK(bal_engine_use_device(&e, "cuda:0", &err));
+    ASSERT_OK(bal_session_create(&s, &e, 64, &err));
+    ASSERT_FAILS(BAL_E_IO, "fell off the bus", bal_session_push(&s, 3, &err));
+    assert_int_equal(s.n, 0);
+    bal_session_destroy(&s);
+    bal_engine_close(&e);
+}
+
+/* ---- The same as the CPU --------------------------------------------------------------------- */
+
+/* f32 sums in double, f32 in between: what is left is the order of sums, amplified by random
+ * weights. */
+static void compare(const char *path, bal_kv_type kv, double limit)
+{
+    bal_error err = {0};
+    enum { N = 140, SINGLE = 20 };
+    bal_engine e;
+    use("plain_device.so", "");
+    ASSERT_OK(bal_engine_open(&e, path, 2, NULL, &err));
+    device_rows cpu = device_run(&e, kv, N, SINGLE);
+    ASSERT_OK(bal_engine_use_device(&e, "cuda:0", &err));
+    device_rows device = device_run(&e, kv, N, SINGLE);
+    const double d = device_distance(&cpu, &device);
+    printf("%s, cache %s: %.2g of the deviation\n", path, bal_kv_type_name(kv), d);
+    assert_true(d < limit);
+    assert_true(device_agree(&cpu, &device) >= N - 1);
+    free(cpu.data);
+    free(device.data);
+    bal_engine_close(&e);
+}
+
+static void logits(void **state)
+{
+    (void)state;
+    compare(source_path(TINY), BAL_KV_F32, 1e-3);
+    compare(source_path(TINY), BAL_KV_F16, 1e-2);
+    compare(source_path(TINY), BAL_KV_I8, 5e-2);
+    compare(source_path("tests/golden/qwen2_vl/small/model"), BAL_KV_F32, 1e-3);
+    compare(source_path("tests/golden/families/qwen3/model"), BAL_KV_F32, 1e-3);
+    compare(source_path("tests/golden/families/llama_bias/model"), BAL_KV_F32, 1e-3);
+}
+
+static void packed(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    const char *set[] = {"bits=3", "group=32"};
+    const bal_quant_opts opts = {
+        .size = sizeof opts, .recipe = "rtn", .set = set, .n_set = 2, .force = true};
+    ASSERT_OK(bal_quantize(source_path(TINY), scratch("q.safetensors"), &opts, &err));
+    compare(scratch("q.safetensors"), BAL_KV_F32, 1e-2);
+}
+
+/* ---- Many requests --------------------------------------------------------------------------- */
+
+enum { REQUESTS = 5, LENGTH = 9 };
+
+typedef struct told {
+    int32_t id[REQUESTS][LENGTH];
+    int n[REQUESTS], done, failed;
+    char why[400];
+} told;
+
+typedef struct listener {
+    told *t;
+    int index;
+} listener;
+
+static void on_event(void *ctx, const bal_request_event *ev)
+{
+    const listener *l = ctx;
+    if (ev->kind == BAL_EVENT_TOKEN) l->t->id[l->index][l->t->n[l->index]++] = ev->id;
+    if (ev->kind != BAL_EVENT_DONE) return;
+    l->t->done++;
+    if (ev->finish != BAL_FINISH_ERROR) return;
+    l->t->failed++;
+    snprintf(l->t->why, sizeof l->t->why, "%s", ev->error->text);
+}
+
+/* Prompts that begin alike, of different lengths, so that pages are shared and copied. */
+static void ask_all(bal_engine *e, told *t)
+{
+    bal_error err = {0};
+    bal_scheduler *s;
+    const bal_scheduler_opts opts = {.ctx = 256, .max_running = 3, .step_tokens = 40};
+    listener listeners[REQUESTS];
+    *t = (told){0};
+    ASSERT_OK(bal_scheduler_create(&s, e, &opts, &err));
+    for (int i = 0; i < REQUESTS; i++) {
+        int32_t ids[128];
+        uint8_t tags[128] = {0};
+        uint64_t id;
+        const size_t n = 70 + 11 * (size_t)i;
+        for (size_t k = 0; k < n; k++) ids[k] = (int32_t)(k * 29 % 280) + (k > 75 ? i : 0);
+        listeners[i] = (listener){t, i};
+        const bal_request r = {.tokens = {ids, tags, n},
+                               .sampling = {.top_p = 1.0f},
+                               .ignore_eos = true,
+                               .max_tokens = LENGTH,
+                               .on_event = on_event,
+                               .event_ctx = &listeners[i]};
+        ASSERT_OK(bal_scheduler_submit(s, &r, &id, &err));
+    }
+    while (bal_scheduler_step(s)) {
+    }
+    bal_scheduler_destroy(s);
+    assert_int_equal(t->done, REQUESTS);
+}
+
+static void scheduler(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    bal_engine e;
+    static told cpu, device;
+    use("plain_device.so", "");
+    ASSERT_OK(bal_engine_open(&e, source_path(TINY), 2, NULL, &err));
+    ask_all(&e, &cpu);
+    ASSERT_OK(bal_engine_use_device(&e, "cuda:1", &err));
+    ask_all(&e, &device);
+    assert_memory_equal(cpu.id, device.id, sizeof cpu.id);
+    bal_engine_close(&e);
+    use("plain_device.so", "late");
+    ASSERT_OK(bal_engine_open(&e, source_path(TINY), 1, NULL, &err));
+    ASSERT_OK(bal_engine_use_device(&e, "cuda:0", &err));
+    ask_all(&e, &device);
+    assert_int_equal(device.failed, REQUESTS);
+    assert_non_null(strstr(device.why, "fell off the bus"));
+    bal_engine_close(&e);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(names),
+        cmocka_unit_test(every_failure_is_a_sentence),
+        cmocka_unit_test(insisting_or_not),
+        cmocka_unit_test(memory_of_the_device),
+        cmocka_unit_test(a_failure_while_running),
+        cmocka_unit_test(logits),
+        cmocka_unit_test(packed),
+        cmocka_unit_test(scheduler),
+    };
+    return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
+}
