@@ -5,6 +5,10 @@
 
 #include "ballast.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #if defined(__GNUC__)
 #define BAL_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 #else
@@ -34,5 +38,9 @@ bal_status bal_nomem(bal_error *err, size_t n_bytes, const char *what);
         st = (expr);                                                                               \
         if (st < 0) goto label;                                                                    \
     } while (0)
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

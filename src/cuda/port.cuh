@@ -41,6 +41,12 @@ struct bal_launch_shape {
 };
 
 #ifdef BAL_CUDA_SHIM
+#define BAL_UNROLL
+#else
+#define BAL_UNROLL _Pragma("unroll")
+#endif
+
+#ifdef BAL_CUDA_SHIM
 
 template <class Args>
 cudaError_t bal_launch(void (*kernel)(Args), const bal_launch_shape &s, const Args &args)

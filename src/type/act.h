@@ -7,6 +7,10 @@
 
 #include "base/status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef enum bal_act_kind { BAL_ACT_A16, BAL_ACT_A8 } bal_act_kind;
 
 /* Zeroed: a16. group: inputs that share a scale of a8, a multiple of 32; 0: the token. */
@@ -34,5 +38,9 @@ static inline bool bal_act_equal(bal_act a, bal_act b)
 {
     return a.kind == b.kind && (a.kind == BAL_ACT_A16 || a.group == b.group);
 }
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -30,6 +30,10 @@
 
 #include "base/status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum {
     BAL_PANEL = 16,       /* outputs of a panel: the lanes of a 512-bit register */
     BAL_UNIT = 32,        /* inputs of a unit */
@@ -99,5 +103,9 @@ void bal_unpack(const bal_packed_view *v, uint8_t *codes, uint16_t *scales, uint
 
 /* Row r < n as floats, out[k]: ((float)(q - z)) * s in f32. */
 void bal_packed_row(const bal_packed_view *v, size_t r, float *out);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -7,6 +7,10 @@
 
 #include "base/status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* id, name in files and on the command line, bits of one code or element, packed? */
 #define BAL_TYPE_LIST(X)                                                                           \
     X(F32, "f32", 32, false)                                                                       \
@@ -39,5 +43,9 @@ bal_status bal_type_from_name(bal_type *out, const char *name, bal_error *err);
 
 /* The packed type of 2, 3, 4, 6 or 8 bits; any other number fails with BAL_E_ARG. */
 bal_status bal_type_from_bits(bal_type *out, int bits, bal_error *err);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT
+ * Which of the linear kernel's forms runs, and on how many blocks. */
+#include "cuda/linear.h"
+
+#include "cuda/linear_forms.cuh"
+#include "cuda/stage.h"
+
+/* Counters in the zeroed bytes: row blocks of a weight that may be split. */
+static const size_t most_split_blocks = BAL_LINEAR_ZEROED / sizeof(unsigned);
+
+/* Two blocks for each processor of the largest device this was planned for, so that a result does
+ * not depend on the device; no more than 40 tiles of inputs a block, whose activations (8 rows) its
+ * L1 cache holds; no fewer than a tile a warp. */
+int bal_linear_splits(const bal_tiles *t)
+{
+    if (t->row_blocks > most_split_blocks) return 1;
+    const size_t blocks = 264, to_fill = (blocks + t->row_blocks / 2) / t->row_blocks;
+    const size_t to_cache = (t->k_tiles + 39) / 40, most = t->k_tiles / BAL_LINEAR_WARPS;
+    const size_t want = to_fill > to_cache ? to_fill : to_cache;
+    const size_t splits = want < most ? want : most;
+    return splits > 1 ? (int)splits : 1;
+}
+
+size_t bal_linear_work_bytes(const bal_tiles *t, int splits)
+{
+    const size_t n = (size_t)(splits ? splits : bal_linear_splits(t));
+    const size_t sums = n > 1 ? t->row_blocks * n * BAL_TILE_ROWS * BAL_LINEAR_ROWS : 0;
+    return BAL_LINEAR_ZEROED + sums * sizeof(float);
+}
+
+/* Scales of a unit as the kernel tells them apart. */
+static int groups_per_unit(const bal_tiles *t, int cols)
+{
+    return t->bits == 16 || t->group >= (size_t)cols ? 1 : cols / (int)t->group;
+}
+
+static bal_linear_form form_of(const bal_tiles *t, int m)
+{
+    const int nt = m > 8 ? 2 : 1;
+    switch (t->bits) {
+    case 2: return bal_linear_form_w2(nt, groups_per_unit(t, 128));
+    case 3: return bal_linear_form_w3(nt, groups_per_unit(t, 128));
+    case 4: return bal_linear_form_w4(nt, groups_per_unit(t, 128));
+    case 6: return bal_linear_form_w6(nt, groups_per_unit(t, 128));
+    case 8: return bal_linear_form_w8(nt, groups_per_unit(t, 64));
+    default: return bal_linear_form_f16(nt, 1);
+    }
+}
+
+static bal_k_linear_args args_of(const bal_linear_job &job, int first, int rows, int cols)
+{
+    const bal_tiles *t = &job.w->tiles;
+    bal_k_linear_args a = {};
+    a.codes = (const uint4 *)job.w->codes;
+    a.meta = (const unsigned char *)job.w->meta;
+    a.x = (const uint16_t *)job.x + (size_t)first * 128;
+    a.x_info = (const float *)((const char *)job.x + bal_stage_info_offset((size_t)job.m, t->k)) +
+               (size_t)first * BAL_STAGE_INFO;
+    a.bias = job.w->bias;
+    a.y = job.y + (size_t)first * job.ld;
+    a.arrived = (unsigned *)job.work;
+    a.partial = (float *)((char *)job.work + BAL_LINEAR_ZEROED);
+    a.ld = job.ld;
+    a.rows_staged = job.m;
+    a.m = rows;
+    a.n = (int)(t->paired ? t->n / 2 : t->n);
+    a.row_blocks = (int)t->row_blocks;
+    a.k_tiles = (int)t->k_tiles;
+    a.groups = (int)t->groups;
+    a.units_per_group = t->group > (size_t)cols ? (int)(t->group / (size_t)cols) : 1;
+    a.splits = job.splits ? job.splits : bal_linear_splits(t);
+    a.paired = t->paired;
+    a.add = job.add;
+    return a;
+}
+
+cudaError_t bal_linear(const bal_linear_job &job, cudaStream_t s)
+{
+    for (int first = 0; first < job.m; first += BAL_LINEAR_ROWS) {
+        const int rows = job.m - first < BAL_LINEAR_ROWS ? job.m - first : (int)BAL_LINEAR_ROWS;
+        const bal_linear_form form = form_of(&job.w->tiles, rows);
+        const bal_k_linear_args args = args_of(job, first, rows, form.cols);
+        const int fit = 2 * job.processors / args.splits;
+        const int steps = fit < 1 ? 1 : fit < args.row_blocks ? fit : args.row_blocks;
+        const bal_launch_shape shape = {dim3((unsigned)(steps * args.splits)), BAL_LINEAR_THREADS,
+                                        form.shared, s, job.early};
+        const cudaError_t e = bal_launch(form.kernel, shape, args);
+        if (e != cudaSuccess) return e;
+    }
+    return cudaSuccess;
+}

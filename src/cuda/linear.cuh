@@ -1,0 +1,405 @@
+/* SPDX-License-Identifier: MIT
+ * The linear kernel, for linear_w*.cu to instantiate: y = W x for up to 8 nt rows of x.
+ *
+ * A block is 8 warps on one row block (32 rows) and one of `splits` ranges of its inputs; warp w
+ * takes every eighth unit of the range. A unit is what a warp has of weights at a time: 128 inputs,
+ * 64 or 32 for wide weights. Units run through a ring in shared memory that belongs to the warp,
+ * filled by cp.async some units ahead, across row blocks: each lane copies the very bytes it reads,
+ * so a ring needs no barrier (scales, which lanes share, need __syncwarp). x comes through L1,
+ * where it stays, because a block keeps its range of inputs.
+ *
+ * Within a unit, weights are f16 numbers offset + q (cuda/tiles.h) and x is f16, so
+ *   acc = sum (offset + q) x - sum offset x                          on tensor cores, f32 sums
+ *   y  += scale_w scale_x (acc - zero sum x)
+ * per group, with the sums of x taken when it was staged: the accumulators start at
+ * -(sum offset x), so taking the offsets out costs nothing.
+ *
+ * Order of sums, which depends on the shape only: units of a warp ascending, then warps 0 .. 7,
+ * then splits ascending; the block that arrives last at a row block adds the splits. */
+#ifndef BAL_CUDA_LINEAR_CUH
+#define BAL_CUDA_LINEAR_CUH
+
+#include "cuda/port.cuh"
+
+enum { BAL_LINEAR_THREADS = 256, BAL_LINEAR_WARPS = 8 };
+
+struct bal_k_linear_args {
+    const uint4 *codes;
+    const unsigned char *meta;
+    const uint16_t *x;   /* halves of the first row */
+    const float *x_info; /* info of the first row */
+    const float *bias;   /* or NULL */
+    float *y;
+    float *partial;    /* [row blocks][splits][256 nt] */
+    unsigned *arrived; /* [row blocks], 0 */
+    size_t ld;
+    int rows_staged; /* rows between a tile and the next in x */
+    int m;           /* rows of this launch */
+    int n;           /* rows of W, or pairs of them */
+    int row_blocks, k_tiles, groups;
+    int units_per_group; /* where a group is a unit or more */
+    int splits;
+    int paired, add;
+};
+
+/* How a width is walked and decoded. Pair j of a row's words as f16 numbers, offset + q: even pairs
+ * with the offset `even`, odd pairs with `odd`. */
+template <int bits> struct bal_width;
+
+#define BAL_PAIR(w, mask, magic) (((w) & (mask)) | (magic))
+
+template <> struct bal_width<2> {
+    static constexpr int cols = 128, stages = 4, even = 16, odd = 64;
+    BAL_DEVICE uint32_t pair(const uint32_t *w, int j)
+    {
+        const uint32_t v = w[j / 8];
+        const uint32_t s = j % 8 < 2 ? v : j % 8 < 4 ? v << 4 : j % 8 < 6 ? v >> 4 : v >> 8;
+        return j % 2 ? BAL_PAIR(s, 0x00300030u, 0x54005400u)
+                     : BAL_PAIR(s, 0x00c000c0u, 0x4c004c00u);
+    }
+};
+
+template <> struct bal_width<3> {
+    static constexpr int cols = 128, stages = 3, even = 8, odd = 64;
+    /* bits 7 to 9, and bits 4 to 6 */
+    BAL_DEVICE uint32_t high(uint32_t s)
+    {
+        return BAL_PAIR(s, 0x03800380u, 0x48004800u);
+    }
+    BAL_DEVICE uint32_t low(uint32_t s)
+    {
+        return BAL_PAIR(s, 0x00700070u, 0x54005400u);
+    }
+    BAL_DEVICE uint32_t pair(const uint32_t *w, int j)
+    {
+        switch (j) {
+        case 0: return high(w[0]);
+        case 1: return low(w[0]);
+        case 2: return high(w[0] >> 6);
+        case 3: return low(w[0] >> 6);
+        case 4: return high(w[0] << 6);
+        case 5: return low(w[1]);
+        case 6: return high(w[1]);
+        case 7: return low(w[1] >> 6);
+        case 8: return high(w[1] >> 6);
+        case 9: return low(w[2]);
+        case 10: return high(w[1] << 6);
+        case 11: return low(w[2] >> 6);
+        case 12: return high(w[2]);
+        case 13: return low(w[2] << 3);
+        case 14: return high(w[2] >> 6);
+        default: {
+            uint32_t s = BAL_PAIR(w[0] << 6, 0x00400040u, 0x54005400u);
+            s = BAL_PAIR(w[1] << 5, 0x00200020u, s);
+            return BAL_PAIR(w[2] << 4, 0x00100010u, s);
+        }
+        }
+    }
+};
+
+template <> struct bal_width<4> {
+    static constexpr int cols = 128, stages = 3, even = 16, odd = 64;
+    BAL_DEVICE uint32_t pair(const uint32_t *w, int j)
+    {
+        const uint32_t v = w[j / 4];
+        const uint32_t s = j % 4 == 0 ? v >> 2 : j % 4 == 1 ? v : j % 4 == 2 ? v >> 6 : v << 4;
+        return j % 2 ? BAL_PAIR(s, 0x00f000f0u, 0x54005400u)
+                     : BAL_PAIR(s, 0x03c003c0u, 0x4c004c00u);
+    }
+};
+
+template <> struct bal_width<6> {
+    static constexpr int cols = 128, stages = 3, even = 64, odd = 64;
+    BAL_DEVICE uint32_t pair(const uint32_t *w, int j)
+    {
+        if (j < 12) return BAL_PAIR(j % 2 ? w[j / 2] >> 6 : w[j / 2], 0x03f003f0u, 0x54005400u);
+        const int i = j - 12;
+        const uint32_t low = BAL_PAIR(w[i] << 4, 0x00f000f0u, 0x54005400u);
+        return BAL_PAIR(w[4 + i / 2] << (i % 2 ? 6 : 8), 0x03000300u, low);
+    }
+};
+
+template <> struct bal_width<8> {
+    static constexpr int cols = 64, stages = 3, even = 256, odd = 256;
+    BAL_DEVICE uint32_t pair(const uint32_t *w, int j)
+    {
+        return BAL_PAIR(j % 2 ? w[j / 2] >> 6 : w[j / 2] << 2, 0x03fc03fcu, 0x5c005c00u);
+    }
+};
+
+template <> struct bal_width<16> {
+    static constexpr int cols = 32, stages = 4, even = 0, odd = 0;
+    BAL_DEVICE uint32_t pair(const uint32_t *w, int j)
+    {
+        return w[j];
+    }
+};
+
+/* Sizes that follow from width, rows and groups per unit. */
+template <int bits, int nt, int subs> struct bal_linear_sizes {
+    static constexpr int cols = bal_width<bits>::cols;
+    static constexpr int vectors = bits * cols / 128; /* of 16 bytes per lane and unit */
+    static constexpr int meta_bytes = bits == 16 ? 0 : 96 * subs;
+    static constexpr int stage_bytes = vectors * 512 + meta_bytes;
+    static constexpr int stages = bal_width<bits>::stages;
+    static constexpr int ring_bytes = stages * stage_bytes;
+    static constexpr int sums = 8 * nt; /* accumulators of a lane: [nt][two halves of 16 rows][4] */
+    static constexpr int shared = BAL_LINEAR_WARPS * (ring_bytes + sums * 32 * 4) + 16;
+};
+
+/* Where a warp stands in its units. */
+struct bal_linear_cursor {
+    int block, unit;
+};
+
+/* Starts copying the unit under the cursor into a stage of the ring, if there is one, and moves on.
+ */
+template <int bits, int nt, int subs>
+BAL_DEVICE void bal_linear_fetch(const bal_k_linear_args &a, bal_linear_cursor *at, int first,
+                                 int end, int step, unsigned char *stage, uint64_t policy)
+{
+    using sizes = bal_linear_sizes<bits, nt, subs>;
+    const int lane = (int)(threadIdx.x % 32);
+    if (at->block < a.row_blocks) {
+        const int units = a.k_tiles * (128 / sizes::cols);
+        const uint4 *from =
+            a.codes + ((size_t)at->block * units + at->unit) * (sizes::vectors * 32) + lane;
+        BAL_UNROLL
+        for (int v = 0; v < sizes::vectors; v++)
+            bal_cp_async16_stream(stage + (v * 32 + lane) * 16, from + v * 32, policy);
+        if (lane * 16 < sizes::meta_bytes) {
+            const int group = subs > 1 ? at->unit * subs : at->unit / a.units_per_group;
+            bal_cp_async16(stage + sizes::vectors * 512 + lane * 16,
+                           a.meta + ((size_t)at->block * a.groups + group) * 96 + lane * 16);
+        }
+        at->unit += BAL_LINEAR_WARPS;
+        if (at->unit >= end) {
+            at->unit = first;
+            at->block += step;
+        }
+    }
+    bal_cp_commit();
+}
+
+/* Sums of a row of x over a run of inputs, for the two columns of C that a lane holds. */
+struct bal_linear_sums {
+    float even[2], odd[2], scale[2];
+};
+
+/* y[lane's sums] += one unit of weights times x. */
+template <int bits, int nt, int subs>
+BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, int unit, const unsigned char *stage,
+                                float (&y)[nt][2][4])
+{
+    using width = bal_width<bits>;
+    using sizes = bal_linear_sizes<bits, nt, subs>;
+    constexpr int steps = sizes::cols / 16, steps_per_sub = steps / subs; /* of 16 inputs */
+    constexpr int per_tile = 128 / sizes::cols;
+    const int lane = (int)(threadIdx.x % 32), g = lane / 4, t = lane % 4;
+    const size_t tile_row = (size_t)(unit / per_tile) * a.rows_staged;
+    const int within = unit % per_tile * sizes::cols; /* first input in the tile */
+
+    uint4 x[nt][steps / 2];
+    BAL_UNROLL
+    for (int c = 0; c < nt; c++) {
+        const int row = 8 * c + g;
+        const uint4 *from = (const uint4 *)(a.x + (tile_row + row) * 128 + within + 8 * t);
+        BAL_UNROLL
+        for (int s = 0; s < steps / 2; s++)
+            x[c][s] = row < a.m ? from[4 * s] : make_uint4(0, 0, 0, 0);
+    }
+    uint32_t w[4][sizes::vectors];
+    BAL_UNROLL
+    for (int v = 0; v < sizes::vectors; v++) {
+        const uint4 word = ((const uint4 *)stage)[v * 32 + lane];
+        w[0][v] = word.x, w[1][v] = word.y, w[2][v] = word.z, w[3][v] = word.w;
+    }
+    BAL_UNROLL
+    for (int sub = 0; sub < subs; sub++) {
+        float acc[nt][2][4], x_sum[nt][2], x_scale[nt][2];
+        BAL_UNROLL
+        for (int c = 0; c < nt; c++) {
+            float start[2];
+            BAL_UNROLL
+            for (int e = 0; e < 2; e++) {
+                const int row = 8 * c + 2 * t + e;
+                const float *info = a.x_info + (tile_row + row) * 16;
+                float scale = 0, even = 0, odd = 0;
+                if (row < a.m) {
+                    if (bits != 16 && sizes::cols == 128 && subs == 1) {
+                        const float4 all = *(const float4 *)info;
+                        scale = all.x, even = all.y, odd = all.z;
+                    } else {
+                        scale = info[0];
+                        BAL_UNROLL
+                        for (int u = 0; bits != 16 && u < steps_per_sub / 2; u++) {
+                            const int at = within / 32 + sub * (steps_per_sub / 2) + u;
+                            const float2 both = *(const float2 *)(info + 4 + 2 * at);
+                            even += both.x, odd += both.y;
+                        }
+                    }
+                }
+                x_scale[c][e] = scale;
+                x_sum[c][e] = even + odd;
+                start[e] = -(even * width::even + odd * width::odd);
+            }
+            BAL_UNROLL
+            for (int h = 0; h < 2; h++)
+                acc[c][h][0] = acc[c][h][2] = start[0], acc[c][h][1] = acc[c][h][3] = start[1];
+        }
+        BAL_UNROLL
+        for (int i = 0; i < steps_per_sub; i++) {
+            const int s = sub * steps_per_sub + i;
+            BAL_UNROLL
+            for (int h = 0; h < 2; h++) {
+                const uint32_t rows[4] = {
+                    width::pair(w[2 * h], 2 * s), width::pair(w[2 * h + 1], 2 * s),
+                    width::pair(w[2 * h], 2 * s + 1), width::pair(w[2 * h + 1], 2 * s + 1)};
+                BAL_UNROLL
+                for (int c = 0; c < nt; c++) {
+                    const uint4 &v = x[c][s / 2];
+                    const uint32_t cols[2] = {s % 2 ? v.z : v.x, s % 2 ? v.w : v.y};
+                    bal_mma_f16(acc[c][h], rows, cols, acc[c][h]);
+                }
+            }
+        }
+        float scale[4] = {1, 1, 1, 1}, zero[4] = {0, 0, 0, 0};
+        if (bits != 16) {
+            const unsigned char *meta = stage + sizes::vectors * 512 + sub * 96;
+            const uint2 s = *(const uint2 *)(meta + 8 * g);
+            const uint32_t z = *(const uint32_t *)(meta + 64 + 4 * g);
+            scale[0] = bal_f16_float(s.x), scale[1] = bal_f16_float(s.x >> 16);
+            scale[2] = bal_f16_float(s.y), scale[3] = bal_f16_float(s.y >> 16);
+            BAL_UNROLL
+            for (int i = 0; i < 4; i++) /* 2^23 + z, without a conversion */
+                zero[i] =
+                    __uint_as_float(__byte_perm(z, 0x4b000000u, 0x7540u | (uint32_t)i)) - 0x1p23f;
+        }
+        BAL_UNROLL
+        for (int c = 0; c < nt; c++) BAL_UNROLL
+        for (int h = 0; h < 2; h++) BAL_UNROLL
+        for (int r = 0; r < 4; r++) {
+            const float v = bits == 16 ? acc[c][h][r]
+                                       : fmaf(-zero[2 * h + r / 2], x_sum[c][r % 2], acc[c][h][r]);
+            const float by =
+                bits == 16 ? x_scale[c][r % 2] : scale[2 * h + r / 2] * x_scale[c][r % 2];
+            y[c][h][r] = fmaf(by, v, y[c][h][r]);
+        }
+    }
+}
+
+/* Sum i of a row block: of all warps, or of all splits. */
+template <int sums> BAL_DEVICE float bal_linear_of_warps(const float *shared, int i)
+{
+    float v = shared[i];
+    BAL_UNROLL
+    for (int w = 1; w < BAL_LINEAR_WARPS; w++) v += shared[w * sums * 32 + i];
+    return v;
+}
+
+BAL_DEVICE float bal_linear_of_splits(const float *partial, int splits, int n_sums, int i)
+{
+    float v = __ldcg(partial + i);
+    for (int s = 1; s < splits; s++) v += __ldcg(partial + s * n_sums + i);
+    return v;
+}
+
+/* What becomes of sums once they are whole. i: index of a sum, as [nt][half][register][lane]. */
+template <int bits>
+BAL_DEVICE void bal_linear_store(const bal_k_linear_args &a, int block, int i, float v, float up)
+{
+    const int lane = i % 32, r = i / 32 % 4, half = i / 128 % 2, c = i / 256;
+    const int in_half = lane / 4 + (r & 2) * 4, col = 8 * c + lane % 4 * 2 + (r & 1);
+    const int row = a.paired ? block * 16 + in_half : block * 32 + 16 * half + in_half;
+    if (row >= a.n || col >= a.m) return;
+    if (bits == 16) {
+        const float *scale = (const float *)a.meta + block * 32 + 16 * half + in_half;
+        v *= scale[0];
+        up *= a.paired ? scale[16] : 0;
+    }
+    if (a.bias) {
+        v += a.bias[row];
+        up += a.paired ? a.bias[a.n + row] : 0;
+    }
+    if (a.paired) v = v / (1 + __expf(-v)) * up;
+    float *y = a.y + (size_t)col * a.ld + row;
+    *y = a.add ? *y + v : v;
+}
+
+template <int bits, int nt, int subs>
+__global__ void __launch_bounds__(BAL_LINEAR_THREADS, 2) bal_k_linear(const bal_k_linear_args a)
+{
+    using sizes = bal_linear_sizes<bits, nt, subs>;
+    constexpr int n_sums = sizes::sums * 32; /* of a row block */
+    const int warp = (int)(threadIdx.x / 32), lane = (int)(threadIdx.x % 32);
+    const int split = (int)blockIdx.x % a.splits, step = (int)gridDim.x / a.splits;
+    const int units = a.k_tiles * (128 / sizes::cols);
+    const int begin = (int)((long long)split * units / a.splits);
+    const int end = (int)((long long)(split + 1) * units / a.splits);
+    const int first = begin + warp;
+
+    unsigned char *ring = bal_shared() + warp * sizes::ring_bytes;
+    float *sums = (float *)(bal_shared() + BAL_LINEAR_WARPS * sizes::ring_bytes);
+    unsigned *last = (unsigned *)(sums + BAL_LINEAR_WARPS * n_sums);
+
+    const uint64_t policy = bal_policy_stream();
+    bal_linear_cursor next = {(int)blockIdx.x / a.splits, first};
+    if (first >= end) next.block = a.row_blocks; /* nothing for this warp */
+    int fill = 0, drain = 0;
+    BAL_UNROLL
+    for (int i = 0; i < sizes::stages - 1; i++)
+        bal_linear_fetch<bits, nt, subs>(a, &next, first, end, step, ring + i * sizes::stage_bytes,
+                                         policy);
+    fill = (sizes::stages - 1) * sizes::stage_bytes;
+    bal_grid_release();
+    bal_grid_wait();
+
+    for (int block = (int)blockIdx.x / a.splits; block < a.row_blocks; block += step) {
+        float y[nt][2][4] = {};
+        for (int unit = first; unit < end; unit += BAL_LINEAR_WARPS) {
+            bal_cp_wait<sizes::stages - 2>();
+            __syncwarp(); /* scales are there for all lanes, and all are done with the oldest stage
+                           */
+            bal_linear_fetch<bits, nt, subs>(a, &next, first, end, step, ring + fill, policy);
+            fill = fill + sizes::stage_bytes == sizes::ring_bytes ? 0 : fill + sizes::stage_bytes;
+            bal_linear_unit<bits, nt, subs>(a, unit, ring + drain, y);
+            drain =
+                drain + sizes::stage_bytes == sizes::ring_bytes ? 0 : drain + sizes::stage_bytes;
+        }
+        BAL_UNROLL
+        for (int i = 0; i < sizes::sums; i++)
+            sums[warp * n_sums + i * 32 + lane] = y[i / 8][i / 4 % 2][i % 4];
+        __syncthreads();
+        if (a.splits > 1) {
+            float *mine = a.partial + ((size_t)block * a.splits + split) * n_sums;
+            for (int i = (int)threadIdx.x; i < n_sums; i += BAL_LINEAR_THREADS)
+                __stcg(mine + i, bal_linear_of_warps<sizes::sums>(sums, i));
+            __threadfence();
+            __syncthreads();
+            if (threadIdx.x == 0) *last = atomicAdd(a.arrived + block, 1u);
+            __syncthreads();
+            if (*last == (unsigned)a.splits - 1) {
+                __threadfence();
+                const float *all = a.partial + (size_t)block * a.splits * n_sums;
+                for (int i = (int)threadIdx.x; i < n_sums; i += BAL_LINEAR_THREADS) {
+                    if (a.paired && i / 128 % 2) continue;
+                    const float v = bal_linear_of_splits(all, a.splits, n_sums, i);
+                    const float up =
+                        a.paired ? bal_linear_of_splits(all, a.splits, n_sums, i + 128) : 0;
+                    bal_linear_store<bits>(a, block, i, v, up);
+                }
+                if (threadIdx.x == 0) a.arrived[block] = 0;
+            }
+        } else {
+            for (int i = (int)threadIdx.x; i < n_sums; i += BAL_LINEAR_THREADS) {
+                if (a.paired && i / 128 % 2) continue;
+                const float v = bal_linear_of_warps<sizes::sums>(sums, i);
+                const float up = a.paired ? bal_linear_of_warps<sizes::sums>(sums, i + 128) : 0;
+                bal_linear_store<bits>(a, block, i, v, up);
+            }
+        }
+        __syncthreads(); /* the sums are read before the next row block's are written */
+    }
+}
+
+#endif

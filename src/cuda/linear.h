@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT
+ * y = W x for few rows of x: the linear kernel of decoding. Weights are tiles (cuda/tiles.h) of any
+ * width, x is staged (cuda/stage.h). Host side: sizes of the workspace, and the launch. */
+#ifndef BAL_CUDA_LINEAR_H
+#define BAL_CUDA_LINEAR_H
+
+#include "cuda/port.cuh"
+#include "cuda/tiles.h"
+
+enum { BAL_LINEAR_ROWS = 16 }; /* rows of x in one launch */
+
+/* A weight on the device. */
+struct bal_linear_weight {
+    bal_tiles tiles;
+    const void *codes, *meta; /* 256-byte aligned */
+    const float *bias;        /* [n], in the order of the parts, or NULL */
+};
+
+struct bal_linear_job {
+    const bal_linear_weight *w;
+    const void *x; /* staged, m rows of tiles.k */
+    float *y;      /* [m][ld]; n values a row, n / 2 for paired tiles: silu(gate) * up */
+    size_t ld;
+    int m;          /* any; more than 16 are several launches that read the weights again */
+    bool add;       /* y += instead of y = */
+    void *work;     /* bal_linear_work_bytes, its first BAL_LINEAR_ZEROED bytes 0 before first use;
+                       not shared by launches that may overlap */
+    int processors; /* of the device */
+    int splits;     /* 0: bal_linear_splits */
+    bool early;     /* cuda/port.cuh */
+};
+
+/* How many blocks share the inputs of a row block. Depends on the shape alone, and so does the
+ * order of every sum: a row's result is the same beside any others. */
+int bal_linear_splits(const bal_tiles *t);
+
+/* Bytes of workspace for a weight; one of the largest serves all, one after the other. Launches
+ * leave the zeroed bytes zero. splits: 0, or those of the job. */
+enum { BAL_LINEAR_ZEROED = 64 << 10 };
+size_t bal_linear_work_bytes(const bal_tiles *t, int splits);
+
+/* Queues it. Fails only as a launch does. */
+cudaError_t bal_linear(const bal_linear_job &job, cudaStream_t s);
+
+#endif

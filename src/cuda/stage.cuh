@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT
+ * How a warp stages a tile of one row (layout: cuda/stage.h), for kernels that produce activations.
+ */
+#ifndef BAL_CUDA_STAGE_CUH
+#define BAL_CUDA_STAGE_CUH
+
+#include "cuda/port.cuh"
+#include "cuda/stage.h"
+
+/* The power of two for a tile whose largest |x| is `most`. Its inverse is exact. */
+BAL_DEVICE float bal_stage_power(float most)
+{
+    const uint32_t e = __float_as_uint(most) >> 23 & 255;
+    return __uint_as_float((e > 14 ? e - 14 : 1) << 23);
+}
+
+/* Writes one row's tile; all lanes take part. Lane l holds inputs 4 l .. 4 l + 3 of the tile,
+ * already divided by `scale`. halves: 128 of them, info: 16 floats, both 16-byte aligned. */
+BAL_DEVICE void bal_stage_tile(uint16_t *halves, float *info, const float v[4], float scale)
+{
+    const int lane = (int)(threadIdx.x % 32);
+    const uint32_t p0 = bal_f16_pair(v[0], v[1]), p1 = bal_f16_pair(v[2], v[3]);
+    const int at = lane / 8 * 32 + lane % 2 * 16 + lane / 2 % 4 * 2;
+    *(uint32_t *)(halves + at) = p0;
+    *(uint32_t *)(halves + at + 8) = p1;
+    float sum =
+        bal_f16_float(p0) + bal_f16_float(p0 >> 16) + bal_f16_float(p1) + bal_f16_float(p1 >> 16);
+    sum += __shfl_xor_sync(BAL_WARP, sum, 1); /* 8 inputs: lanes 0-1 even, 2-3 odd, ... */
+    sum += __shfl_xor_sync(BAL_WARP, sum, 4);
+    const float unit = sum;
+    sum += __shfl_xor_sync(BAL_WARP, sum, 8);
+    sum += __shfl_xor_sync(BAL_WARP, sum, 16);
+    /* lanes 8 u and 8 u + 2 hold the sums of unit u; the first 16 lanes write */
+    const int source = lane < 4 ? 0 : (lane - 4) / 2 % 4 * 8 + lane % 2 * 2;
+    const float of_unit = __shfl_sync(BAL_WARP, unit, source);
+    const float of_tile = __shfl_sync(BAL_WARP, sum, lane == 2 ? 2 : 0);
+    float out = lane < 12 ? of_unit : 0;
+    if (lane < 4) out = lane == 0 ? scale : lane < 3 ? of_tile : 0;
+    if (lane < 16) info[lane] = out;
+}
+
+#endif

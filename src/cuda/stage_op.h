@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT
+ * Staging as an op: f32 rows, or what a norm or a gate makes of them, into the form linears read
+ * (cuda/stage.h). */
+#ifndef BAL_CUDA_STAGE_OP_H
+#define BAL_CUDA_STAGE_OP_H
+
+#include "cuda/port.cuh"
+#include "cuda/stage.h"
+
+/* Numbered as in device/device.h. */
+enum bal_staged {
+    BAL_STAGED_PLAIN, /* x */
+    BAL_STAGED_RMS,   /* x / sqrt(mean x^2 + eps) * w */
+    BAL_STAGED_LAYER, /* (x - mean) / sqrt(var + eps) * w + b */
+    BAL_STAGED_SILU   /* silu(x[0 .. k)) * x[k .. 2 k): a row of gates and ups */
+};
+
+struct bal_stage_job {
+    bal_staged kind;
+    const float *x;     /* [m][ld] */
+    const float *w, *b; /* [k], for norms; b may be NULL */
+    void *out;          /* bal_stage_bytes(m, k), 16-byte aligned */
+    size_t ld;
+    int m, k;
+    float eps;
+    bal_act act; /* A8: values are rounded to bytes as kernel/quant_a8.h has it */
+    bool early;  /* cuda/port.cuh */
+};
+
+/* Can the kernel stage for this? 8-bit activations with one scale per row or per 32, 64 or 128.
+ * Integers stay exact for scales per row and per 128, and are rounded to f16 for smaller groups. */
+bool bal_stage_can(bal_act act, size_t k);
+
+/* Queues it. Fails only as a launch does. */
+cudaError_t bal_stage(const bal_stage_job &job, cudaStream_t s);
+
+#endif

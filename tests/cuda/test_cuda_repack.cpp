@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MIT
+// Tiles hold what the packed weights hold: every code, scale and zero point is found where
+// cuda/tiles.h says, by a second reading of that description.
+#include "weights.h"
+
+namespace
+{
+
+uint32_t word_of(const bal_tiles &t, const std::vector<uint32_t> &codes, size_t block, size_t tile,
+                 size_t word, size_t lane, size_t slot)
+{
+    return codes[((block * t.k_tiles + tile) * (size_t)t.bits + word) * 128 + lane * 4 + slot];
+}
+
+/* Code of input k of row `row` of a block. */
+uint32_t code_at(const bal_tiles &t, const std::vector<uint32_t> &codes, size_t block, size_t row,
+                 size_t k)
+{
+    const size_t tile = k / 128, in = k % 128, lane = row % 8 * 4 + in % 8 / 2, slot = row / 8;
+    const size_t j = in / 16 * 2 + in / 8 % 2;
+    const auto bits_of = [&](size_t word, int first, int n) {
+        const uint32_t w = word_of(t, codes, block, tile, word, lane, slot) >> (in % 2 ? 16 : 0);
+        return (w & 0xffff) >> first & ((1u << n) - 1);
+    };
+    static const int words3[] = {0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 1, 2, 2, 2, 2};
+    static const int first3[] = {7, 4, 13, 10, 1, 4, 7, 10, 13, 4, 1, 10, 7, 1, 13};
+    static const int first2[] = {6, 4, 2, 0, 10, 8, 14, 12}, first4[] = {8, 4, 12, 0};
+    switch (t.bits) {
+    case 2: return bits_of(j / 8, first2[j % 8], 2);
+    case 3:
+        if (j < 15) return bits_of((size_t)words3[j], first3[j], 3);
+        return bits_of(2, 0, 1) | bits_of(1, 0, 1) << 1 | bits_of(0, 0, 1) << 2;
+    case 4: return bits_of(j / 4, first4[j % 4], 4);
+    case 6:
+        if (j < 12) return bits_of(j / 2, j % 2 ? 10 : 4, 6);
+        return bits_of(j - 12, 0, 4) | bits_of(4 + (j - 12) / 2, (int)(j % 2) * 2, 2) << 4;
+    case 8: return bits_of(j / 2, j % 2 ? 8 : 0, 8);
+    default: return bits_of(j, 0, 16);
+    }
+}
+
+/* Row of the parts, one below the other, that is row `row` of a block; n where it pads. */
+size_t source_row(const bal_tiles &t, size_t block, size_t row)
+{
+    if (!t.paired) return block * 32 + row < t.n ? block * 32 + row : t.n;
+    const size_t r = block * 16 + row % 16;
+    return r >= t.n / 2 ? t.n : row < 16 ? r : t.n / 2 + r;
+}
+
+void check_packed(const std::vector<const host_matrix *> &matrices, size_t file_group, bool paired)
+{
+    const device_weight w(matrices, paired);
+    const bal_tiles &t = w.tiles;
+    const size_t k = matrices[0]->k, groups = matrices[0]->view.layout.groups;
+    for (size_t block = 0; block < t.row_blocks; block++)
+        for (size_t row = 0; row < 32; row++) {
+            size_t r = source_row(t, block, row);
+            const bool real = r < t.n;
+            const host_matrix *m = matrices[0];
+            for (size_t i = 0; real && r >= m->n; m = matrices[++i]) r -= m->n;
+            for (size_t c = 0; c < t.k_tiles * 128; c++) {
+                const uint32_t expected = real && c < k ? m->codes[r * k + c] : 0;
+                if (code_at(t, w.codes, block, row, c) != expected)
+                    fail_msg("%d bits, %zu x %zu: code of block %zu row %zu input %zu is %u, "
+                             "expected %u",
+                             t.bits, t.n, k, block, row, c, code_at(t, w.codes, block, row, c),
+                             expected);
+                const uint8_t *meta =
+                    (const uint8_t *)w.meta.data() + (block * t.groups + c / t.group) * 96;
+                const size_t at = row % 8 * 4 + row / 8;
+                if (!real || c >= k) continue;
+                const size_t from = r * groups + (file_group ? c / file_group : 0);
+                uint16_t scale;
+                memcpy(&scale, meta + 2 * at, 2);
+                assert_int_equal(scale, m->scales[from]);
+                assert_int_equal(meta[64 + at], m->zeros[from]);
+            }
+        }
+}
+
+void test_packed(void **)
+{
+    dice d(1);
+    for (int bits : {2, 3, 4, 6, 8})
+        for (size_t group :
+             {(size_t)0, (size_t)32, (size_t)64, (size_t)96, (size_t)128, (size_t)256}) {
+            const host_matrix a = random_packed(d, bits, 37, 420, group);
+            check_packed({&a}, group, false);
+        }
+    const host_matrix tiny = random_packed(d, 3, 1, 1, 0);
+    check_packed({&tiny}, 0, false);
+}
+
+void test_parts(void **)
+{
+    dice d(2);
+    const host_matrix q = random_packed(d, 3, 40, 160, 32), k = random_packed(d, 3, 9, 160, 32),
+                      v = random_packed(d, 3, 1, 160, 32);
+    check_packed({&q, &k, &v}, 32, false);
+    const host_matrix gate = random_packed(d, 4, 41, 130, 128),
+                      up = random_packed(d, 4, 41, 130, 128);
+    check_packed({&gate, &up}, 128, true);
+}
+
+void test_floats(void **)
+{
+    dice d(3);
+    host_matrix m = random_floats(d, BAL_TYPE_BF16, 35, 133);
+    m.halves[5] =
+        bal_f32_to_bf16(3e30f); /* a row of its own range, small numbers beside a large one */
+    m.halves[133 + 7] = bal_f32_to_bf16(1e-30f);
+    for (size_t i = 0; i < 133; i++)
+        m.halves[2 * 133 + i] = bal_f32_to_bf16(1e-35f * (float)(i % 5));
+    for (size_t i = 0; i < 133; i++) m.halves[3 * 133 + i] = 0;
+    const device_weight w({&m});
+    std::vector<float> row(133);
+    const float *scales = (const float *)w.meta.data();
+    for (size_t r = 0; r < 35; r++) {
+        m.row(r, row.data());
+        float most = 0;
+        for (float v : row) most = fmaxf(most, fabsf(v));
+        for (size_t c = 0; c < 133; c++) {
+            const uint32_t h = code_at(w.tiles, w.codes, r / 32, r % 32, c);
+            const float v = bal_f16_to_f32((uint16_t)h) * scales[r];
+            /* bf16 has 8 bits of the 11 that f16 has, so what is not tiny is exact */
+            assert_true(v == row[c] || fabsf(v - row[c]) <= most * 0x1p-38f);
+        }
+    }
+}
+
+void test_refusals(void **)
+{
+    dice d(4);
+    bal_tiles t;
+    bal_error err = {};
+    const host_matrix a = random_packed(d, 3, 8, 64, 32), b = random_packed(d, 4, 8, 64, 32),
+                      c = random_packed(d, 3, 8, 64, 64), f = random_floats(d, BAL_TYPE_F16, 8, 64);
+    const bal_tiles_part bits[] = {a.part(), b.part()}, groups[] = {a.part(), c.part()},
+                         kinds[] = {a.part(), f.part()}, one[] = {a.part()};
+    assert_int_equal(bal_tiles_init(&t, bits, 2, 64, false, &err), BAL_E_UNSUP);
+    assert_non_null(strstr(err.text, "3 bits"));
+    assert_int_equal(bal_tiles_init(&t, groups, 2, 64, false, &err), BAL_E_UNSUP);
+    assert_int_equal(bal_tiles_init(&t, kinds, 2, 64, false, &err), BAL_E_UNSUP);
+    assert_int_equal(bal_tiles_init(&t, one, 1, 65, false, &err), BAL_E_ARG);
+    assert_int_equal(bal_tiles_init(&t, one, 1, 64, true, &err), BAL_E_ARG);
+    assert_int_equal(bal_tiles_init(&t, one, 0, 64, false, &err), BAL_E_ARG);
+    bal_tiles_part huge = f.part();
+    huge.n = SIZE_MAX / 2;
+    assert_int_equal(bal_tiles_init(&t, &huge, 1, 64, false, &err), BAL_E_ARG);
+}
+
+} // namespace
+
+int main()
+{
+    const CMUnitTest tests[] = {
+        cmocka_unit_test(test_packed),
+        cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_floats),
+        cmocka_unit_test(test_refusals),
+    };
+    return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
