@@ -29,7 +29,10 @@ typedef struct bal_quant_opts {
     const char *const *set; /* [n_set] overrides "KEY=VALUE" */
     size_t n_set;
     const char *calib;   /* LLaVA conversations, JSON array or JSONL; NULL for recipes without */
-    int samples;         /* 0: 128; negative: all */
+    int samples;         /* conversations; 0: 128; negative: all */
+    int shots;           /* records that are joined to one conversation of many turns; 0: 1 */
+    const char *select;  /* which records: "random" by the seed, "first" of the file, or "diverse":
+                            clean ones that lie far apart. NULL: random */
     uint64_t seed;       /* of the choice of samples, and of rotations */
     const char *isa;     /* "scalar", "avx2", "avx512", "avx512vnni"; NULL: what the CPU has */
     bool resume;         /* go on with an interrupted run */

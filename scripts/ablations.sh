@@ -68,6 +68,29 @@ A10|auto|gptq|bits=auto target_bpw=%.19|widths per linear under the size of one 
 END
 }
 
+# number | arm | conversations | data | flags | what it asks; all with the recipe gptq
+data_arms() {
+  cat <<'END'
+A9|random 32|32|pictures||a few by the seed
+A9|first 32|32|pictures|--select first|the first of the file
+A9|diverse 32|32|pictures|--select diverse|clean ones, far apart
+A9|random 64|64|pictures||twice as many
+A9|diverse 64|64|pictures|--select diverse|
+A9|all 128|128|pictures||all there are
+A9|two a conversation|16|pictures|--shots 2|32 records as 16 conversations of two pictures
+A9|diverse, two a conversation|16|pictures|--select diverse --shots 2|
+A9|mixed 32|32|mixed||every other record without its picture
+A9|text only 32|32|text|--set absent=allow|no picture at all
+END
+}
+
+# The calibration data of the demo, with no picture in any record, or in every other.
+make_data() {
+  sed -E "s|\"image\": \"pictures/|\"image\": \"$PWD/demo/data/pictures/|" demo/data/calib.jsonl >"$work/pictures.jsonl"
+  sed -E 's|"image": "[^"]*", ||; s|<image>\\n||g' "$work/pictures.jsonl" >"$work/text.jsonl"
+  paste -d'\n' "$work/pictures.jsonl" "$work/text.jsonl" | awk 'NR % 4 == 1 || NR % 4 == 0' >"$work/mixed.jsonl"
+}
+
 done_already() { # ARM BITS SEED
   [ -f "$csv" ] && awk -F, -v a="$1" -v b="$2" -v s="$3" -v n="$samples" -v q="$questions" -v d="$descriptions" '
     $1 == a && $2 == b && $3 == s && $4 == n && $5 == q && $6 == d { found = 1 } END { exit !found }' "$csv"
@@ -87,15 +110,27 @@ judge() { # FILE DATA LIMIT NAME...
 }
 
 # One arm from checkpoint to a row of the table; one thread, since several run at a time.
-measure() { # ARM BITS SEED RECIPE OVERRIDES
-  local set=(--set "bits=$2") s file="$work/${1// /_}-w$2-s$3.safetensors" asked told
+measure() { # ARM BITS SEED RECIPE OVERRIDES [FLAG...]
+  local set=(--set "bits=$2") s file="$work/${1//[ ,]/_}-w$2-s$3.safetensors" asked told
   for s in ${5//%/$2}; do set+=(--set "$s"); done
   "$ballast" quantize demo/model -o "$file" --force -q --recipe "$4" "${set[@]}" --threads 1 \
-    --calib demo/data/calib.jsonl --samples "$samples" --seed "$3"
+    --calib "${data:-demo/data/calib.jsonl}" --samples "$samples" --seed "$3" "${@:6}"
   asked=$(judge "$file" demo/data/eval.jsonl "$questions" kl kl_lo kl_hi accuracy nll top1)
   told=$(judge "$file" demo/data/describe.jsonl "$descriptions" kl kl_lo kl_hi)
   rm "$file"
-  echo "$1,$2,$3,$samples,$questions,$descriptions,$asked,$told" >>"$csv"
+  echo "${1//,/ +},$2,$3,$samples,$questions,$descriptions,$asked,$told" >>"$csv"
+}
+
+measure_data() { # BITS SEED: the arms of calibration data that are missing
+  local number name samples kind flags ask data
+  while IFS='|' read -r number name samples kind flags ask; do
+    [[ $name =~ ^(${ARMS:-.*})$ ]] || continue
+    done_already "${name//,/ +}" "$1" "$2" && continue
+    [ "$(jobs -rp | wc -l)" -lt "$jobs" ] || wait -n
+    data=$work/$kind.jsonl
+    # shellcheck disable=SC2086 # flags are words
+    measure "$name" "$1" "$2" gptq "" $flags </dev/null >/dev/null &
+  done < <(data_arms)
 }
 
 measure_all() { # BITS SEED: the arms that are missing
@@ -121,6 +156,25 @@ cells() {
       if (m == 1 || k < lo) lo = k; if (m == 1 || k > hi) hi = k
       if (m == 1 || t < tlo) tlo = t; if (m == 1 || t > thi) thi = t }
     END { printf "%.2f [%.2f, %.2f] | %.2f [%.2f, %.2f] | %.1f", s / m, lo, hi, u / m, tlo, thi, 100 * r / m }' "$csv"
+}
+
+data_table() {
+  local number name samples kind flags ask bits
+  cat <<'END'
+
+## Calibration data
+
+Which conversations calibrate `gptq`, of the same 128 with their pictures or without ([calibration.md](calibration.md)); otherwise as above.
+
+| | arm | bits | conversations | data | flags | asks | KL, questions | KL, descriptions | accuracy |
+| --- | --- | ---: | ---: | --- | --- | --- | ---: | ---: | ---: |
+END
+  for bits in 2 3; do
+    while IFS='|' read -r number name samples kind flags ask; do
+      measured "${name//,/ +}" "$bits" || continue
+      echo "| $number | $name | $bits | $samples | $kind | ${flags:+\`$flags\`} | $ask | $(cells "${name//,/ +}" "$bits") |"
+    done < <(data_arms)
+  done
 }
 
 table() {
@@ -149,6 +203,7 @@ END
       done < <(arms)
       [ ${#missing[@]} = 0 ] || printf '\nNot measured with these counts: %s.\n' "$(IFS=';'; echo "${missing[*]}" | sed 's/;/; /g')"
     done
+    data_table
     cat <<'END'
 
 ## With other counts
@@ -158,8 +213,9 @@ Single measurements with other numbers of conversations and questions, by recipe
 | arm | bits | seed | conversations | questions | KL | accuracy |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: |
 END
-    awk -F, -v n="$samples" -v q="$questions" -v d="$descriptions" '
-      NR > 1 && !($4 == n && $5 == q && $6 == d) { printf "| `%s` | %d | %d | %d | %d | %.2f [%.2f, %.2f] | %.1f |\n",
+    awk -F, -v n="$samples" -v q="$questions" -v d="$descriptions" -v arms="$(data_arms | cut -d'|' -f2 | sed 's/,/ +/')" '
+      BEGIN { m = split(arms, name, "\n"); for (i = 1; i <= m; i++) data[name[i]] = 1 }
+      NR > 1 && !(($4 == n || data[$1]) && $5 == q && $6 == d) { printf "| `%s` | %d | %d | %d | %d | %.2f [%.2f, %.2f] | %.1f |\n",
         $1, $2, $3, $4, $5, 1000 * $7, 1000 * $8, 1000 * $9, 100 * $10 }' "$csv" | sort -t'|' -k3,3n -k5,5n -k7,7n
     cat <<'END'
 
@@ -169,7 +225,7 @@ END
 * A6: gradients of the attention block's own loss and attention scores as weights; row groups with their own H.
 * A7: 4- and 8-entry tables with signed 4-bit scales, trellis codes: no storage type and kernel for them here.
 * A10: budgets by column block, and costs verified by KL.
-* A11, 8-bit activations, and A9, A12 to A14 are no ablations of the solver.
+* A11, 8-bit activations, and A12 to A14 are no ablations of the solver.
 END
   } >"$page"
 }
@@ -178,8 +234,12 @@ mkdir -p "$work"
 [ -f "$csv" ] ||
   echo "arm,bits,seed,samples,questions,descriptions,kl,kl_lo,kl_hi,accuracy,nll,top1,describe_kl,describe_lo,describe_hi" >"$csv"
 if [ "${1:-}" != --table ]; then
+  make_data
   for seed in ${SEEDS:-0 1 2}; do
-    for bits in ${BITS:-2 3}; do measure_all "$bits" "$seed"; done
+    for bits in ${BITS:-2 3}; do
+      measure_all "$bits" "$seed"
+      measure_data "$bits" "$seed"
+    done
   done
   wait
   rm -rf "$work"

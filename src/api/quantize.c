@@ -12,7 +12,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { DEFAULT_SAMPLES = 128, MAX_THREADS = 256 };
+enum { DEFAULT_SAMPLES = 128, MAX_THREADS = 256, MAX_SHOTS = 64 };
 
 typedef struct call {
     bal_quant_opts opts; /* as this library knows them */
@@ -121,6 +121,8 @@ static bal_status check_opts(const bal_quant_opts *o, bal_error *err)
 {
     if (o->threads > MAX_THREADS)
         return bal_fail(err, BAL_E_ARG, "threads is %u, expected 0 to %d", o->threads, MAX_THREADS);
+    if (o->shots < 0 || o->shots > MAX_SHOTS)
+        return bal_fail(err, BAL_E_ARG, "shots is %d, expected 0 to %d", o->shots, MAX_SHOTS);
     if (o->n_set && !o->set)
         return bal_fail(err, BAL_E_ARG, "n_set is %zu, but set is NULL", o->n_set);
     return check_command(o->command, err);
@@ -147,6 +149,8 @@ static bal_status prepare(call *c, const char *model_dir, const char *out,
     const bal_quant_opts *o = &c->opts;
     BAL_TRY(check_opts(o, err));
     BAL_TRY(bal_recipe_load(&c->recipe, o->recipe ? o->recipe : "ballast", err));
+    bal_select select;
+    BAL_TRY(bal_select_parse(&select, o->select, err));
     for (size_t i = 0; i < o->n_set; i++) BAL_TRY(bal_recipe_assign(&c->recipe, o->set[i], err));
     c->pipeline = (bal_pipeline_opts){
         .model = model_dir,
@@ -156,6 +160,8 @@ static bal_status prepare(call *c, const char *model_dir, const char *out,
         .samples = o->samples == 0  ? DEFAULT_SAMPLES
                    : o->samples < 0 ? 0
                                     : o->samples,
+        .shots = o->shots,
+        .select = select,
         .seed = o->seed,
         .threads = (int)o->threads,
         .isa = o->isa,

@@ -293,6 +293,55 @@ bal_status bal_calib_choose(const bal_calib *c, int samples, uint64_t seed, size
     return BAL_OK;
 }
 
+/* Room for n elements of `size` in place of the array at *items. */
+static bal_status grow(void *items, size_t n, size_t size, bal_error *err)
+{
+    void *old, *grown;
+    size_t n_bytes;
+    memcpy(&old, items, sizeof old);
+    grown = bal_size_mul(n, size, &n_bytes) ? realloc(old, n_bytes) : NULL;
+    if (!grown) return bal_nomem(err, n * size, "a conversation");
+    memcpy(items, &grown, sizeof grown);
+    return BAL_OK;
+}
+
+/* Moves turns and pictures of `from` behind those of `to`. */
+static bal_status append_record(bal_calib_record *to, bal_calib_record *from, bal_error *err)
+{
+    const int turns = to->n_turns + from->n_turns, images = to->n_images + from->n_images;
+    if (turns > MAX_TURNS || images > MAX_IMAGES)
+        return bal_fail(err, BAL_E_CAPACITY,
+                        "records %zu and %zu make a conversation of %d turns and %d pictures, at "
+                        "most %d and %d are possible",
+                        to->number, from->number, turns, images, MAX_TURNS, MAX_IMAGES);
+    BAL_TRY(grow(&to->turns, (size_t)turns, sizeof *to->turns, err));
+    BAL_TRY(grow(&to->images, (size_t)images + 1, sizeof *to->images, err));
+    for (int i = 0; i < from->n_turns; i++) {
+        if (from->turns[i].role == BAL_CALIB_SYSTEM) continue;
+        to->turns[to->n_turns++] = from->turns[i];
+        from->turns[i].text = NULL;
+    }
+    for (int i = 0; i < from->n_images; i++) {
+        to->images[to->n_images++] = from->images[i];
+        from->images[i] = NULL;
+    }
+    record_free(from);
+    return BAL_OK;
+}
+
+bal_status bal_calib_join(bal_calib *c, size_t *order, size_t *n, int shots, bal_error *err)
+{
+    size_t joined = 0;
+    for (size_t i = 0; shots > 1 && i < *n; i++) {
+        if (i % (size_t)shots == 0)
+            order[joined++] = order[i];
+        else
+            BAL_TRY(append_record(&c->records[order[joined - 1]], &c->records[order[i]], err));
+    }
+    if (shots > 1) *n = joined;
+    return BAL_OK;
+}
+
 static int by_index(const void *a, const void *b)
 {
     const size_t x = *(const size_t *)a, y = *(const size_t *)b;

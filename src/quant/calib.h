@@ -52,6 +52,12 @@ void bal_calib_close(bal_calib *c); /* idempotent; a zeroed struct is fine */
 bal_status bal_calib_choose(const bal_calib *c, int samples, uint64_t seed, size_t **order,
                             size_t *n, bal_error *err);
 
+/* Makes conversations of several records: each `shots` in a row of order[*n] become one, the turns
+ * and pictures of the others behind those of the first, whose system turn stays the only one; order
+ * and *n are then of these. BAL_E_CAPACITY where that is more turns or pictures than a record has.
+ */
+bal_status bal_calib_join(bal_calib *c, size_t *order, size_t *n, int shots, bal_error *err);
+
 /* Frees the contents of all records but records[order[0 .. n-1]]; indices stay as they are. */
 void bal_calib_keep(bal_calib *c, const size_t *order, size_t n);
 

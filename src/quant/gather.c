@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "run/sequence.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -289,6 +290,118 @@ static bal_status encode(gatherer *g, const bal_calib_record *r, int sample)
     free(images);
     bal_sequence_free(&s);
     return st;
+}
+
+/* ---- Looking at candidates ---------------------------------------------------------------------
+ */
+
+/* Letters in lower case, runs of blanks as one, so that what reads alike hashes alike. */
+static bal_status hash_text(bal_sha256 *hash, const char *text, bal_error *err)
+{
+    const size_t n = strlen(text);
+    char *plain = malloc(n + 2);
+    size_t at = 0;
+    if (!plain) return bal_nomem(err, n + 2, "a turn");
+    for (size_t i = 0; i < n; i++) {
+        const bool blank = isspace((unsigned char)text[i]);
+        if (blank && (at == 0 || plain[at - 1] == ' ')) continue;
+        plain[at++] = blank ? ' ' : (char)tolower((unsigned char)text[i]);
+    }
+    if (at && plain[at - 1] == ' ') at--;
+    plain[at++] = '\n';
+    const bal_status st = bal_sha256_update(hash, plain, at, err);
+    free(plain);
+    return st;
+}
+
+/* Of the turns that answer, or of all of them behind the digests of the pictures. */
+static bal_status hash_turns(const gatherer *g, const bal_calib_record *r, bool answers,
+                             uint8_t digest[BAL_SHA256_BYTES])
+{
+    bal_sha256 hash;
+    BAL_TRY(bal_sha256_init(&hash, g->err));
+    bal_status st = BAL_OK;
+    if (!answers && r->n_images > 0)
+        st = bal_sha256_update(&hash, g->out->digests,
+                               (size_t)r->n_images * sizeof *g->out->digests, g->err);
+    for (int i = 0; st == BAL_OK && i < r->n_turns; i++)
+        if (!answers || r->turns[i].role == BAL_CALIB_ASSISTANT)
+            st = hash_text(&hash, r->turns[i].text, g->err);
+    if (st == BAL_OK) st = bal_sha256_final(&hash, digest, g->err);
+    bal_sha256_deinit(&hash);
+    return st;
+}
+
+/* Means of the rows of text and of what is seen. */
+static void mean_rows(const bal_sequence *s, const float *rows, size_t hidden, float *feature,
+                      bal_prospect *c)
+{
+    float n[2] = {0};
+    for (size_t k = 0; k < 2 * hidden; k++) feature[k] = 0.0f;
+    for (int i = 0; i < s->n; i++) {
+        const size_t half = s->info[i].modality == BAL_VISION;
+        n[half] += 1.0f;
+        for (size_t k = 0; k < hidden; k++)
+            feature[half * hidden + k] += rows[(size_t)i * hidden + k];
+    }
+    for (size_t k = 0; k < 2 * hidden; k++)
+        if (n[k / hidden] > 0.0f) feature[k] /= n[k / hidden];
+    c->tokens = (int)n[0];
+    c->sees = n[1] > 0.0f;
+}
+
+static bal_status look_at(gatherer *g, const bal_calib_record *r, const bal_sequence *s,
+                          const bal_image *images, bal_prospect *c, float *feature)
+{
+    const size_t hidden = (size_t)g->engine->model.config.text.hidden;
+    const size_t n_bytes = (size_t)s->n * hidden * sizeof(float);
+    float *rows = malloc(n_bytes + 1);
+    if (!rows) return bal_nomem(g->err, n_bytes, "embeddings of a sample");
+    bal_status st = bal_sequence_embed(s, g->engine, g->exec, images, rows, (bal_taps){0}, g->err);
+    if (st == BAL_OK) mean_rows(s, rows, hidden, feature, c);
+    free(rows);
+    if (st == BAL_OK) st = hash_turns(g, r, false, c->content);
+    return st == BAL_OK ? hash_turns(g, r, true, c->answer) : st;
+}
+
+static bal_status look(gatherer *g, const bal_calib_record *r, bal_prospect *c, float *feature)
+{
+    bal_sequence s = {0};
+    bal_image *images = calloc((size_t)r->n_images + 1, sizeof *images);
+    if (!images) return bal_nomem(g->err, (size_t)r->n_images * sizeof *images, "pictures");
+    bal_status st = sequence_of(g, r, &s, NULL);
+    bal_sequence_free(&s);
+    g->n_seen = 0;
+    if (st == BAL_OK) st = sequence_of(g, r, &s, images);
+    if (st == BAL_OK) st = look_at(g, r, &s, images, c, feature);
+    for (int i = 0; i < r->n_images; i++) bal_image_free(&images[i]);
+    free(images);
+    bal_sequence_free(&s);
+    return st;
+}
+
+bal_status bal_gather_look(bal_prospect *c, float *feature, const bal_calib *calib,
+                           const bal_calib_record *r, const bal_engine *engine,
+                           const bal_exec *exec, const bal_recipe *recipe, bal_error *err)
+{
+    bal_gathered out = {.embeds.fd = -1};
+    bal_recipe single = *recipe;
+    bal_error local;
+    single.views = BAL_VIEWS_SINGLE;
+    gatherer g = {.out = &out,
+                  .calib = calib,
+                  .engine = engine,
+                  .exec = exec,
+                  .recipe = &single,
+                  .err = err ? err : &local};
+    *c = (bal_prospect){0};
+    BAL_TRY(bal_sha256_init(&g.hash, err));
+    const bal_status st = look(&g, r, c, feature);
+    bal_sha256_deinit(&g.hash);
+    bal_gathered_free(&out);
+    if (st == BAL_OK || st == BAL_E_NOMEM || st == BAL_E_ARG) return st;
+    *c = (bal_prospect){.broken = true};
+    return BAL_OK;
 }
 
 /* ---- Both --------------------------------------------------------------------------------------

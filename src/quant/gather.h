@@ -6,6 +6,7 @@
 
 #include "base/hash.h"
 #include "quant/calib.h"
+#include "quant/select.h"
 #include "quant/sensitivity.h"
 #include "run/engine.h"
 
@@ -17,6 +18,13 @@ typedef struct bal_gathered {
     int n_images;
     uint8_t (*digests)[BAL_SHA256_BYTES]; /* [n_images] of the pictures, in order */
 } bal_gathered;
+
+/* What choosing looks at, of one record: *c, and feature [2][hidden], the mean embedding of its
+ * text tokens and of what the model sees (one view per picture; zeros without). A record that
+ * cannot be used is broken, not an error. */
+bal_status bal_gather_look(bal_prospect *c, float *feature, const bal_calib *calib,
+                           const bal_calib_record *r, const bal_engine *engine,
+                           const bal_exec *exec, const bal_recipe *recipe, bal_error *err);
 
 /* First half: order[n] are indices of records. Every picture is opened, hashed and laid out, so an
  * unreadable one is found at once; errors name record, file and picture. The recipe says template,

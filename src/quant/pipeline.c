@@ -5,6 +5,7 @@
 #include "quant/pipeline.h"
 
 #include "base/build_id.h"
+#include "base/size.h"
 #include "model/family.h"
 #include "quant/estimate.h"
 #include "quant/factor.h"
@@ -31,6 +32,7 @@ typedef struct run {
     bal_transform transform;
     bal_calib calib;
     size_t *order, n; /* the records in use */
+    bal_select_log selection;
     bal_gathered data;
     bal_store quant;     /* the quantized stream */
     bal_store gradients; /* of tokens, if the recipe weighs them by these */
@@ -88,7 +90,78 @@ static bal_status open_model(run *r)
                            bal_model_max_k(&r->engine.model), r->err);
 }
 
-static bal_status open_calib(run *r)
+enum { POOL = 8 }; /* candidates for each record that select=diverse chooses */
+
+static int step_through(void *ctx, const char *stage, long done, long total);
+
+/* Looks at candidates[n], each rank at its own. */
+static bal_status look(run *r, const size_t *order, size_t n, bal_prospect *c, float *features)
+{
+    const size_t dim = (size_t)r->engine.model.config.text.hidden;
+    for (size_t i = 0; i < n; i++) {
+        const bal_calib_record *record = &r->calib.records[order[i]];
+        if (!bal_rank_owns(r->o->rank, (int)i)) continue;
+        BAL_TRY(bal_gather_look(&c[i], features + 2 * i * dim, &r->calib, record, &r->engine,
+                                &r->exec, &r->recipe, r->err));
+        if (step_through(r, "candidates", (long)i + 1, (long)n))
+            return bal_fail(r->err, BAL_E_CANCELLED, "cancelled while choosing records");
+    }
+    return BAL_OK;
+}
+
+static bal_status join_looks(run *r, size_t n, bal_prospect *c, float *features)
+{
+    const size_t row = 2 * (size_t)r->engine.model.config.text.hidden * sizeof *features;
+    if (!r->o->rank) return BAL_OK;
+    size_t *at = malloc((n + 1) * sizeof *at);
+    if (!at) return bal_nomem(r->err, n * sizeof *at, "order of candidates");
+    for (size_t i = 0; i <= n; i++) at[i] = i;
+    bal_status st = bal_rank_join_samples(r->o->rank, c, at, (int)n, sizeof *c, r->err);
+    if (st == BAL_OK) st = bal_rank_join_samples(r->o->rank, features, at, (int)n, row, r->err);
+    free(at);
+    return st;
+}
+
+/* order[n] of candidates becomes the chosen ones. */
+static bal_status pick(run *r, size_t want)
+{
+    const size_t n = r->n, dim = (size_t)r->engine.model.config.text.hidden;
+    bal_prospect *c = calloc(n, sizeof *c);
+    float *features = calloc(n, 2 * dim * sizeof *features);
+    size_t *chosen = malloc(want * sizeof *chosen);
+    bal_status st = c && features && chosen ? look(r, r->order, n, c, features)
+                                            : bal_nomem(r->err, n * dim * 8, "candidates");
+    if (st == BAL_OK) st = join_looks(r, n, c, features);
+    if (st == BAL_OK)
+        st = bal_select_diverse(c, features, n, dim, r->o->seed, want, chosen, &r->n, &r->selection,
+                                r->err);
+    for (size_t i = 0; st == BAL_OK && i < r->n; i++) chosen[i] = r->order[chosen[i]];
+    for (size_t i = 0; st == BAL_OK && i < r->n; i++) r->order[i] = chosen[i];
+    free(c);
+    free(features);
+    free(chosen);
+    return st;
+}
+
+/* A plan takes as many by the seed: choosing would look at every candidate. */
+static bal_status choose(run *r, bool planning)
+{
+    const size_t all = r->calib.n, shots = r->o->shots > 1 ? (size_t)r->o->shots : 1;
+    size_t want = r->o->samples > 0 ? (size_t)r->o->samples * shots : all;
+    if (want > all) want = all;
+    const bool diverse = r->o->select == BAL_SELECT_DIVERSE && !planning;
+    const size_t pool = diverse ? bal_min(want * POOL, all) : want;
+    const bool first = r->o->select == BAL_SELECT_FIRST;
+    BAL_TRY(
+        bal_calib_choose(&r->calib, first ? 0 : (int)pool, r->o->seed, &r->order, &r->n, r->err));
+    if (first) r->n = want;
+    if (diverse) BAL_TRY(pick(r, want));
+    BAL_TRY(bal_calib_join(&r->calib, r->order, &r->n, (int)shots, r->err));
+    bal_calib_keep(&r->calib, r->order, r->n);
+    return BAL_OK;
+}
+
+static bal_status open_calib(run *r, bool planning)
 {
     if (!r->o->calib && bal_recipe_needs_data(&r->recipe))
         return bal_fail(r->err, BAL_E_ARG,
@@ -96,9 +169,7 @@ static bal_status open_calib(run *r)
                         r->recipe.name);
     if (!r->o->calib) return BAL_OK;
     BAL_TRY(bal_calib_open(&r->calib, r->o->calib, r->err));
-    BAL_TRY(bal_calib_choose(&r->calib, r->o->samples, r->o->seed, &r->order, &r->n, r->err));
-    bal_calib_keep(&r->calib, r->order, r->n);
-    return BAL_OK;
+    return choose(r, planning);
 }
 
 static void close_run(run *r)
@@ -194,9 +265,11 @@ static json_t *recipe_json(const bal_recipe *recipe, bal_error *err)
 static bal_status describe_calibration(run *r, const char *sha256, json_t **out)
 {
     char file[256];
-    *out = json_pack("{s:s, s:s, s:I, s:I, s:I}", "file", base_name(r->o->calib, file, sizeof file),
-                     "sha256", sha256, "samples", (json_int_t)r->n, "of", (json_int_t)r->calib.n,
-                     "seed", (json_int_t)r->o->seed);
+    *out = json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:i}", "file",
+                     base_name(r->o->calib, file, sizeof file), "sha256", sha256, "samples",
+                     (json_int_t)r->n, "of", (json_int_t)r->calib.n, "seed", (json_int_t)r->o->seed,
+                     "select", bal_select_name(r->o->select), "shots",
+                     r->o->shots > 1 ? r->o->shots : 1);
     r->calibration = *out ? json_dumps(*out, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
     return r->calibration ? BAL_OK : bal_nomem(r->err, sizeof file, "identity of the run");
 }
@@ -636,6 +709,14 @@ static json_t *sizes_json(const run *r, const bal_artifact_sizes *s)
                      "file_bits_per_weight", bal_bits_per_weight(s->n_bytes, s->all_weights));
 }
 
+static json_t *selection_json(const bal_select_log *s)
+{
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "candidates", (json_int_t)s->candidates,
+                     "broken", (json_int_t)s->broken, "duplicates", (json_int_t)s->duplicates,
+                     "repeated_answers", (json_int_t)s->repeated, "long_or_short",
+                     (json_int_t)s->long_or_short, "outliers", (json_int_t)s->outliers);
+}
+
 static bal_status make_record(const run *r, json_t **out)
 {
     bal_artifact_sizes sizes;
@@ -651,6 +732,8 @@ static bal_status make_record(const run *r, json_t **out)
     }
     if (r->sensitivity.cell)
         bad |= json_object_set_new(doc, "sensitivity", bal_record_sensitivity(&r->sensitivity));
+    if (r->selection.candidates)
+        bad |= json_object_set_new(doc, "selection", selection_json(&r->selection));
     if (r->allocation) bad |= json_object_set(doc, "allocation", r->allocation);
     bad |= json_object_set(doc, "blocks", r->blocks);
     *out = bad ? NULL : doc;
@@ -718,7 +801,7 @@ static bal_status go(run *r)
     uint64_t budget;
     BAL_TRY(check_names(r));
     BAL_TRY(open_model(r));
-    BAL_TRY(open_calib(r));
+    BAL_TRY(open_calib(r, false));
     BAL_TRY(bal_check_finite(&r->engine.model.tensors, r->err));
     BAL_TRY(lay_out_data(r));
     BAL_TRY(identify(r));
@@ -806,7 +889,7 @@ static bal_status plan(run *r, bal_pipeline_plan *p)
     memset(zeros, '0', sizeof zeros - 1);
     BAL_TRY(check_names(r));
     BAL_TRY(open_model(r));
-    BAL_TRY(open_calib(r));
+    BAL_TRY(open_calib(r, true));
     json_t *calib = NULL;
     if (r->o->calib) BAL_TRY(describe_calibration(r, zeros, &calib));
     json_decref(calib);

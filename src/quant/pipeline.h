@@ -7,6 +7,7 @@
 
 #include "quant/artifact.h"
 #include "quant/rank.h"
+#include "quant/select.h"
 
 #include <jansson.h>
 
@@ -20,10 +21,12 @@ typedef struct bal_pipeline_opts {
     const char *out;   /* the file to make; not looked at when only planning */
     const bal_recipe *recipe;
     const char *calib; /* data file, NULL for a recipe that needs none */
-    int samples;       /* 0: all */
-    uint64_t seed;     /* of the choice of samples, and of rotations */
-    int threads;       /* 0: one per CPU */
-    const char *isa;   /* NULL: what the CPU has */
+    int samples;       /* conversations; 0: all */
+    int shots;         /* records that make one conversation; 0: 1 */
+    bal_select select;
+    uint64_t seed;   /* of the choice of samples, and of rotations */
+    int threads;     /* 0: one per CPU */
+    const char *isa; /* NULL: what the CPU has */
     bool resume, force;
     bal_step_fn *step; /* may be NULL */
     void *step_ctx;

@@ -28,7 +28,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (bal_calib_parse(&c, (const char *)data, size, "fuzz/calib.jsonl", &err) < 0) return 0;
     for (size_t i = 0; i < c.n; i++) check_record(&c, &c.records[i]);
     size_t *order, n;
-    if (bal_calib_choose(&c, 2, size, &order, &n, &err) == BAL_OK && n > c.n) abort();
+    if (bal_calib_choose(&c, 4, size, &order, &n, &err) < 0 || n > c.n) abort();
+    if (bal_calib_join(&c, order, &n, 2, &err) == BAL_OK)
+        for (size_t i = 0; i < n; i++) check_record(&c, &c.records[order[i]]);
     free(order);
     bal_calib_close(&c);
     return 0;

@@ -141,6 +141,23 @@ static void test_same_bytes(void **state)
     }
 }
 
+/* Choosing records looks at candidates, each rank at its own. */
+static void test_selection(void **state)
+{
+    (void)state;
+    static const char *const set[MOST_SET] = {"group=32"};
+    bal_quant_opts o = options("rtn", set);
+    o.samples = 3;
+    o.shots = 2;
+    o.select = "diverse";
+    o.force = true;
+    const char *one = scratch("one.safetensors");
+    make(one, &o);
+    job j = {.opts = o, .out = scratch("many.safetensors"), .odd = -1};
+    make_on(3, &j);
+    assert_same_file(one, j.out);
+}
+
 /* More ranks than samples: some have nothing to do, and still take part. */
 static void test_idle_ranks(void **state)
 {
@@ -270,10 +287,10 @@ static void test_shares(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_bytes),       cmocka_unit_test(test_idle_ranks),
-        cmocka_unit_test(test_refused_alone),    cmocka_unit_test(test_other_runs),
-        cmocka_unit_test(test_full_disk_of_one), cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_shares),
+        cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_selection),
+        cmocka_unit_test(test_idle_ranks), cmocka_unit_test(test_refused_alone),
+        cmocka_unit_test(test_other_runs), cmocka_unit_test(test_full_disk_of_one),
+        cmocka_unit_test(test_resume),     cmocka_unit_test(test_shares),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

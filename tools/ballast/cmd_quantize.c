@@ -16,7 +16,8 @@ typedef struct quantize_flags {
     bal_common common;
     const char *out, *recipe, *bits, *group, *calib, *report, *target_bpw, *target_size;
     bal_arg_list set;
-    int samples;
+    const char *select;
+    int samples, shots;
     bool resume, force, dry_run, help_recipes;
 } quantize_flags;
 
@@ -278,6 +279,8 @@ static int start(const quantize_flags *f, const char *model, int argc, char **ar
         .n_set = overrides(f, set, text),
         .calib = f->calib,
         .samples = f->samples == 0 ? -1 : f->samples,
+        .shots = f->shots,
+        .select = f->select,
         .seed = f->common.seed,
         .isa = f->common.isa,
         .resume = f->resume,
@@ -295,7 +298,7 @@ static int start(const quantize_flags *f, const char *model, int argc, char **ar
 
 int bal_cmd_quantize(int argc, char **argv)
 {
-    quantize_flags f = {.recipe = "ballast", .samples = 128};
+    quantize_flags f = {.recipe = "ballast", .samples = 128, .shots = 1};
     const bal_arg args[] = {
         {"--output", 'o', BAL_ARG_STRING, &f.out, "FILE", "the file to make", 0, 0},
         {"--recipe", 0, BAL_ARG_STRING, &f.recipe, "NAME", "built-in recipe or FILE.json (ballast)",
@@ -311,8 +314,12 @@ int bal_cmd_quantize(int argc, char **argv)
          "the same for the size of the whole file", 0, 0},
         {"--calib", 0, BAL_ARG_STRING, &f.calib, "FILE",
          "calibration data: LLaVA conversations, JSON or JSONL", 0, 0},
-        {"--samples", 0, BAL_ARG_INT, &f.samples, "N",
-         "records to use, chosen by --seed; 0 for all (128)", 0, 1e9},
+        {"--samples", 0, BAL_ARG_INT, &f.samples, "N", "conversations to use; 0 for all (128)", 0,
+         1e9},
+        {"--select", 0, BAL_ARG_STRING, &f.select, "HOW",
+         "random by --seed, first, or diverse: clean records far apart (random)", 0, 0},
+        {"--shots", 0, BAL_ARG_INT, &f.shots, "K", "join K records to one conversation each (1)", 1,
+         64},
         {"--report", 0, BAL_ARG_STRING, &f.report, "FILE.html",
          "write a page about the run, and the same as FILE.json beside it", 0, 0},
         {"--resume", 0, BAL_ARG_BOOL, &f.resume, "", "go on with an interrupted run", 0, 0},
