@@ -111,7 +111,7 @@ static const struct {
     const char *recipe, *set[MOST_SET];
 } METHODS[] = {
     {3, 4, "rtn", {"group=32"}},
-    {2, 3, "gptq", {"group=32", "rotate=residual"}},
+    {2, 3, "gptq", {"group=32", "rotate=residual", "hadamard=down"}},
     {2, 5, "mbq", {"group=32"}},
     {3, 4, "mbq+", {"group=32", "bits=2", "distort=on"}},
     {2, 4, "awq+clip", {"group=32"}},
