@@ -90,6 +90,8 @@ typedef struct bal_open_opts {
     int32_t image_max_tokens; /* a picture is made smaller until it takes at most so many positions,
                                  in families that see pictures at their own size (Qwen2-VL,
                                  Qwen2.5-VL); 0: what the model is made for */
+    const char *chat_template; /* NULL: the one that comes with the model; or the name of a known
+                                  one, "plain" for text and nothing around it */
 } bal_open_opts;
 
 /* On success *out owns the model, on failure it is NULL. opts and err may be NULL. */
@@ -105,6 +107,7 @@ typedef struct bal_model_info {
     const char *family; /* "llava_onevision"; static memory */
     const char *isa;    /* the level in use; static memory */
     int32_t threads;
+    const char *chat_template; /* "qwen2_vl"; NULL: none of the known ones; static memory */
 } bal_model_info;
 
 /* info->size is set by the caller. */

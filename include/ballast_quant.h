@@ -47,6 +47,8 @@ typedef struct bal_quant_opts {
     bal_rank *rank; /* of several, which all make the same calls with the same options; all must see
                        the same model, data and output folder. A failure of one is that of all.
                        NULL: alone */
+    const char *chat_template; /* of the conversations, and of the file: the name of a known one;
+                                  NULL: the one that comes with the model */
 } bal_quant_opts;
 
 /* What a run would do and make. ram_bytes and disk_bytes are estimates: memory beside the mapped

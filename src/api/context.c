@@ -65,6 +65,7 @@ static bal_status open_checked(bal_context **out, const char *path, const bal_op
     bal_context *c = calloc(1, sizeof *c);
     if (!c) return bal_nomem(err, sizeof *c, "model handle");
     bal_status st = bal_engine_open(&c->engine, path, (int)o.threads, o.isa, err);
+    if (st == BAL_OK) st = bal_engine_use_chat(&c->engine, o.chat_template, err);
     if (st == BAL_OK) st = bal_engine_limit_images(&c->engine, o.image_max_tokens, err);
     if (st == BAL_OK) st = bal_engine_use_device(&c->engine, o.device, err);
     if (st < 0)
@@ -93,12 +94,14 @@ bal_status bal_get_info(const bal_context *model, bal_model_info *info, bal_erro
     if (!model || !info) return bal_fail(err, BAL_E_ARG, "bal_get_info: model or info is NULL");
     BAL_TRY(bal_result_check(info, sizeof *info, "bal_model_info", err));
     const bal_engine *e = &model->engine;
-    const bal_model_info all = {.max_context = e->model.config.text.max_positions,
-                                .has_vision = e->model.config.has_vision,
-                                .vocabulary = e->model.config.text.vocab,
-                                .family = bal_family_of(&e->model.config)->model_type,
-                                .isa = bal_isa_name(e->isa),
-                                .threads = bal_pool_size(e->pool)};
+    const bal_model_info all = {
+        .max_context = e->model.config.text.max_positions,
+        .has_vision = e->model.config.has_vision,
+        .vocabulary = e->model.config.text.vocab,
+        .family = bal_family_of(&e->model.config)->model_type,
+        .isa = bal_isa_name(e->isa),
+        .threads = bal_pool_size(e->pool),
+        .chat_template = e->chat < BAL_CHAT_N_FAMILIES ? bal_chat_family_name(e->chat) : NULL};
     bal_result_write(info, &all, sizeof all);
     return BAL_OK;
 }

@@ -157,6 +157,7 @@ static bal_status prepare(call *c, const char *model_dir, const char *out,
         .out = out,
         .recipe = &c->recipe,
         .calib = o->calib,
+        .chat_template = o->chat_template,
         .samples = o->samples == 0  ? DEFAULT_SAMPLES
                    : o->samples < 0 ? 0
                                     : o->samples,

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FIXED_META = 8 };
+enum { FIXED_META = 9 };
 
 /* Everything of a decoder block is in its part: linears, biases, norms. */
 static const char BLOCKS[] = "model.language_model.layers.";
@@ -259,6 +259,7 @@ static bal_status add_origin(builder *b)
     add_meta(b, "recipe", b->recipe);
     add_meta(b, "source", o->source);
     add_meta(b, "model_sha256", o->model_sha256);
+    add_meta(b, "chat_template", bal_engine_chat_name(b->engine));
     if (o->calibration) add_meta(b, "calibration", o->calibration);
     if (bal_transform_any(o->transform)) {
         char seed[32];

@@ -42,8 +42,8 @@ static bal_status chat_tokens(const gatherer *g, const bal_calib_record *r, bal_
                                          .n = strlen(t->text),
                                          .n_images = (size_t)t->n_images};
     }
-    const bal_status st = bal_chat_encode(out, g->engine->tokenizer, bal_engine_chat(g->engine),
-                                          messages, (size_t)r->n_turns, false, g->err);
+    const bal_status st = bal_chat_encode(out, g->engine->tokenizer, g->engine->chat, messages,
+                                          (size_t)r->n_turns, false, g->err);
     free(messages);
     return st;
 }
@@ -466,6 +466,7 @@ bal_status bal_gather_layout(bal_gathered *out, const bal_calib *calib, const si
 {
     *out = (bal_gathered){.embeds.fd = -1};
     gatherer g = {.out = out, .calib = calib, .engine = engine, .recipe = recipe, .err = err};
+    BAL_TRY(bal_engine_check_chat(engine, err));
     const bal_status st = lay_out_all(&g, order, n);
     bal_sha256_deinit(&g.hash);
     if (st < 0) bal_gathered_free(out);

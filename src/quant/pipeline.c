@@ -77,6 +77,7 @@ static bal_status open_model(run *r)
 {
     const bal_pipeline_opts *o = r->o;
     BAL_TRY(bal_engine_open(&r->engine, o->model, o->threads, o->isa, r->err));
+    BAL_TRY(bal_engine_use_chat(&r->engine, o->chat_template, r->err));
     if (r->engine.model.is_artifact)
         return bal_fail(r->err, BAL_E_ARG,
                         "%s: quantized already; give the folder of the original checkpoint",
@@ -280,10 +281,11 @@ static bal_status identify(run *r)
     char source[256];
     json_t *calib;
     BAL_TRY(bal_artifact_hash_model(r->model_sha256, &r->engine.model, r->err));
-    r->identity = json_pack("{s:s, s:s, s:s, s:s, s:o}", "program", "ballast " BALLAST_VERSION,
+    r->identity = json_pack("{s:s, s:s, s:s, s:s, s:s, s:o}", "program", "ballast " BALLAST_VERSION,
                             "isa", bal_isa_name(r->engine.isa), "source",
                             base_name(r->o->model, source, sizeof source), "model_sha256",
-                            r->model_sha256, "recipe", recipe_json(&r->recipe, r->err));
+                            r->model_sha256, "chat_template", bal_engine_chat_name(&r->engine),
+                            "recipe", recipe_json(&r->recipe, r->err));
     if (!r->identity) return bal_nomem(r->err, sizeof source, "identity of the run");
     if (bal_recipe_solves(&r->recipe) &&
         json_object_set_new(r->identity, "blas", json_string(bal_blas_name())) < 0)

@@ -20,9 +20,10 @@ typedef struct bal_pipeline_opts {
     const char *model; /* folder of the checkpoint */
     const char *out;   /* the file to make; not looked at when only planning */
     const bal_recipe *recipe;
-    const char *calib; /* data file, NULL for a recipe that needs none */
-    int samples;       /* conversations; 0: all */
-    int shots;         /* records that make one conversation; 0: 1 */
+    const char *calib;         /* data file, NULL for a recipe that needs none */
+    const char *chat_template; /* name; NULL: the model's */
+    int samples;               /* conversations; 0: all */
+    int shots;                 /* records that make one conversation; 0: 1 */
     bal_select select;
     uint64_t seed;   /* of the choice of samples, and of rotations */
     int threads;     /* 0: one per CPU */

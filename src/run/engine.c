@@ -38,6 +38,15 @@ static bal_status find_image_token(bal_engine *e, bal_error *err)
                     e->model.path, text, c->text.vocab);
 }
 
+bal_status bal_model_chat(bal_chat_family *out, const bal_model *m, bal_error *err)
+{
+    const char *otherwise = bal_family_of(&m->config)->chat;
+    if (!m->is_artifact) return bal_chat_family_of_dir(out, m->path, otherwise, err);
+    /* a file older than this key has the template of its family */
+    const char *kept = bal_tensor_meta(&m->tensors, "chat_template");
+    return bal_chat_family_find(out, kept ? kept : otherwise, err);
+}
+
 static bal_status open_all(bal_engine *e, const char *path, int threads, const char *isa_name,
                            bal_error *err)
 {
@@ -45,6 +54,7 @@ static bal_status open_all(bal_engine *e, const char *path, int threads, const c
     BAL_TRY(bal_model_load(&e->model, path, err));
     BAL_TRY(open_tokenizer(e, err));
     BAL_TRY(find_image_token(e, err));
+    if (bal_model_chat(&e->chat, &e->model, &e->no_chat) < 0) e->chat = BAL_CHAT_N_FAMILIES;
     if (bal_tokenizer_size(e->tokenizer) > (size_t)e->model.config.text.vocab)
         return bal_fail(err, BAL_E_FORMAT, "%s: the tokenizer has %zu tokens, the model %d rows",
                         path, bal_tokenizer_size(e->tokenizer), e->model.config.text.vocab);
@@ -58,6 +68,22 @@ bal_status bal_engine_open(bal_engine *e, const char *path, int threads, const c
     const bal_status st = open_all(e, path, threads, isa_name, err);
     if (st < 0) bal_engine_close(e);
     return st;
+}
+
+bal_status bal_engine_check_chat(const bal_engine *e, bal_error *err)
+{
+    if (e->chat < BAL_CHAT_N_FAMILIES) return BAL_OK;
+    return bal_fail(err, e->no_chat.status, "%s", e->no_chat.text);
+}
+
+const char *bal_engine_chat_name(const bal_engine *e)
+{
+    return e->chat < BAL_CHAT_N_FAMILIES ? bal_chat_family_name(e->chat) : "unknown";
+}
+
+bal_status bal_engine_use_chat(bal_engine *e, const char *name, bal_error *err)
+{
+    return name ? bal_chat_family_find(&e->chat, name, err) : BAL_OK;
 }
 
 bal_status bal_engine_limit_images(bal_engine *e, int n, bal_error *err)

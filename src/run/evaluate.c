@@ -441,8 +441,7 @@ static bal_status item_open(eval_item *item, const evaluation *ev, const bal_eva
                                       .n_images = (size_t)q->n_images};
     bal_ids ids = {0};
     *item = (eval_item){.q = q};
-    BAL_TRY(
-        bal_chat_encode(&item->prompt, e->tokenizer, bal_engine_chat(e), &message, 1, true, err));
+    BAL_TRY(bal_chat_encode(&item->prompt, e->tokenizer, e->chat, &message, 1, true, err));
     bal_status st =
         bal_tokenizer_append(e->tokenizer, q->answers[0], strlen(q->answers[0]), &ids, err);
     if (st == BAL_OK) st = bal_ids_push(&ids, ev->stop_id, err);
@@ -660,7 +659,8 @@ static bal_status evaluate(evaluation *ev, const bal_engine *reference,
                            bal_eval_result *reference_result, bal_error *err)
 {
     const bal_engine *any = reference ? reference : engines[0];
-    BAL_TRY(bal_chat_stop_id(any->tokenizer, bal_engine_chat(any), &ev->stop_id, err));
+    BAL_TRY(bal_engine_check_chat(any, err));
+    BAL_TRY(bal_chat_stop_id(any->tokenizer, any->chat, &ev->stop_id, err));
     if (reference) BAL_TRY(scorer_open(ev, reference, err));
     for (int i = 0; i < n; i++) BAL_TRY(scorer_open(ev, engines[i], err));
     BAL_TRY(ask_everything(ev, err));

@@ -23,7 +23,8 @@ static double seconds(void)
 static bal_status create(bal_dialog *d, int ctx, const bal_sampling *sampling, bal_error *err)
 {
     const bal_engine *e = d->engine;
-    BAL_TRY(bal_chat_stop_id(e->tokenizer, bal_engine_chat(e), &d->stop_id, err));
+    BAL_TRY(bal_engine_check_chat(e, err));
+    BAL_TRY(bal_chat_stop_id(e->tokenizer, e->chat, &d->stop_id, err));
     BAL_TRY(bal_sampler_create(&d->sampler, sampling, e->model.config.text.vocab, err));
     return bal_session_create(&d->session, e, ctx, err);
 }
@@ -136,7 +137,7 @@ static bal_status transcript_put(bal_dialog *d, const int32_t *ids, const uint8_
 static bal_status put_turn(bal_dialog *d, const bal_chat_message *question, bal_error *err)
 {
     const bal_tokenizer *t = d->engine->tokenizer;
-    const bal_chat_family family = bal_engine_chat(d->engine);
+    const bal_chat_family family = d->engine->chat;
     bal_chat_tokens turn = {0};
     bal_status st = d->text.n == 0 ? bal_chat_encode(&turn, t, family, question, 1, true, err)
                                    : bal_chat_continue(&turn, t, family, question, err);

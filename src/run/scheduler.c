@@ -149,8 +149,7 @@ bal_status bal_scheduler_create(bal_scheduler **out, const bal_engine *engine,
     }
     s->features.limit = s->opts.picture_bytes;
     s->stop_id = -1;
-    if (bal_chat_stop_id(engine->tokenizer, bal_engine_chat(engine), &s->stop_id, NULL) < 0)
-        s->stop_id = -1;
+    if (bal_chat_stop_id(engine->tokenizer, engine->chat, &s->stop_id, NULL) < 0) s->stop_id = -1;
     show_stats(s);
     *out = s;
     return BAL_OK;

@@ -7,13 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-bal_chat_family bal_engine_chat(const bal_engine *e)
-{
-    bal_chat_family out;
-    const char *name = bal_family_of(&e->model.config)->chat;
-    return bal_chat_family_find(&out, name, NULL) == BAL_OK ? out : BAL_CHAT_N_FAMILIES;
-}
-
 /* ---- Plans ------------------------------------------------------------------------------------
  */
 

@@ -46,8 +46,4 @@ bal_status bal_sequence_look(const bal_engine *engine, const bal_exec *exec,
  * tower's work memory and the features. */
 size_t bal_sequence_look_bytes(const bal_engine *engine, const bal_view_plan *plan);
 
-/* The chat template of the model's family; BAL_CHAT_N_FAMILIES, which no chat function takes, when
- * there is none. */
-bal_chat_family bal_engine_chat(const bal_engine *e);
-
 #endif

@@ -184,8 +184,8 @@ static bal_status make_prompts(bal_job *j, bal_refusal *f)
     j->prompts = calloc((size_t)j->n_prompts, sizeof *j->prompts);
     if (!j->prompts) return no_memory(f);
     if (r->n_messages) {
-        if (bal_chat_encode(&j->prompts[0], e->tokenizer, bal_engine_chat(e), r->messages,
-                            r->n_messages, true, &err) < 0)
+        if (bal_chat_encode(&j->prompts[0], e->tokenizer, e->chat, r->messages, r->n_messages, true,
+                            &err) < 0)
             return bal_refuse_for(f, &err, "messages");
         return BAL_OK;
     }

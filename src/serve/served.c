@@ -149,8 +149,8 @@ static bal_status open_vocab(bal_served *m, bal_error *err)
     const bal_config *c = &m->engine.model.config;
     int32_t ends[BAL_MAX_EOS + 1];
     memcpy(ends, c->eos, (size_t)c->n_eos * sizeof *ends);
-    BAL_TRY(
-        bal_chat_stop_id(m->engine.tokenizer, bal_engine_chat(&m->engine), &ends[c->n_eos], err));
+    BAL_TRY(bal_engine_check_chat(&m->engine, err));
+    BAL_TRY(bal_chat_stop_id(m->engine.tokenizer, m->engine.chat, &ends[c->n_eos], err));
     return bal_vocab_create(&m->vocab, m->engine.tokenizer, c->text.vocab, ends, c->n_eos + 1, err);
 }
 
@@ -160,6 +160,7 @@ static bal_status open_all(bal_served *m, const char *path, const bal_served_opt
     BAL_TRY(bal_metrics_init(&m->metrics, err));
     m->has_metrics = true;
     BAL_TRY(bal_engine_open(&m->engine, path, opts->threads, opts->isa, err));
+    BAL_TRY(bal_engine_use_chat(&m->engine, opts->chat_template, err));
     BAL_TRY(bal_engine_limit_images(&m->engine, opts->image_max_tokens, err));
     BAL_TRY(bal_engine_use_device(&m->engine, opts->device, err));
     measure(m);
@@ -248,8 +249,7 @@ static bal_status warm_up(bal_served *m, bal_exchange *x, bal_picture *picture, 
                      .no_cache = true,
                      .on_event = bal_exchange_event,
                      .event_ctx = &port};
-    BAL_TRY(bal_chat_encode(&r.tokens, m->engine.tokenizer, bal_engine_chat(&m->engine), &hello, 1,
-                            true, err));
+    BAL_TRY(bal_chat_encode(&r.tokens, m->engine.tokenizer, m->engine.chat, &hello, 1, true, err));
     bal_exchange_opened(x);
     bal_status st = bal_scheduler_submit(m->scheduler, &r, &id, err);
     if (st < 0)

@@ -29,6 +29,7 @@ typedef struct bal_served_opts {
     int threads;
     const char *isa, *device;
     int image_max_tokens;
+    const char *chat_template; /* NULL: each model's own */
     bal_scheduler_opts scheduler;
 } bal_served_opts;
 

@@ -199,6 +199,7 @@ bal_status bal_server_load(bal_server *s, bal_error *err)
                                     .isa = o->isa,
                                     .device = o->device,
                                     .image_max_tokens = o->image_max_tokens,
+                                    .chat_template = o->chat_template,
                                     .scheduler = {.ctx = o->ctx,
                                                   .kv_bytes = o->kv_bytes,
                                                   .kv_type = kv_type(o->kv),

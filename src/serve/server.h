@@ -26,10 +26,11 @@ typedef struct bal_server_opts {
     const char *const *models; /* [n_models] paths */
     const char *const *names;  /* [n_models] what requests call them, or NULL: after the paths */
     int n_models;
-    int threads;          /* of each model's engine (all) */
-    const char *isa;      /* NULL: all that the CPU has */
-    const char *device;   /* bal_engine_use_device */
-    int image_max_tokens; /* of one picture; 0: what each model is made for */
+    int threads;               /* of each model's engine (all) */
+    const char *isa;           /* NULL: all that the CPU has */
+    const char *device;        /* bal_engine_use_device */
+    int image_max_tokens;      /* of one picture; 0: what each model is made for */
+    const char *chat_template; /* name of one for all models; NULL: each model's own */
 
     /* of each model's scheduler; zero means its own default (run/scheduler.h) */
     int ctx, max_running, max_waiting, step_tokens;

@@ -145,6 +145,19 @@ static bal_status read_optional(char **data, size_t *n, const char *dir, const c
     return BAL_OK;
 }
 
+/* Of several templates, [{"name", "template"}], the one called default; NULL: none is. */
+static const json_t *default_of(const json_t *list)
+{
+    size_t i;
+    const json_t *one;
+    json_array_foreach(list, i, one)
+    {
+        const char *name = json_string_value(json_object_get(one, "name"));
+        if (name && strcmp(name, "default") == 0) return json_object_get(one, "template");
+    }
+    return NULL;
+}
+
 /* A string of a JSON file; *value is NULL where the file or the key is absent; json_decref *root.
  */
 static bal_status read_key(json_t **root, const json_t **value, const char *dir, const char *name,
@@ -163,6 +176,7 @@ static bal_status read_key(json_t **root, const json_t **value, const char *dir,
         return bal_fail(err, BAL_E_FORMAT, "%s/%s: line %d: %.*s", dir, name, why.line,
                         bal_utf8_fit(why.text, strlen(why.text), 100), why.text);
     const json_t *v = json_object_get(*root, key);
+    if (json_is_array(v)) v = default_of(v);
     if (json_is_string(v)) *value = v;
     return BAL_OK;
 }
@@ -226,6 +240,15 @@ static bal_status named_by_config(bal_chat_family *out, bool *found, const char 
     return st;
 }
 
+/* Native InternVL and LLaVA-OneVision write one and the same template, "<image>" and a newline in
+ * ChatML, and mean another token by it: the model says which. */
+static bal_chat_family of_model(bal_chat_family f, const char *model_type)
+{
+    if (f != BAL_CHAT_INTERNVL && f != BAL_CHAT_LLAVA_ONEVISION) return f;
+    if (strcmp(model_type, "llava_onevision") == 0) return BAL_CHAT_LLAVA_ONEVISION;
+    return strcmp(model_type, "internvl") == 0 ? BAL_CHAT_INTERNVL : f;
+}
+
 bal_status bal_chat_family_of_dir(bal_chat_family *out, const char *dir, const char *model_type,
                                   bal_error *err)
 {
@@ -239,5 +262,7 @@ bal_status bal_chat_family_of_dir(bal_chat_family *out, const char *dir, const c
     BAL_TRY(recognise_jinja(out, &found, dir, err));
     for (size_t i = 0; !found && i < sizeof files / sizeof *files; i++)
         BAL_TRY(recognise_key(out, &found, dir, files[i], err));
-    return found ? BAL_OK : bal_chat_family_find(out, model_type, err);
+    if (!found) return bal_chat_family_find(out, model_type, err);
+    *out = of_model(*out, model_type);
+    return BAL_OK;
 }

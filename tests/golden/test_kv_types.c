@@ -43,7 +43,7 @@ static void open_prompt(prompt *p, const bal_engine *e, const bal_json *row)
         ASSERT_OK(bal_picture_create(&p->pictures[i], &image, &err));
     }
     const bal_chat_message m = {BAL_CHAT_USER, question, strlen(question), (size_t)p->n_pictures};
-    ASSERT_OK(bal_chat_encode(&p->tokens, e->tokenizer, bal_engine_chat(e), &m, 1, true, &err));
+    ASSERT_OK(bal_chat_encode(&p->tokens, e->tokenizer, e->chat, &m, 1, true, &err));
     ASSERT_OK(bal_json_ints(row, "output_ids", 0, 1 << 30, p->want, MAX_OUT, &n, &err));
     p->n_want = (int)n;
     ASSERT_OK(bal_json_f64s(row, "gaps", 0, 1e9, p->gaps, MAX_OUT, &n, &err));

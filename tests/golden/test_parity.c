@@ -120,7 +120,7 @@ static void run_case(const char *name)
     bal_chat_tokens tokens;
     bal_sequence seq;
     bal_session session;
-    ASSERT_OK(bal_chat_encode(&tokens, p.engine.tokenizer, bal_engine_chat(&p.engine), p.messages,
+    ASSERT_OK(bal_chat_encode(&tokens, p.engine.tokenizer, p.engine.chat, p.messages,
                               (size_t)p.n_messages, true, &err));
     ASSERT_OK(bal_sequence_build(&seq, &p.engine, &tokens, (const int(*)[2])p.sizes, p.n_images,
                                  BAL_VIEW_AUTO, 0, 0, &err));

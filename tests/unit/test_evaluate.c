@@ -234,7 +234,7 @@ static int plain_logits(const bal_engine *e, const char *const *q, float **rows,
     if (q[0]) ASSERT_OK(bal_image_open(&image, source_path(q[0]), NULL, &err));
     size[0][0] = image.width;
     size[0][1] = image.height;
-    ASSERT_OK(bal_chat_encode(&t, e->tokenizer, bal_engine_chat(e), m, 2, false, &err));
+    ASSERT_OK(bal_chat_encode(&t, e->tokenizer, e->chat, m, 2, false, &err));
     ASSERT_OK(bal_sequence_build(&seq, e, &t, (const int(*)[2])size, q[0] != NULL, BAL_VIEW_AUTO, 0,
                                  0, &err));
     ASSERT_OK(bal_session_create(&s, e, 512, &err));
@@ -355,7 +355,7 @@ static void check_said(const bal_engine *e, int which, int max_tokens, const cha
     char said[1024] = "";
     if (q[0]) ASSERT_OK(bal_image_open(&image, source_path(q[0]), NULL, &err));
     const int size[1][2] = {{image.width, image.height}};
-    ASSERT_OK(bal_chat_encode(&t, e->tokenizer, bal_engine_chat(e), &m, 1, true, &err));
+    ASSERT_OK(bal_chat_encode(&t, e->tokenizer, e->chat, &m, 1, true, &err));
     ASSERT_OK(bal_sequence_build(&seq, e, &t, size, q[0] != NULL, BAL_VIEW_AUTO, 0, 0, &err));
     ASSERT_OK(bal_session_create(&s, e, 512, &err));
     float *embeds = malloc((size_t)seq.n * (size_t)e->model.config.text.hidden * sizeof *embeds);

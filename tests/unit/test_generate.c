@@ -166,8 +166,7 @@ static bool equals_template(const bal_dialog *d, const char *q1, const char *a1,
                                    {BAL_CHAT_ASSISTANT, a1, strlen(a1), 0},
                                    {BAL_CHAT_USER, q2, strlen(q2), 0}};
     bal_chat_tokens t;
-    ASSERT_OK(
-        bal_chat_encode(&t, d->engine->tokenizer, bal_engine_chat(d->engine), m, 3, true, &err));
+    ASSERT_OK(bal_chat_encode(&t, d->engine->tokenizer, d->engine->chat, m, 3, true, &err));
     const bool same = t.n == d->n_cached && memcmp(t.ids, d->text.ids, t.n * sizeof *t.ids) == 0 &&
                       memcmp(t.tags, d->text.tags, t.n) == 0;
     bal_chat_tokens_deinit(&t);

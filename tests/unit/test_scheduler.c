@@ -96,7 +96,7 @@ static void make_question(question *q, const bal_engine *e, bal_picture *picture
     snprintf(q->text, sizeof q->text, "%s", text);
     q->picture = picture;
     const bal_chat_message m = {BAL_CHAT_USER, q->text, strlen(q->text), picture != NULL};
-    ASSERT_OK(bal_chat_encode(&q->tokens, e->tokenizer, bal_engine_chat(e), &m, 1, true, &err));
+    ASSERT_OK(bal_chat_encode(&q->tokens, e->tokenizer, e->chat, &m, 1, true, &err));
     q->request = (bal_request){.tokens = q->tokens,
                                .pictures = &q->picture,
                                .n_pictures = picture != NULL,

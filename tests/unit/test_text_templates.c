@@ -414,6 +414,20 @@ static void write_template(const char *file, const char *family)
     json_decref(root);
 }
 
+/* Two templates under names, as tokenizers with tools have them. */
+static void write_list(const char *file, const char *name_a, const char *family_a,
+                       const char *name_b, const char *family_b)
+{
+    const json_t *all = json_object_get(golden, "templates");
+    json_t *root = json_pack("{s:[{s:s,s:O},{s:s,s:O}]}", "chat_template", "name", name_a,
+                             "template", json_object_get(all, family_a), "name", name_b, "template",
+                             json_object_get(all, family_b));
+    char *text = json_dumps(root, 0);
+    scratch_text(scratch(file), text);
+    free(text);
+    json_decref(root);
+}
+
 static void test_folders(void **state)
 {
     (void)state;
@@ -423,6 +437,8 @@ static void test_folders(void **state)
     check_dir("qwen2_vl", BAL_CHAT_QWEN2_VL);
     write_template("m/tokenizer_config.json", "qwen2");
     check_dir("llama", BAL_CHAT_QWEN2);
+    write_list("m/tokenizer_config.json", "tool_use", "qwen3", "default", "smollm2");
+    check_dir("llama", BAL_CHAT_SMOLLM2);
     write_template("m/processor_config.json", "smolvlm");
     check_dir("llama", BAL_CHAT_SMOLVLM);
     write_template("m/chat_template.json", "llava");

@@ -22,7 +22,8 @@ bal_status bal_asker_open(bal_asker *a, const char *path, const bal_common *comm
                                 .threads = (uint32_t)common->threads,
                                 .isa = common->isa,
                                 .device = common->device,
-                                .image_max_tokens = flags->image_max_tokens};
+                                .image_max_tokens = flags->image_max_tokens,
+                                .chat_template = flags->chat_template};
     const bal_chat_opts chat = {.size = sizeof chat,
                                 .context = common->ctx,
                                 .alpha = strcmp(flags->alpha, "drop") == 0 ? BAL_ALPHA_DROPPED

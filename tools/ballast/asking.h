@@ -11,6 +11,7 @@ typedef struct bal_ask_flags {
     double temperature, top_p;
     const char *alpha;
     int image_max_tokens;
+    const char *chat_template;
 } bal_ask_flags;
 
 #define BAL_ASK_DEFAULTS                                                                           \
@@ -28,6 +29,14 @@ typedef struct bal_ask_flags {
          0,         1 << 24},                                                                      \
         {"--top-p", 0, BAL_ARG_REAL, &(f).top_p, "P", "of the likeliest that make up P (1)",       \
          1e-6,      1},                                                                            \
+        {"--chat-template",                                                                        \
+         0,                                                                                        \
+         BAL_ARG_STRING,                                                                           \
+         &(f).chat_template,                                                                       \
+         "NAME",                                                                                   \
+         "a known chat template in place of the model's; a wrong name lists them",                 \
+         0,                                                                                        \
+         0},                                                                                       \
         {"--image-max-tokens",                                                                     \
          0,                                                                                        \
          BAL_ARG_INT,                                                                              \

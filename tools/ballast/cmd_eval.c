@@ -15,6 +15,7 @@ typedef struct eval_flags {
     bal_common common;
     const char *data, *against, *alpha;
     int limit, max_tokens, image_max_tokens;
+    const char *chat_template;
     bool rows;
     const char *paths[MAX_MODELS];
     int n_models;
@@ -196,6 +197,7 @@ static bool on_progress(void *ctx, const bal_progress *p)
 static bal_status open_model(bal_engine *e, const eval_flags *f, const char *path, bal_error *err)
 {
     BAL_TRY(bal_engine_open(e, path, f->common.threads, f->common.isa, err));
+    BAL_TRY(bal_engine_use_chat(e, f->chat_template, err));
     BAL_TRY(bal_engine_limit_images(e, f->image_max_tokens, err));
     return bal_engine_use_device(e, f->common.device, err);
 }
@@ -266,6 +268,8 @@ int bal_cmd_eval(int argc, char **argv)
         {"--limit", 0, BAL_ARG_INT, &f.limit, "N", "the first N questions, 0: all (0)", 0, 1 << 30},
         {"--max-tokens", 'n', BAL_ARG_INT, &f.max_tokens, "N", "length of a greedy answer (16)", 1,
          1 << 16},
+        {"--chat-template", 0, BAL_ARG_STRING, &f.chat_template, "NAME",
+         "a known chat template in place of the model's; a wrong name lists them", 0, 0},
         {"--image-max-tokens", 0, BAL_ARG_INT, &f.image_max_tokens, "N",
          "make pictures smaller, to N tokens at most (the model's limit)", 1, 1 << 24},
         {"--alpha", 0, BAL_ARG_CHOICE, &f.alpha, "white|drop",

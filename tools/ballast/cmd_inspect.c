@@ -12,6 +12,7 @@
 #include "commands.h"
 #include "console.h"
 #include "model/family.h"
+#include "run/engine.h"
 
 /* What a tensor is part of. */
 typedef enum part {
@@ -228,6 +229,11 @@ static void print_architecture(const sheet *s)
     }
     printf("  %s, %.1f million weights\n", bal_family_of(&s->model.config)->model_type,
            (double)all_weights(s) / 1e6);
+    bal_chat_family chat;
+    if (bal_model_chat(&chat, &s->model, NULL) == BAL_OK)
+        printf("  chat template %s\n", bal_chat_family_name(chat));
+    else
+        printf("  chat template unknown\n");
     printf("  decoder  %d layers, width %d, MLP %d, %d heads of %d (%d for keys), %d words\n",
            t->layers, t->hidden, t->intermediate, t->heads, t->head_dim, t->kv_heads, t->vocab);
     if (s->model.config.has_vision && s->model.config.max_pixels)
@@ -403,8 +409,11 @@ static json_t *allocation_json(const sheet *s)
     return layers;
 }
 
-static json_t *config_json(const bal_config *c)
+static json_t *config_json(const bal_model *m)
 {
+    const bal_config *c = &m->config;
+    bal_chat_family chat;
+    const bool known = bal_model_chat(&chat, m, NULL) == BAL_OK;
     const bal_text_config *t = &c->text;
     const bal_vision_config *v = &c->vision;
     json_t *text = json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "layers", t->layers, "hidden",
@@ -415,21 +424,22 @@ static json_t *config_json(const bal_config *c)
                                      v->hidden, "intermediate", v->intermediate, "image_size",
                                      v->image_size, "view_tokens", bal_view_tokens(v))
                          : json_null();
-    return json_pack("{s:s, s:o, s:o}", "family", bal_family_of(c)->model_type, "text", text,
+    return json_pack("{s:s, s:s?, s:o, s:o}", "family", bal_family_of(c)->model_type,
+                     "chat_template", known ? bal_chat_family_name(chat) : NULL, "text", text,
                      "vision", vision);
 }
 
 static int print_json(const sheet *s)
 {
     return bal_print_json(
-        "inspect", json_pack("{s:s, s:b, s:o, s:I, s:f, s:I, s:I, s:I, s:I, s:o, s:o, s:o}",
-                             "model", s->model.path, "ballast_file", s->model.is_artifact, "config",
-                             config_json(&s->model.config), "weights", (json_int_t)all_weights(s),
-                             "bits_per_weight", bits(s->disk_bytes, all_weights(s)), "bytes",
-                             (json_int_t)s->disk_bytes, "header_bytes", (json_int_t)s->json_bytes,
-                             "padding_bytes", (json_int_t)s->padding_bytes, "tensor_bytes",
-                             (json_int_t)s->tensor_bytes, "bits", allocation_json(s), "origin",
-                             origin_json(s), "tensors", tensors_json(s)));
+        "inspect",
+        json_pack("{s:s, s:b, s:o, s:I, s:f, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "model",
+                  s->model.path, "ballast_file", s->model.is_artifact, "config",
+                  config_json(&s->model), "weights", (json_int_t)all_weights(s), "bits_per_weight",
+                  bits(s->disk_bytes, all_weights(s)), "bytes", (json_int_t)s->disk_bytes,
+                  "header_bytes", (json_int_t)s->json_bytes, "padding_bytes",
+                  (json_int_t)s->padding_bytes, "tensor_bytes", (json_int_t)s->tensor_bytes, "bits",
+                  allocation_json(s), "origin", origin_json(s), "tensors", tensors_json(s)));
 }
 
 int bal_cmd_inspect(int argc, char **argv)

@@ -14,7 +14,8 @@ enum { MAX_SET = BAL_ARG_LIST_MAX + 4 };
 
 typedef struct quantize_flags {
     bal_common common;
-    const char *out, *recipe, *bits, *group, *calib, *report, *target_bpw, *target_size;
+    const char *out, *recipe, *bits, *group, *calib, *report, *target_bpw, *target_size,
+        *chat_template;
     bal_arg_list set;
     const char *select;
     int samples, shots;
@@ -278,6 +279,7 @@ static int start(const quantize_flags *f, const char *model, int argc, char **ar
         .set = set,
         .n_set = overrides(f, set, text),
         .calib = f->calib,
+        .chat_template = f->chat_template,
         .samples = f->samples == 0 ? -1 : f->samples,
         .shots = f->shots,
         .select = f->select,
@@ -320,6 +322,8 @@ int bal_cmd_quantize(int argc, char **argv)
          "random by --seed, first, or diverse: clean records far apart (random)", 0, 0},
         {"--shots", 0, BAL_ARG_INT, &f.shots, "K", "join K records to one conversation each (1)", 1,
          64},
+        {"--chat-template", 0, BAL_ARG_STRING, &f.chat_template, "NAME",
+         "a known chat template in place of the model's; a wrong name lists them", 0, 0},
         {"--report", 0, BAL_ARG_STRING, &f.report, "FILE.html",
          "write a page about the run, and the same as FILE.json beside it", 0, 0},
         {"--resume", 0, BAL_ARG_BOOL, &f.resume, "", "go on with an interrupted run", 0, 0},

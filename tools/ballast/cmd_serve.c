@@ -13,7 +13,7 @@
 
 typedef struct serve_flags {
     bal_common common;
-    const char *host, *key_file, *media_dir, *kv;
+    const char *host, *key_file, *media_dir, *kv, *chat_template;
     bal_arg_list names, urls, origins;
     int port, image_max_tokens, max_images, max_choices, max_connections, max_running, max_waiting,
         step_tokens;
@@ -112,6 +112,7 @@ static bal_server_opts options_of(const serve_flags *f, const key_list *keys,
                              .isa = f->common.isa,
                              .device = f->common.device,
                              .image_max_tokens = f->image_max_tokens,
+                             .chat_template = f->chat_template,
                              .ctx = f->common.ctx,
                              .kv_bytes = (size_t)f->kv_mib * mib,
                              .kv = f->kv,
@@ -216,6 +217,8 @@ int bal_cmd_serve(int argc, char **argv)
          "http(s) pictures that begin so, * for any; several times", 0, 0},
         {"--allow-private-urls", 0, BAL_ARG_BOOL, &f.allow_private, "",
          "even at private and loopback addresses", 0, 0},
+        {"--chat-template", 0, BAL_ARG_STRING, &f.chat_template, "NAME",
+         "a known chat template in place of the model's; a wrong name lists them", 0, 0},
         {"--image-max-tokens", 0, BAL_ARG_INT, &f.image_max_tokens, "N",
          "make pictures smaller, to N tokens at most (the model's limit)", 1, 1 << 24},
         {"--max-body", 0, BAL_ARG_INT, &f.max_body_mib, "MIB", "of one request (32)", 1, 2047},
