@@ -36,7 +36,7 @@ static int groups_per_unit(const bal_tiles *t, int cols)
 
 static bal_linear_form form_of(const bal_tiles *t, int m)
 {
-    const int nt = m > 8 ? 2 : 1;
+    const int nt = m > BAL_LINEAR_ROWS ? 0 : m > 8 ? 2 : 1;
     switch (t->bits) {
     case 2: return bal_linear_form_w2(nt, groups_per_unit(t, 128));
     case 3: return bal_linear_form_w3(nt, groups_per_unit(t, 128));
@@ -47,22 +47,21 @@ static bal_linear_form form_of(const bal_tiles *t, int m)
     }
 }
 
-static bal_k_linear_args args_of(const bal_linear_job &job, int first, int rows, int cols)
+static bal_k_linear_args args_of(const bal_linear_job &job, int cols)
 {
     const bal_tiles *t = &job.w->tiles;
     bal_k_linear_args a = {};
     a.codes = (const uint4 *)job.w->codes;
     a.meta = (const unsigned char *)job.w->meta;
-    a.x = (const uint16_t *)job.x + (size_t)first * 128;
-    a.x_info = (const float *)((const char *)job.x + bal_stage_info_offset((size_t)job.m, t->k)) +
-               (size_t)first * BAL_STAGE_INFO;
+    a.x = (const uint16_t *)job.x;
+    a.x_info = (const float *)((const char *)job.x + bal_stage_info_offset((size_t)job.m, t->k));
     a.bias = job.w->bias;
-    a.y = job.y + (size_t)first * job.ld;
+    a.y = job.y;
     a.arrived = (unsigned *)job.work;
     a.partial = (float *)((char *)job.work + BAL_LINEAR_ZEROED);
     a.ld = job.ld;
     a.rows_staged = job.m;
-    a.m = rows;
+    a.m = job.m;
     a.n = (int)(t->paired ? t->n / 2 : t->n);
     a.row_blocks = (int)t->row_blocks;
     a.k_tiles = (int)t->k_tiles;
@@ -74,18 +73,24 @@ static bal_k_linear_args args_of(const bal_linear_job &job, int first, int rows,
     return a;
 }
 
+/* Few rows: two blocks a processor, or fewer, a whole number of blocks for each split. Many: a
+ * block for form.rows of x and 8 row blocks. */
+static dim3 grid_of(const bal_linear_job &job, const bal_linear_form &form,
+                    const bal_k_linear_args &a)
+{
+    if (job.m > BAL_LINEAR_ROWS)
+        return dim3((unsigned)((a.m + form.rows - 1) / form.rows),
+                    (unsigned)((a.row_blocks + BAL_LINEAR_WARPS - 1) / BAL_LINEAR_WARPS));
+    const int fit = 2 * job.processors / a.splits;
+    const int steps = fit < 1 ? 1 : fit < a.row_blocks ? fit : a.row_blocks;
+    return dim3((unsigned)(steps * a.splits));
+}
+
 cudaError_t bal_linear(const bal_linear_job &job, cudaStream_t s)
 {
-    for (int first = 0; first < job.m; first += BAL_LINEAR_ROWS) {
-        const int rows = job.m - first < BAL_LINEAR_ROWS ? job.m - first : (int)BAL_LINEAR_ROWS;
-        const bal_linear_form form = form_of(&job.w->tiles, rows);
-        const bal_k_linear_args args = args_of(job, first, rows, form.cols);
-        const int fit = 2 * job.processors / args.splits;
-        const int steps = fit < 1 ? 1 : fit < args.row_blocks ? fit : args.row_blocks;
-        const bal_launch_shape shape = {dim3((unsigned)(steps * args.splits)), BAL_LINEAR_THREADS,
-                                        form.shared, s, job.early};
-        const cudaError_t e = bal_launch(form.kernel, shape, args);
-        if (e != cudaSuccess) return e;
-    }
-    return cudaSuccess;
+    const bal_linear_form form = form_of(&job.w->tiles, job.m);
+    const bal_k_linear_args args = args_of(job, form.cols);
+    const bal_launch_shape shape = {grid_of(job, form, args), BAL_LINEAR_THREADS, form.shared, s,
+                                    job.early};
+    return bal_launch(form.kernel, shape, args);
 }

@@ -109,7 +109,7 @@ template <> struct bal_width<4> {
 };
 
 template <> struct bal_width<6> {
-    static constexpr int cols = 128, stages = 3, even = 64, odd = 64;
+    static constexpr int cols = 128, stages = 2, even = 64, odd = 64;
     BAL_DEVICE uint32_t pair(const uint32_t *w, int j)
     {
         if (j < 12) return BAL_PAIR(j % 2 ? w[j / 2] >> 6 : w[j / 2], 0x03f003f0u, 0x54005400u);
@@ -147,6 +147,15 @@ template <int bits, int nt, int subs> struct bal_linear_sizes {
     static constexpr int shared = BAL_LINEAR_WARPS * (ring_bytes + sums * 32 * 4) + 16;
 };
 
+/* The first unit of eighth i % 8 of split i / 8; the end of all for i = 8 splits. */
+BAL_DEVICE int bal_linear_bound(int units, int splits, int i)
+{
+    const int split = i / BAL_LINEAR_WARPS, eighth = i % BAL_LINEAR_WARPS;
+    const int begin = (int)((long long)units * split / splits);
+    const int end = (int)((long long)units * (split + 1) / splits);
+    return begin + (end - begin) * eighth / BAL_LINEAR_WARPS;
+}
+
 /* Where a warp stands in its units. */
 struct bal_linear_cursor {
     int block, unit;
@@ -166,14 +175,13 @@ BAL_DEVICE void bal_linear_fetch(const bal_k_linear_args &a, bal_linear_cursor *
             a.codes + ((size_t)at->block * units + at->unit) * (sizes::vectors * 32) + lane;
         BAL_UNROLL
         for (int v = 0; v < sizes::vectors; v++)
-            bal_cp_async16_stream(stage + (v * 32 + lane) * 16, from + v * 32, policy);
+            bal_cp_async16_policy(stage + (v * 32 + lane) * 16, from + v * 32, policy);
         if (lane * 16 < sizes::meta_bytes) {
             const int group = subs > 1 ? at->unit * subs : at->unit / a.units_per_group;
             bal_cp_async16(stage + sizes::vectors * 512 + lane * 16,
                            a.meta + ((size_t)at->block * a.groups + group) * 96 + lane * 16);
         }
-        at->unit += BAL_LINEAR_WARPS;
-        if (at->unit >= end) {
+        if (++at->unit == end) {
             at->unit = first;
             at->block += step;
         }
@@ -181,10 +189,19 @@ BAL_DEVICE void bal_linear_fetch(const bal_k_linear_args &a, bal_linear_cursor *
     bal_cp_commit();
 }
 
-/* Sums of a row of x over a run of inputs, for the two columns of C that a lane holds. */
-struct bal_linear_sums {
-    float even[2], odd[2], scale[2];
-};
+/* x[.][s] = B fragments of 32 inputs from `first` of the tile on; 0 for rows that are not there. */
+template <int nt, int n>
+BAL_DEVICE void bal_linear_inputs(const bal_k_linear_args &a, size_t tile_row, int first,
+                                  uint4 (&x)[nt][n], int s)
+{
+    const int g = (int)(threadIdx.x % 32) / 4, t = (int)threadIdx.x % 4;
+    BAL_UNROLL
+    for (int c = 0; c < nt; c++) {
+        const int row = 8 * c + g;
+        const uint16_t *from = a.x + (tile_row + (size_t)row) * 128 + first + 8 * t;
+        x[c][s] = row < a.m ? *(const uint4 *)from : make_uint4(0, 0, 0, 0);
+    }
+}
 
 /* y[lane's sums] += one unit of weights times x. */
 template <int bits, int nt, int subs>
@@ -195,18 +212,16 @@ BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, int unit, const unsi
     using sizes = bal_linear_sizes<bits, nt, subs>;
     constexpr int steps = sizes::cols / 16, steps_per_sub = steps / subs; /* of 16 inputs */
     constexpr int per_tile = 128 / sizes::cols;
+    constexpr bool at_once = nt == 1 || (nt == 2 && subs == 1); /* as far as registers go */
     const int lane = (int)(threadIdx.x % 32), g = lane / 4, t = lane % 4;
     const size_t tile_row = (size_t)(unit / per_tile) * a.rows_staged;
     const int within = unit % per_tile * sizes::cols; /* first input in the tile */
 
-    uint4 x[nt][steps / 2];
-    BAL_UNROLL
-    for (int c = 0; c < nt; c++) {
-        const int row = 8 * c + g;
-        const uint4 *from = (const uint4 *)(a.x + (tile_row + row) * 128 + within + 8 * t);
+    uint4 x[nt][steps / 2]; /* two steps of 16 inputs each */
+    if (at_once) {
         BAL_UNROLL
         for (int s = 0; s < steps / 2; s++)
-            x[c][s] = row < a.m ? from[4 * s] : make_uint4(0, 0, 0, 0);
+            bal_linear_inputs<nt>(a, tile_row, within + 32 * s, x, s);
     }
     uint32_t w[4][sizes::vectors];
     BAL_UNROLL
@@ -250,6 +265,8 @@ BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, int unit, const unsi
         BAL_UNROLL
         for (int i = 0; i < steps_per_sub; i++) {
             const int s = sub * steps_per_sub + i;
+            if (!at_once && s % 2 == 0)
+                bal_linear_inputs<nt>(a, tile_row, within + 16 * s, x, s / 2);
             BAL_UNROLL
             for (int h = 0; h < 2; h++) {
                 const uint32_t rows[4] = {
@@ -327,16 +344,16 @@ BAL_DEVICE void bal_linear_store(const bal_k_linear_args &a, int block, int i, f
 }
 
 template <int bits, int nt, int subs>
-__global__ void __launch_bounds__(BAL_LINEAR_THREADS, 2) bal_k_linear(const bal_k_linear_args a)
+__global__ void __launch_bounds__(BAL_LINEAR_THREADS, nt == 2 && subs > 1 ? 1 : 2)
+    bal_k_linear(const bal_k_linear_args a)
 {
     using sizes = bal_linear_sizes<bits, nt, subs>;
     constexpr int n_sums = sizes::sums * 32; /* of a row block */
     const int warp = (int)(threadIdx.x / 32), lane = (int)(threadIdx.x % 32);
     const int split = (int)blockIdx.x % a.splits, step = (int)gridDim.x / a.splits;
     const int units = a.k_tiles * (128 / sizes::cols);
-    const int begin = (int)((long long)split * units / a.splits);
-    const int end = (int)((long long)(split + 1) * units / a.splits);
-    const int first = begin + warp;
+    const int first = bal_linear_bound(units, a.splits, split * BAL_LINEAR_WARPS + warp);
+    const int end = bal_linear_bound(units, a.splits, split * BAL_LINEAR_WARPS + warp + 1);
 
     unsigned char *ring = bal_shared() + warp * sizes::ring_bytes;
     float *sums = (float *)(bal_shared() + BAL_LINEAR_WARPS * sizes::ring_bytes);
@@ -344,7 +361,7 @@ __global__ void __launch_bounds__(BAL_LINEAR_THREADS, 2) bal_k_linear(const bal_
 
     const uint64_t policy = bal_policy_stream();
     bal_linear_cursor next = {(int)blockIdx.x / a.splits, first};
-    if (first >= end) next.block = a.row_blocks; /* nothing for this warp */
+    if (first == end) next.block = a.row_blocks; /* nothing for this warp */
     int fill = 0, drain = 0;
     BAL_UNROLL
     for (int i = 0; i < sizes::stages - 1; i++)
@@ -356,7 +373,7 @@ __global__ void __launch_bounds__(BAL_LINEAR_THREADS, 2) bal_k_linear(const bal_
 
     for (int block = (int)blockIdx.x / a.splits; block < a.row_blocks; block += step) {
         float y[nt][2][4] = {};
-        for (int unit = first; unit < end; unit += BAL_LINEAR_WARPS) {
+        for (int unit = first; unit < end; unit++) {
             bal_cp_wait<sizes::stages - 2>();
             __syncwarp(); /* scales are there for all lanes, and all are done with the oldest stage
                            */
@@ -400,6 +417,80 @@ __global__ void __launch_bounds__(BAL_LINEAR_THREADS, 2) bal_k_linear(const bal_
         }
         __syncthreads(); /* the sums are read before the next row block's are written */
     }
+}
+
+/* Rows of a block of bal_k_linear_many, as registers allow. */
+template <int subs> constexpr int bal_linear_many = subs == 1 ? 32 : 16;
+
+/* blockIdx.x: rows of x, so many each; blockIdx.y: row blocks, 8 each. Blocks that share weights
+ * are neighbours, so that weights come from L2. a.m: all rows. */
+template <int bits, int subs>
+__global__ void __launch_bounds__(BAL_LINEAR_THREADS, 1)
+    bal_k_linear_many(const bal_k_linear_args given)
+{
+    constexpr int rows = bal_linear_many<subs>, nt = rows / 8;
+    using sizes = bal_linear_sizes<bits, nt, subs>;
+    const int warp = (int)(threadIdx.x / 32), lane = (int)(threadIdx.x % 32);
+    const int first_row = (int)blockIdx.x * rows;
+    bal_k_linear_args a = given;
+    a.x += (size_t)first_row * 128;
+    a.x_info += (size_t)first_row * 16;
+    a.y += (size_t)first_row * a.ld;
+    a.m = min(a.m - first_row, rows);
+
+    const int block = (int)blockIdx.y * BAL_LINEAR_WARPS + warp,
+              units = a.k_tiles * (128 / sizes::cols);
+    unsigned char *ring = bal_shared() + warp * sizes::ring_bytes;
+    /* what is whole of splits before this one, [sums][lane] */
+    float *whole = (float *)(bal_shared() + BAL_LINEAR_WARPS * sizes::ring_bytes) +
+                   warp * sizes::sums * 32 + lane;
+
+    const uint64_t policy = bal_policy_keep();
+    bal_linear_cursor next = {block, 0};
+    BAL_UNROLL
+    for (int i = 0; i < sizes::stages - 1; i++)
+        bal_linear_fetch<bits, nt, subs>(a, &next, 0, units, a.row_blocks,
+                                         ring + i * sizes::stage_bytes, policy);
+    int fill = (sizes::stages - 1) * sizes::stage_bytes, drain = 0, unit = 0;
+    bal_grid_release();
+    bal_grid_wait();
+
+    for (int split = 0; split < a.splits; split++) {
+        float total[nt][2][4];
+        for (int eighth = 0; eighth < BAL_LINEAR_WARPS; eighth++) {
+            float y[nt][2][4] = {};
+            const int end =
+                bal_linear_bound(units, a.splits, split * BAL_LINEAR_WARPS + eighth + 1);
+            for (; unit < end && block < a.row_blocks; unit++) {
+                bal_cp_wait<sizes::stages - 2>();
+                __syncwarp();
+                bal_linear_fetch<bits, nt, subs>(a, &next, 0, units, a.row_blocks, ring + fill,
+                                                 policy);
+                fill =
+                    fill + sizes::stage_bytes == sizes::ring_bytes ? 0 : fill + sizes::stage_bytes;
+                bal_linear_unit<bits, nt, subs>(a, unit, ring + drain, y);
+                drain = drain + sizes::stage_bytes == sizes::ring_bytes
+                            ? 0
+                            : drain + sizes::stage_bytes;
+            }
+            BAL_UNROLL
+            for (int i = 0; i < sizes::sums; i++) {
+                float &t = total[i / 8][i / 4 % 2][i % 4];
+                t = eighth == 0 ? y[i / 8][i / 4 % 2][i % 4] : t + y[i / 8][i / 4 % 2][i % 4];
+            }
+            __syncthreads(); /* warps stay together, so that x is in L1 for all */
+        }
+        BAL_UNROLL
+        for (int i = 0; i < sizes::sums; i++) {
+            const float t = total[i / 8][i / 4 % 2][i % 4];
+            whole[i * 32] = split == 0 ? t : whole[i * 32] + t;
+        }
+    }
+    if (block >= a.row_blocks) return;
+    for (int i = 0; i < sizes::sums; i++)
+        if (!a.paired || i / 4 % 2 == 0)
+            bal_linear_store<bits>(a, block, i * 32 + lane, whole[i * 32],
+                                   a.paired ? whole[(i + 4) * 32] : 0);
 }
 
 #endif

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT
- * y = W x for few rows of x: the linear kernel of decoding. Weights are tiles (cuda/tiles.h) of any
- * width, x is staged (cuda/stage.h). Host side: sizes of the workspace, and the launch. */
+ * y = W x: weights are tiles (cuda/tiles.h) of any width, x is staged (cuda/stage.h). Up to 16 rows
+ * of x cost what reading the weights costs; more are multiplied 16 or 32 at a time with the same
+ * result, bit for bit. Host side: sizes of the workspace, and the launch. */
 #ifndef BAL_CUDA_LINEAR_H
 #define BAL_CUDA_LINEAR_H
 
 #include "cuda/port.cuh"
 #include "cuda/tiles.h"
 
-enum { BAL_LINEAR_ROWS = 16 }; /* rows of x in one launch */
+enum { BAL_LINEAR_ROWS = 16 }; /* rows of x that count as few */
 
 /* A weight on the device. */
 struct bal_linear_weight {

@@ -9,31 +9,32 @@ struct bal_linear_form {
     void (*kernel)(bal_k_linear_args);
     size_t shared; /* bytes */
     int cols;      /* inputs of a unit */
+    int rows;      /* of x in a block */
 };
 
-/* The form for up to 8 nt rows, nt 1 or 2, and `subs` groups per unit: 1, 2 or 4. */
+/* The form for up to 8 nt rows, nt 1 or 2, or for many (nt 0), and `subs` groups per unit: 1, 2, 4.
+ */
 typedef bal_linear_form bal_linear_form_fn(int nt, int subs);
 bal_linear_form_fn bal_linear_form_w2, bal_linear_form_w3, bal_linear_form_w4, bal_linear_form_w6,
     bal_linear_form_w8, bal_linear_form_f16;
 
-template <int bits, int nt, int subs> bal_linear_form bal_linear_form_make()
+template <int bits, int subs> bal_linear_form bal_linear_form_make(int nt)
 {
-    using sizes = bal_linear_sizes<bits, nt, subs>;
-    return {bal_k_linear<bits, nt, subs>, sizes::shared, sizes::cols};
-}
-
-template <int bits, int nt> bal_linear_form bal_linear_form_of(int subs)
-{
-    if constexpr (bits < 16)
-        if (subs == 2) return bal_linear_form_make<bits, nt, 2>();
-    if constexpr (bits < 8)
-        if (subs == 4) return bal_linear_form_make<bits, nt, 4>();
-    return bal_linear_form_make<bits, nt, 1>();
+    using one = bal_linear_sizes<bits, 1, subs>;
+    using two = bal_linear_sizes<bits, 2, subs>;
+    using many = bal_linear_sizes<bits, bal_linear_many<subs> / 8, subs>;
+    if (nt == 1) return {bal_k_linear<bits, 1, subs>, one::shared, one::cols, 8};
+    if (nt == 2) return {bal_k_linear<bits, 2, subs>, two::shared, two::cols, 16};
+    return {bal_k_linear_many<bits, subs>, many::shared, many::cols, bal_linear_many<subs>};
 }
 
 template <int bits> bal_linear_form bal_linear_form_of(int nt, int subs)
 {
-    return nt == 1 ? bal_linear_form_of<bits, 1>(subs) : bal_linear_form_of<bits, 2>(subs);
+    if constexpr (bits < 16)
+        if (subs == 2) return bal_linear_form_make<bits, 2>(nt);
+    if constexpr (bits < 8)
+        if (subs == 4) return bal_linear_form_make<bits, 4>(nt);
+    return bal_linear_form_make<bits, 1>(nt);
 }
 
 #endif

@@ -196,8 +196,8 @@ BAL_DEVICE void bal_cp_async16(void *shared, const void *global)
                  : "memory");
 }
 
-/* The same for data that is read once: first to leave the L2 cache. policy of bal_policy_stream. */
-BAL_DEVICE void bal_cp_async16_stream(void *shared, const void *global, uint64_t policy)
+/* The same with a wish about L2, of bal_policy_stream or bal_policy_keep. */
+BAL_DEVICE void bal_cp_async16_policy(void *shared, const void *global, uint64_t policy)
 {
     asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(
                      (uint32_t)__cvta_generic_to_shared(shared)),
@@ -205,10 +205,19 @@ BAL_DEVICE void bal_cp_async16_stream(void *shared, const void *global, uint64_t
                  : "memory");
 }
 
+/* For data that is read once: first to leave L2. */
 BAL_DEVICE uint64_t bal_policy_stream()
 {
     uint64_t policy;
     asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+/* For weights that many blocks read: no preference. */
+BAL_DEVICE uint64_t bal_policy_keep()
+{
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
     return policy;
 }
 

@@ -310,16 +310,28 @@ void test_epilogue(void **)
     for (size_t i = 0; i < all.size(); i++) assert_true(all[i] == 1 + (plain[i] + bias[i % 56]));
 }
 
-/* Twenty rows are two launches. */
+/* More than 16 rows take another kernel, with the same bits in every row. */
 void test_many_rows(void **)
 {
     dice d(34);
-    const host_matrix m = random_packed(d, 4, 33, 130, 32);
-    const device_weight w({&m});
-    const std::vector<float> x = random_rows(d, 20, 130);
-    call c;
-    c.m = 20;
-    check({&m}, x, run(w, x, c), 20, "twenty rows");
+    for (int bits : {2, 3, 4, 6, 8, 16})
+        for (size_t group : {(size_t)32, (size_t)64, (size_t)128}) {
+            if (bits == 16 && group != 32) continue;
+            const host_matrix m = bits == 16 ? random_floats(d, BAL_TYPE_BF16, 290, 300)
+                                             : random_packed(d, bits, 290, 300, group);
+            const device_weight w({&m});
+            const std::vector<float> x = random_rows(d, 41, 300);
+            for (int splits : {0, 2}) {
+                call c;
+                c.splits = splits;
+                c.m = 41;
+                const std::vector<float> y = run(w, x, c);
+                if (!splits) check({&m}, x, y, 41, "many rows");
+                c.m = 5;
+                const std::vector<float> fewer = run(w, x, c);
+                assert_memory_equal(y.data(), fewer.data(), fewer.size() * sizeof(float));
+            }
+        }
 }
 
 void test_paired(void **)
@@ -335,9 +347,9 @@ void test_paired(void **)
             std::vector<float> bias(74);
             for (float &b : bias) b = d.even();
             const device_weight pair({&gate, &up}, true), g({&gate}), u({&up});
-            const std::vector<float> x = random_rows(d, 3, 300);
+            const std::vector<float> x = random_rows(d, 17, 300);
             call c;
-            c.m = 3;
+            c.m = splits == 1 ? 3 : 17;
             c.splits = splits;
             const std::vector<float> yg = run(g, x, c), yu = run(u, x, c);
             c.bias = &bias;

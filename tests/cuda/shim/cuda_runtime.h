@@ -415,12 +415,17 @@ void bal_ldmatrix_x4(uint32_t r[4], const void *shared, BAL_SHIM_SITE);
 void bal_ldmatrix_x4_trans(uint32_t r[4], const void *shared, BAL_SHIM_SITE);
 
 void bal_cp_async16(void *shared, const void *global);
-static inline void bal_cp_async16_stream(void *shared, const void *global, uint64_t)
+static inline void bal_cp_async16_policy(void *shared, const void *global, uint64_t)
 {
     bal_cp_async16(shared, global);
 }
 
 static inline uint64_t bal_policy_stream()
+{
+    return 0;
+}
+
+static inline uint64_t bal_policy_keep()
 {
     return 0;
 }
