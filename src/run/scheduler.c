@@ -74,6 +74,10 @@ static bal_status fill_opts(bal_scheduler_opts *o, const bal_engine *e, bal_erro
     return BAL_OK;
 }
 
+/* A conversation of 512 positions for each that may run at once, so that short ones do not wait for
+ * pages. */
+enum { DEFAULT_PAGES = 8 };
+
 /* A full context and one page more, for the copy of a page that is shared. */
 static bal_status create_pool(bal_scheduler *s, bal_error *err)
 {
@@ -84,7 +88,8 @@ static bal_status create_pool(bal_scheduler *s, bal_error *err)
     size_t n = s->opts.kv_bytes / l.page_bytes;
     if (s->opts.kv_bytes == 0) {
         const size_t most = quarter_of_memory() / l.page_bytes;
-        n = bal_max(least, bal_min(4 * least, most));
+        const size_t wish = bal_max(4 * least, DEFAULT_PAGES * (size_t)s->opts.max_running);
+        n = bal_max(least, bal_min(wish, most));
     }
     if (n < least || n > INT32_MAX)
         return bal_fail(err, BAL_E_ARG,

@@ -110,8 +110,9 @@ struct bal_request_event {
 /* Zero means the default of each. */
 typedef struct bal_scheduler_opts {
     int ctx;              /* positions of one request; default: the model's, at most 16384 */
-    size_t kv_bytes;      /* budget of the page pool; default: four full contexts, and at most a
-                             quarter of the machine's memory. At least one context */
+    size_t kv_bytes;      /* budget of the page pool; default: four full contexts or 512 positions
+                             for each of max_running, whichever is more, and at most a quarter of
+                             the machine's memory. At least one context */
     bal_kv_type kv_type;  /* zero is the default: BAL_KV_DEFAULT */
     int max_running;      /* requests that hold pages at the same time; default 64 */
     int max_waiting;      /* queue behind them; default 256 */
