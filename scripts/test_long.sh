@@ -58,5 +58,8 @@ else
   echo "skipped: no python3 here"
 fi
 
+say "fifty questions through the CUDA kernels, on the host"
+BALLAST_SOURCE_DIR=$root BALLAST_BINARY_DIR=$root/build bash tests/cli/test_cuda_run.sh 50
+
 say "pictures of any size in the shape of a published model"
 BALLAST_SOURCE_DIR=$root BALLAST_BINARY_DIR=$root/build bash tests/long/real_shapes.sh

@@ -19,6 +19,8 @@
 #include "type/packed.h"
 #include "type/type.h"
 
+#include <stdbool.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -50,6 +52,7 @@ typedef struct bal_device_part {
     const void *w;
     bal_packed_view packed;
     const float *bias; /* [n] or NULL */
+    bal_act act;       /* how its rows will be staged */
 } bal_device_part;
 
 /* ---- Arguments of ops -------------------------------------------------------------------------
@@ -153,10 +156,11 @@ typedef struct bal_device_api {
                         bal_error *err);
     void (*release)(bal_device *d, bal_dptr p); /* 0 is fine; waits for queued work */
 
-    /* Parts one below the other, all of k inputs and stored alike (one float type each its own, or
-     * packed with the same bits and groups). BAL_E_UNSUP names what the backend cannot compute. */
+    /* Parts one below the other, all of k inputs and stored alike (floats of any kind, or packed
+     * with the same bits and groups). gated: two parts of n rows, gate and up, which give n outputs
+     * silu(gate) * up. BAL_E_UNSUP names what the backend cannot compute. */
     bal_status (*weight_create)(bal_device *d, bal_device_weight **out,
-                                const bal_device_part *parts, int n_parts, size_t k,
+                                const bal_device_part *parts, int n_parts, size_t k, bool gated,
                                 bal_error *err);
     void (*weight_destroy)(bal_device *d, bal_device_weight *w); /* NULL is fine */
 
@@ -173,6 +177,9 @@ typedef struct bal_device_api {
     void (*embed)(bal_device *d, const bal_device_weight *table, bal_dptr ids, int m, bal_dptr h);
     void (*stage)(bal_device *d, const bal_stage_args *a);
     void (*linear)(bal_device *d, const bal_device_linear_args *a);
+    /* x f32 [n] in place: each run of `block` (a power of two up to 128, which divides n) through
+     * Hadamard's transform, in the order of sums of kernel/hadamard.h */
+    void (*hadamard)(bal_device *d, bal_dptr x, size_t n, int block);
     void (*rotate)(bal_device *d, const bal_rotate_args *a);
     void (*attend)(bal_device *d, const bal_attend_args *a);
     /* out f32 [n][k] = rows index[i] (i32) of x f32 [..][k] */

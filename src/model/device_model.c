@@ -20,8 +20,12 @@ static bool stored_alike(const bal_linear *a, const bal_linear *b)
 
 static bal_device_part part_of(const bal_linear *l)
 {
-    return (bal_device_part){
-        .type = l->type, .n = (size_t)l->n, .w = l->w, .packed = l->packed, .bias = l->bias};
+    return (bal_device_part){.type = l->type,
+                             .n = (size_t)l->n,
+                             .w = l->w,
+                             .packed = l->packed,
+                             .bias = l->bias,
+                             .act = l->act};
 }
 
 /* linears[from .. to) as one weight of the group. */
@@ -31,12 +35,21 @@ static bal_status upload_run(bal_device_model *d, bal_device_group *g, const bal
     bal_device_part parts[3];
     for (int i = from; i < to; i++) parts[i - from] = part_of(&linears[i]);
     BAL_TRY(d->api->weight_create(d->device, &g->part[g->n].w, parts, to - from,
-                                  (size_t)linears[from].k, err));
+                                  (size_t)linears[from].k, g->gated, err));
     g->part[g->n].column = g->width;
     g->part[g->n].act = linears[from].act;
     g->n++;
-    for (int i = from; i < to; i++) g->width += linears[i].n;
+    for (int i = from; i < (g->gated ? from + 1 : to); i++) g->width += linears[i].n;
     return BAL_OK;
+}
+
+/* Mixing needs the products of gate and up in memory, which only the gated weight writes there. */
+static bal_status check_mixing(const bal_device_layer *l, bal_error *err)
+{
+    if (!l->down.hadamard || l->gate_up.gated) return BAL_OK;
+    return bal_fail(err, BAL_E_UNSUP,
+                    "gate and up are stored in different ways, and down reads a Hadamard transform "
+                    "of their product, which is not computed on a device");
 }
 
 static bal_status upload_group(bal_device_model *d, bal_device_group *g, const bal_linear *linears,
@@ -59,8 +72,12 @@ static bal_status upload_linears(bal_device_model *d, bal_device_layer *to,
                                  const bal_decoder_layer *l, bal_error *err)
 {
     const bal_linear qkv[] = {l->q, l->k, l->v}, gate_up[] = {l->gate, l->up};
+    to->o.hadamard = l->o.hadamard;
+    to->down.hadamard = l->down.hadamard;
     BAL_TRY(upload_group(d, &to->qkv, qkv, 3, err));
     BAL_TRY(upload_group(d, &to->o, &l->o, 1, err));
+    to->gate_up.gated = stored_alike(&l->gate, &l->up);
+    BAL_TRY(check_mixing(to, err));
     BAL_TRY(upload_group(d, &to->gate_up, gate_up, 2, err));
     return upload_group(d, &to->down, &l->down, 1, err);
 }
@@ -137,7 +154,7 @@ static bal_status upload_ends(bal_device_model *d, bal_error *err)
 {
     const bal_model *m = d->model;
     const bal_device_part embed = part_of(&m->embed);
-    BAL_TRY(d->api->weight_create(d->device, &d->embed, &embed, 1, (size_t)m->embed.k, err));
+    BAL_TRY(d->api->weight_create(d->device, &d->embed, &embed, 1, (size_t)m->embed.k, false, err));
     const bool tied = m->head.w == m->embed.w && m->head.packed.codes == m->embed.packed.codes;
     if (!tied) return upload_group(d, &d->head, &m->head, 1, err);
     d->head = (bal_device_group){.n = 1, .width = m->head.n};
@@ -219,6 +236,8 @@ void bal_device_model_unlock(bal_device_model *d)
 void bal_device_group_forward(const bal_device_model *d, const bal_device_group *g,
                               bal_stage_args stage, bal_dptr y, size_t ld, bool add)
 {
+    const size_t values = (size_t)stage.m * (size_t)stage.k;
+    if (g->hadamard) d->api->hadamard(d->device, stage.x, values, g->hadamard);
     for (int i = 0; i < g->n; i++) {
         stage.act = g->part[i].act;
         if (i == 0 || !bal_act_equal(stage.act, g->part[i - 1].act))

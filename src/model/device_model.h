@@ -14,6 +14,8 @@
  * each other are one weight. */
 typedef struct bal_device_group {
     int n, width; /* weights; outputs of all */
+    bool gated;   /* gate and up as one weight, whose outputs are silu(gate) * up */
+    int hadamard; /* inputs that are mixed in front of it, 0: none */
     struct {
         bal_device_weight *w;
         int column; /* of its first output */
@@ -52,7 +54,8 @@ void bal_device_model_lock(bal_device_model *d);
 void bal_device_model_unlock(bal_device_model *d);
 
 /* Stages rows as each of the group's weights reads them and multiplies: y f32 [m][ld]. stage.act
- * is filled in here, stage.out is work memory of act_bytes(m, k). Under the lock. */
+ * is filled in here, stage.out is work memory of act_bytes(m, k). Inputs that are mixed are so in
+ * place, and must lie without gaps. Under the lock. */
 void bal_device_group_forward(const bal_device_model *d, const bal_device_group *g,
                               bal_stage_args stage, bal_dptr y, size_t ld, bool add);
 

@@ -248,7 +248,6 @@ static void block(bal_device_forward *f, int layer, const bal_device_cache *cach
     const bal_device_layer *l = &d->layers[layer];
     const bal_text_config *c = &d->model->config.text;
     const size_t hidden = (size_t)c->hidden, q = (size_t)c->heads * (size_t)c->head_dim;
-    const size_t inter = (size_t)c->intermediate;
     bal_stage_args s = {.kind = BAL_STAGE_RMS,
                         .x = f->h,
                         .w = l->attn_norm,
@@ -270,11 +269,12 @@ static void block(bal_device_forward *f, int layer, const bal_device_cache *cach
                          .m = t->m,
                          .k = c->hidden,
                          .eps = c->rms_eps};
-    bal_device_group_forward(d, &l->gate_up, s, f->gate_up, 2 * inter, false);
-    s = (bal_stage_args){.kind = BAL_STAGE_SILU,
+    const size_t width = (size_t)l->gate_up.width;
+    bal_device_group_forward(d, &l->gate_up, s, f->gate_up, width, false);
+    s = (bal_stage_args){.kind = l->gate_up.gated ? BAL_STAGE_PLAIN : BAL_STAGE_SILU,
                          .x = f->gate_up,
                          .out = f->act,
-                         .ld = 2 * inter,
+                         .ld = width,
                          .m = t->m,
                          .k = c->intermediate};
     bal_device_group_forward(d, &l->down, s, f->h, hidden, true);

@@ -18,6 +18,7 @@
 enum { MAX_PARTS = 3, COUNT = 2 };
 
 struct bal_device_weight {
+    bool gated;
     size_t n, k;
     float *w, *bias; /* [n][k], [n] */
 };
@@ -29,6 +30,7 @@ typedef enum op_kind {
     EMBED,
     STAGE,
     LINEAR,
+    HADAMARD,
     ROTATE,
     ATTEND,
     GATHER,
@@ -182,7 +184,8 @@ static void weight_destroy(bal_device *d, bal_device_weight *w)
 }
 
 static bal_status weight_create(bal_device *d, bal_device_weight **out,
-                                const bal_device_part *parts, int n_parts, size_t k, bal_error *err)
+                                const bal_device_part *parts, int n_parts, size_t k, bool gated,
+                                bal_error *err)
 {
     *out = NULL;
     size_t n = 0, at_row = 0;
@@ -193,7 +196,7 @@ static bal_status weight_create(bal_device *d, bal_device_weight **out,
                         d->most - d->used);
     bal_device_weight *w = calloc(1, sizeof *w);
     if (!w) return bal_nomem(err, sizeof *w, "a weight");
-    *w = (bal_device_weight){n, k, malloc(n * k * sizeof(float)), calloc(n, sizeof(float))};
+    *w = (bal_device_weight){gated, n, k, malloc(n * k * sizeof(float)), calloc(n, sizeof(float))};
     d->used += n * k;
     if (!w->w || !w->bias) {
         weight_destroy(d, w);
@@ -261,16 +264,24 @@ static void stage(const bal_stage_args *a)
     }
 }
 
+static double output(const bal_device_weight *w, const float *x, size_t n)
+{
+    double sum = (double)w->bias[n];
+    for (size_t k = 0; k < w->k; k++) sum += (double)x[k] * (double)w->w[n * w->k + k];
+    return sum;
+}
+
 static void linear(const bal_device_linear_args *a)
 {
     const bal_device_weight *w = a->w;
+    const size_t n_out = w->gated ? w->n / 2 : w->n;
     for (int r = 0; r < a->m; r++) {
         const float *x = floats(a->x) + (size_t)r * w->k;
         float *y = floats(a->y) + (size_t)r * a->ld;
-        for (size_t n = 0; n < w->n; n++) {
-            double sum = (double)w->bias[n];
-            for (size_t k = 0; k < w->k; k++) sum += (double)x[k] * (double)w->w[n * w->k + k];
-            y[n] = (float)(sum + (a->add ? (double)y[n] : 0.0));
+        for (size_t n = 0; n < n_out; n++) {
+            double v = output(w, x, n);
+            if (w->gated) v = v / (1.0 + exp(-v)) * output(w, x, n + n_out);
+            y[n] = (float)(v + (a->add ? (double)y[n] : 0.0));
         }
     }
 }
@@ -382,6 +393,18 @@ static int32_t best_of(const float *x, size_t n)
     return (int32_t)best;
 }
 
+static void hadamard(float *x, size_t n, size_t block)
+{
+    for (size_t half = 1; half < block; half *= 2)
+        for (size_t i = 0; i < n; i++) {
+            if (i & half) continue;
+            const float a = x[i], b = x[i + half];
+            x[i] = a + b;
+            x[i + half] = a - b;
+        }
+    for (size_t i = 0; i < n; i++) x[i] *= 1.0f / sqrtf((float)block);
+}
+
 static void run(const op *o)
 {
     const size_t row = o->k * sizeof(float);
@@ -391,6 +414,7 @@ static void run(const op *o)
     case COPY: memmove(at(o->to), at(o->from), o->n); break;
     case STAGE: stage(&o->u.stage); break;
     case LINEAR: linear(&o->u.linear); break;
+    case HADAMARD: hadamard(floats(o->to), o->n, o->k); break;
     case ROTATE: rotate(&o->u.rotate); break;
     case ATTEND: attend(&o->u.attend); break;
     case EMBED:
@@ -469,6 +493,11 @@ static void push_stage(bal_device *d, const bal_stage_args *a)
 static void push_linear(bal_device *d, const bal_device_linear_args *a)
 {
     push(d, (op){.kind = LINEAR, .u.linear = *a});
+}
+
+static void push_hadamard(bal_device *d, bal_dptr x, size_t n, int block)
+{
+    push(d, (op){.kind = HADAMARD, .to = x, .n = n, .k = (size_t)block});
 }
 
 static void push_rotate(bal_device *d, const bal_rotate_args *a)
@@ -551,6 +580,7 @@ static bal_device_api table = {
     .embed = embed,
     .stage = push_stage,
     .linear = push_linear,
+    .hadamard = push_hadamard,
     .rotate = push_rotate,
     .attend = push_attend,
     .gather = gather,

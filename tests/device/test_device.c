@@ -174,6 +174,11 @@ static void packed(void **state)
         .size = sizeof opts, .recipe = "rtn", .set = set, .n_set = 2, .force = true};
     ASSERT_OK(bal_quantize(source_path(TINY), scratch("q.safetensors"), &opts, &err));
     compare(scratch("q.safetensors"), BAL_KV_F32, 1e-2);
+    const char *mixed[] = {"bits=4", "group=32", "hadamard=all"};
+    const bal_quant_opts more = {
+        .size = sizeof more, .recipe = "rtn", .set = mixed, .n_set = 3, .force = true};
+    ASSERT_OK(bal_quantize(source_path(TINY), scratch("q.safetensors"), &more, &err));
+    compare(scratch("q.safetensors"), BAL_KV_F32, 1e-2);
 }
 
 /* ---- Many requests --------------------------------------------------------------------------- */

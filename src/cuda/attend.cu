@@ -1,0 +1,465 @@
+/* SPDX-License-Identifier: MIT
+ * Attention over cache pages, twice. Decode: sums in f32, keys split over blocks by pages, the query
+ * heads of a kv head together, and a merge by (O, m, l) in the order of the pages (flash-decoding).
+ * How many pages a block takes depends on the row's own length alone, so a row's bits do not depend
+ * on the rows beside it. Prefill: tiles of 64 pairs of row and head on tensor cores in f16, sums in
+ * f32 (FlashAttention-2's order: Dao 2023).
+ *
+ * A "pair" is a row and one of the G query heads that share a kv head: pair p of a tile is row
+ * first + p / G, head kv G + p % G. */
+#include "cuda/cache.cuh"
+#include "cuda/ops.h"
+
+enum { PAGE = BAL_DEVICE_PAGE, THREADS = 128, PAIRS = 16, PAD = 4 };
+
+BAL_DEVICE float quad_max(float v)
+{
+    v = fmaxf(v, __shfl_xor_sync(BAL_WARP, v, 1));
+    return fmaxf(v, __shfl_xor_sync(BAL_WARP, v, 2));
+}
+
+BAL_DEVICE float quad_sum(float v)
+{
+    v += __shfl_xor_sync(BAL_WARP, v, 1);
+    return v + __shfl_xor_sync(BAL_WARP, v, 2);
+}
+
+BAL_DEVICE float warp_max(float v)
+{
+    for (int bits = 16; bits > 0; bits /= 2) v = fmaxf(v, __shfl_xor_sync(BAL_WARP, v, bits));
+    return v;
+}
+
+BAL_DEVICE float warp_sum(float v)
+{
+    for (int bits = 16; bits > 0; bits /= 2) v += __shfl_xor_sync(BAL_WARP, v, bits);
+    return v;
+}
+
+/* Pages that one block of a row of n positions takes. */
+BAL_DEVICE int pages_of_split(int n)
+{
+    const int pages = (n + PAGE - 1) / PAGE;
+    return (pages + BAL_SPLITS - 1) / BAL_SPLITS;
+}
+
+/* ---- Decode ---------------------------------------------------------------------------------- */
+
+/* Shared memory of a block, in floats: queries and output [PAIRS][dim], scores [PAGE][PAIRS], a
+ * tile of keys and then of values [PAGE][dim + PAD], and m, l, rescale [PAIRS]. */
+struct decode_room {
+    float *q, *o, *s, *tile, *m, *l, *keep;
+    int pitch;
+};
+
+BAL_DEVICE decode_room room_of(int dim)
+{
+    decode_room r;
+    r.pitch = dim + PAD;
+    r.q = (float *)bal_shared();
+    r.o = r.q + PAIRS * dim;
+    r.s = r.o + PAIRS * dim;
+    r.tile = r.s + PAGE * PAIRS;
+    r.m = r.tile + PAGE * r.pitch;
+    r.l = r.m + PAIRS;
+    r.keep = r.l + PAIRS;
+    return r;
+}
+
+static size_t decode_bytes(int dim)
+{
+    return sizeof(float) * (size_t)(2 * PAIRS * dim + PAGE * PAIRS + PAGE * (dim + PAD) + 3 * PAIRS);
+}
+
+/* What a block does: which tile and split, its pairs and keys. */
+struct decode_job {
+    int first, pairs, group, kv, from; /* pair i of the block is pair from + i of the tile */
+    int begin, end;                    /* pages */
+    int split;
+};
+
+BAL_DEVICE int row_of(const decode_job &j, int i)
+{
+    return j.first + (j.from + i) / j.group;
+}
+
+BAL_DEVICE int head_of(const decode_job &j, int i)
+{
+    return j.kv * j.group + (j.from + i) % j.group;
+}
+
+BAL_DEVICE void load_queries(const bal_attend_args &a, const decode_job &j, const decode_room &r)
+{
+    const int dim = a.cache.dim;
+    const float scale = 1.4426950408889634f / sqrtf((float)dim); /* log2(e): exp2 follows */
+    for (int i = (int)threadIdx.x; i < PAIRS * dim; i += THREADS) {
+        const int p = i / dim, d = i % dim;
+        const float *q = (const float *)a.q + (size_t)row_of(j, p < j.pairs ? p : 0) * a.ld;
+        r.q[i] = p < j.pairs ? q[head_of(j, p) * dim + d] * scale : 0.0f;
+        r.o[i] = 0.0f;
+    }
+    if (threadIdx.x < PAIRS) {
+        r.m[threadIdx.x] = -INFINITY;
+        r.l[threadIdx.x] = 0.0f;
+    }
+}
+
+/* Rows of the page that hold something; the others become 0. */
+BAL_DEVICE void load_tile(const bal_attend_args &a, const decode_job &j, const decode_room &r,
+                          int page, int part, int rows)
+{
+    const int dim = a.cache.dim;
+    const unsigned char *tile =
+        bal_tile(a.cache, a.rows, j.first, page, a.layer, part, j.kv);
+    if (dim % 8 == 0) {
+        for (int i = (int)threadIdx.x; i < PAGE * dim / 8; i += THREADS) {
+            const int row = i / (dim / 8), d = i % (dim / 8) * 8;
+            bal_eight e = {make_float4(0, 0, 0, 0), make_float4(0, 0, 0, 0)};
+            if (row < rows) e = bal_tile_eight(a.cache, tile, row, d);
+            float4 *to = (float4 *)(r.tile + row * r.pitch + d);
+            to[0] = e.lo;
+            to[1] = e.hi;
+        }
+        return;
+    }
+    for (int i = (int)threadIdx.x; i < PAGE * dim; i += THREADS) {
+        const int row = i / dim, d = i % dim;
+        r.tile[row * r.pitch + d] = row < rows ? bal_tile_value(a.cache, tile, row, d) : 0.0f;
+    }
+}
+
+/* Thread t has key t % 64 and every second pair. */
+BAL_DEVICE void scores(const decode_job &j, const decode_room &r, const int32_t *at, int page,
+                       int dim)
+{
+    const int key = (int)threadIdx.x % PAGE, odd = (int)threadIdx.x / PAGE;
+    const float *k = r.tile + key * r.pitch;
+    float sum[PAIRS / 2];
+    for (int i = 0; i < PAIRS / 2; i++) sum[i] = 0.0f;
+    for (int d = 0; d < dim; d++) {
+        const float x = k[d];
+        for (int i = 0; i < PAIRS / 2; i++) sum[i] = fmaf(r.q[(2 * i + odd) * dim + d], x, sum[i]);
+    }
+    for (int i = 0; i < PAIRS / 2; i++) {
+        const int p = 2 * i + odd;
+        const bool seen = p < j.pairs && page * PAGE + key <= at[row_of(j, p < j.pairs ? p : 0)];
+        r.s[key * PAIRS + p] = seen ? sum[i] : -INFINITY;
+    }
+}
+
+/* Scores become weights; m, l and what the output so far is multiplied by follow. */
+BAL_DEVICE void softmax(const decode_room &r)
+{
+    const int lane = (int)threadIdx.x % 32;
+    for (int p = (int)threadIdx.x / 32; p < PAIRS; p += THREADS / 32) {
+        float *s = r.s + p;
+        const float a = s[lane * PAIRS], b = s[(lane + 32) * PAIRS], old = r.m[p];
+        const float top = fmaxf(old, warp_max(fmaxf(a, b)));
+        const float base = top == -INFINITY ? 0.0f : top;
+        const float pa = exp2f(a - base), pb = exp2f(b - base), sum = warp_sum(pa + pb);
+        const float keep = exp2f(old - base);
+        s[lane * PAIRS] = pa;
+        s[(lane + 32) * PAIRS] = pb;
+        __syncwarp();
+        if (lane == 0) {
+            r.m[p] = top;
+            r.l[p] = r.l[p] * keep + sum;
+            r.keep[p] = keep;
+        }
+    }
+}
+
+/* Thread t has the columns t, t + 128, ... of all pairs. */
+BAL_DEVICE void add_values(const decode_room &r, int dim)
+{
+    for (int d = (int)threadIdx.x; d < dim; d += THREADS) {
+        float sum[PAIRS];
+        for (int p = 0; p < PAIRS; p++) sum[p] = 0.0f;
+        for (int key = 0; key < PAGE; key++) {
+            const float v = r.tile[key * r.pitch + d];
+            const float4 *w = (const float4 *)(r.s + key * PAIRS);
+            for (int i = 0; i < PAIRS / 4; i++) {
+                const float4 x = w[i];
+                sum[4 * i] = fmaf(x.x, v, sum[4 * i]);
+                sum[4 * i + 1] = fmaf(x.y, v, sum[4 * i + 1]);
+                sum[4 * i + 2] = fmaf(x.z, v, sum[4 * i + 2]);
+                sum[4 * i + 3] = fmaf(x.w, v, sum[4 * i + 3]);
+            }
+        }
+        for (int p = 0; p < PAIRS; p++) r.o[p * dim + d] = r.o[p * dim + d] * r.keep[p] + sum[p];
+    }
+}
+
+/* States [row][head][split] of (O, m, l): dim + 2 floats, or the finished rows when nothing was
+ * split. */
+BAL_DEVICE void store_states(const bal_attend_args &a, const decode_job &j, const decode_room &r)
+{
+    const int dim = a.cache.dim;
+    for (int i = (int)threadIdx.x; i < j.pairs * dim; i += THREADS) {
+        const int p = i / dim, d = i % dim;
+        const size_t pair = (size_t)row_of(j, p) * a.heads + head_of(j, p);
+        if (!a.work) {
+            ((float *)a.out)[pair * dim + d] = r.o[p * dim + d] / r.l[p];
+            continue;
+        }
+        float *state = (float *)a.work + (pair * BAL_SPLITS + j.split) * (dim + 2);
+        state[d] = r.o[p * dim + d];
+        if (d == 0) {
+            state[dim] = r.m[p];
+            state[dim + 1] = r.l[p];
+        }
+    }
+}
+
+/* Grid: pair chunks of the tiles, kv heads, splits. a.work 0: one block sees all keys. */
+__global__ void __launch_bounds__(THREADS) bal_k_attend_decode(const bal_attend_args a)
+{
+    const int32_t *tile = (const int32_t *)a.tiles, *at = (const int32_t *)a.rows.at;
+    const int group = a.heads / a.cache.heads, chunks = (a.tile_rows * group + PAIRS - 1) / PAIRS;
+    const int t = (int)blockIdx.x / chunks, last = at[tile[2 * t] + tile[2 * t + 1] - 1];
+    const int per_split = a.work ? pages_of_split(last + 1) : (last + PAGE) / PAGE;
+    const decode_room r = room_of(a.cache.dim);
+    decode_job j;
+    j.first = tile[2 * t];
+    j.group = group;
+    j.kv = (int)blockIdx.y;
+    j.from = ((int)blockIdx.x % chunks) * PAIRS;
+    j.pairs = min(tile[2 * t + 1] * group - j.from, (int)PAIRS);
+    j.split = (int)blockIdx.z;
+    j.begin = j.split * per_split;
+    j.end = min(j.begin + per_split, (last + PAGE) / PAGE);
+    if (last < 0 || j.pairs < 1 || j.begin >= j.end) return;
+    load_queries(a, j, r);
+    for (int page = j.begin; page < j.end; page++) {
+        const int rows = min((int)PAGE, last + 1 - page * PAGE);
+        __syncthreads();
+        load_tile(a, j, r, page, BAL_CACHE_KEYS, rows);
+        __syncthreads();
+        scores(j, r, at, page, a.cache.dim);
+        __syncthreads();
+        softmax(r);
+        load_tile(a, j, r, page, BAL_CACHE_VALUES, rows);
+        __syncthreads();
+        add_values(r, a.cache.dim);
+    }
+    __syncthreads();
+    store_states(a, j, r);
+}
+
+/* Grid: heads, rows. */
+__global__ void __launch_bounds__(THREADS) bal_k_attend_merge(const bal_attend_args a)
+{
+    const int dim = a.cache.dim, row = (int)blockIdx.y, at = ((const int32_t *)a.rows.at)[row];
+    const size_t pair = (size_t)row * a.heads + blockIdx.x;
+    const float *states = (const float *)a.work + pair * BAL_SPLITS * (size_t)(dim + 2);
+    const int pages = (at + PAGE) / PAGE, per_split = pages_of_split(at + 1);
+    if (at < 0) return;
+    const int splits = (pages + per_split - 1) / per_split;
+    float top = -INFINITY;
+    for (int i = 0; i < splits; i++) top = fmaxf(top, states[i * (dim + 2) + dim]);
+    for (int d = (int)threadIdx.x; d < dim; d += THREADS) {
+        float o = 0.0f, l = 0.0f;
+        for (int i = 0; i < splits; i++) {
+            const float *s = states + i * (dim + 2), w = exp2f(s[dim] - top);
+            o = fmaf(s[d], w, o);
+            l = fmaf(s[dim + 1], w, l);
+        }
+        ((float *)a.out)[pair * dim + d] = o / l;
+    }
+}
+
+/* ---- Prefill --------------------------------------------------------------------------------- */
+
+enum { TILE_PAIRS = 64, KEY_TILES = PAGE / 8 };
+
+/* Halves from row to row of a tile in shared memory: an odd number of 16 bytes, so that the eight
+ * rows of a fragment lie in different banks. */
+template <int STEPS> BAL_DEVICE constexpr int pitch_of()
+{
+    return 16 * STEPS + 8;
+}
+
+/* A page's tile as f16, columns beyond dim and rows beyond `rows` 0. */
+template <int STEPS>
+BAL_DEVICE void load_half_tile(const bal_attend_args &a, uint16_t *to, int row0, int page, int part,
+                               int kv, int rows)
+{
+    const int dim = a.cache.dim, wide = 16 * STEPS;
+    const unsigned char *tile = bal_tile(a.cache, a.rows, row0, page, a.layer, part, kv);
+    if (a.cache.element == 2 && dim % 8 == 0) {
+        for (int i = (int)threadIdx.x; i < PAGE * wide / 8; i += THREADS) {
+            const int row = i / (wide / 8), d = i % (wide / 8) * 8;
+            uint4 v = make_uint4(0, 0, 0, 0);
+            if (row < rows && d < dim) v = *(const uint4 *)((const uint16_t *)tile + row * dim + d);
+            *(uint4 *)(to + row * pitch_of<STEPS>() + d) = v;
+        }
+        return;
+    }
+    for (int i = (int)threadIdx.x; i < PAGE * wide; i += THREADS) {
+        const int row = i / wide, d = i % wide;
+        float v = 0.0f;
+        if (row < rows && d < dim) v = bal_tile_value(a.cache, tile, row, d);
+        const uint16_t h = bal_f16(fminf(fmaxf(v, -65504.0f), 65504.0f));
+        to[row * pitch_of<STEPS>() + d] = h;
+    }
+}
+
+/* Two neighbouring columns of a pair's query, scaled. */
+BAL_DEVICE uint32_t query_pair(const float *q, int d, int dim, float scale)
+{
+    const float lo = q && d < dim ? q[d] * scale : 0.0f;
+    const float hi = q && d + 1 < dim ? q[d + 1] * scale : 0.0f;
+    return bal_f16_pair(lo, hi);
+}
+
+/* One warp: 16 pairs. Row g and g + 8 of fragments are pairs g and g + 8 of it. */
+template <int STEPS> struct prefill_state {
+    uint32_t q[STEPS][4];
+    float o[2 * STEPS][4], m[2], l[2];
+    int at[2]; /* last key each of the two pairs sees; -1: no pair */
+};
+
+template <int STEPS>
+BAL_DEVICE void add_page(prefill_state<STEPS> &st, const uint16_t *keys, const uint16_t *values,
+                         int page)
+{
+    const int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int pitch = pitch_of<STEPS>();
+    float s[KEY_TILES][4];
+    for (int n = 0; n < KEY_TILES; n++) {
+        for (int i = 0; i < 4; i++) s[n][i] = 0.0f;
+        for (int k = 0; k < STEPS; k++) {
+            const uint16_t *row = keys + (8 * n + g) * pitch + 16 * k + 2 * t;
+            const uint32_t b[2] = {*(const uint32_t *)row, *(const uint32_t *)(row + 8)};
+            bal_mma_f16(s[n], st.q[k], b, s[n]);
+        }
+        for (int i = 0; i < 4; i++)
+            if (page * PAGE + 8 * n + 2 * t + i % 2 > st.at[i / 2]) s[n][i] = -INFINITY;
+    }
+    for (int half = 0; half < 2; half++) {
+        float top = st.m[half], sum = 0.0f;
+        for (int n = 0; n < KEY_TILES; n++) top = fmaxf(top, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
+        top = quad_max(top);
+        const float base = top == -INFINITY ? 0.0f : top, keep = exp2f(st.m[half] - base);
+        for (int n = 0; n < KEY_TILES; n++)
+            for (int i = 2 * half; i < 2 * half + 2; i++) {
+                s[n][i] = exp2f(s[n][i] - base);
+                sum += s[n][i];
+            }
+        st.m[half] = top;
+        st.l[half] = st.l[half] * keep + quad_sum(sum);
+        for (int n = 0; n < 2 * STEPS; n++)
+            for (int i = 2 * half; i < 2 * half + 2; i++) st.o[n][i] *= keep;
+    }
+    for (int k = 0; k < PAGE / 16; k++) {
+        const uint32_t p[4] = {bal_f16_pair(s[2 * k][0], s[2 * k][1]),
+                               bal_f16_pair(s[2 * k][2], s[2 * k][3]),
+                               bal_f16_pair(s[2 * k + 1][0], s[2 * k + 1][1]),
+                               bal_f16_pair(s[2 * k + 1][2], s[2 * k + 1][3])};
+        for (int n = 0; n < STEPS; n++) {
+            uint32_t v[4]; /* keys 0..7 and 8..15 of columns 16n .. 16n + 7, then of the next 8 */
+            const int row = 16 * k + lane % 16, column = 16 * n + lane / 16 * 8;
+            bal_ldmatrix_x4_trans(v, values + row * pitch + column);
+            bal_mma_f16(st.o[2 * n], p, v, st.o[2 * n]);
+            bal_mma_f16(st.o[2 * n + 1], p, v + 2, st.o[2 * n + 1]);
+        }
+    }
+}
+
+/* Grid: tiles by chunks of 64 pairs, kv heads. */
+template <int STEPS>
+__global__ void __launch_bounds__(THREADS) bal_k_attend_prefill(const bal_attend_args a)
+{
+    const int32_t *tile = (const int32_t *)a.tiles, *at = (const int32_t *)a.rows.at;
+    const int group = a.heads / a.cache.heads, dim = a.cache.dim, kv = (int)blockIdx.y;
+    const int chunks = (a.tile_rows * group + TILE_PAIRS - 1) / TILE_PAIRS;
+    const int i = (int)blockIdx.x / chunks, first = tile[2 * i], n = tile[2 * i + 1];
+    const int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int pair0 = (int)blockIdx.x % chunks * TILE_PAIRS + (int)threadIdx.x / 32 * 16;
+    const int last = at[first + n - 1];
+    const float scale = 1.4426950408889634f / sqrtf((float)dim);
+    uint16_t *keys = (uint16_t *)bal_shared(), *values = keys + PAGE * pitch_of<STEPS>();
+    prefill_state<STEPS> st;
+    const float *q[2];
+    size_t out[2];
+    for (int h = 0; h < 2; h++) {
+        const int p = pair0 + g + 8 * h, row = first + p / group;
+        const bool real = p < n * group;
+        st.at[h] = real ? at[row] : -1;
+        st.m[h] = -INFINITY;
+        st.l[h] = 0.0f;
+        out[h] = ((size_t)(real ? row : first) * a.heads + kv * group + p % group) * (size_t)dim;
+        q[h] = real ? (const float *)a.q + (size_t)row * a.ld + (kv * group + p % group) * dim
+                    : (const float *)0;
+    }
+    for (int k = 0; k < STEPS; k++)
+        for (int r = 0; r < 4; r++)
+            st.q[k][r] = query_pair(q[r % 2], 16 * k + 2 * t + r / 2 * 8, dim, scale);
+    for (int c = 0; c < 2 * STEPS; c++)
+        for (int r = 0; r < 4; r++) st.o[c][r] = 0.0f;
+    for (int page = 0; page <= last / PAGE && last >= 0; page++) {
+        const int rows = min((int)PAGE, last + 1 - page * PAGE);
+        __syncthreads();
+        load_half_tile<STEPS>(a, keys, first, page, BAL_CACHE_KEYS, kv, rows);
+        load_half_tile<STEPS>(a, values, first, page, BAL_CACHE_VALUES, kv, rows);
+        __syncthreads();
+        add_page<STEPS>(st, keys, values, page);
+    }
+    for (int c = 0; c < 2 * STEPS; c++)
+        for (int r = 0; r < 4; r++) {
+            const int d = 8 * c + 2 * t + r % 2;
+            if (st.at[r / 2] >= 0 && d < dim)
+                ((float *)a.out)[out[r / 2] + d] = st.o[c][r] / st.l[r / 2];
+        }
+}
+
+template <int STEPS> static cudaError_t prefill(const bal_attend_args *a, cudaStream_t stream)
+{
+    const int group = a->heads / a->cache.heads;
+    bal_launch_shape shape = {};
+    shape.grid = dim3((unsigned)(a->n_tiles * ((a->tile_rows * group + TILE_PAIRS - 1) / TILE_PAIRS)),
+                      (unsigned)a->cache.heads);
+    shape.threads = THREADS;
+    shape.shared = 2 * PAGE * (16 * STEPS + 8) * sizeof(uint16_t);
+    shape.stream = stream;
+    return bal_launch(bal_k_attend_prefill<STEPS>, shape, *a);
+}
+
+/* ---- Choice ---------------------------------------------------------------------------------- */
+
+size_t bal_cuda_attend_bytes(int m, int heads, int dim)
+{
+    const size_t rows = (size_t)(m < BAL_SPLIT_ROWS ? m : BAL_SPLIT_ROWS);
+    return rows * (size_t)heads * BAL_SPLITS * (size_t)(dim + 2) * sizeof(float);
+}
+
+static cudaError_t decode(const bal_attend_args *a, bool split, cudaStream_t stream)
+{
+    const int group = a->heads / a->cache.heads, pages = (a->keys + PAGE - 1) / PAGE;
+    const int splits = !split ? 1 : pages < BAL_SPLITS ? pages : BAL_SPLITS;
+    bal_attend_args args = *a;
+    bal_launch_shape shape = {};
+    if (!split) args.work = 0;
+    shape.grid = dim3((unsigned)(a->n_tiles * ((a->tile_rows * group + PAIRS - 1) / PAIRS)),
+                      (unsigned)a->cache.heads, (unsigned)splits);
+    shape.threads = THREADS;
+    shape.shared = decode_bytes(a->cache.dim);
+    shape.stream = stream;
+    const cudaError_t e = bal_launch(bal_k_attend_decode, shape, args);
+    if (e != cudaSuccess || !split) return e;
+    shape.grid = dim3((unsigned)a->heads, (unsigned)a->m);
+    shape.shared = 0;
+    return bal_launch(bal_k_attend_merge, shape, args);
+}
+
+cudaError_t bal_cuda_attend(const bal_attend_args *a, cudaStream_t stream)
+{
+    const int dim = a->cache.dim;
+    if (a->tile_rows == 1 || dim > BAL_MMA_DIM)
+        return decode(a, a->tile_rows == 1 && a->m <= BAL_SPLIT_ROWS, stream);
+    if (dim <= 16) return prefill<1>(a, stream);
+    if (dim <= 32) return prefill<2>(a, stream);
+    if (dim <= 64) return prefill<4>(a, stream);
+    if (dim <= 96) return prefill<6>(a, stream);
+    return prefill<8>(a, stream);
+}

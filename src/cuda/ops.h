@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: MIT
+ * The ops of device/device.h but linears and staging, each queued on a stream by a function that
+ * chooses its launch. Addresses are the device's. They return what the launch returned. */
+#ifndef BAL_CUDA_OPS_H
+#define BAL_CUDA_OPS_H
+
+#include "cuda/port.cuh"
+#include "device/device.h"
+
+/* Decode steps of at most so many rows are split over keys, each page range a block of its own. */
+enum { BAL_SPLIT_ROWS = 64, BAL_SPLITS = 64 };
+/* Widest head that tensor cores attend with; wider ones take the other kernel. */
+enum { BAL_MMA_DIM = 128 };
+
+size_t bal_cuda_attend_bytes(int m, int heads, int dim);
+cudaError_t bal_cuda_attend(const bal_attend_args *a, cudaStream_t stream);
+cudaError_t bal_cuda_rotate(const bal_rotate_args *a, cudaStream_t stream);
+cudaError_t bal_cuda_hadamard(bal_dptr x, size_t n, int block, cudaStream_t stream);
+cudaError_t bal_cuda_gather(bal_dptr x, size_t k, bal_dptr index, int n, bal_dptr out,
+                            cudaStream_t stream);
+cudaError_t bal_cuda_argmax(bal_dptr x, int m, int n, bal_dptr out, cudaStream_t stream);
+
+#endif

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: MIT
+ * What is done to rows without weights: mixing runs of them, picking some, the largest of each. */
+#include "cuda/ops.h"
+
+enum { THREADS = 256 };
+
+/* ---- Gather ---------------------------------------------------------------------------------- */
+
+struct bal_k_gather_args {
+    const float *x;
+    const int32_t *index;
+    float *out;
+    size_t k;
+};
+
+__global__ void __launch_bounds__(THREADS) bal_k_gather(const bal_k_gather_args a)
+{
+    const float *from = a.x + (size_t)a.index[blockIdx.x] * a.k;
+    float *to = a.out + (size_t)blockIdx.x * a.k;
+    for (size_t i = threadIdx.x; i < a.k; i += THREADS) to[i] = from[i];
+}
+
+cudaError_t bal_cuda_gather(bal_dptr x, size_t k, bal_dptr index, int n, bal_dptr out,
+                            cudaStream_t stream)
+{
+    const bal_k_gather_args args = {(const float *)x, (const int32_t *)index, (float *)out, k};
+    bal_launch_shape shape = {};
+    shape.grid = dim3((unsigned)n);
+    shape.threads = THREADS;
+    shape.stream = stream;
+    return bal_launch(bal_k_gather, shape, args);
+}
+
+/* ---- Hadamard's transform -------------------------------------------------------------------- */
+
+struct bal_k_hadamard_args {
+    float *x;
+    size_t n;
+    int block;
+    float scale;
+};
+
+/* One warp per 128 values, whole runs; lane l has 4 l .. 4 l + 3. Both sides of a sum compute it in
+ * the same order, so that it is the definition's bit for bit. */
+__global__ void __launch_bounds__(THREADS) bal_k_hadamard(const bal_k_hadamard_args a)
+{
+    const int lane = (int)threadIdx.x % 32;
+    const size_t warp = (size_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
+    const size_t at = warp * 128 + 4 * (size_t)lane;
+    float4 v = make_float4(0, 0, 0, 0);
+    if (at < a.n) v = *(const float4 *)(a.x + at);
+    v = make_float4(v.x + v.y, v.x - v.y, v.z + v.w, v.z - v.w);
+    v = make_float4(v.x + v.z, v.y + v.w, v.x - v.z, v.y - v.w);
+    for (int bit = 1; 4 * bit < a.block; bit *= 2) {
+        const float x = __shfl_xor_sync(BAL_WARP, v.x, bit);
+        const float y = __shfl_xor_sync(BAL_WARP, v.y, bit);
+        const float z = __shfl_xor_sync(BAL_WARP, v.z, bit);
+        const float w = __shfl_xor_sync(BAL_WARP, v.w, bit);
+        const bool upper = (lane & bit) != 0;
+        v = upper ? make_float4(x - v.x, y - v.y, z - v.z, w - v.w)
+                  : make_float4(v.x + x, v.y + y, v.z + z, v.w + w);
+    }
+    const float s = a.scale;
+    if (at < a.n) *(float4 *)(a.x + at) = make_float4(v.x * s, v.y * s, v.z * s, v.w * s);
+}
+
+cudaError_t bal_cuda_hadamard(bal_dptr x, size_t n, int block, cudaStream_t stream)
+{
+    const bal_k_hadamard_args args = {(float *)x, n, block, 1.0f / sqrtf((float)block)};
+    bal_launch_shape shape = {};
+    shape.grid = dim3((unsigned)((n + 4 * THREADS - 1) / (4 * THREADS)));
+    shape.threads = THREADS;
+    shape.stream = stream;
+    return bal_launch(bal_k_hadamard, shape, args);
+}
+
+/* ---- The largest of a row -------------------------------------------------------------------- */
+
+struct bal_k_argmax_args {
+    const float *x;
+    int32_t *out;
+    int n;
+};
+
+/* Of two candidates the larger, of equals the lower index. An index below 0 is a value that is not
+ * finite, which beats everything. */
+struct candidate {
+    float value;
+    int32_t index;
+};
+
+BAL_DEVICE candidate better(candidate a, candidate b)
+{
+    if (a.index < 0 || b.index < 0) return a.index < 0 ? a : b;
+    if (a.value != b.value) return a.value > b.value ? a : b;
+    return a.index < b.index ? a : b;
+}
+
+BAL_DEVICE candidate warp_best(candidate c)
+{
+    for (int bits = 16; bits > 0; bits /= 2) {
+        candidate other;
+        other.value = __shfl_xor_sync(BAL_WARP, c.value, bits);
+        other.index = __shfl_xor_sync(BAL_WARP, c.index, bits);
+        c = better(c, other);
+    }
+    return c;
+}
+
+__global__ void __launch_bounds__(THREADS) bal_k_argmax(const bal_k_argmax_args a)
+{
+    const float *x = a.x + (size_t)blockIdx.x * (size_t)a.n;
+    const int t = (int)threadIdx.x;
+    candidate *warps = (candidate *)bal_shared();
+    candidate best = {-INFINITY, INT32_MAX};
+    for (int i = t; i < a.n; i += THREADS) {
+        const float v = x[i];
+        const bool finite = fabsf(v) <= 3.402823466e38f; /* false for NaN */
+        best = better(best, candidate{v, finite ? i : -1});
+    }
+    best = warp_best(best);
+    if (t % 32 == 0) warps[t / 32] = best;
+    __syncthreads();
+    if (t / 32 > 0) return;
+    best = warp_best(warps[t % (THREADS / 32)]);
+    if (t == 0) a.out[blockIdx.x] = best.index;
+}
+
+cudaError_t bal_cuda_argmax(bal_dptr x, int m, int n, bal_dptr out, cudaStream_t stream)
+{
+    const bal_k_argmax_args args = {(const float *)x, (int32_t *)out, n};
+    bal_launch_shape shape = {};
+    shape.grid = dim3((unsigned)m);
+    shape.threads = THREADS;
+    shape.shared = THREADS / 32 * sizeof(candidate);
+    shape.stream = stream;
+    return bal_launch(bal_k_argmax, shape, args);
+}

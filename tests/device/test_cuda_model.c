@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: MIT
+ * Whole models through the CUDA backend, its kernels run by the shim on the host: logits beside the
+ * CPU's within a declared bound, and the same likeliest tokens. The bound: activations and queries
+ * are f16, which is 2^-11 of a value, where the CPU has f32 or 2^-16; the embedded model's logits
+ * move by less than 1e-2 of their deviation, and tiny random checkpoints, which amplify any
+ * rounding, by less than 5e-2; by less than 2e-1 where activations or the cache are bytes, since a
+ * value on an edge between two of them then moves by a whole step. */
+#include "device_case.h"
+#include "unit/scratch.h"
+
+#include "ballast_quant.h"
+
+enum { N = 80, SINGLE = 6 };
+
+static int use_shim(void **state)
+{
+    char path[1024];
+    snprintf(path, sizeof path, "%s/tests/ballast_cuda_shim.so", getenv("BALLAST_BINARY_DIR"));
+    setenv("BALLAST_CUDA_LIB", path, 0);
+    return scratch_setup(state);
+}
+
+static void compare(const char *path, bal_kv_type kv, int n, double limit)
+{
+    bal_error err = {0};
+    bal_engine e;
+    ASSERT_OK(bal_engine_open(&e, path, 2, NULL, &err));
+    device_rows cpu = device_run(&e, kv, n, SINGLE);
+    ASSERT_OK(bal_engine_use_device(&e, "cuda:0", &err));
+    device_rows device = device_run(&e, kv, n, SINGLE);
+    const double d = device_distance(&cpu, &device);
+    const int agree = device_agree(&cpu, &device);
+    printf("%s, cache %s: %.2g of the deviation, %d of %d likeliest tokens\n", path,
+           bal_kv_type_name(kv), d, agree, n);
+    assert_true(d > 0 && d < limit);
+    assert_true(agree >= n - n / 20);
+    free(cpu.data);
+    free(device.data);
+    bal_engine_close(&e);
+}
+
+static const char TINY[] = "tests/golden/tiled/model";
+
+static void families(void **state)
+{
+    (void)state;
+    const char *const models[] = {TINY, "tests/golden/qwen2_vl/small/model",
+                                  "tests/golden/families/qwen3/model",
+                                  "tests/golden/families/llama_bias/model"};
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++)
+        compare(source_path(models[i]), BAL_KV_F16, N, 5e-2);
+}
+
+static void caches(void **state)
+{
+    (void)state;
+    compare(source_path(TINY), BAL_KV_F32, N, 5e-2);
+    compare(source_path(TINY), BAL_KV_I8, N, 2e-1);
+}
+
+static void packed(void **state)
+{
+    (void)state;
+    const int bits[] = {2, 3, 4, 6, 8};
+    for (int i = 0; i < 5; i++) {
+        bal_error err = {0};
+        char set_bits[16];
+        snprintf(set_bits, sizeof set_bits, "bits=%d", bits[i]);
+        const char *set[] = {set_bits, i % 2 ? "group=128" : "group=32",
+                             i == 2 ? "hadamard=all" : "hadamard=none",
+                             i > 2 ? "act=a8" : "act=a16"};
+        const bal_quant_opts opts = {
+            .size = sizeof opts, .recipe = "rtn", .set = set, .n_set = 4, .force = true};
+        ASSERT_OK(bal_quantize(source_path(TINY), scratch("q.safetensors"), &opts, &err));
+        compare(scratch("q.safetensors"), BAL_KV_F16, 40, i > 2 ? 2e-1 : 5e-2);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(families),
+        cmocka_unit_test(caches),
+        cmocka_unit_test(packed),
+    };
+    return cmocka_run_group_tests(tests, use_shim, scratch_teardown);
+}
