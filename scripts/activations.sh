@@ -34,6 +34,8 @@ w4a8-awq|awq|bits=4 group=row grid=sym act=a8|the search without balance
 w4a8|w4a8||MBQ: balanced search, activations simulated
 w4a8-distort|w4a8|distort=on|searched on the inputs of the model as quantized so far
 w4a8-spikes|w4a8|spikes=a16|inputs with spikes keep 16 bits
+w4a8-tail|w4a8|spikes=a16 spike_rule=tail|inputs with a tail keep 16 bits
+w4a8-tail-fine|w4a8|spikes=fine spike_rule=tail|inputs with a tail have a scale per 32
 ballast-a16|ballast|bits=4|the default recipe, groups of 128; 16-bit activations
 ballast-a8|ballast|bits=4 act=a8|the default recipe with bytes per token
 ballast-row-a8|ballast|bits=4 group=row grid=sym act=a8|and one range per output

@@ -24,6 +24,26 @@ bool bal_act_spikes(const bal_channel_stats *s)
     return false;
 }
 
+bool bal_act_tail(const bal_channel_stats *s)
+{
+    for (int m = 0; m < BAL_MODALITIES; m++) {
+        double top = 0.0;
+        for (int c = 0; c < s->k; c++)
+            top = (double)s->abs_max[m][c] > top ? (double)s->abs_max[m][c] : top;
+        if (s->count[m] && top > BAL_SPIKE_RATIO * bal_stats_percentile(s, m, 0.999)) return true;
+    }
+    return false;
+}
+
+bal_act bal_act_for(const bal_recipe *r, const bal_channel_stats *s)
+{
+    const bal_act plain = bal_act_of(r);
+    if (r->spikes == BAL_SPIKES_KEEP || plain.kind != BAL_ACT_A8) return plain;
+    if (!(r->spike_rule == BAL_SPIKE_TAIL ? bal_act_tail(s) : bal_act_spikes(s))) return plain;
+    return r->spikes == BAL_SPIKES_FINE ? (bal_act){BAL_ACT_A8, BAL_SPIKE_GROUP}
+                                        : (bal_act){BAL_ACT_A16, 0};
+}
+
 typedef struct job {
     const bal_exec *e;
     bal_act act;

@@ -15,6 +15,13 @@ bal_act bal_act_of(const bal_recipe *r);
 /* Whether bytes with one scale per token lose most of an input: the step of its largest value,
  * max |x| / 127, is larger than mean |x| of some modality that was seen. */
 bool bal_act_spikes(const bal_channel_stats *s);
+/* Whether a few elements stand far beyond all others: max |x| of some modality that was seen is
+ * more than BAL_SPIKE_RATIO times the 99.9th percentile of its |x|. The statistics must keep the
+ * tail. */
+enum { BAL_SPIKE_RATIO = 8 };
+bool bal_act_tail(const bal_channel_stats *s);
+/* The path of an input with these statistics, by the recipe's rule. */
+bal_act bal_act_for(const bal_recipe *r, const bal_channel_stats *s);
 
 /* x [m][k] in place becomes scale * q of kernel/quant_a8.h (the very kernel). s NULL, or [k]: x is
  * divided by s before and multiplied by it after. Nothing happens to x with a16, whose error is far

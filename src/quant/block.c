@@ -74,6 +74,8 @@ static bal_status job_calibration(bal_block_job *j, const char *dir, bal_error *
         const int k = bal_job_group_width(j, g);
         BAL_TRY(bal_store_create(&j->x[g], dir, j->samples, k, err));
         BAL_TRY(bal_stats_create(&j->stats[g], k, err));
+        if (j->recipe->spike_rule == BAL_SPIKE_TAIL)
+            BAL_TRY(bal_stats_keep_tail(&j->stats[g], err));
     }
     return BAL_OK;
 }
@@ -295,13 +297,12 @@ static bal_status calibrated(bal_block_job *j, bal_block_result *out, const char
                              bal_error *err)
 {
     const bool solves = bal_recipe_solves(j->recipe);
-    const bool spikes = j->recipe->spikes;
+    const bool spikes = j->recipe->spikes != BAL_SPIKES_KEEP;
     const unsigned groups = j->recipe->distort && !spikes ? 0u : (1u << BAL_GROUPS) - 1;
     bal_error_sums e[BAL_SUBS], ref[BAL_SUBS];
     bal_wide_copy_all(&j->trial, j->e, j->layer);
     BAL_TRY(bal_job_collect(j, j->in_float, groups, true, err));
-    for (int g = 0; spikes && g < BAL_GROUPS; g++)
-        if (bal_act_spikes(&j->stats[g])) j->act[g] = (bal_act){BAL_ACT_A16, 0};
+    for (int g = 0; spikes && g < BAL_GROUPS; g++) j->act[g] = bal_act_for(j->recipe, &j->stats[g]);
     BAL_TRY(plain_errors(j, out, ref, err));
     BAL_TRY(search_and_fold(j, out, err));
     log_inputs(j, out);

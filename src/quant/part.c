@@ -220,7 +220,7 @@ static bal_status layout_of(const opener *o, const bal_linear *l, int i, bal_pac
                     id ? id : "nothing");
 }
 
-/* The activation path of linear i: the recipe's, or a16 where spikes made it so. */
+/* The activation path of linear i: the recipe's, or what spikes made of it. */
 static bal_status act_of(const opener *o, int i, bal_act *act)
 {
     char key[BAL_PART_NAME], want[BAL_ACT_ID_SIZE];
@@ -232,8 +232,15 @@ static bal_status act_of(const opener *o, int i, bal_act *act)
         *act = bal_act_of(o->recipe);
         return BAL_OK;
     }
-    const bool may_be_a16 = o->recipe->act == BAL_ACT_A16 || o->recipe->spikes;
+    const bool may_be_a16 = o->recipe->act == BAL_ACT_A16 || o->recipe->spikes == BAL_SPIKES_A16;
     if (may_be_a16 && (!id || strcmp(id, "a16") == 0)) return BAL_OK;
+    const bal_act fine = {BAL_ACT_A8, BAL_SPIKE_GROUP};
+    char is[BAL_ACT_ID_SIZE];
+    bal_act_id(fine, is);
+    if (o->recipe->spikes == BAL_SPIKES_FINE && id && strcmp(id, is) == 0) {
+        *act = fine;
+        return BAL_OK;
+    }
     return bal_fail(o->err, BAL_E_FORMAT, "metadata %s: expected %s, found %.40s", key, want,
                     id ? id : "nothing");
 }

@@ -61,8 +61,12 @@ static const key KEYS[] = {
      "inputs that share a scale of a8; row: one scale per token"},
     {"spikes",
      FIELD(spikes),
-     {{"keep", false}, {"a16", true}},
-     "linears whose inputs have spikes: as the others, or a16"},
+     {{"keep", BAL_SPIKES_KEEP}, {"a16", BAL_SPIKES_A16}, {"fine", BAL_SPIKES_FINE}},
+     "linears whose inputs have spikes: as the others, a16, or bytes in groups of 32"},
+    {"spike_rule",
+     FIELD(spike_rule),
+     {{"mean", BAL_SPIKE_MEAN}, {"tail", BAL_SPIKE_TAIL}},
+     "a spike: max |x| beyond 127 times the mean, or 8 times the 99.9th percentile"},
     {"rotate",
      FIELD(rotate),
      {{"none", BAL_ROTATE_NONE}, {"residual", BAL_ROTATE_RESIDUAL}},
@@ -541,9 +545,19 @@ bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
                         "recipe %s: shift needs inputs=quantized, found inputs=float: float inputs "
                         "leave nothing to make up for",
                         r->name);
-    if (r->spikes && r->act != BAL_ACT_A8)
+    if (r->spikes != BAL_SPIKES_KEEP && r->act != BAL_ACT_A8)
         return bal_fail(err, BAL_E_ARG,
-                        "recipe %s: spikes=a16 needs act=a8, found act=a16: all linears are a16",
+                        "recipe %s: spikes=%s needs act=a8, found act=a16: all linears are a16",
+                        r->name, r->spikes == BAL_SPIKES_A16 ? "a16" : "fine");
+    if (r->spikes == BAL_SPIKES_FINE && r->act_group == BAL_SPIKE_GROUP)
+        return bal_fail(
+            err, BAL_E_ARG,
+            "recipe %s: spikes=fine changes nothing with act_group=%d: use act_group=128 "
+            "or row, or spikes=a16",
+            r->name, BAL_SPIKE_GROUP);
+    if (r->spikes == BAL_SPIKES_KEEP && r->spike_rule != BAL_SPIKE_MEAN)
+        return bal_fail(err, BAL_E_ARG,
+                        "recipe %s: spike_rule=tail needs spikes=a16 or fine, found spikes=keep",
                         r->name);
     if (r->solver == BAL_SOLVER_ROUND && r->shift != BAL_SHIFT_OFF)
         return bal_fail(err, BAL_E_ARG,

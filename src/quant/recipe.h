@@ -47,6 +47,11 @@ typedef enum bal_gradient { BAL_GRADIENT_F32, BAL_GRADIENT_F16 } bal_gradient;
 /* arithmetic of the simulated quantizer, of s and of the fold. model = the type of the checkpoint's
  * decoder weights; the pipeline resolves it before any solver sees the recipe */
 typedef enum bal_arith { BAL_ARITH_F32, BAL_ARITH_F16, BAL_ARITH_BF16, BAL_ARITH_MODEL } bal_arith;
+/* inputs with spikes, which would cost a8 most of its range: read as the others; as a16; with a
+ * scale per 32 inputs */
+typedef enum bal_spikes { BAL_SPIKES_KEEP, BAL_SPIKES_A16, BAL_SPIKES_FINE } bal_spikes;
+/* what counts as one: bal_act_spikes, bal_act_tail */
+typedef enum bal_spike_rule { BAL_SPIKE_MEAN, BAL_SPIKE_TAIL } bal_spike_rule;
 typedef enum bal_grid { BAL_GRID_ASYM, BAL_GRID_SYM } bal_grid;
 /* none; awq = AWQ's symmetric clip by output error of group partial sums; diag = clip weighted by
  * the balanced diag(H); block = by the group's block of the balanced H; inverse = by 1 / [H^-1]_jj,
@@ -100,6 +105,7 @@ typedef enum bal_absent { BAL_ABSENT_REFUSE, BAL_ABSENT_ALLOW } bal_absent;
 
 /* bits: every tensor gets its own, under target_bpw or target_size */
 enum { BAL_BITS_AUTO = 0, BAL_RECIPE_LINEARS = 7 };
+enum { BAL_SPIKE_GROUP = 32 }; /* inputs that share a scale with spikes=fine */
 typedef uint8_t bal_linear_bits[BAL_RECIPE_LINEARS];
 
 typedef struct bal_recipe {
@@ -111,7 +117,8 @@ typedef struct bal_recipe {
     bal_grid grid;
     bal_act_kind act; /* how the linears read their inputs */
     int act_group;    /* inputs that share a scale of a8: 32, 128, or 0: the token */
-    bool spikes;      /* inputs whose spikes would cost a8 most of its range keep a16 */
+    bal_spikes spikes;
+    bal_spike_rule spike_rule;
     bal_rotate rotate;
     bal_mixing hadamard;
     bal_scale scale;

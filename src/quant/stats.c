@@ -3,6 +3,7 @@
  * not depend on the number of threads. Weighting happens when sums are read. */
 #include "quant/stats.h"
 
+#include "base/half.h"
 #include "base/size.h"
 
 #include <math.h>
@@ -33,6 +34,7 @@ void bal_stats_destroy(bal_channel_stats *s)
         free(s->abs_sum[i]);
         free(s->sq_sum[i]);
         free(s->abs_max[i]);
+        free(s->tail[i]);
     }
     *s = (bal_channel_stats){0};
 }
@@ -43,6 +45,7 @@ void bal_stats_clear(bal_channel_stats *s)
         memset(s->abs_sum[i], 0, (size_t)s->k * sizeof(double));
         memset(s->sq_sum[i], 0, (size_t)s->k * sizeof(double));
         memset(s->abs_max[i], 0, (size_t)s->k * sizeof(float));
+        if (s->tail[i]) memset(s->tail[i], 0, BAL_TAIL_BINS * sizeof *s->tail[i]);
         s->count[i] = 0;
     }
 }
@@ -72,12 +75,39 @@ static void add_channels(void *ctx, size_t begin, size_t end, int lane)
     }
 }
 
+static void count_row(uint64_t *bins, const float *x, int k)
+{
+    for (int c = 0; c < k; c++) bins[(bal_f32_bits(x[c]) & 0x7fffffffu) >> BAL_TAIL_SHIFT]++;
+}
+
 void bal_stats_add(bal_channel_stats *s, bal_pool *pool, const float *x, const uint8_t *modality,
                    int n)
 {
     job j = {s, x, modality, n};
     for (int r = 0; r < n; r++) s->count[modality[r]]++;
     bal_pool_run(pool, add_channels, &j, bal_ceil_div((size_t)s->k, CHANNELS), 1);
+    for (int r = 0; s->tail[0] && r < n; r++)
+        count_row(s->tail[modality[r]], x + (size_t)r * (size_t)s->k, s->k);
+}
+
+bal_status bal_stats_keep_tail(bal_channel_stats *s, bal_error *err)
+{
+    for (int i = 0; i < BAL_MODALITIES; i++) {
+        s->tail[i] = calloc(BAL_TAIL_BINS, sizeof *s->tail[i]);
+        if (!s->tail[i]) return bal_nomem(err, BAL_TAIL_BINS * sizeof *s->tail[i], "percentiles");
+    }
+    return BAL_OK;
+}
+
+double bal_stats_percentile(const bal_channel_stats *s, int m, double part)
+{
+    const double want = part * (double)s->count[m] * s->k;
+    double seen = 0.0;
+    for (uint32_t bin = 0; s->count[m] > 0 && bin < BAL_TAIL_BINS; bin++) {
+        seen += (double)s->tail[m][bin];
+        if (seen >= want) return (double)bal_f32_from_bits((bin + 1) << BAL_TAIL_SHIFT);
+    }
+    return 0.0;
 }
 
 void bal_modality_weights(const bal_recipe *recipe, double r, double weight[BAL_MODALITIES])

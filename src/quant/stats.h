@@ -14,7 +14,18 @@ typedef struct bal_channel_stats {
     double *abs_sum[BAL_MODALITIES]; /* [k] sum |x| */
     double *sq_sum[BAL_MODALITIES];  /* [k] sum x^2 */
     float *abs_max[BAL_MODALITIES];  /* [k] max |x| */
+    /* [BAL_TAIL_BINS] how many elements have an |x| that starts with these bits; NULL: not kept */
+    uint64_t *tail[BAL_MODALITIES];
 } bal_channel_stats;
+
+/* Bins of |x| by the exponent and the first 5 bits behind the point, each 1/32 of its value wide at
+ * most. Counts are whole numbers, so their order is nobody's business. */
+enum { BAL_TAIL_SHIFT = 18, BAL_TAIL_BINS = 1 << (31 - BAL_TAIL_SHIFT) };
+/* From here on bins are counted too. */
+bal_status bal_stats_keep_tail(bal_channel_stats *s, bal_error *err);
+/* An |x| of modality m that `part` of all elements do not exceed, up to 1/32 above the least such;
+ * 0 where nothing was seen. Bins must be kept. */
+double bal_stats_percentile(const bal_channel_stats *s, int m, double part);
 
 bal_status bal_stats_create(bal_channel_stats *s, int k, bal_error *err);
 void bal_stats_destroy(bal_channel_stats *s); /* idempotent; zeroed struct is fine */

@@ -168,6 +168,12 @@ static void linear_is_its_simulation(void **state)
 /* ---- Statistics and scales --------------------------------------------------------------------
  */
 
+static int by_size(const void *a, const void *b)
+{
+    const float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
 static void spikes_are_found(void **state)
 {
     (void)state;
@@ -187,6 +193,54 @@ static void spikes_are_found(void **state)
     assert_false(bal_act_spikes(&stats)); /* the other modality's rows do not thin it out */
     for (int i = 0; i < 2; i++) bal_stats_add(&stats, s.pool, x[0], tags + 1, 1);
     assert_true(bal_act_spikes(&stats)); /* max 8, mean (8 + 0.2) / 192 */
+    bal_stats_destroy(&stats);
+    close_setup(&s);
+}
+
+/* Percentiles against sorting, and the rule that stands on them: one element of 4,096 may be eight
+ * times as large as nearly all others, not more. */
+static void tails_are_found(void **state)
+{
+    (void)state;
+    enum { K = 256, ROWS = 16 };
+    bal_error err;
+    setup s;
+    bal_channel_stats stats;
+    static float x[ROWS * K], sorted[ROWS * K];
+    uint8_t tags[ROWS];
+    open_setup(&s, 1, K);
+    ASSERT_OK(bal_stats_create(&stats, K, &err));
+    ASSERT_OK(bal_stats_keep_tail(&stats, &err));
+    assert_false(bal_act_tail(&stats)); /* nothing seen */
+    for (int i = 0; i < ROWS * K; i++) {
+        x[i] = (i % 2 ? -1.0f : 1.0f) * (0.25f + (float)(i * 37 % (ROWS * K)) / (ROWS * K));
+        sorted[i] = fabsf(x[i]);
+    }
+    for (int i = 0; i < ROWS; i++) tags[i] = BAL_VISION;
+    qsort(sorted, ROWS * K, sizeof *sorted, by_size);
+    bal_stats_add(&stats, s.pool, x, tags, ROWS);
+    static const double parts[] = {0.1, 0.5, 0.9, 0.999};
+    for (int i = 0; i < 4; i++) {
+        const double want = sorted[(int)ceil(parts[i] * ROWS * K) - 1];
+        const double got = bal_stats_percentile(&stats, BAL_VISION, parts[i]);
+        assert_true(got >= want && got <= want * (1.0 + 1.0 / 32.0));
+    }
+    assert_false(bal_act_tail(&stats));
+    bal_stats_clear(&stats);
+    x[99] = 9.0f; /* 7.2 times the largest of the others */
+    bal_stats_add(&stats, s.pool, x, tags, ROWS);
+    assert_false(bal_act_tail(&stats));
+    bal_recipe r = {.act = BAL_ACT_A8, .spikes = BAL_SPIKES_FINE, .spike_rule = BAL_SPIKE_TAIL};
+    assert_int_equal(bal_act_for(&r, &stats).group, 0);
+    x[99] = -11.0f;
+    bal_stats_add(&stats, s.pool, x, tags, ROWS);
+    assert_true(bal_act_tail(&stats));
+    assert_int_equal(bal_act_for(&r, &stats).kind, BAL_ACT_A8);
+    assert_int_equal(bal_act_for(&r, &stats).group, BAL_SPIKE_GROUP);
+    r.spikes = BAL_SPIKES_A16;
+    assert_int_equal(bal_act_for(&r, &stats).kind, BAL_ACT_A16);
+    r.spike_rule = BAL_SPIKE_MEAN; /* 11 is not 127 times the mean */
+    assert_int_equal(bal_act_for(&r, &stats).kind, BAL_ACT_A8);
     bal_stats_destroy(&stats);
     close_setup(&s);
 }
@@ -334,9 +388,19 @@ static void a_part_says_what_it_reads(void **state)
     r.act_group = 128;
     ASSERT_FAILS(BAL_E_FORMAT, "expected a8g128, found a8g0",
                  bal_part_open(&part, path, c, l, &r, 0, &err));
-    r.act = BAL_ACT_A16, r.spikes = false;
+    r.act = BAL_ACT_A16, r.spikes = BAL_SPIKES_KEEP;
     ASSERT_FAILS(BAL_E_FORMAT, "expected a16, found a8g0",
                  bal_part_open(&part, path, c, l, &r, 0, &err));
+    got.act[BAL_GROUP_DOWN] = (bal_act){BAL_ACT_A8, 32}; /* as spikes=fine makes it */
+    ASSERT_OK(bal_part_write(path, &got, c, l, 0, &err));
+    r.act = BAL_ACT_A8, r.act_group = 0, r.spikes = BAL_SPIKES_A16;
+    ASSERT_FAILS(BAL_E_FORMAT, "down_proj.weight: expected a8g0, found a8g32",
+                 bal_part_open(&part, path, c, l, &r, 0, &err));
+    r.spikes = BAL_SPIKES_FINE;
+    ASSERT_OK(bal_part_open(&part, path, c, l, &r, 0, &err));
+    assert_int_equal(part.layer.q.act.group, 0);
+    assert_int_equal(part.layer.down.act.group, 32);
+    bal_part_close(&part);
     bal_block_result_free(&got);
     case_close(&q);
 }
@@ -394,7 +458,11 @@ static void recipes_check(void **state)
     ASSERT_OK(bal_recipe_load(&r, "rtn", &err));
     r.spikes = true;
     ASSERT_FAILS(BAL_E_ARG, "spikes=a16 needs act=a8", bal_recipe_check(&r, &err));
-    r.act = BAL_ACT_A8;
+    r.act = BAL_ACT_A8, r.act_group = 32, r.spikes = BAL_SPIKES_FINE;
+    ASSERT_FAILS(BAL_E_ARG, "changes nothing with act_group=32", bal_recipe_check(&r, &err));
+    r.spikes = BAL_SPIKES_KEEP, r.spike_rule = BAL_SPIKE_TAIL;
+    ASSERT_FAILS(BAL_E_ARG, "spike_rule=tail needs spikes", bal_recipe_check(&r, &err));
+    r.act_group = 0, r.spikes = BAL_SPIKES_FINE;
     ASSERT_OK(bal_recipe_check(&r, &err));
     assert_true(bal_recipe_needs_data(&r));
     ASSERT_FAILS(BAL_E_ARG, "act_group must be one of 32, 128, row",
@@ -404,10 +472,15 @@ static void recipes_check(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(names_round_trip),          cmocka_unit_test(linear_is_its_simulation),
-        cmocka_unit_test(spikes_are_found),          cmocka_unit_test(smooth_scales),
-        cmocka_unit_test(errors_count_activations),  cmocka_unit_test(a_part_says_what_it_reads),
-        cmocka_unit_test(a_file_says_what_it_reads), cmocka_unit_test(recipes_check),
+        cmocka_unit_test(names_round_trip),
+        cmocka_unit_test(linear_is_its_simulation),
+        cmocka_unit_test(tails_are_found),
+        cmocka_unit_test(spikes_are_found),
+        cmocka_unit_test(smooth_scales),
+        cmocka_unit_test(errors_count_activations),
+        cmocka_unit_test(a_part_says_what_it_reads),
+        cmocka_unit_test(a_file_says_what_it_reads),
+        cmocka_unit_test(recipes_check),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

@@ -115,7 +115,7 @@ static const struct {
     {2, 5, "mbq", {"group=32"}},
     {3, 4, "mbq+", {"group=32", "bits=2", "distort=on"}},
     {2, 4, "awq+clip", {"group=32"}},
-    {3, 5, "awq+gptq", {"group=32", "act=a8"}},
+    {3, 5, "awq+gptq", {"group=32", "act=a8", "spikes=fine", "spike_rule=tail"}},
     {2, 5, "gptq", {"group=32", "scale=search", "loss=mse", "objective=moments", "clip=pivot"}},
     {3, 4, "gptq", {"bits=auto", "target_bpw=4.5", "group=32", "vision=8", "clip=diag"}},
     {3,

@@ -82,7 +82,8 @@ static void test_canonical(void **state)
     assert_string_equal(
         json, "{\"name\":\"rtn\",\"bits\":3,\"group\":\"row\",\"vision\":\"float\",\"projector\":"
               "\"float\",\"grid\":\"asym\",\"act\":\"a16\","
-              "\"act_group\":\"row\",\"spikes\":\"keep\",\"rotate\":\"none\",\"hadamard\":\"none\","
+              "\"act_group\":\"row\",\"spikes\":\"keep\",\"spike_rule\":\"mean\",\"rotate\":"
+              "\"none\",\"hadamard\":\"none\","
               "\"scale\":\"none\","
               "\"alpha\":\"0.5\","
               "\"balance\":\"off\",\"loss\":\"mse\",\"objective\":\"output\",\"floor\":\"none\","
@@ -141,7 +142,7 @@ static void test_every_word(void **state)
             free(json);
         }
     }
-    assert_int_equal(n, 39);
+    assert_int_equal(n, 40);
     assert_int_equal(numbers, 2);
 }
 
