@@ -406,6 +406,39 @@ static bal_status measure(run *r)
 /* ---- Widths ------------------------------------------------------------------------------------
  */
 
+static bal_status size_with(const run *r, const bal_linear_bits *bits, bal_artifact_sizes *sizes)
+{
+    bal_artifact_origin origin = origin_of(r);
+    origin.bits = bits;
+    return bal_artifact_size(sizes, &r->engine, &origin, r->err);
+}
+
+/* All linears at the narrowest. */
+static bal_status least_size(const run *r, bal_artifact_sizes *sizes)
+{
+    const size_t layers = (size_t)layers_of(r);
+    bal_linear_bits *bits = calloc(layers, sizeof *bits);
+    if (!bits) return bal_nomem(r->err, layers * sizeof *bits, "widths");
+    memset(bits, bal_widths[0], layers * sizeof *bits);
+    const bal_status st = size_with(r, (const bal_linear_bits *)bits, sizes);
+    free(bits);
+    return st;
+}
+
+/* The smallest target_size that can be met. The recipe is in the file, and the target in the
+ * recipe, so a target of more digits than the one that was asked for can take more itself. */
+static bal_status least_target(const run *r, uint64_t *target)
+{
+    run with = *r;
+    bal_artifact_sizes sizes;
+    for (;;) {
+        with.recipe.target_size = (double)*target;
+        BAL_TRY(least_size(&with, &sizes));
+        if (sizes.n_bytes <= *target) return BAL_OK;
+        *target = sizes.n_bytes;
+    }
+}
+
 /* Bytes that the packed linears may take. A file is a little more than its linears: how much,
  * depends on the lengths of numbers in its header, so it is asked with the widths in hand. */
 static bal_status budget_of(const run *r, const bal_artifact_sizes *sizes, uint64_t *budget)
@@ -427,30 +460,13 @@ static bal_status budget_of(const run *r, const bal_artifact_sizes *sizes, uint6
     const uint64_t target = (uint64_t)recipe->target_size;
     *budget = target > rest ? target - rest : 0;
     if (*budget >= least) return BAL_OK;
+    uint64_t possible = rest + least;
+    BAL_TRY(least_target(r, &possible));
     return bal_fail(r->err, BAL_E_ARG,
                     "target_size=%llu cannot be met: the least possible is %llu bytes, of which "
                     "%llu are not the decoder's linears",
-                    (unsigned long long)target, (unsigned long long)(rest + least),
-                    (unsigned long long)rest);
-}
-
-static bal_status size_with(const run *r, const bal_linear_bits *bits, bal_artifact_sizes *sizes)
-{
-    bal_artifact_origin origin = origin_of(r);
-    origin.bits = bits;
-    return bal_artifact_size(sizes, &r->engine, &origin, r->err);
-}
-
-/* All linears at the narrowest. */
-static bal_status least_size(const run *r, bal_artifact_sizes *sizes)
-{
-    const size_t layers = (size_t)layers_of(r);
-    bal_linear_bits *bits = calloc(layers, sizeof *bits);
-    if (!bits) return bal_nomem(r->err, layers * sizeof *bits, "widths");
-    memset(bits, bal_widths[0], layers * sizeof *bits);
-    const bal_status st = size_with(r, (const bal_linear_bits *)bits, sizes);
-    free(bits);
-    return st;
+                    (unsigned long long)target, (unsigned long long)possible,
+                    (unsigned long long)(possible - least));
 }
 
 /* Before anything is measured: whether the budget can be met at all. */
