@@ -260,6 +260,11 @@ static void argmax(bal_device *d, bal_dptr x, int m, int n, bal_dptr out)
     if (enter(d)) bal_cuda_keep(d, bal_cuda_argmax(x, m, n, out, d->stream), "the largest");
 }
 
+static void read_all(bal_device *d, bal_dptr x, size_t n)
+{
+    if (enter(d)) bal_cuda_keep(d, bal_cuda_read(x, n, d->processors, d->stream), "reading");
+}
+
 /* ---- Recording ------------------------------------------------------------------------------- */
 
 struct bal_device_record {
@@ -361,6 +366,7 @@ static const bal_device_api *make_table()
     t.attend = attend;
     t.gather = gather;
     t.argmax = argmax;
+    t.read = read_all;
     t.record_begin = record_begin;
     t.record_end = record_end;
     t.replay = replay;

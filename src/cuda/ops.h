@@ -18,6 +18,7 @@ cudaError_t bal_cuda_rotate(const bal_rotate_args *a, cudaStream_t stream);
 cudaError_t bal_cuda_hadamard(bal_dptr x, size_t n, int block, cudaStream_t stream);
 cudaError_t bal_cuda_gather(bal_dptr x, size_t k, bal_dptr index, int n, bal_dptr out,
                             cudaStream_t stream);
+cudaError_t bal_cuda_read(bal_dptr x, size_t n, int processors, cudaStream_t stream);
 cudaError_t bal_cuda_argmax(bal_dptr x, int m, int n, bal_dptr out, cudaStream_t stream);
 
 #endif

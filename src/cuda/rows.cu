@@ -74,6 +74,43 @@ cudaError_t bal_cuda_hadamard(bal_dptr x, size_t n, int block, cudaStream_t stre
     return bal_launch(bal_k_hadamard, shape, args);
 }
 
+/* ---- Reading ---------------------------------------------------------------------------------- */
+
+struct bal_k_read_args {
+    const uint4 *x;
+    size_t n; /* vectors */
+    uint32_t *never;
+};
+
+/* Four loads under way per thread; what is read must be used, and is written where no sum leads. */
+__global__ void __launch_bounds__(THREADS) bal_k_read(const bal_k_read_args a)
+{
+    const size_t step = (size_t)gridDim.x * THREADS;
+    uint32_t sum = 0;
+    for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < a.n; i += 4 * step) {
+        uint4 v[4];
+        BAL_UNROLL
+        for (int j = 0; j < 4; j++) {
+            v[j] = make_uint4(0, 0, 0, 0);
+            if (i + (size_t)j * step < a.n) v[j] = __ldcs(a.x + i + (size_t)j * step);
+        }
+        BAL_UNROLL
+        for (int j = 0; j < 4; j++) sum |= v[j].x & v[j].y & v[j].z & v[j].w & 0x80000000u;
+    }
+    if (sum == 1) *a.never = sum;
+}
+
+cudaError_t bal_cuda_read(bal_dptr x, size_t n, int processors, cudaStream_t stream)
+{
+    const bal_k_read_args args = {(const uint4 *)x, n / 16, (uint32_t *)x};
+    const size_t need = (n / 16 + THREADS - 1) / THREADS, most = (size_t)processors * 8;
+    bal_launch_shape shape = {};
+    shape.grid = dim3((unsigned)(need < most ? need : most));
+    shape.threads = THREADS;
+    shape.stream = stream;
+    return bal_launch(bal_k_read, shape, args);
+}
+
 /* ---- The largest of a row -------------------------------------------------------------------- */
 
 struct bal_k_argmax_args {

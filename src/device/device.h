@@ -26,7 +26,7 @@ extern "C" {
 #endif
 
 enum {
-    BAL_DEVICE_ABI = 1,   /* of this header; a backend of another one is refused */
+    BAL_DEVICE_ABI = 2,   /* of this header; a backend of another one is refused */
     BAL_DEVICE_PAGE = 64, /* positions of a cache page */
 };
 
@@ -187,6 +187,9 @@ typedef struct bal_device_api {
     /* out i32 [m]: index of the largest of each row of x f32 [m][n], the lowest of equals; -1 if
      * one of them is not finite */
     void (*argmax)(bal_device *d, bal_dptr x, int m, int n, bal_dptr out);
+
+    /* Reads n bytes (a multiple of 16) and nothing else: the limit that decoding is measured by. */
+    void (*read)(bal_device *d, bal_dptr x, size_t n);
 
     /* Queued work between begin and end is not run but recorded, to be run again and again with the
      * same addresses. Nothing but ops and copy may be recorded. */

@@ -4,7 +4,7 @@
 # model and a packed one, and figures from bench that name the device.
 #   usage: test_cuda_run.sh [QUESTIONS]     of the embedded model's set (2; the long tests take 50)
 source "${BALLAST_SOURCE_DIR:?}/tests/cli/status.sh"
-export BALLAST_CUDA_LIB=$BALLAST_BINARY_DIR/tests/ballast_cuda_shim.so
+export BALLAST_CUDA_LIB=${BALLAST_CUDA_LIB:-$BALLAST_BINARY_DIR/tests/ballast_cuda_shim.so}
 if [ ! -e "$BALLAST_CUDA_LIB" ]; then
     echo "skipped: this build has no shim (thread sanitizer)"
     exit 0
@@ -37,5 +37,4 @@ same run-cpu.txt run-cuda:0.txt "answers of a packed file"
     --json >bench.json
 holds grep -q '"name": "decode"' bench.json
 holds [ "$(grep -c '"isa": "cuda:0"' bench.json)" = 2 ]
-refused 1 "cuda:7: this machine has 1 cuda device, the last is cuda:0" "$ballast" run w3.safetensors -p hi \
-    --device cuda:7
+refused 1 "cuda:777: this machine has .* cuda device" "$ballast" run w3.safetensors -p hi --device cuda:777
