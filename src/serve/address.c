@@ -121,3 +121,16 @@ bool bal_url_is_allowed(const char *url, const char *const *rules, int n_rules)
     parts_free(&u);
     return good;
 }
+
+bal_status bal_url_rule_check(const char *rule, const char *flag, bal_error *err)
+{
+    parts p;
+    if (strcmp(rule, "*") == 0) return BAL_OK;
+    const bool good = parts_read(&p, rule) && !strpbrk(rule, "?#");
+    parts_free(&p);
+    if (good) return BAL_OK;
+    return bal_fail(err, BAL_E_ARG,
+                    "%s '%.200s': expected * for any URL, or the beginning of those that are "
+                    "allowed, such as https://pictures.example/",
+                    flag, rule);
+}

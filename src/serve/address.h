@@ -17,5 +17,8 @@ bool bal_address_is_public(const struct sockaddr *address);
  * be the same and whose path the URL's path must begin with, up to a slash. Paths are compared
  * after "." and ".." are resolved. */
 bool bal_url_is_allowed(const char *url, const char *const *rules, int n_rules);
+/* BAL_E_ARG for a rule that is neither "*" nor an http(s) URL with a host, or has a query or a
+ * fragment, which no URL would be compared with. The sentence begins with `flag` and the rule. */
+bal_status bal_url_rule_check(const char *rule, const char *flag, bal_error *err);
 
 #endif

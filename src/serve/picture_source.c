@@ -117,6 +117,19 @@ static int open_below(const char *dir, const char *path, const char **why)
     return -1;
 }
 
+bal_status bal_media_dir_check(const char *dir, const char *flag, bal_error *err)
+{
+    /* "." asks for the right to pass through it */
+    char inside[4096];
+    const int n = snprintf(inside, sizeof inside, "%s/.", dir);
+    const int fd = n < (int)sizeof inside ? open(inside, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (fd < 0)
+        return bal_fail(err, BAL_E_IO, "%s '%.200s': %s, expected a folder", flag, dir,
+                        n < (int)sizeof inside ? strerror(errno) : "too long");
+    close(fd);
+    return BAL_OK;
+}
+
 static bal_status read_all(int fd, uint8_t **out, size_t *n, size_t max_bytes, const char *path,
                            const char *param, bal_refusal *f)
 {

@@ -27,6 +27,9 @@ bal_status bal_picture_decode(bal_image *out, const uint8_t *bytes, size_t n,
 bal_status bal_data_url_decode(uint8_t **out, size_t *n, const char *url, size_t n_url,
                                const char *param, bal_refusal *f);
 
+/* Whether files can be reached below `dir`, before anybody asks. BAL_E_IO; the sentence begins with
+ * `flag` and the folder. */
+bal_status bal_media_dir_check(const char *dir, const char *flag, bal_error *err);
 /* The bytes of a file below `dir`. `path` is relative to it, or absolute and then begins with it;
  * ".." and symbolic links are refused at every step. *out is malloc'ed. */
 bal_status bal_media_file_read(uint8_t **out, size_t *n, const char *dir, const char *path,

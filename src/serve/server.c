@@ -74,6 +74,15 @@ static bal_status fill_service(bal_server *s, bal_error *err)
     return BAL_OK;
 }
 
+/* What would only be noticed when somebody sends a picture. */
+static bal_status check_sources(const bal_server_opts *o, bal_error *err)
+{
+    if (o->media_dir) BAL_TRY(bal_media_dir_check(o->media_dir, "--media-dir", err));
+    for (int i = 0; i < o->n_allow_urls; i++)
+        BAL_TRY(bal_url_rule_check(o->allow_urls[i], "--allow-url", err));
+    return BAL_OK;
+}
+
 /* ---- Listening ------------------------------------------------------------------------------- */
 
 static int try_listen(const struct addrinfo *a)
@@ -136,6 +145,7 @@ static bal_status open_all(bal_server *s, bal_error *err)
     bool ipv6 = false;
     if (curl_global_init(CURL_GLOBAL_DEFAULT) != 0)
         return bal_fail(err, BAL_E_NOMEM, "libcurl does not start");
+    BAL_TRY(check_sources(&s->opts, err));
     BAL_TRY(bal_page_policy(s->http.policy, sizeof s->http.policy, (const char *)bal_page_html,
                             bal_page_html_bytes, err));
     BAL_TRY(fill_service(s, err));

@@ -62,7 +62,9 @@ typedef struct bal_server_opts {
     void *log_ctx;
 } bal_server_opts;
 
-/* Binds and listens; from now on requests are answered, until `load` has succeeded with 503. */
+/* Binds and listens; from now on requests are answered, until `load` has succeeded with 503.
+ * BAL_E_IO and BAL_E_ARG before that for a media_dir that cannot be opened and for allow_urls that
+ * could hold no URL. */
 bal_status bal_server_open(bal_server **out, const bal_server_opts *opts, bal_error *err);
 int bal_server_port(const bal_server *s);
 

@@ -156,6 +156,31 @@ static void urls_are_held_to_rules(void **state)
     assert_false(bal_url_is_allowed("http://a.example/", NULL, 0));
 }
 
+static void rules_that_hold_nothing_are_refused(void **state)
+{
+    (void)state;
+    static const char *const good[] = {"*", "https://a.example", "HTTP://a.example:81/b/",
+                                       "http://[2606:4700::1]:8080/x"};
+    static const char *const bad[] = {"",
+                                      "foo",
+                                      "a.example/b",
+                                      "ftp://a.example/",
+                                      "file:///srv",
+                                      "http://",
+                                      "https://*.example/",
+                                      "https://a.example:x/",
+                                      "https://a.example/?key=1",
+                                      "https://a.example/#top"};
+    bal_error err;
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
+        ASSERT_OK(bal_url_rule_check(good[i], "--flag", &err));
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        char wanted[100];
+        snprintf(wanted, sizeof wanted, "--flag '%s': ", bad[i]);
+        ASSERT_FAILS(BAL_E_ARG, wanted, bal_url_rule_check(bad[i], "--flag", &err));
+    }
+}
+
 /* ---- Fetching -------------------------------------------------------------------------------- */
 
 static int web_port;
@@ -337,6 +362,7 @@ int main(void)
         cmocka_unit_test(stop_strings_do_not_depend_on_pieces),
         cmocka_unit_test(addresses_are_told_apart),
         cmocka_unit_test(urls_are_held_to_rules),
+        cmocka_unit_test(rules_that_hold_nothing_are_refused),
         cmocka_unit_test(fetching_goes_only_where_it_may),
         cmocka_unit_test(metrics_are_prometheus_text),
         cmocka_unit_test(the_page_may_run_itself_only),

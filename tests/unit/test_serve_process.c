@@ -173,6 +173,9 @@ static void what_cannot_start_says_why(void **state)
         {{model, "--port", "0", "--api-key-file", keys}, 1, "no key in it"},
         {{model, "--port", "0", "--host", "192.0.2.1"}, 1, "192.0.2.1"},
         {{model, "--port", "0", "--kv-memory", "1"}, 1, "a context of"},
+        {{model, "--port", "0", "--media-dir", "/nope"}, 1, "--media-dir '/nope': No such file"},
+        {{model, "--port", "0", "--media-dir", keys}, 1, "Not a directory, expected a folder"},
+        {{model, "--port", "0", "--allow-url", "foo"}, 1, "--allow-url 'foo': expected"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char text[4096];
@@ -183,6 +186,8 @@ static void what_cannot_start_says_why(void **state)
         const int status = wait_for(&p);
         if (status != cases[i].status || !strstr(text, cases[i].words))
             fail_msg("case %zu: %d %s", i, status, text);
+        /* what the flags alone can tell is told before anybody is let in */
+        if (strstr(cases[i].words, "expected")) assert_null(strstr(text, "listening"));
     }
 }
 
