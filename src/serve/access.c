@@ -61,3 +61,30 @@ bal_status bal_check_origin(const char *const *origins, int n_origins, const cha
     return bal_refuse(f, 403, "origin_not_allowed", NULL,
                       "pages of '%.100s' may not use this server; --origin allows it", origin);
 }
+
+/* Bytes of "name" in "name:port" and "name". */
+static size_t name_bytes(const char *host)
+{
+    return strcspn(host, ":");
+}
+
+/* Of "https://chat.example:8443" the name, whatever the port. */
+static bool origin_names(const char *origin, const char *host)
+{
+    const char *at = strstr(origin, "://");
+    const char *name = at ? at + 3 : origin;
+    const size_t n = name_bytes(host);
+    return n > 0 && name_bytes(name) == n && strncasecmp(name, host, n) == 0;
+}
+
+bal_status bal_check_host(const char *const *origins, int n_origins, const char *host,
+                          bal_refusal *f)
+{
+    if (!host || is_address(host)) return BAL_OK;
+    for (int i = 0; i < n_origins; i++)
+        if (origin_names(origins[i], host)) return BAL_OK;
+    return bal_refuse(f, 403, "host_not_allowed", NULL,
+                      "Host '%.100s': this server answers on loopback without an API key, so only "
+                      "under an address, localhost, or a name that --origin http://NAME gives it",
+                      host);
+}

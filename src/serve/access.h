@@ -15,6 +15,11 @@ bal_status bal_check_key(const char *const *keys, int n_keys, const char *author
  * server of which its owner said so. origin, host: the headers' values or NULL. */
 bal_status bal_check_origin(const char *const *origins, int n_origins, const char *origin,
                             const char *host, bal_refusal *f);
+/* What a page is checked by where the browser names no origin, as it does for what the page gets
+ * from its own address: the name it was loaded by must be an address, localhost, or the name in a
+ * listed origin. host NULL is no browser. */
+bal_status bal_check_host(const char *const *origins, int n_origins, const char *host,
+                          bal_refusal *f);
 /* Whether that origin is one of the list, so that the answer may name it. */
 bool bal_origin_is_listed(const char *const *origins, int n_origins, const char *origin);
 

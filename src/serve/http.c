@@ -336,6 +336,15 @@ static bal_status too_large(exchange_state *x)
         x->http->opts->max_body);
 }
 
+/* On loopback without a key, being there is what lets somebody in. A page elsewhere whose name its
+ * owner points to this machine is there as well, and says so by the Host alone. */
+static bal_status check_host(struct MHD_Connection *c, exchange_state *x)
+{
+    const bal_server_opts *o = x->http->opts;
+    if (!x->http->loopback || o->n_api_keys > 0 || header_of(c, "Origin")) return BAL_OK;
+    return bal_check_host(o->origins, o->n_origins, header_of(c, "Host"), &x->refusal);
+}
+
 static bal_status check_request(struct MHD_Connection *c, exchange_state *x, const char *method,
                                 const char *url)
 {
@@ -344,6 +353,7 @@ static bal_status check_request(struct MHD_Connection *c, exchange_state *x, con
     BAL_TRY(check_head(c, x, url));
     BAL_TRY(bal_check_origin(o->origins, o->n_origins, header_of(c, "Origin"), header_of(c, "Host"),
                              f));
+    BAL_TRY(check_host(c, x));
     BAL_TRY(find_route(x, method, url));
     if (!x->route->open)
         BAL_TRY(bal_check_key(o->api_keys, o->n_api_keys, header_of(c, "Authorization"), f));

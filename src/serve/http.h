@@ -21,6 +21,7 @@ typedef struct bal_http {
     atomic_int n_in_flight;   /* requests that have begun and not ended */
     atomic_size_t body_bytes; /* of all of them */
     char policy[512];         /* of the page */
+    bool loopback;            /* where it listens; set before start */
 } bal_http;
 
 /* Listens on the socket, which is the daemon's from now on. */

@@ -9,6 +9,7 @@
 #include <curl/curl.h>
 #include <errno.h>
 #include <netdb.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,7 +98,8 @@ static int try_listen(const struct addrinfo *a)
     return -1;
 }
 
-static int port_of(int fd)
+/* Where the socket is bound: its port, and whether only this machine reaches it. */
+static void look_at(int fd, int *port, bool *loopback)
 {
     union {
         struct sockaddr any;
@@ -105,8 +107,11 @@ static int port_of(int fd)
         struct sockaddr_in6 in6;
     } a = {0};
     socklen_t n = sizeof a;
-    if (getsockname(fd, &a.any, &n) != 0) return 0;
-    return ntohs(a.any.sa_family == AF_INET6 ? a.in6.sin6_port : a.in.sin_port);
+    if (getsockname(fd, &a.any, &n) != 0) return;
+    const bool v6 = a.any.sa_family == AF_INET6;
+    *port = ntohs(v6 ? a.in6.sin6_port : a.in.sin_port);
+    *loopback = v6 ? IN6_IS_ADDR_LOOPBACK(&a.in6.sin6_addr)
+                   : ntohl(a.in.sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
 }
 
 static bal_status listen_on(bal_server *s, int *fd, bool *ipv6, bal_error *err)
@@ -124,7 +129,7 @@ static bal_status listen_on(bal_server *s, int *fd, bool *ipv6, bal_error *err)
     if (*fd < 0)
         return bal_fail(err, BAL_E_IO, "%.100s port %d: %s", s->opts.host, s->opts.port,
                         strerror(errno));
-    s->port = port_of(*fd);
+    look_at(*fd, &s->port, &s->http.loopback);
     return BAL_OK;
 }
 

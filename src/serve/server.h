@@ -40,7 +40,9 @@ typedef struct bal_server_opts {
 
     const char *const *api_keys; /* [n_api_keys]; none: everybody may ask */
     int n_api_keys;
-    const char *const *origins; /* [n_origins] of pages elsewhere that may use the API */
+    /* [n_origins] of pages elsewhere that may use the API; also the names that the server goes by
+     * behind a proxy (serve/access.h) */
+    const char *const *origins;
     int n_origins;
     const char *media_dir;         /* pictures as file URLs below this folder (none) */
     const char *const *allow_urls; /* [n_allow_urls] as serve/address.h reads them (none) */

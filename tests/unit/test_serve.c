@@ -578,6 +578,51 @@ static void keys_and_origins_are_checked(void **state)
     bal_server_close(s);
 }
 
+/* A page whose owner points its name here gets nothing by GET either, nor by POST without an
+ * origin. Where a key is needed, or others are let in anyway, the name does not matter. */
+static void hosts_are_checked_where_no_key_is(void **state)
+{
+    (void)state;
+    static const char *const origins[] = {"https://chat.example:8443"}, *const keys[] = {"sk"};
+    static const char *const paths[] = {"/",          "/health",  "/metrics",
+                                        "/v1/models", "/v1/none", "/tokenize"};
+    static const struct {
+        const char *host;
+        int status; /* 0: not refused */
+    } hosts[] = {{"Host: evil.example", 403},
+                 {"Host: evil.example:80", 403},
+                 {"Host: 127.0.0.1.evil.example", 403},
+                 {"Host: localhost.evil.example", 403},
+                 {"Host: chat.example.evil", 403},
+                 {"Host: chat", 403},
+                 {"Host: :8080", 403},
+                 {"Host: localhost:8080", 0},
+                 {"Host: [::1]:8080", 0},
+                 {"Host: 192.0.2.7", 0},
+                 {"Host: Chat.Example", 0},
+                 {"Host: chat.example:80", 0}};
+    enum { PATHS = sizeof paths / sizeof paths[0], HOSTS = sizeof hosts / sizeof hosts[0] };
+    bal_server *s = server_start((bal_server_opts){.origins = origins, .n_origins = 1});
+    for (int i = 0; i < HOSTS * PATHS; i++) {
+        const char *path = paths[i % PATHS], *body = strcmp(path, "/tokenize") ? NULL : "{}";
+        reply r = http(bal_server_port(s), path, body, body ? 2 : 0, hosts[i / PATHS].host);
+        if (hosts[i / PATHS].status)
+            ASSERT_ERROR(r, 403, "host_not_allowed", NULL);
+        else if (r.status == 403 || r.status == 0)
+            fail_msg("%s %s: %ld", hosts[i / PATHS].host, path, r.status);
+        reply_free(&r);
+    }
+    bal_server_close(s);
+    const bal_server_opts open[] = {{.api_keys = keys, .n_api_keys = 1}, {.host = "0.0.0.0"}};
+    for (int i = 0; i < 2; i++) {
+        s = server_start(open[i]);
+        reply r = http(bal_server_port(s), "/", NULL, 0, "Host: gpu-box.example");
+        assert_int_equal(r.status, 200);
+        reply_free(&r);
+        bal_server_close(s);
+    }
+}
+
 static void what_cannot_start_says_why(void **state)
 {
     (void)state;
@@ -619,6 +664,7 @@ int main(void)
         cmocka_unit_test(a_full_queue_says_429),
         cmocka_unit_test(stopping_ends_streams_cleanly),
         cmocka_unit_test(keys_and_origins_are_checked),
+        cmocka_unit_test(hosts_are_checked_where_no_key_is),
         cmocka_unit_test(what_cannot_start_says_why),
     };
     return cmocka_run_group_tests(tests, group_setup, group_teardown);
