@@ -10,12 +10,13 @@
 typedef struct bal_pixels {
     uint8_t *data;
     int width, height;
-    int channels;    /* 3: RGB, 4: RGBA, alpha not premultiplied */
-    int orientation; /* EXIF, 1..8; 1 is upright */
+    int channels;                /* 3: RGB, 4: RGBA, alpha not premultiplied */
+    int orientation;             /* EXIF, 1..8; 1 is upright */
+    const char *max_pixels_flag; /* as in bal_image_opts */
 } bal_pixels;
 
-/* `px` is zeroed by the caller. On failure px->data is NULL. The header's size is checked with
- * bal_pixels_claim before memory is taken for it. */
+/* `px` is zeroed by the caller, but for orientation 1 and the flag. On failure px->data is NULL.
+ * The header's size is checked with bal_pixels_claim before memory is taken for it. */
 bal_status bal_jpeg_decode(bal_pixels *px, const uint8_t *data, size_t n_bytes, size_t max_pixels,
                            bal_error *err);
 bal_status bal_png_decode(bal_pixels *px, const uint8_t *data, size_t n_bytes, size_t max_pixels,

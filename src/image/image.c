@@ -40,9 +40,10 @@ bal_status bal_pixels_claim(bal_pixels *px, uint64_t width, uint64_t height, int
                         (unsigned long long)width, (unsigned long long)height);
     if (width > BAL_IMAGE_MAX_SIDE || height > BAL_IMAGE_MAX_SIDE || width * height > max_pixels)
         return bal_fail(err, BAL_E_FORMAT,
-                        "%s: %llu x %llu pixels, more than the limit of %zu (and %d a side)",
+                        "%s: %llu x %llu pixels, more than the limit of %zu%s%s (and %d a side)",
                         format, (unsigned long long)width, (unsigned long long)height, max_pixels,
-                        BAL_IMAGE_MAX_SIDE);
+                        px->max_pixels_flag ? ", which is set by " : "",
+                        px->max_pixels_flag ? px->max_pixels_flag : "", BAL_IMAGE_MAX_SIDE);
     const size_t n = (size_t)width * (size_t)height * (size_t)channels;
     px->data = calloc(n, 1);
     if (!px->data) return bal_nomem(err, n, "the pixels of an image");
@@ -149,7 +150,7 @@ bal_status bal_image_decode(bal_image *img, const uint8_t *data, size_t n_bytes,
 {
     *img = (bal_image){0};
     const bal_image_opts o = opts ? *opts : (bal_image_opts){0};
-    bal_pixels px = {.orientation = 1};
+    bal_pixels px = {.orientation = 1, .max_pixels_flag = o.max_pixels_flag};
     BAL_TRY(
         decode_pixels(&px, data, n_bytes, o.max_pixels ? o.max_pixels : BAL_IMAGE_MAX_PIXELS, err));
     flatten(&px, o.alpha);

@@ -27,7 +27,8 @@ typedef enum bal_alpha {
 
 typedef struct bal_image_opts {
     bal_alpha alpha;
-    size_t max_pixels; /* width * height claimed by the header; 0: BAL_IMAGE_MAX_PIXELS */
+    size_t max_pixels;           /* width * height claimed by the header; 0: BAL_IMAGE_MAX_PIXELS */
+    const char *max_pixels_flag; /* what raises it, for the sentence that refuses; NULL: nothing */
 } bal_image_opts;
 
 /* Decodes a whole file's bytes; the format is told by its first bytes, not by a name.

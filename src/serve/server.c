@@ -66,7 +66,9 @@ static bal_status fill_service(bal_server *s, bal_error *err)
                   .may_connect = o->allow_private_urls ? any_address : bal_address_is_public,
                   .max_bytes = o->max_body,
                   .timeout_ms = (int)(o->url_s * 1e3)},
-        .image = {.alpha = BAL_ALPHA_WHITE, .max_pixels = o->max_pixels}};
+        .image = {.alpha = BAL_ALPHA_WHITE,
+                  .max_pixels = o->max_pixels,
+                  .max_pixels_flag = "--max-pixels"}};
     v->max_pixel_bytes = o->max_memory;
     v->max_seconds = o->answer_s;
     if (sem_init(&v->preparing, 0, PREPARING) != 0 || sem_init(&v->fetching, 0, FETCHING) != 0)

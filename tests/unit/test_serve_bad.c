@@ -187,6 +187,8 @@ static void bad_pictures_are_named(void **state)
         char *body = chat_body("What?", urls, 2, "");
         reply r = post(port, "/v1/chat/completions", body);
         ASSERT_ERROR(r, 400, "invalid_image", param);
+        if (i == 0)
+            assert_non_null(strstr(r.body, "limit of 1000000, which is set by --max-pixels"));
         reply_free(&r);
         free(body);
         free(bad[i]);
