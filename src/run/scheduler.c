@@ -264,10 +264,29 @@ void bal_scheduler_stop(bal_scheduler *s, bool now)
     pthread_mutex_unlock(&s->lock);
 }
 
+static void clear_counters(bal_scheduler_stats *n)
+{
+    n->requests = n->finished = n->cancelled = n->failed = n->preempted = n->refused = 0;
+    n->steps = n->prompt_tokens = n->generated_tokens = 0;
+    n->cached_tokens = n->prefix_hits = n->prefix_queries = 0;
+    n->picture_hits = n->picture_queries = n->encodes = 0;
+    n->vision_s = n->step_s = 0.0;
+}
+
+/* The engine's thread, which may still be ending its last step, clears its own before the next. */
+void bal_scheduler_reset_counters(bal_scheduler *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->reset = true;
+    s->requests = s->refused = 0;
+    pthread_mutex_unlock(&s->lock);
+}
+
 void bal_scheduler_get_stats(bal_scheduler *s, bal_scheduler_stats *out)
 {
     pthread_mutex_lock(&s->lock);
     *out = s->shown;
+    if (s->reset) clear_counters(out);
     out->waiting += s->incoming.n;
     out->requests = s->requests;
     out->refused = s->refused;
@@ -340,6 +359,11 @@ static void look_around(bal_scheduler *s, bal_ticket_list *gone)
 {
     bal_ticket_list *const lists[] = {&s->waiting, &s->running};
     pthread_mutex_lock(&s->lock);
+    if (s->reset) {
+        clear_counters(&s->now);
+        s->shown = s->now;
+        s->reset = false;
+    }
     while (s->incoming.first) {
         bal_ticket *t = s->incoming.first;
         bal_list_remove(&s->incoming, t);

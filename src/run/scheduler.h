@@ -169,5 +169,8 @@ typedef struct bal_scheduler_stats {
 } bal_scheduler_stats;
 
 void bal_scheduler_get_stats(bal_scheduler *s, bal_scheduler_stats *out);
+/* Counts "since creation" from here on: for a warm-up, which nobody asked for. Any thread, while no
+ * request is there. */
+void bal_scheduler_reset_counters(bal_scheduler *s);
 
 #endif

@@ -32,7 +32,7 @@ struct bal_scheduler {
 
     pthread_mutex_t lock; /* for this part */
     pthread_cond_t work;
-    bool have_lock, woken, stopping, stop_now;
+    bool have_lock, woken, stopping, stop_now, reset;
     uint64_t last_id, requests, refused;
     int n_live;
     bal_ticket *live; /* all tickets, newest first */

@@ -142,13 +142,15 @@ static bal_status load_pictures(bal_job *j, bal_refusal *f)
     return BAL_OK;
 }
 
-static bal_status check_ids(const bal_served *m, const bal_prompt *p, bal_refusal *f)
+/* param: what the request calls them. */
+static bal_status check_ids(const bal_served *m, const bal_prompt *p, const char *param,
+                            bal_refusal *f)
 {
     const int vocab = m->engine.model.config.text.vocab;
     for (size_t i = 0; i < p->n_ids; i++)
         if (p->ids[i] >= vocab)
-            return bal_refuse(f, 400, "invalid_value", "prompt",
-                              "prompt: %d is not a token of this model, ids are below %d",
+            return bal_refuse(f, 400, "invalid_value", param,
+                              "%s: %d is not a token of this model, ids are below %d", param,
                               p->ids[i], vocab);
     return BAL_OK;
 }
@@ -158,7 +160,7 @@ static bal_status raw_tokens(bal_chat_tokens *out, const bal_served *m, bal_requ
                              const bal_prompt *p, bal_refusal *f)
 {
     bal_error err;
-    BAL_TRY(check_ids(m, p, f));
+    BAL_TRY(check_ids(m, p, "prompt", f));
     if (p->text) {
         if (bal_tokenizer_encode(m->engine.tokenizer, p->text, p->n, &out->ids, &out->n, &err) < 0)
             return bal_refuse_for(f, &err, "prompt");
@@ -699,7 +701,7 @@ static json_t *text_json(bal_job *j, bal_refusal *f)
     json_t *v = NULL;
     if (p->text)
         bal_refuse(f, 400, "invalid_type", "tokens", "tokens: expected an array of token ids");
-    else if (check_ids(j->model, p, f) == BAL_OK &&
+    else if (check_ids(j->model, p, "tokens", f) == BAL_OK &&
              bal_answer_prefix(&a, p->ids, p->n_ids, &err) == BAL_OK)
         v = json_pack("{s:o}", "prompt", json_stringn(a.text ? a.text : "", a.n_text));
     if (v) json_object_set(v, "content", json_object_get(v, "prompt"));

@@ -39,7 +39,7 @@ bal_status bal_served_open(bal_served *m, const char *path, const char *name,
 /* Starts the engine thread. */
 bal_status bal_served_start(bal_served *m, bal_error *err);
 /* Runs a short request with a picture, if the model sees, so that the first user does not pay for
- * cold pages. Needs the engine thread. */
+ * cold pages; /metrics does not count it. Needs the engine thread. */
 bal_status bal_served_warm_up(bal_served *m, bal_error *err);
 /* Stops the thread and closes everything; no request may be left. Idempotent; a zeroed struct is
  * fine. */

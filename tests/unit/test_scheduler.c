@@ -470,6 +470,40 @@ static void pictures_are_not_mixed_up(void **state)
 }
 
 /* The next turn of a conversation finds the pages of the one before, its answer included. */
+/* What was counted is forgotten, what is kept is not. */
+static void counters_begin_again(void **state)
+{
+    (void)state;
+    static question q;
+    static heard h[2];
+    bal_engine e = open_model(2);
+    bal_picture *a = open_picture(PICTURE);
+    make_question(&q, &e, a, "What is it?");
+    memset(h, 0, sizeof h);
+    bal_scheduler *s = open_scheduler(&e, (bal_scheduler_opts){0});
+    submit(s, &q, &h[0]);
+    drain(s);
+    const bal_scheduler_stats before = stats_of(s);
+    assert_true(before.encodes == 1 && before.generated_tokens == 12 && before.requests == 1);
+    bal_scheduler_reset_counters(s);
+    bal_scheduler_stats st = stats_of(s); /* at once, though the engine has not run */
+    assert_true(st.requests == 0 && st.finished == 0 && st.steps == 0 && st.prompt_tokens == 0);
+    assert_true(st.encodes == 0 && st.picture_queries == 0 && st.generated_tokens == 0);
+    assert_true(st.vision_s == 0.0 && st.step_s == 0.0 && st.prefix_queries == 0);
+    assert_int_equal(st.pictures_cached, before.pictures_cached);
+    assert_int_equal(st.pages_cached, before.pages_cached);
+    submit(s, &q, &h[1]);
+    drain(s);
+    st = stats_of(s);
+    assert_true(st.requests == 1 && st.finished == 1 && st.generated_tokens == 12);
+    assert_true(st.encodes == 0 && st.picture_hits == 1 && st.cached_tokens > 0);
+    same_answer(&h[1], &h[0], "counted anew", 1);
+    bal_scheduler_destroy(s);
+    bal_chat_tokens_deinit(&q.tokens);
+    bal_picture_release(a);
+    bal_engine_close(&e);
+}
+
 static void a_conversation_goes_on(void **state)
 {
     (void)state;
@@ -886,13 +920,21 @@ static void stop_now_and_destroy(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_tokens_however_run),    cmocka_unit_test(put_aside_and_taken_up),
-        cmocka_unit_test(cancelled_neighbours),       cmocka_unit_test(a_session_says_the_same),
-        cmocka_unit_test(one_picture_many_questions), cmocka_unit_test(pictures_are_not_mixed_up),
-        cmocka_unit_test(a_conversation_goes_on),     cmocka_unit_test(rules_and_ends),
-        cmocka_unit_test(penalties_are_as_defined),   cmocka_unit_test(what_cannot_run_is_refused),
-        cmocka_unit_test(short_ones_pass_a_huge_one), cmocka_unit_test(nothing_is_lost),
-        cmocka_unit_test(other_threads_ask),          cmocka_unit_test(stop_now_and_destroy),
+        cmocka_unit_test(same_tokens_however_run),
+        cmocka_unit_test(put_aside_and_taken_up),
+        cmocka_unit_test(cancelled_neighbours),
+        cmocka_unit_test(a_session_says_the_same),
+        cmocka_unit_test(one_picture_many_questions),
+        cmocka_unit_test(pictures_are_not_mixed_up),
+        cmocka_unit_test(counters_begin_again),
+        cmocka_unit_test(a_conversation_goes_on),
+        cmocka_unit_test(rules_and_ends),
+        cmocka_unit_test(penalties_are_as_defined),
+        cmocka_unit_test(what_cannot_run_is_refused),
+        cmocka_unit_test(short_ones_pass_a_huge_one),
+        cmocka_unit_test(nothing_is_lost),
+        cmocka_unit_test(other_threads_ask),
+        cmocka_unit_test(stop_now_and_destroy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
