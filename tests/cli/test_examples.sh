@@ -24,10 +24,22 @@ for package in "${build_packages[@]}"; do
   grep -qE "(^| )${package//./\\.}( |\$)" $container || complain "$container: the build needs $package"
 done
 
+runtime=$(sed '1,/^FROM debian:12-slim/d' $container)
+case $runtime in
+  *libcurl4*" ca-certificates "*) ;;
+  *) complain "$container: https pictures need ca-certificates beside libcurl4, which only recommends them" ;;
+esac
+# nobody finds the proxy on a replica's port, or on the net without TLS
+port=$(sed -n 's/^ *listen 127\.0\.0\.1:\([0-9]*\);/\1/p' examples/nginx.conf)
+case $port in
+  '') complain "examples/nginx.conf: listens beyond loopback" ;;
+  *) ! grep -qE "(ballast@|server 127\.0\.0\.1:)$port\b" examples/* || complain "examples/nginx.conf: $port is a replica's" ;;
+esac
+
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 if command -v nginx >/dev/null; then
-  sed 's/listen 8080/listen 127.0.0.1:18080/' examples/nginx.conf >"$work/site.conf"
+  sed "s/listen 127.0.0.1:$port/listen 127.0.0.1:18080/" examples/nginx.conf >"$work/site.conf"
   {
     printf 'pid pid;\nerror_log stderr crit;\nevents {}\nhttp {\naccess_log off;\n'
     printf '%s_temp_path temp;\n' client_body proxy fastcgi uwsgi scgi

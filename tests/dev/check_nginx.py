@@ -71,7 +71,7 @@ def start_nginx(folder, replicas):
     for old, new in zip(("8081", "8082"), replicas):
         text = text.replace(f"127.0.0.1:{old}", f"127.0.0.1:{new.port}")
     port = 20000 + os.getpid() % 20000
-    text = text.replace("listen 8080", f"listen 127.0.0.1:{port}")
+    text = re.sub(r"listen \S+;", f"listen 127.0.0.1:{port};", text)
     with open(os.path.join(folder, "site.conf"), "w") as f:
         f.write(text)
     with open(os.path.join(folder, "nginx.conf"), "w") as f:
