@@ -77,6 +77,31 @@ static void values_are_counted_before_parsing(void **state)
     assert_string_equal(read_code("{\"prompt\":\"", "\\", 1, ""), "invalid_json");
 }
 
+/* ---- Defaults: docs/serving.md has the same table ---------------------------------------------
+ */
+
+static void what_is_not_said_is_as_documented(void **state)
+{
+    (void)state;
+    static const char body[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},"
+                               "{\"role\":\"assistant\",\"content\":\"b\"}]}";
+    const bal_request_limits limits = {.max_images = 1, .max_choices = 1};
+    bal_api_request r = {0};
+    bal_refusal f = {0};
+    assert_int_equal(bal_api_request_read(&r, BAL_REQUEST_CHAT, body, sizeof body - 1, &limits, &f),
+                     BAL_OK);
+    assert_true(r.sampling.temperature == 1.0f && r.sampling.top_p == 1.0f);
+    assert_true(r.sampling.top_k == 0 && !r.has_seed && r.n == 1);
+    assert_true(r.presence_penalty == 0.0f && r.frequency_penalty == 0.0f);
+    assert_true(r.repetition_penalty == 0.0f || r.repetition_penalty == 1.0f);
+    assert_true(r.n_bias == 0 && r.n_stops == 0 && r.max_tokens == -1);
+    assert_true(!r.logprobs && r.n_top_logprobs == 0 && r.format == BAL_FORMAT_TEXT);
+    assert_true(!r.stream && !r.include_usage && !r.echo && !r.ignore_eos && !r.no_cache);
+    assert_null(r.model);
+    assert_int_equal(r.n_messages, 2); /* the last one may be the assistant's */
+    bal_api_request_free(&r);
+}
+
 /* ---- Text ------------------------------------------------------------------------------------ */
 
 static void text_that_cannot_fit_is_not_cut_up(void **state)
@@ -168,6 +193,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_are_counted_before_parsing),
+        cmocka_unit_test(what_is_not_said_is_as_documented),
         cmocka_unit_test(text_that_cannot_fit_is_not_cut_up),
         cmocka_unit_test(slow_picture_servers_hold_up_nobody),
     };

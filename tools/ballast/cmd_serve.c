@@ -211,7 +211,7 @@ int bal_cmd_serve(int argc, char **argv)
          "what requests call the model; one per model (the file's)", 0, 0},
         {"--api-key-file", 0, BAL_ARG_STRING, &f.key_file, "FILE", "API keys, one a line", 0, 0},
         {"--origin", 0, BAL_ARG_LIST, &f.origins, "URL",
-         "pages of that origin may ask too; several times", 0, 0},
+         "pages of that origin may ask too, and by its name; several times", 0, 0},
         {"--media-dir", 0, BAL_ARG_STRING, &f.media_dir, "DIR", "file:// pictures below it", 0, 0},
         {"--allow-url", 0, BAL_ARG_LIST, &f.urls, "URL",
          "http(s) pictures that begin so, * for any; several times", 0, 0},
