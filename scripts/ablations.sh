@@ -53,8 +53,15 @@ A5|residual|gptq|shift=residual|and for the residual stream
 A6|grad2|gptq|hessian=grad2|tokens by squared gradients, cut off
 A6|grad2 raw|gptq|hessian=grad2-raw|not cut off
 A6|grad2 mean|gptq|hessian=grad2-mean|one weight per modality, prompt included
-A7|group 64|gptq|group=64|more bits: 0.13 per weight
-A7|group 32|gptq|group=32|more bits: 0.38 per weight
+A7|group 64|gptq|group=64|more bits: 0.19 per weight
+A7|group 32|gptq|group=32|more bits: 0.56 per weight
+A7|table|gptq|grid=table group=32|skewed levels and steps for 32, as many bits as ranges for 128
+A7|table gain|gptq|grid=table group=32 gain=row|
+A7|table inverse|gptq|grid=table group=32 clip=inverse|steps and scales by 1/[H⁻¹]jj
+A7|table inverse gain|gptq|grid=table group=32 clip=inverse gain=row|
+A7|table 64|gptq|grid=table group=64|fewer bits: 0.06 per weight
+A7|table rtn|rtn|grid=table group=32|no error feedback
+A7|table awq+gptq|table||channel scales before
 A8|sweep|gptq|polish=sweep|coordinate descent behind
 A8|refit|gptq|polish=refit|and of scales
 A8|awq+gptq|awq+gptq||channel scales before
@@ -185,7 +192,7 @@ table() {
 # Ablations
 
 Made by \`scripts/ablations.sh\` from [ablations.csv](ablations.csv), where each single measurement stands with its interval: the embedded
-model (\`demo/model\`), groups of 128, $samples of 128 calibration conversations chosen by $seeds seeds, the first $questions held-out questions and
+model (\`demo/model\`), groups of 128 where nothing else is said, $samples of 128 calibration conversations chosen by $seeds seeds, the first $questions held-out questions and
 $descriptions descriptions. KL to the float model in 10⁻³ nats: the mean over seeds [least, most]; accuracy on the questions in %, its mean. A range
 that is a point is one seed. What the options mean: [numerics.md](numerics.md).
 END
@@ -223,7 +230,7 @@ END
 
 * A5: GPTAQ's column-wise term; the shift of targets is the same objective solved exactly.
 * A6: gradients of the attention block's own loss and attention scores as weights; row groups with their own H.
-* A7: 4- and 8-entry tables with signed 4-bit scales, trellis codes: no storage type and kernel for them here.
+* A7: groups of 16, a second table per group, trellis codes.
 * A10: budgets by column block, and costs verified by KL.
 * A11, 8-bit activations, and A12 to A14 are no ablations of the solver.
 END

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # What 8-bit activations cost the embedded model, beside the same weights with 16 bits, and what the recipes for them
-# make of it. Files stay in build/activations, so a run that was stopped goes on; docs/activations.csv and docs/activations.md
-# are made of one evaluation of all of them.
+# make of it. Files stay in build/activations and rows in docs/activations.csv, so a run that was stopped goes on, and only
+# arms that are missing there are measured; docs/activations.md is made of the rows.
 #   activations.sh [--table | --speed]     --table: only make the page of the csv that is there; --speed: measure a
 #                                          prompt of 512 tokens through the kernels instead, on an idle machine
 #   QUESTIONS, SAMPLES, ROUNDS in the environment: 240, 16, 7
@@ -36,10 +36,25 @@ w4a8-distort|w4a8|distort=on|searched on the inputs of the model as quantized so
 w4a8-spikes|w4a8|spikes=a16|inputs with spikes keep 16 bits
 w4a8-tail|w4a8|spikes=a16 spike_rule=tail|inputs with a tail keep 16 bits
 w4a8-tail-fine|w4a8|spikes=fine spike_rule=tail|inputs with a tail have a scale per 32
+w4d128-a16|rtn|bits=4 grid=two-level|4-bit weights with integer steps per 128 inputs over one scale per output; 16-bit activations
+w4d128-a8|rtn|bits=4 grid=two-level act=a8|the same weights; bytes per token, summed over whole rows
+dgq|dgq||steps and scales searched by the inputs' mean squares
+qoq|qoq||GPTQ on such steps
 ballast-a16|ballast|bits=4|the default recipe, groups of 128; 16-bit activations
 ballast-a8|ballast|bits=4 act=a8|the default recipe with bytes per token
 ballast-row-a8|ballast|bits=4 group=row grid=sym act=a8|and one range per output
+ballast-two-level-a8|ballast|bits=4 grid=two-level act=a8|and integer steps per 128 inputs
 END
+}
+
+header=arm,samples,questions,linear_bpw,kl,kl_lo,kl_hi,nll,accuracy,accuracy_lo,accuracy_hi,change,change_lo,change_hi,top1
+
+# The arms without a row for these counts.
+missing() {
+  local name rest
+  while IFS='|' read -r name rest; do
+    grep -q "^$name,$samples,$questions," "$csv" || echo "$name|$rest"
+  done < <(arms)
 }
 
 quantize_all() {
@@ -50,14 +65,14 @@ quantize_all() {
     for s in $set; do one+=(--set "$s"); done
     [ "$recipe" = rtn ] || one+=("${data[@]}") # which looks at none
     [ -f "$work/$name" ] || "$ballast" quantize demo/model -o "$work/$name" --force -q --recipe "$recipe" "${one[@]}" </dev/null
-  done < <(arms)
+  done < <(missing)
 }
 
 # From what eval --json prints, a line per model; the bits of the linears come from inspect.
 evaluate_all() {
   local names=() name rest bpw
-  while IFS='|' read -r name rest; do names+=("$work/$name"); done < <(arms)
-  echo "arm,samples,questions,linear_bpw,kl,kl_lo,kl_hi,nll,accuracy,accuracy_lo,accuracy_hi,change,change_lo,change_hi,top1" >"$csv"
+  while IFS='|' read -r name rest; do names+=("$work/$name"); done < <(missing)
+  [ ${#names[@]} != 0 ] || return 0
   printf '%s\0' "${names[@]}" |
     xargs -0 -n 6 "$ballast" eval --against demo/model -d demo/data/eval.jsonl --limit "$questions" --json -q |
     awk -F'[:,]' '{ gsub(/[" ]/, "", $1); gsub(/[" ]/, "", $2) }
@@ -137,6 +152,9 @@ mkdir -p "$work"
 case "${1:-}" in
   --table) ;;
   --speed) measure_speed ;;
-  *) quantize_all && evaluate_all ;;
+  *)
+    [ -f "$csv" ] || echo "$header" >"$csv"
+    quantize_all && evaluate_all
+    ;;
 esac
 table

@@ -209,6 +209,10 @@ static bal_status check_parts(const bal_tiles_part *parts, int n_parts, size_t k
         if (bal_type_get(parts[i].type)->packed != packed)
             return bal_fail(err, BAL_E_UNSUP, "packed and float rows in one matrix of tiles");
         if (!packed) continue;
+        if (l->kind != BAL_PACKED_GROUPS)
+            return bal_fail(err, BAL_E_UNSUP,
+                            "weights in tables or two levels; tiles have a scale and a zero point "
+                            "per group");
         if (l->k != k || l->n != parts[i].n)
             return bal_fail(err, BAL_E_ARG, "part %d of the tiles is %zu x %zu, expected %zu x %zu",
                             i, l->n, l->k, parts[i].n, k);

@@ -35,3 +35,12 @@ bal_gemm_a8_fn *bal_kernels_gemm_a8(const bal_kernels *t, int bits)
     default: assert(bits == 8); return t->gemm_a8w8;
     }
 }
+
+bal_gemm_t_fn *bal_kernels_gemm_t(const bal_kernels *t, int bits)
+{
+    switch (bits) {
+    case 2: return t->gemm_t2;
+    case 3: return t->gemm_t3;
+    default: assert(bits == 4); return t->gemm_t4;
+    }
+}

@@ -8,6 +8,7 @@
 #include "kernel/gemm_a8.h"
 #include "kernel/gemm_nn.h"
 #include "kernel/gemm_nt.h"
+#include "kernel/gemm_t.h"
 #include "kernel/gemm_w.h"
 #include "kernel/hadamard.h"
 #include "kernel/quant_a16.h"
@@ -16,8 +17,10 @@
 typedef struct bal_kernels {
     bal_quant_a16_fn *quant_a16;
     bal_gemm_w_fn *gemm_w2, *gemm_w3, *gemm_w4, *gemm_w6, *gemm_w8;
+    bal_gemm_t_fn *gemm_t2, *gemm_t3, *gemm_t4, *gemm_d4;
     bal_quant_a8_fn *quant_a8;
     bal_gemm_a8_fn *gemm_a8w2, *gemm_a8w3, *gemm_a8w4, *gemm_a8w6, *gemm_a8w8;
+    bal_gemm_a8d_fn *gemm_a8d4;
     bal_gemm_nt_fn *gemm_nt_f32, *gemm_nt_bf16, *gemm_nt_f16;
     bal_gemm_nn_f32_fn *gemm_nn_f32;
     bal_softmax_exp_fn *softmax_exp;
@@ -36,5 +39,7 @@ void bal_kernels_init(bal_kernels *t, unsigned isa);
 /* The gemm of 2, 3, 4, 6 or 8 bit weights for 16-bit and for 8-bit activations. */
 bal_gemm_w_fn *bal_kernels_gemm_w(const bal_kernels *t, int bits);
 bal_gemm_a8_fn *bal_kernels_gemm_a8(const bal_kernels *t, int bits);
+/* The gemm of tables of 2, 3 or 4 bits. */
+bal_gemm_t_fn *bal_kernels_gemm_t(const bal_kernels *t, int bits);
 
 #endif

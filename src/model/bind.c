@@ -324,8 +324,7 @@ static bal_status bind_packed_linear(binder *b, const bal_bind_row *r, const cha
                                      const bal_tensor_view *t, bal_linear *l)
 {
     char key[NAME_SIZE + 8];
-    int bits;
-    size_t group;
+    bal_packed_format format;
     bal_packed_layout layout;
     snprintf(key, sizeof key, "layout.%s", name);
     const char *id = bal_tensor_meta(&b->m->tensors, key);
@@ -334,17 +333,22 @@ static bal_status bind_packed_linear(binder *b, const bal_bind_row *r, const cha
                         key, t->name);
     l->n = (int)dim_of(&b->m->config, r->n);
     l->k = (int)dim_of(&b->m->config, r->k);
-    BAL_TRY(bal_packed_id_parse(id, &bits, &group, b->err));
-    BAL_TRY(bal_packed_layout_init(&layout, bits, (size_t)l->n, (size_t)l->k, group, b->err));
+    BAL_TRY(bal_packed_id_parse(id, &format, b->err));
+    BAL_TRY(bal_packed_layout_of(&layout, format, (size_t)l->n, (size_t)l->k, b->err));
     if (t->dtype != BAL_ST_U8 || t->n_dims != 1 || t->n_bytes != layout.n_bytes) {
         char expected[120];
         snprintf(expected, sizeof expected, "U8 [%zu] (%s of %d x %d)", layout.n_bytes, id, l->n,
                  l->k);
         return wrong(b, t, expected);
     }
-    BAL_TRY(bal_type_from_bits(&l->type, bits, b->err));
+    BAL_TRY(bal_type_from_bits(&l->type, format.bits, b->err));
     BAL_TRY(bind_act(b, name, l));
     BAL_TRY(bind_hadamard(b, r, name, l));
+    if (format.kind == BAL_PACKED_TABLE && l->act.kind == BAL_ACT_A8)
+        return bal_fail(b->err, BAL_E_UNSUP,
+                        "%s: tensor %s has layout %s and reads bytes; tables read 16-bit "
+                        "activations",
+                        b->m->path, t->name, id);
     return bal_packed_view_init(&l->packed, &layout, t->data, (size_t)t->n_bytes, b->err);
 }
 

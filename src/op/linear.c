@@ -8,6 +8,7 @@
 #include "base/size.h"
 #include "op/scratch.h"
 
+#include <assert.h>
 #include <string.h>
 
 static_assert((int)BAL_ROW_CHUNK <= (int)BAL_GEMM_A8_ROWS, "a chunk is one call of gemm_a8");
@@ -104,6 +105,31 @@ static void quantize_rows(void *ctx, size_t begin, size_t end, int lane)
         j->e->kernels->quant_a16(j->x + i * j->ldx, k, a + i * units);
 }
 
+/* y = rows of 16-bit activations times one panel, whatever its kind. */
+static void multiply_a16(const job *j, size_t panel, int rows, const bal_a16 *a, float *y,
+                         size_t ldy)
+{
+    const bal_packed_view *p = &j->w->packed;
+    const bal_packed_layout *l = &p->layout;
+    const bal_kernels *k = j->e->kernels;
+    const uint32_t *codes = bal_packed_codes(p, panel);
+    const uint16_t *scales = bal_packed_scales(p, panel);
+    const uint8_t *steps = bal_packed_steps(p, panel), *zeros = bal_packed_zeros(p, panel);
+    switch (l->kind) {
+    case BAL_PACKED_GROUPS:
+        bal_kernels_gemm_w(k, l->bits)(rows, l->units, l->units_per_group, a, l->units, codes,
+                                       scales, zeros, y, ldy);
+        return;
+    case BAL_PACKED_TABLE:
+        bal_kernels_gemm_t(k, l->bits)(rows, l->units, l->units_per_group, a, l->units, codes,
+                                       scales, steps, p->table, y, ldy);
+        return;
+    case BAL_PACKED_TWO_LEVEL:
+        k->gemm_d4(rows, l->units, l->units_per_group, a, l->units, codes, scales, steps, zeros, y,
+                   ldy);
+    }
+}
+
 /* One panel of 16 outputs for every row of the chunk; a last panel with fewer real outputs goes
  * through a buffer, because kernels write all 16. */
 static void packed_panel(const job *j, size_t panel)
@@ -112,15 +138,12 @@ static void packed_panel(const job *j, size_t panel)
     const size_t units = p->layout.units, n0 = panel * BAL_PANEL;
     const size_t real = bal_min(BAL_PANEL, (size_t)j->w->n - n0);
     const bal_a16 *a = (const bal_a16 *)(const void *)j->e->shared;
-    bal_gemm_w_fn *fn = bal_kernels_gemm_w(j->e->kernels, p->layout.bits);
     float tail[BAL_GEMM_W_MR * BAL_PANEL];
     for (size_t i = 0; i < j->m; i += BAL_GEMM_W_MR) {
         const size_t rows = bal_min(BAL_GEMM_W_MR, j->m - i);
         float *y = real == BAL_PANEL ? j->y + i * j->ldy + n0 : tail;
         const size_t ldy = real == BAL_PANEL ? j->ldy : BAL_PANEL;
-        fn((int)rows, units, p->layout.units_per_group, a + i * units, units,
-           bal_packed_codes(p, panel), bal_packed_scales(p, panel), bal_packed_zeros(p, panel), y,
-           ldy);
+        multiply_a16(j, panel, (int)rows, a + i * units, y, ldy);
         for (size_t r = 0; r < rows && y == tail; r++)
             memcpy(j->y + (i + r) * j->ldy + n0, tail + r * BAL_PANEL, real * sizeof *tail);
     }
@@ -149,18 +172,32 @@ static size_t units_per_scale(const bal_linear *w)
     return w->act.group ? w->act.group / BAL_UNIT : w->packed.layout.units;
 }
 
-static void panel_a8(const job *j, size_t panel)
+/* y = the chunk's bytes times one panel; bind lets no table through here. */
+static void multiply_a8(const job *j, size_t panel, float *y, size_t ldy)
 {
     const bal_packed_view *p = &j->w->packed;
-    const size_t units = p->layout.units, n0 = panel * BAL_PANEL;
-    const size_t real = bal_min(BAL_PANEL, (size_t)j->w->n - n0);
+    const bal_packed_layout *l = &p->layout;
+    const bal_a8 *a = (const bal_a8 *)(const void *)j->e->shared;
+    const uint32_t *codes = bal_packed_codes(p, panel);
+    const uint16_t *scales = bal_packed_scales(p, panel);
+    const uint8_t *steps = bal_packed_steps(p, panel), *zeros = bal_packed_zeros(p, panel);
+    const size_t group = l->units_per_group, per_scale = units_per_scale(j->w);
+    assert(l->kind != BAL_PACKED_TABLE);
+    if (l->kind == BAL_PACKED_TWO_LEVEL)
+        j->e->kernels->gemm_a8d4((int)j->m, l->units, group, per_scale, a, l->units, codes, scales,
+                                 steps, zeros, y, ldy);
+    else
+        bal_kernels_gemm_a8(j->e->kernels, l->bits)((int)j->m, l->units, group, per_scale, a,
+                                                    l->units, codes, scales, zeros, y, ldy);
+}
+
+static void panel_a8(const job *j, size_t panel)
+{
+    const size_t n0 = panel * BAL_PANEL, real = bal_min(BAL_PANEL, (size_t)j->w->n - n0);
     float tail[BAL_ROW_CHUNK * BAL_PANEL];
     float *y = real == BAL_PANEL ? j->y + n0 : tail;
     const size_t ldy = real == BAL_PANEL ? j->ldy : BAL_PANEL;
-    bal_kernels_gemm_a8(j->e->kernels, p->layout.bits)(
-        (int)j->m, units, p->layout.units_per_group, units_per_scale(j->w),
-        (const bal_a8 *)(const void *)j->e->shared, units, bal_packed_codes(p, panel),
-        bal_packed_scales(p, panel), bal_packed_zeros(p, panel), y, ldy);
+    multiply_a8(j, panel, y, ldy);
     for (size_t r = 0; r < j->m && y == tail; r++)
         memcpy(j->y + r * j->ldy + n0, tail + r * BAL_PANEL, real * sizeof *tail);
     add_bias(j, n0, real);

@@ -160,10 +160,12 @@ static bal_status add_part(builder *b, const bal_part *part, int layer)
     return BAL_OK;
 }
 
-static int planned_bits(const builder *b, int layer, int i)
+static bal_packed_format planned_format(const builder *b, int layer, int i)
 {
     const bal_artifact_origin *o = b->origin;
-    return o->bits ? o->bits[layer][i] : bal_recipe_bits(o->recipe, i);
+    bal_packed_format f = bal_recipe_format(o->recipe, i);
+    if (o->bits) f.bits = o->bits[layer][i];
+    return f;
 }
 
 /* The same names and sizes as a part would have, before there is one, in the part's order, since
@@ -177,8 +179,8 @@ static bal_status add_planned(builder *b, int layer)
         bal_packed_layout layout;
         int n, k;
         bal_part_linear_size(c, i, &n, &k);
-        BAL_TRY(bal_packed_layout_init(&layout, planned_bits(b, layer, i), (size_t)n, (size_t)k,
-                                       (size_t)b->origin->recipe->group, b->err));
+        BAL_TRY(bal_packed_layout_of(&layout, planned_format(b, layer, i), (size_t)n, (size_t)k,
+                                     b->err));
         bal_packed_layout_id(&layout, id);
         BAL_TRY(add_layout(b, layer, i, id));
         BAL_TRY(add_act(b, layer, i, b->origin->recipe->act == BAL_ACT_A8 ? act : NULL));
@@ -246,14 +248,19 @@ static bal_status add_untouched(builder *b)
     return BAL_OK;
 }
 
+/* The least version whose readers know everything in the file. */
+static const char *format_of(const bal_recipe *r)
+{
+    if (r->hadamard != BAL_MIXING_NONE) return BAL_ARTIFACT_FORMAT_MIXED;
+    if (bal_recipe_format(r, 0).kind != BAL_PACKED_GROUPS) return BAL_ARTIFACT_FORMAT_STEPS;
+    return r->act == BAL_ACT_A8 ? BAL_ARTIFACT_FORMAT_ACTS : BAL_ARTIFACT_FORMAT;
+}
+
 static bal_status add_origin(builder *b)
 {
     const bal_artifact_origin *o = b->origin;
     BAL_TRY(bal_recipe_to_json(o->recipe, &b->recipe, b->err));
-    add_meta(b, "ballast_format",
-             o->recipe->hadamard != BAL_MIXING_NONE ? BAL_ARTIFACT_FORMAT_MIXED
-             : o->recipe->act == BAL_ACT_A8         ? BAL_ARTIFACT_FORMAT_ACTS
-                                                    : BAL_ARTIFACT_FORMAT);
+    add_meta(b, "ballast_format", format_of(o->recipe));
     add_meta(b, "program", "ballast " BALLAST_VERSION);
     add_meta(b, "isa", o->isa);
     add_meta(b, "recipe", b->recipe);

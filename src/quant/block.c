@@ -138,8 +138,7 @@ static bal_status round_all(bal_block_job *j, bal_quantized_linear *q, bal_error
     for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
         const bal_linear *l = bal_layer_linear(&j->work.l, i);
         bal_quantized_linear mine = {0}, *to = q ? &q[i] : &mine;
-        BAL_TRY(bal_quantized_linear_create(to, l->n, l->k, j->quantizer[i].bits, j->recipe->group,
-                                            err));
+        BAL_TRY(bal_quantized_linear_make(to, bal_recipe_format(j->recipe, i), l->n, l->k, err));
         bal_quantize_matrix(j->e->pool, &j->quantizer[i], j->work.w[i], to);
         bal_wide_fill(&j->trial, j->e, i, quantized_row, to);
         j->trial.w[i].bias = l->bias;

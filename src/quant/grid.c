@@ -4,6 +4,7 @@
 #include "quant/grid.h"
 
 #include "base/half.h"
+#include "quant/steps.h"
 
 #include <math.h>
 
@@ -139,11 +140,19 @@ static void search_rows(void *ctx, size_t begin, size_t end, int lane)
         }
 }
 
+static void search_steps(void *ctx, size_t begin, size_t end, int lane)
+{
+    (void)lane;
+    const grid_job *j = ctx;
+    for (size_t r = begin; r < end; r++)
+        bal_steps_search(j->z, j->w + r * (size_t)j->q->k, j->d, j->q, r);
+}
+
 void bal_grid_search(bal_pool *pool, const bal_quantizer *z, const float *w, const double *d,
                      bal_quantized_linear *q)
 {
     grid_job j = {z, w, d, q};
-    bal_pool_run(pool, search_rows, &j, (size_t)q->n, ROWS);
+    bal_pool_run(pool, bal_has_steps(z->grid) ? search_steps : search_rows, &j, (size_t)q->n, ROWS);
     bal_grid_round(pool, w, q);
 }
 
@@ -151,14 +160,12 @@ static void round_rows(void *ctx, size_t begin, size_t end, int lane)
 {
     (void)lane;
     const grid_job *j = ctx;
-    const int k = j->q->k, size = bal_group_size(k, j->q->group);
-    const size_t groups = (size_t)bal_group_count(k, j->q->group);
-    const float top = (float)((1 << j->q->bits) - 1);
+    const size_t k = (size_t)j->q->k, size = (size_t)bal_group_size(j->q->k, j->q->group);
     for (size_t r = begin; r < end; r++)
-        for (int i = 0; i < k; i++) {
-            const size_t p = r * groups + (size_t)(i / size), at = r * (size_t)k + (size_t)i;
-            const float s = bal_f16_to_f32(j->q->scales[p]), z = (float)j->q->zeros[p];
-            j->q->codes[at] = (uint8_t)clampf(round_even(j->w[at] / s) + z, 0.0f, top);
+        for (size_t at = 0, g = 0; at < k; at += size, g++) {
+            const bal_code_grid grid = bal_quantized_grid(j->q, r, g);
+            for (size_t i = r * k + at; i < r * k + (at + size < k ? at + size : k); i++)
+                j->q->codes[i] = (uint8_t)bal_code_nearest(&grid, j->w[i]);
         }
 }
 

@@ -16,17 +16,6 @@ enum {
     BLOCK = BAL_TRI_PANEL, /* columns between products */
 };
 
-static inline float clampf(float x, float lo, float hi)
-{
-    x = x > lo ? x : lo;
-    return x < hi ? x : hi;
-}
-
-static inline float round_even(float x)
-{
-    return (x + 0x1.8p23f) - 0x1.8p23f;
-}
-
 /* ---- Error feedback ---------------------------------------------------------------------------
  */
 
@@ -45,14 +34,12 @@ static void feed_block(const feed_job *j, size_t row, size_t first, size_t end, 
 {
     const size_t k = (size_t)j->f->k;
     const size_t size = (size_t)bal_group_size(j->q->k, j->q->group);
-    const size_t groups = (size_t)bal_group_count(j->q->k, j->q->group);
-    const float top = (float)((1 << j->q->bits) - 1);
     for (size_t i = first; i < end; i++) {
-        const size_t c = (size_t)j->f->order[i], p = row * groups + c / size;
-        const float s = bal_f16_to_f32(j->q->scales[p]), z = (float)j->q->zeros[p];
-        const float code = clampf(round_even(w[i] / s) + z, 0.0f, top);
+        const size_t c = (size_t)j->f->order[i];
+        const bal_code_grid grid = bal_quantized_grid(j->q, row, c / size);
+        const int code = bal_code_nearest(&grid, w[i]);
         j->q->codes[row * k + c] = (uint8_t)code;
-        const float off = j->target[row * k + c] - (code - z) * s;
+        const float off = j->target[row * k + c] - bal_code_value(&grid, code);
         const float *feed = bal_panels_element(&j->f->feed, i, first);
         errors[i - first] = off;
         for (size_t b = i + 1; b < end; b++) w[b] += off * feed[b - first];
@@ -110,18 +97,12 @@ typedef struct polish_job {
 typedef struct row {
     const float *h;
     const float *target;
+    bal_quantized_linear *q;
+    size_t at; /* its number in q */
     uint8_t *codes;
-    const uint8_t *zeros;
-    uint16_t *scales;
     double *gradient;
     size_t k, size;
-    int top;
 } row;
-
-static double scale_of(const row *r, size_t g)
-{
-    return (double)bal_f16_to_f32(r->scales[g]);
-}
 
 static void add_column(row *r, size_t c, double step)
 {
@@ -133,63 +114,73 @@ static void start_row(row *r)
 {
     memset(r->gradient, 0, r->k * sizeof *r->gradient);
     for (size_t c = 0; c < r->k; c++) {
-        const size_t g = c / r->size;
-        const double w = (double)(r->codes[c] - r->zeros[g]) * scale_of(r, g);
+        const bal_code_grid g = bal_quantized_grid(r->q, r->at, c / r->size);
+        const double w = (double)(bal_code_level(&g, r->codes[c]) - g.z) * (double)g.s;
         add_column(r, c, w - (double)r->target[c]);
     }
+}
+
+/* The code whose level is nearest to x. */
+static int code_at_level(const bal_code_grid *g, double x)
+{
+    if (g->levels) return bal_level_code(g, (float)x);
+    return (int)fmin(fmax(rint(x), (double)g->least), (double)g->most);
 }
 
 static void sweep(row *r)
 {
     for (size_t c = 0; c < r->k; c++) {
-        const size_t g = c / r->size;
-        const double s = scale_of(r, g), curve = (double)r->h[c * r->k + c];
+        const bal_code_grid g = bal_quantized_grid(r->q, r->at, c / r->size);
+        const double s = (double)g.s, curve = (double)r->h[c * r->k + c];
         if (!(curve > 0.0)) continue;
-        const double wish = (double)r->codes[c] - r->gradient[c] / (curve * s);
-        const int code = (int)fmin(fmax(rint(wish), 0.0), (double)r->top);
-        const double step = (double)(code - r->codes[c]) * s;
+        const double level = (double)bal_code_level(&g, r->codes[c]);
+        const int code = code_at_level(&g, level - r->gradient[c] / (curve * s));
+        const double step = ((double)bal_code_level(&g, code) - level) * s;
         if (step == 0.0 || 2.0 * step * r->gradient[c] + step * step * curve >= 0.0) continue;
         r->codes[c] = (uint8_t)code;
         add_column(r, c, step);
     }
 }
 
-/* The scale of a group that fits its codes best, all else held: values move by x (q - Z). */
+/* The scale of a group that fits its codes best, all else held: values move by x (level - Z). */
 static void refit_group(row *r, size_t g)
 {
     const size_t first = g * r->size, end = bal_min(first + r->size, r->k);
-    const int z = r->zeros[g];
+    const bal_code_grid grid = bal_quantized_grid(r->q, r->at, g);
     double slope = 0.0, curve = 0.0;
     for (size_t i = first; i < end; i++) {
         const float *h = r->h + i * r->k;
-        const double c = (double)(r->codes[i] - z);
+        const double c = (double)(bal_code_level(&grid, r->codes[i]) - grid.z);
         double to_codes = 0.0;
-        for (size_t j = first; j < end; j++) to_codes += (double)h[j] * (double)(r->codes[j] - z);
+        for (size_t j = first; j < end; j++)
+            to_codes += (double)h[j] * (double)(bal_code_level(&grid, r->codes[j]) - grid.z);
         slope += c * r->gradient[i];
         curve += c * to_codes;
     }
     if (!(curve > 0.0)) return;
-    const uint16_t s = bal_f32_to_f16((float)(scale_of(r, g) - slope / curve));
-    if (s == 0 || s >= 0x7c00) return;
-    const double x = (double)bal_f16_to_f32(s) - scale_of(r, g);
-    if (2.0 * x * slope + x * x * curve >= 0.0) return;
-    for (size_t c = first; c < end; c++) add_column(r, c, x * (double)(r->codes[c] - z));
-    r->scales[g] = s;
+    const bal_group_side was = bal_quantized_side(r->q, r->at, g);
+    if (!bal_quantized_rescale(r->q, r->at, g, (float)((double)grid.s - slope / curve))) return;
+    const double x = (double)bal_quantized_grid(r->q, r->at, g).s - (double)grid.s;
+    if (2.0 * x * slope + x * x * curve >= 0.0) {
+        bal_quantized_set_side(r->q, r->at, g, was);
+        return;
+    }
+    for (size_t c = first; c < end; c++)
+        add_column(r, c, x * (double)(bal_code_level(&grid, r->codes[c]) - grid.z));
 }
 
 static void polish_row(const polish_job *j, size_t at, double *work)
 {
-    const bal_quantized_linear *q = j->q;
+    bal_quantized_linear *q = j->q;
     const size_t k = (size_t)q->k, groups = (size_t)bal_group_count(q->k, q->group);
     row r = {.h = j->h,
              .target = j->target + at * k,
+             .q = q,
+             .at = at,
              .codes = q->codes + at * k,
-             .zeros = q->zeros + at * groups,
-             .scales = q->scales + at * groups,
              .gradient = work,
              .k = k,
-             .size = (size_t)bal_group_size(q->k, q->group),
-             .top = (1 << q->bits) - 1};
+             .size = (size_t)bal_group_size(q->k, q->group)};
     start_row(&r);
     for (int i = 0; i < j->sweeps; i++) {
         for (size_t g = 0; j->refit && g < groups; g++) refit_group(&r, g);
@@ -230,9 +221,9 @@ typedef struct gain_job {
 static void scale_row(const gain_job *j, size_t at, const float *w, const float *tp,
                       const float *wp)
 {
-    const size_t k = (size_t)j->q->k, groups = (size_t)bal_group_count(j->q->k, j->q->group);
+    const size_t k = (size_t)j->q->k, n_scales = (size_t)bal_quantized_scales(j->q);
     const float *t = j->target + at * k;
-    uint16_t *scales = j->q->scales + at * groups;
+    uint16_t *scales = j->q->scales + at * n_scales;
     double want = 0.0, got = 0.0;
     for (size_t c = 0; c < k; c++) {
         want += (double)tp[c] * (double)t[c];
@@ -240,7 +231,7 @@ static void scale_row(const gain_job *j, size_t at, const float *w, const float 
     }
     const double gain = got / want;
     if (!(want > 0.0 && gain > 0.5 && gain < 2.0)) return;
-    for (size_t g = 0; g < groups; g++) {
+    for (size_t g = 0; g < n_scales; g++) {
         const uint16_t s = bal_f32_to_f16((float)((double)bal_f16_to_f32(scales[g]) / gain));
         if (s > 0 && s < 0x7c00) scales[g] = s;
     }

@@ -99,11 +99,12 @@ static bal_status pack_linear(writer *w, const bal_quantized_linear *q, int inde
                               bal_error *err)
 {
     bal_packed_layout layout;
-    BAL_TRY(bal_packed_layout_init(&layout, q->bits, (size_t)q->n, (size_t)q->k, (size_t)q->group,
-                                   err));
+    const bal_packed_parts parts = bal_quantized_parts(q);
+    BAL_TRY(bal_packed_layout_of(&layout, (bal_packed_format){q->kind, q->bits, (size_t)q->group},
+                                 (size_t)q->n, (size_t)q->k, err));
     w->packed[i] = aligned_alloc(BAL_PACKED_ALIGN, layout.n_bytes);
     if (!w->packed[i]) return bal_nomem(err, layout.n_bytes, "packed weights");
-    const bal_status st = bal_pack(&layout, q->codes, q->scales, q->zeros, w->packed[i], err);
+    const bal_status st = bal_pack_parts(&layout, &parts, w->packed[i], err);
     if (st < 0) return bal_fail_in(err, st, "block %d, %s", index, bal_decoder_linear_name(i));
     bal_packed_layout_id(&layout, w->ids[i]);
     bal_part_layout_key(w->keys[w->n_meta], index, i);
@@ -210,8 +211,8 @@ typedef struct opener {
 static bal_status layout_of(const opener *o, const bal_linear *l, int i, bal_packed_layout *layout)
 {
     char key[BAL_PART_NAME], want[BAL_PACKED_ID_SIZE];
-    BAL_TRY(bal_packed_layout_init(layout, bal_recipe_bits(o->recipe, i), (size_t)l->n,
-                                   (size_t)l->k, (size_t)o->recipe->group, o->err));
+    BAL_TRY(bal_packed_layout_of(layout, bal_recipe_format(o->recipe, i), (size_t)l->n,
+                                 (size_t)l->k, o->err));
     bal_packed_layout_id(layout, want);
     bal_part_layout_key(key, o->index, i);
     const char *id = bal_tensor_meta(&o->p->set, key);

@@ -590,7 +590,10 @@ static bal_status hash_result(const bal_block_result *result, uint8_t digest[BAL
         const bal_quantized_linear *q = &result->linear[i];
         const size_t n = (size_t)q->n, groups = n * (size_t)bal_group_count(q->k, q->group);
         st = bal_sha256_update(&hash, q->codes, n * (size_t)q->k, err);
-        if (st == BAL_OK) st = bal_sha256_update(&hash, q->scales, groups * sizeof *q->scales, err);
+        const size_t n_scales = n * (size_t)bal_quantized_scales(q);
+        if (st == BAL_OK)
+            st = bal_sha256_update(&hash, q->scales, n_scales * sizeof *q->scales, err);
+        if (st == BAL_OK && q->steps) st = bal_sha256_update(&hash, q->steps, groups, err);
         if (st == BAL_OK) st = bal_sha256_update(&hash, q->zeros, groups, err);
     }
     if (st == BAL_OK) st = bal_sha256_final(&hash, digest, err);

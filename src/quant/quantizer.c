@@ -5,7 +5,9 @@
 
 #include "base/half.h"
 #include "base/size.h"
+#include "quant/steps.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -129,8 +131,11 @@ static inline __attribute__((always_inline)) void simulate(const bal_quantizer *
 {
     const int size = bal_group_size(k, q->group);
     for (int i = 0; i < k; i++) work[i] = rd(a, w[i] * s[i]);
-    for (int at = 0; at < k; at += size)
-        group_values(q, a, work + at, k - at < size ? k - at : size, work + at);
+    if (bal_has_steps(q->grid))
+        bal_steps_values(q, work, k, work);
+    else
+        for (int at = 0; at < k; at += size)
+            group_values(q, a, work + at, k - at < size ? k - at : size, work + at);
     for (int i = 0; i < k; i++) out[i] = rd(a, rd(a, work[i]) / s[i]);
 }
 
@@ -172,17 +177,37 @@ void bal_scale_candidate(const float *m, int k, int index, int points, bal_arith
 bal_status bal_quantized_linear_create(bal_quantized_linear *q, int n, int k, int bits, int group,
                                        bal_error *err)
 {
-    *q = (bal_quantized_linear){.n = n, .k = k, .bits = bits, .group = group};
+    return bal_quantized_linear_make(q, (bal_packed_format){BAL_PACKED_GROUPS, bits, (size_t)group},
+                                     n, k, err);
+}
+
+bal_status bal_quantized_linear_make(bal_quantized_linear *q, bal_packed_format f, int n, int k,
+                                     bal_error *err)
+{
+    const int group = (int)f.group;
+    *q = (bal_quantized_linear){.n = n, .k = k, .bits = f.bits, .group = group, .kind = f.kind};
     size_t codes, pairs;
     if (n < 1 || k < 1 || !bal_size_mul((size_t)n, (size_t)k, &codes) ||
         !bal_size_mul((size_t)n, (size_t)bal_group_count(k, group), &pairs))
         return bal_fail(err, BAL_E_ARG, "a quantized linear of %d x %d", n, k);
     q->codes = malloc(codes);
     q->scales = malloc(pairs * sizeof *q->scales);
-    q->zeros = malloc(pairs);
-    if (q->codes && q->scales && q->zeros) return BAL_OK;
+    q->zeros = calloc(pairs, 1);
+    const bool stepped = f.kind != BAL_PACKED_GROUPS;
+    if (stepped) q->steps = malloc(pairs);
+    if (q->codes && q->scales && q->zeros && (q->steps || !stepped)) return BAL_OK;
     bal_quantized_linear_free(q);
     return bal_nomem(err, codes + 3 * pairs, "codes of a linear");
+}
+
+bal_packed_parts bal_quantized_parts(const bal_quantized_linear *q)
+{
+    return (bal_packed_parts){.codes = q->codes,
+                              .scales = q->scales,
+                              .steps = q->steps,
+                              .zeros = q->zeros,
+                              .table = q->kind == BAL_PACKED_TABLE ? &bal_levels_of(q->bits)->table
+                                                                   : NULL};
 }
 
 void bal_quantized_linear_free(bal_quantized_linear *q)
@@ -190,14 +215,14 @@ void bal_quantized_linear_free(bal_quantized_linear *q)
     free(q->codes);
     free(q->scales);
     free(q->zeros);
+    free(q->steps);
     *q = (bal_quantized_linear){0};
 }
 
 typedef struct matrix_job {
     const bal_quantizer *z;
     const float *w;
-    float *out;
-    const bal_quantized_linear *q;
+    bal_quantized_linear *q;
 } matrix_job;
 
 static void quantize_rows(void *ctx, size_t begin, size_t end, int lane)
@@ -206,15 +231,34 @@ static void quantize_rows(void *ctx, size_t begin, size_t end, int lane)
     const matrix_job *j = ctx;
     const size_t k = (size_t)j->q->k, groups = (size_t)bal_group_count(j->q->k, j->q->group);
     for (size_t r = begin; r < end; r++)
-        bal_quantize_row(j->z, j->w + r * k, j->q->k, j->q->codes + r * k,
-                         j->q->scales + r * groups, j->q->zeros + r * groups);
+        if (bal_has_steps(j->z->grid))
+            bal_steps_quantize(j->z, j->w + r * k, j->q, r);
+        else
+            bal_quantize_row(j->z, j->w + r * k, j->q->k, j->q->codes + r * k,
+                             j->q->scales + r * groups, j->q->zeros + r * groups);
 }
 
 void bal_quantize_matrix(bal_pool *pool, const bal_quantizer *z, const float *w,
                          bal_quantized_linear *q)
 {
+    assert(bal_has_steps(z->grid) == (q->kind != BAL_PACKED_GROUPS));
     matrix_job j = {.z = z, .w = w, .q = q};
     bal_pool_run(pool, quantize_rows, &j, (size_t)q->n, 4);
+}
+
+int bal_quantized_scales(const bal_quantized_linear *q)
+{
+    return q->kind == BAL_PACKED_GROUPS ? bal_group_count(q->k, q->group) : 1;
+}
+
+bal_code_grid bal_quantized_grid(const bal_quantized_linear *q, size_t r, size_t g)
+{
+    const size_t at = r * (size_t)bal_group_count(q->k, q->group) + g;
+    if (q->kind != BAL_PACKED_GROUPS)
+        return bal_steps_grid(q->kind, q->bits, bal_f16_to_f32(q->scales[r]), q->steps[at],
+                              q->zeros[at]);
+    return (bal_code_grid){
+        .s = bal_f16_to_f32(q->scales[at]), .z = (float)q->zeros[at], .most = (1 << q->bits) - 1};
 }
 
 void bal_quantized_row(const bal_quantized_linear *q, int r, float *out)
@@ -222,9 +266,60 @@ void bal_quantized_row(const bal_quantized_linear *q, int r, float *out)
     const int size = bal_group_size(q->k, q->group), groups = bal_group_count(q->k, q->group);
     const uint8_t *codes = q->codes + (size_t)r * (size_t)q->k;
     for (int g = 0; g < groups; g++) {
-        const size_t p = (size_t)r * (size_t)groups + (size_t)g;
-        const float s = bal_f16_to_f32(q->scales[p]);
-        const int z = q->zeros[p], end = (g + 1) * size < q->k ? (g + 1) * size : q->k;
-        for (int i = g * size; i < end; i++) out[i] = (float)(codes[i] - z) * s;
+        const bal_code_grid grid = bal_quantized_grid(q, (size_t)r, (size_t)g);
+        const int end = (g + 1) * size < q->k ? (g + 1) * size : q->k;
+        for (int i = g * size; i < end; i++) out[i] = bal_code_value(&grid, codes[i]);
     }
+}
+
+static size_t side_at(const bal_quantized_linear *q, size_t r, size_t g)
+{
+    return r * (size_t)bal_group_count(q->k, q->group) + g;
+}
+
+bal_group_side bal_quantized_side(const bal_quantized_linear *q, size_t r, size_t g)
+{
+    const size_t at = side_at(q, r, g);
+    if (q->kind != BAL_PACKED_GROUPS) return (bal_group_side){.step = q->steps[at]};
+    return (bal_group_side){.scale = q->scales[at]};
+}
+
+void bal_quantized_set_side(bal_quantized_linear *q, size_t r, size_t g, bal_group_side side)
+{
+    if (q->kind != BAL_PACKED_GROUPS)
+        q->steps[side_at(q, r, g)] = side.step;
+    else
+        q->scales[side_at(q, r, g)] = side.scale;
+}
+
+/* The largest step of two levels under which every code of the group stays an int8. */
+static int most_step(const bal_quantized_linear *q, size_t r, size_t g)
+{
+    const size_t k = (size_t)q->k, size = (size_t)bal_group_size(q->k, q->group);
+    const int z = q->zeros[side_at(q, r, g)];
+    int most = 1;
+    for (size_t i = g * size; i < bal_min((g + 1) * size, k); i++) {
+        const int off = abs(q->codes[r * k + i] - z);
+        most = off > most ? off : most;
+    }
+    return INT8_MAX / most;
+}
+
+bool bal_quantized_rescale(bal_quantized_linear *q, size_t r, size_t g, float s)
+{
+    bal_group_side side = {0};
+    if (q->kind == BAL_PACKED_GROUPS) {
+        side.scale = bal_f32_to_f16(s);
+        if (side.scale == 0 || side.scale >= 0x7c00) return false;
+    } else {
+        const float m = s / bal_f16_to_f32(q->scales[r]);
+        if (!isfinite(m)) return false;
+        const bool table = q->kind == BAL_PACKED_TABLE;
+        const float most = table ? 8.0f : (float)most_step(q, r, g);
+        const float size = clampf(round_even(table ? fabsf(m) : m), 1.0f, most);
+        side.step =
+            table ? (uint8_t)bal_table_step_code(m < 0.0f ? -(int)size : (int)size) : (uint8_t)size;
+    }
+    bal_quantized_set_side(q, r, g, side);
+    return true;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * The group quantizer: one f16 scale S and one integer zero point Z per (row, group of inputs),
- * round to nearest, ties to even. This is the definition of what every recipe rounds to; formulas
+ * round to nearest, ties to even; or, in grids with steps, one S per row and an integer step per
+ * group (steps.h). This is the definition of what every recipe rounds to; formulas
  * and their source in docs/numerics.md. Refuses nothing: callers check that weights are finite. */
 #ifndef BAL_QUANT_QUANTIZER_H
 #define BAL_QUANT_QUANTIZER_H
@@ -16,12 +17,74 @@ typedef struct bal_quantizer {
     bal_arith arith;
 } bal_quantizer;
 
+/* What a file will hold (type/packed.h). */
 typedef struct bal_quantized_linear {
     int n, k, bits, group; /* group 0: row */
-    uint8_t *codes;        /* [n][k] */
-    uint16_t *scales;      /* [n][groups] f16 */
-    uint8_t *zeros;        /* [n][groups] */
+    bal_packed_kind kind;
+    uint8_t *codes;   /* [n][k] */
+    uint16_t *scales; /* [n][groups] f16; [n] with steps */
+    uint8_t *zeros;   /* [n][groups]; unused with a table */
+    uint8_t *steps;   /* [n][groups], or NULL: kind groups */
 } bal_quantized_linear;
+
+/* The table of 2, 3 or 4 bits: its levels, and the middles between neighbours. */
+typedef struct bal_levels {
+    bal_packed_table table;
+    float middle[15];
+} bal_levels;
+const bal_levels *bal_levels_of(int bits);
+
+/* What codes of one row and group mean: w^ = (level - z) * s. */
+typedef struct bal_code_grid {
+    float s, z;               /* s < 0 in tables only */
+    int least, most;          /* codes that may stand here */
+    const bal_levels *levels; /* NULL: a code is its own level */
+} bal_code_grid;
+
+/* Scales of one row of q. */
+int bal_quantized_scales(const bal_quantized_linear *q);
+/* The grid of row r, group g. */
+bal_code_grid bal_quantized_grid(const bal_quantized_linear *q, size_t r, size_t g);
+
+static inline float bal_code_level(const bal_code_grid *g, int code)
+{
+    return g->levels ? (float)g->levels->table.level[code] : (float)code;
+}
+
+/* The code whose level is nearest to x, of two the lower one. */
+static inline int bal_level_code(const bal_code_grid *g, float x)
+{
+    int code = 0;
+    for (int i = 0; i < g->most; i++) code += x > g->levels->middle[i];
+    return code;
+}
+
+/* The code nearest to w: rint(w / s) + z within its bounds, or the nearest level. */
+static inline int bal_code_nearest(const bal_code_grid *g, float w)
+{
+    const float x = w / g->s;
+    if (g->levels) return bal_level_code(g, x + g->z);
+    /* adding and subtracting 1.5 * 2^23 rounds to nearest even where it matters (quantizer.c) */
+    const float q = ((x + 0x1.8p23f) - 0x1.8p23f) + g->z;
+    const float up = q > (float)g->least ? q : (float)g->least;
+    return (int)(up < (float)g->most ? up : (float)g->most);
+}
+
+static inline float bal_code_value(const bal_code_grid *g, int code)
+{
+    return (bal_code_level(g, code) - g->z) * g->s;
+}
+
+/* What group g of row r holds beside its codes and zero point: its own scale, or its step. */
+typedef struct bal_group_side {
+    uint16_t scale;
+    uint8_t step;
+} bal_group_side;
+bal_group_side bal_quantized_side(const bal_quantized_linear *q, size_t r, size_t g);
+void bal_quantized_set_side(bal_quantized_linear *q, size_t r, size_t g, bal_group_side side);
+/* Gives the group the scale nearest to s that it can hold with the codes it has, row scales staying
+ * as they are; false, and nothing changed, where it can hold none. */
+bool bal_quantized_rescale(bal_quantized_linear *q, size_t r, size_t g, float s);
 
 bal_quantizer bal_quantizer_of(const bal_recipe *r);
 float bal_arith_round(bal_arith arith, float x);
@@ -30,13 +93,12 @@ float bal_arith_round(bal_arith arith, float x);
 int bal_group_size(int k, int group);
 int bal_group_count(int k, int group);
 
-/* One row w[k] -> codes [k], scales and zeros [groups]. Per group, top = 2^bits - 1:
- *   asym  S = f16(rd(max(rd(max w - min w), rd(1e-5)) / top)),
- *         Z = clamp(-rint(rd(min w / S)), 0, top)
- *   sym   S = f16(rd(max(max |w|, rd(1e-5)) / (2^(bits-1) - 1))),  Z = 2^(bits-1)
- *   q = clamp(rint(rd(w / S)) + Z, 0, top)
- * An S that vanishes in f16 becomes the smallest subnormal, one that overflows the largest f16.
- * The range is not widened to hold 0, so a one-sided group saturates (as the published code). */
+/* One row w[k] -> codes [k], scales and zeros [groups], grids asym and sym. Per group, top = 2^bits
+ * - 1: asym  S = f16(rd(max(rd(max w - min w), rd(1e-5)) / top)), Z = clamp(-rint(rd(min w / S)),
+ * 0, top) sym   S = f16(rd(max(max |w|, rd(1e-5)) / (2^(bits-1) - 1))),  Z = 2^(bits-1) q =
+ * clamp(rint(rd(w / S)) + Z, 0, top) An S that vanishes in f16 becomes the smallest subnormal, one
+ * that overflows the largest f16. The range is not widened to hold 0, so a one-sided group
+ * saturates (as the published code). */
 void bal_quantize_row(const bal_quantizer *z, const float *w, int k, uint8_t *codes,
                       uint16_t *scales, uint8_t *zeros);
 
@@ -45,7 +107,8 @@ void bal_quantize_row(const bal_quantizer *z, const float *w, int k, uint8_t *co
 void bal_quantize_simulate(const bal_quantizer *z, const float *w, const float *s, int k,
                            float *work, float *out);
 
-/* (q - Z) * S of one group of plain codes, as the search for a clip needs it; no rounding. */
+/* (q - Z) * S of one group of plain codes, as the search for a clip needs it; no rounding. Grids
+ * asym and sym. */
 void bal_quantize_group(const bal_quantizer *z, const float *w, int n, float *out);
 
 /* The candidate s for exponent index / points of the statistic m[k]:
@@ -54,12 +117,17 @@ void bal_scale_candidate(const float *m, int k, int index, int points, bal_arith
 
 bal_status bal_quantized_linear_create(bal_quantized_linear *q, int n, int k, int bits, int group,
                                        bal_error *err);
+/* The same of any kind. */
+bal_status bal_quantized_linear_make(bal_quantized_linear *q, bal_packed_format f, int n, int k,
+                                     bal_error *err);
+/* What bal_pack_parts takes; borrowed. */
+bal_packed_parts bal_quantized_parts(const bal_quantized_linear *q);
 void bal_quantized_linear_free(bal_quantized_linear *q); /* idempotent; zeroed struct is fine */
 
 /* Quantizes w [n][k] into q, which has these sizes already. Parallel over rows. */
 void bal_quantize_matrix(bal_pool *pool, const bal_quantizer *z, const float *w,
                          bal_quantized_linear *q);
-/* Row r as floats: ((float)(q - Z)) * S in f32. */
+/* Row r as floats: ((float)(q - Z)) * S in f32, with steps (level - Z) * (S * step). */
 void bal_quantized_row(const bal_quantized_linear *q, int r, float *out);
 
 #endif

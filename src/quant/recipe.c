@@ -49,8 +49,11 @@ static const key KEYS[] = {
      "bits of the projector likewise"},
     {"grid",
      FIELD(grid),
-     {{"asym", BAL_GRID_ASYM}, {"sym", BAL_GRID_SYM}},
-     "codes between minimum and maximum, or around zero"},
+     {{"asym", BAL_GRID_ASYM},
+      {"sym", BAL_GRID_SYM},
+      {"table", BAL_GRID_TABLE},
+      {"two-level", BAL_GRID_TWO_LEVEL}},
+     "codes between minimum and maximum, around zero, in skewed tables, or with integer steps"},
     {"act",
      FIELD(act),
      {{"a16", BAL_ACT_A16}, {"a8", BAL_ACT_A8}},
@@ -494,6 +497,17 @@ bal_status bal_recipe_to_json(const bal_recipe *r, char **out, bal_error *err)
     return *out ? BAL_OK : bal_nomem(err, MAX_BYTES, "recipe");
 }
 
+static bal_packed_kind kind_of(bal_grid grid)
+{
+    if (grid == BAL_GRID_TABLE) return BAL_PACKED_TABLE;
+    return grid == BAL_GRID_TWO_LEVEL ? BAL_PACKED_TWO_LEVEL : BAL_PACKED_GROUPS;
+}
+
+bal_packed_format bal_recipe_format(const bal_recipe *r, int i)
+{
+    return (bal_packed_format){kind_of(r->grid), bal_recipe_bits(r, i), (size_t)r->group};
+}
+
 bool bal_recipe_needs_data(const bal_recipe *r)
 {
     return r->scale != BAL_SCALE_NONE || (r->act == BAL_ACT_A8 && r->spikes) ||
@@ -502,8 +516,9 @@ bool bal_recipe_needs_data(const bal_recipe *r)
 
 bool bal_recipe_solves(const bal_recipe *r)
 {
+    const bool steps = kind_of(r->grid) != BAL_PACKED_GROUPS;
     return r->solver != BAL_SOLVER_ROUND || r->clip == BAL_CLIP_INVERSE ||
-           r->clip == BAL_CLIP_PIVOT;
+           r->clip == BAL_CLIP_PIVOT || (steps && r->clip == BAL_CLIP_DIAG);
 }
 
 bool bal_recipe_weighs_tokens(const bal_recipe *r)
@@ -527,9 +542,35 @@ static bal_status check_target(const bal_recipe *r, bal_error *err)
     return BAL_OK;
 }
 
+/* Grids with steps: what they have no storage, kernel or search for. */
+static bal_status check_steps(const bal_recipe *r, bal_error *err)
+{
+    const bool table = r->grid == BAL_GRID_TABLE, two_level = r->grid == BAL_GRID_TWO_LEVEL;
+    const char *grid = table ? "table" : "two-level";
+    if (!table && !two_level) return BAL_OK;
+    if (table ? r->bits < 2 || r->bits > 4 : r->bits != 4) {
+        char bits[16] = "auto";
+        if (r->bits != BAL_BITS_AUTO) snprintf(bits, sizeof bits, "%d", r->bits);
+        return bal_fail(err, BAL_E_ARG, "recipe %s: grid=%s has %s bits, found bits=%s", r->name,
+                        grid, table ? "2, 3 or 4" : "4", bits);
+    }
+    if (table && r->act != BAL_ACT_A16)
+        return bal_fail(err, BAL_E_ARG,
+                        "recipe %s: grid=table needs act=a16, found act=a8: levels of a table are "
+                        "no integers that bytes could be multiplied with",
+                        r->name);
+    if (r->clip == BAL_CLIP_AWQ || r->clip == BAL_CLIP_BLOCK)
+        return bal_fail(err, BAL_E_ARG,
+                        "recipe %s: grid=%s searches its steps with clip=diag, inverse or pivot; "
+                        "found clip=%s",
+                        r->name, grid, r->clip == BAL_CLIP_AWQ ? "awq" : "block");
+    return BAL_OK;
+}
+
 bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
 {
     BAL_TRY(check_target(r, err));
+    BAL_TRY(check_steps(r, err));
     if (r->objective == BAL_OBJECTIVE_MOMENTS && r->act != BAL_ACT_A16)
         return bal_fail(err, BAL_E_ARG,
                         "recipe %s: objective=moments knows errors of weights only: act=a8 needs "

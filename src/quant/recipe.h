@@ -8,6 +8,7 @@
 
 #include "base/status.h"
 #include "type/act.h"
+#include "type/packed.h"
 
 /* residual: the residual stream is rotated before anything is measured (transform.h) */
 typedef enum bal_rotate { BAL_ROTATE_NONE, BAL_ROTATE_RESIDUAL } bal_rotate;
@@ -52,7 +53,9 @@ typedef enum bal_arith { BAL_ARITH_F32, BAL_ARITH_F16, BAL_ARITH_BF16, BAL_ARITH
 typedef enum bal_spikes { BAL_SPIKES_KEEP, BAL_SPIKES_A16, BAL_SPIKES_FINE } bal_spikes;
 /* what counts as one: bal_act_spikes, bal_act_tail */
 typedef enum bal_spike_rule { BAL_SPIKE_MEAN, BAL_SPIKE_TAIL } bal_spike_rule;
-typedef enum bal_grid { BAL_GRID_ASYM, BAL_GRID_SYM } bal_grid;
+/* asym, sym: codes between minimum and maximum, or around zero; table: skewed levels with a signed
+ * step per group; two-level: asym with integer steps per group (type/packed.h) */
+typedef enum bal_grid { BAL_GRID_ASYM, BAL_GRID_SYM, BAL_GRID_TABLE, BAL_GRID_TWO_LEVEL } bal_grid;
 /* none; awq = AWQ's symmetric clip by output error of group partial sums; diag = clip weighted by
  * the balanced diag(H); block = by the group's block of the balanced H; inverse = by 1 / [H^-1]_jj,
  * what an error costs that all other columns make up for; pivot = by D_jj of H = M D M^T, what one
@@ -161,6 +164,9 @@ static inline int bal_recipe_bits(const bal_recipe *r, int i)
 {
     return r->bits != BAL_BITS_AUTO ? r->bits : r->linear_bits[i];
 }
+
+/* How linear i of a block is packed. */
+bal_packed_format bal_recipe_format(const bal_recipe *r, int i);
 
 /* A recipe that is compiled in, generated from recipes/ at build time; ends with a NULL name. */
 typedef struct bal_recipe_text {

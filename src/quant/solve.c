@@ -538,9 +538,9 @@ static bal_status open_group(solving *s, int group, const float *scale, bal_erro
     for (int i = 0; i < count_of(group); i++) {
         const bal_linear *l = bal_layer_linear(&j->work.l, linear_of(group, i));
         s->target[i] = j->work.w[linear_of(group, i)];
-        const int bits = bal_recipe_bits(r, linear_of(group, i));
-        BAL_TRY(bal_quantized_linear_create(&s->best[i], l->n, l->k, bits, r->group, err));
-        BAL_TRY(bal_quantized_linear_create(&s->next[i], l->n, l->k, bits, r->group, err));
+        const bal_packed_format f = bal_recipe_format(r, linear_of(group, i));
+        BAL_TRY(bal_quantized_linear_make(&s->best[i], f, l->n, l->k, err));
+        BAL_TRY(bal_quantized_linear_make(&s->next[i], f, l->n, l->k, err));
     }
     BAL_TRY(gather_moments(s, group, scale, err));
     BAL_TRY(bal_job_step(s->j, "moments", err));
@@ -595,8 +595,9 @@ static void copy_solution(const bal_quantized_linear *from, bal_quantized_linear
 {
     const size_t n = (size_t)from->n, groups = n * (size_t)bal_group_count(from->k, from->group);
     memcpy(to->codes, from->codes, n * (size_t)from->k);
-    memcpy(to->scales, from->scales, groups * sizeof *to->scales);
+    memcpy(to->scales, from->scales, n * (size_t)bal_quantized_scales(from) * sizeof *to->scales);
     memcpy(to->zeros, from->zeros, groups);
+    if (from->steps) memcpy(to->steps, from->steps, groups);
 }
 
 /* Codes on ranges that are set, rounded already. */
@@ -615,8 +616,9 @@ static bal_quantized_linear rows_of(const bal_quantized_linear *q, bal_range row
     const size_t groups = (size_t)bal_group_count(q->k, q->group);
     view.n = (int)(rows.end - rows.begin);
     view.codes += rows.begin * (size_t)q->k;
-    view.scales += rows.begin * groups;
+    view.scales += rows.begin * (size_t)bal_quantized_scales(q);
     view.zeros += rows.begin * groups;
+    if (view.steps) view.steps += rows.begin * groups;
     return view;
 }
 
@@ -638,7 +640,9 @@ static bal_status join_linear(bal_rank *rank, bal_quantized_linear *q, bal_error
 {
     const size_t n = (size_t)q->n, groups = (size_t)bal_group_count(q->k, q->group);
     BAL_TRY(bal_rank_join_rows(rank, q->codes, n, 1, (size_t)q->k, err));
-    BAL_TRY(bal_rank_join_rows(rank, q->scales, n, 1, groups * sizeof *q->scales, err));
+    BAL_TRY(bal_rank_join_rows(rank, q->scales, n, 1,
+                               (size_t)bal_quantized_scales(q) * sizeof *q->scales, err));
+    if (q->steps) BAL_TRY(bal_rank_join_rows(rank, q->steps, n, 1, groups, err));
     return bal_rank_join_rows(rank, q->zeros, n, 1, groups, err);
 }
 

@@ -17,77 +17,113 @@ static_assert(BAL_PANEL * sizeof(uint32_t) == BAL_PACKED_ALIGN, "a word row is o
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "words are read as they lie in the file");
 #endif
 
-/* Sizes of the three sections, each rounded up to 64 bytes. */
-static bool section_sizes(const bal_packed_layout *l, size_t size[3])
+/* The letter of each kind in layout ids. */
+static const char KIND_LETTERS[] = "wtd";
+
+enum { SECTIONS = 5 };
+
+/* Sizes of the sections, each rounded up to 64 bytes; those that the kind lacks are empty. */
+static bool section_sizes(const bal_packed_layout *l, size_t size[SECTIONS])
 {
-    size_t lanes, side;
+    size_t pairs;
     bool ok = bal_size_mul(l->panels, (size_t)l->bits * BAL_PANEL * sizeof(uint32_t), &size[0]);
     ok = ok && bal_size_mul(size[0], l->units, &size[0]);
-    ok = ok && bal_size_mul(l->panels, BAL_PANEL, &lanes) && bal_size_mul(lanes, l->groups, &side);
-    ok = ok && bal_size_mul(side, sizeof(uint16_t), &size[1]);
-    if (!ok || size[1] > SIZE_MAX - BAL_PACKED_ALIGN) return false;
-    size[1] = bal_round_up(size[1], BAL_PACKED_ALIGN);
-    size[2] = bal_round_up(side, BAL_PACKED_ALIGN);
+    ok = ok && bal_size_mul(l->panels, l->groups, &pairs);
+    if (!ok || pairs > (SIZE_MAX - BAL_PACKED_ALIGN) / (BAL_PANEL * sizeof(uint16_t))) return false;
+    const bool table = l->kind == BAL_PACKED_TABLE, rows = l->kind != BAL_PACKED_GROUPS;
+    size[1] = (rows ? l->panels : pairs) * BAL_PANEL * sizeof(uint16_t);
+    size[2] = rows ? pairs * bal_packed_step_bytes(l) : 0;
+    size[3] = table ? 0 : pairs * BAL_PANEL;
+    size[4] = table ? BAL_PACKED_ALIGN : 0;
+    for (int i = 1; i < SECTIONS; i++) size[i] = bal_round_up(size[i], BAL_PACKED_ALIGN);
     return true;
 }
 
-static bool known_bits(int bits)
+static bool known_bits(bal_packed_kind kind, int bits)
 {
+    if (kind == BAL_PACKED_TWO_LEVEL) return bits == 4;
+    if (kind == BAL_PACKED_TABLE) return bits >= 2 && bits <= 4;
     return bits == 2 || bits == 3 || bits == 4 || bits == 6 || bits == 8;
+}
+
+static bal_status check_bits(bal_packed_format f, bal_error *err)
+{
+    if (known_bits(f.kind, f.bits)) return BAL_OK;
+    if (f.kind == BAL_PACKED_GROUPS)
+        return bal_fail(err, BAL_E_ARG, "packed weights of %d bits; expected 2, 3, 4, 6 or 8",
+                        f.bits);
+    const bool table = f.kind == BAL_PACKED_TABLE;
+    return bal_fail(err, BAL_E_ARG, "%s of %d bits; expected %s", table ? "a table" : "two levels",
+                    f.bits, table ? "2, 3 or 4" : "4");
+}
+
+static bool place_sections(bal_packed_layout *l)
+{
+    size_t size[SECTIONS];
+    size_t *const end[SECTIONS] = {&l->scales_offset, &l->steps_offset, &l->zeros_offset,
+                                   &l->table_offset, &l->n_bytes};
+    bool ok = section_sizes(l, size);
+    size_t at = 0;
+    for (int i = 0; ok && i < SECTIONS; i++) {
+        ok = bal_size_add(at, size[i], end[i]);
+        at = *end[i];
+    }
+    return ok;
+}
+
+bal_status bal_packed_layout_of(bal_packed_layout *l, bal_packed_format f, size_t n, size_t k,
+                                bal_error *err)
+{
+    memset(l, 0, sizeof *l);
+    BAL_TRY(check_bits(f, err));
+    if (n == 0 || k == 0 || n > SIZE_MAX / 2 || k > SIZE_MAX / 2)
+        return bal_fail(err, BAL_E_ARG, "packed weights of %zu x %zu are out of range", n, k);
+    if (f.group % BAL_UNIT)
+        return bal_fail(err, BAL_E_ARG, "group of %zu inputs; expected a multiple of %d, or 0",
+                        f.group, BAL_UNIT);
+    bal_packed_layout t = {.kind = f.kind, .bits = f.bits, .n = n, .k = k, .group = f.group};
+    t.panels = bal_ceil_div(n, BAL_PANEL);
+    t.units = bal_ceil_div(k, BAL_UNIT);
+    t.units_per_group = f.group == 0 || f.group >= k ? t.units : f.group / BAL_UNIT;
+    t.groups = bal_ceil_div(t.units, t.units_per_group);
+    if (!place_sections(&t))
+        return bal_fail(err, BAL_E_ARG, "packed weights of %zu x %zu at %d bits do not fit memory",
+                        n, k, f.bits);
+    *l = t;
+    return BAL_OK;
 }
 
 bal_status bal_packed_layout_init(bal_packed_layout *l, int bits, size_t n, size_t k, size_t group,
                                   bal_error *err)
 {
-    memset(l, 0, sizeof *l);
-    if (!known_bits(bits))
-        return bal_fail(err, BAL_E_ARG, "packed weights of %d bits; expected 2, 3, 4, 6 or 8",
-                        bits);
-    if (n == 0 || k == 0 || n > SIZE_MAX / 2 || k > SIZE_MAX / 2)
-        return bal_fail(err, BAL_E_ARG, "packed weights of %zu x %zu are out of range", n, k);
-    if (group % BAL_UNIT)
-        return bal_fail(err, BAL_E_ARG, "group of %zu inputs; expected a multiple of %d, or 0",
-                        group, BAL_UNIT);
-    bal_packed_layout t = {.bits = bits, .n = n, .k = k, .group = group};
-    t.panels = bal_ceil_div(n, BAL_PANEL);
-    t.units = bal_ceil_div(k, BAL_UNIT);
-    t.units_per_group = group == 0 || group >= k ? t.units : group / BAL_UNIT;
-    t.groups = bal_ceil_div(t.units, t.units_per_group);
-    size_t size[3];
-    bool ok = section_sizes(&t, size);
-    t.scales_offset = ok ? size[0] : 0;
-    ok = ok && bal_size_add(size[0], size[1], &t.zeros_offset);
-    ok = ok && bal_size_add(t.zeros_offset, size[2], &t.n_bytes);
-    if (!ok)
-        return bal_fail(err, BAL_E_ARG, "packed weights of %zu x %zu at %d bits do not fit memory",
-                        n, k, bits);
-    *l = t;
-    return BAL_OK;
+    return bal_packed_layout_of(l, (bal_packed_format){BAL_PACKED_GROUPS, bits, group}, n, k, err);
 }
 
 void bal_packed_layout_id(const bal_packed_layout *l, char out[BAL_PACKED_ID_SIZE])
 {
-    snprintf(out, BAL_PACKED_ID_SIZE, "w%dg%zu.p%du%d.v1", l->bits, l->group, BAL_PANEL, BAL_UNIT);
+    snprintf(out, BAL_PACKED_ID_SIZE, "%c%dg%zu.p%du%d.v1", KIND_LETTERS[l->kind], l->bits,
+             l->group, BAL_PANEL, BAL_UNIT);
 }
 
-bal_status bal_packed_id_parse(const char *id, int *bits, size_t *group, bal_error *err)
+bal_status bal_packed_id_parse(const char *id, bal_packed_format *out, bal_error *err)
 {
-    *bits = 0, *group = 0;
+    *out = (bal_packed_format){0};
     bal_packed_layout l = {0};
     uint32_t g = 0;
     char again[BAL_PACKED_ID_SIZE] = "";
-    if (sscanf(id, "w%1dg%9" SCNu32 ".", &l.bits, &g) == 2 && known_bits(l.bits) &&
-        g % BAL_UNIT == 0) {
+    const char *letter = id[0] ? strchr(KIND_LETTERS, id[0]) : NULL;
+    if (letter && sscanf(id + 1, "%1dg%9" SCNu32 ".", &l.bits, &g) == 2) {
+        l.kind = (bal_packed_kind)(letter - KIND_LETTERS);
         l.group = g;
-        bal_packed_layout_id(&l, again);
+        if (known_bits(l.kind, l.bits) && g % BAL_UNIT == 0) bal_packed_layout_id(&l, again);
     }
     if (!again[0] || strcmp(id, again))
         return bal_fail(
             err, BAL_E_UNSUP,
-            "layout id '%s' is not known to this build; expected w{2,3,4,6,8}gG.p%du%d.v1"
-            " with G a multiple of %d",
+            "layout id '%s' is not known to this build; expected w{2,3,4,6,8}gG.p%du%d.v1,"
+            " t{2,3,4}gG. or d4gG. likewise, with G a multiple of %d",
             id, BAL_PANEL, BAL_UNIT, BAL_UNIT);
-    *bits = l.bits, *group = g;
+    *out = (bal_packed_format){l.kind, l.bits, g};
     return BAL_OK;
 }
 
@@ -108,7 +144,9 @@ bal_status bal_packed_view_init(bal_packed_view *v, const bal_packed_layout *lay
     v->layout = *layout;
     v->codes = (const void *)(bytes + layout->codes_offset);
     v->scales = (const void *)(bytes + layout->scales_offset);
-    v->zeros = bytes + layout->zeros_offset;
+    if (layout->kind != BAL_PACKED_GROUPS) v->steps = bytes + layout->steps_offset;
+    if (layout->kind != BAL_PACKED_TABLE) v->zeros = bytes + layout->zeros_offset;
+    if (layout->kind == BAL_PACKED_TABLE) v->table = bytes + layout->table_offset;
     return BAL_OK;
 }
 
@@ -182,57 +220,143 @@ static void pack_row(const bal_packed_layout *l, size_t r, const uint8_t *codes,
     }
 }
 
+static bal_status check_table(const bal_packed_layout *l, const bal_packed_parts *p, bal_error *err)
+{
+    const int top = bal_table_levels(l->bits) - 1;
+    for (int i = 0; i < 16; i++)
+        if (p->table->level[i] > (i < 1 << l->bits ? top : 0))
+            return bal_fail(err, BAL_E_ARG, "level %d of a table is %d; expected at most %d", i,
+                            p->table->level[i], i < 1 << l->bits ? top : 0);
+    if (p->table->zero > top)
+        return bal_fail(err, BAL_E_ARG, "the zero of a table is %d; expected at most %d",
+                        p->table->zero, top);
+    return check_range("step", p->steps, l->n, l->groups, 4, err);
+}
+
+/* Steps of two levels: what kernels may expand to int8 has to fit. */
+static bal_status check_expanded(const bal_packed_layout *l, const bal_packed_parts *p,
+                                 bal_error *err)
+{
+    for (size_t r = 0; r < l->n; r++)
+        for (size_t k = 0; k < l->k; k++) {
+            const size_t g = r * l->groups + k / BAL_UNIT / l->units_per_group;
+            const int v = (p->codes[r * l->k + k] - p->zeros[g]) * p->steps[g];
+            if (v < INT8_MIN || v > INT8_MAX)
+                return bal_fail(err, BAL_E_ARG,
+                                "code at row %zu, column %zu: (%d - %d) * %d is no int8", r, k,
+                                p->codes[r * l->k + k], p->zeros[g], p->steps[g]);
+        }
+    return BAL_OK;
+}
+
+static bal_status check_parts(const bal_packed_layout *l, const bal_packed_parts *p, bal_error *err)
+{
+    BAL_TRY(check_range("code", p->codes, l->n, l->k, l->bits, err));
+    if (l->kind == BAL_PACKED_TABLE) return check_table(l, p, err);
+    BAL_TRY(check_range("zero point", p->zeros, l->n, l->groups, l->bits, err));
+    return l->kind == BAL_PACKED_TWO_LEVEL ? check_expanded(l, p, err) : BAL_OK;
+}
+
+/* What stands beside the codes of row r. */
+static void pack_sides(const bal_packed_layout *l, size_t r, const bal_packed_parts *p,
+                       uint8_t *out)
+{
+    const size_t panel = r / BAL_PANEL, lane = r % BAL_PANEL, n_scales = bal_packed_scale_count(l);
+    uint16_t *scales = (void *)(out + l->scales_offset);
+    for (size_t i = 0; i < n_scales; i++)
+        scales[(panel * n_scales + i) * BAL_PANEL + lane] = p->scales[r * n_scales + i];
+    for (size_t g = 0; g < l->groups; g++) {
+        const size_t at = panel * l->groups + g, from = r * l->groups + g;
+        uint8_t *steps = out + l->steps_offset + at * bal_packed_step_bytes(l);
+        if (l->kind == BAL_PACKED_TABLE)
+            steps[lane % 8] |= (uint8_t)(p->steps[from] << 4 * (lane / 8));
+        if (l->kind == BAL_PACKED_TWO_LEVEL) steps[lane] = p->steps[from];
+        if (l->kind != BAL_PACKED_TABLE)
+            out[l->zeros_offset + at * BAL_PANEL + lane] = p->zeros[from];
+    }
+}
+
+bal_status bal_pack_parts(const bal_packed_layout *l, const bal_packed_parts *p, uint8_t *out,
+                          bal_error *err)
+{
+    assert((uintptr_t)out % sizeof(uint32_t) == 0);
+    BAL_TRY(check_parts(l, p, err));
+    memset(out, 0, l->n_bytes);
+    uint32_t *codes = (void *)(out + l->codes_offset);
+    for (size_t r = 0; r < l->n; r++) {
+        const size_t panel = r / BAL_PANEL * l->units * (size_t)l->bits * BAL_PANEL;
+        pack_row(l, r, p->codes + r * l->k, codes + panel);
+        pack_sides(l, r, p, out);
+    }
+    if (l->kind == BAL_PACKED_TABLE) {
+        memcpy(out + l->table_offset, p->table->level, sizeof p->table->level);
+        out[l->table_offset + sizeof p->table->level] = p->table->zero;
+    }
+    return BAL_OK;
+}
+
 bal_status bal_pack(const bal_packed_layout *l, const uint8_t *codes, const uint16_t *scales,
                     const uint8_t *zeros, uint8_t *out, bal_error *err)
 {
-    assert((uintptr_t)out % sizeof(uint32_t) == 0);
-    BAL_TRY(check_range("code", codes, l->n, l->k, l->bits, err));
-    BAL_TRY(check_range("zero point", zeros, l->n, l->groups, l->bits, err));
-    memset(out, 0, l->n_bytes);
-    uint32_t *out_codes = (void *)(out + l->codes_offset);
-    uint16_t *out_scales = (void *)(out + l->scales_offset);
-    uint8_t *out_zeros = out + l->zeros_offset;
-    for (size_t r = 0; r < l->n; r++) {
-        const size_t p = r / BAL_PANEL;
-        pack_row(l, r, codes + r * l->k, out_codes + p * l->units * (size_t)l->bits * BAL_PANEL);
-        for (size_t g = 0; g < l->groups; g++) {
-            const size_t at = (p * l->groups + g) * BAL_PANEL + r % BAL_PANEL;
-            out_scales[at] = scales[r * l->groups + g];
-            out_zeros[at] = zeros[r * l->groups + g];
-        }
-    }
-    return BAL_OK;
+    assert(l->kind == BAL_PACKED_GROUPS);
+    return bal_pack_parts(l, &(bal_packed_parts){.codes = codes, .scales = scales, .zeros = zeros},
+                          out, err);
 }
 
 void bal_unpack(const bal_packed_view *v, uint8_t *codes, uint16_t *scales, uint8_t *zeros)
 {
     const bal_packed_layout *l = &v->layout;
+    const size_t n_scales = bal_packed_scale_count(l);
     for (size_t r = 0; r < l->n; r++) {
-        const size_t lane = r % BAL_PANEL;
-        const uint32_t *panel = bal_packed_codes(v, r / BAL_PANEL);
+        const size_t lane = r % BAL_PANEL, p = r / BAL_PANEL;
+        const uint32_t *panel = bal_packed_codes(v, p);
         for (size_t k = 0; codes && k < l->k; k++)
             codes[r * l->k + k] =
                 decode_one(l->bits, panel + k / BAL_UNIT * (size_t)l->bits * BAL_PANEL + lane,
                            BAL_PANEL, (int)(k % BAL_UNIT));
-        for (size_t g = 0; g < l->groups; g++) {
-            const size_t at = g * BAL_PANEL + lane;
-            if (scales) scales[r * l->groups + g] = bal_packed_scales(v, r / BAL_PANEL)[at];
-            if (zeros) zeros[r * l->groups + g] = bal_packed_zeros(v, r / BAL_PANEL)[at];
-        }
+        for (size_t i = 0; scales && i < n_scales; i++)
+            scales[r * n_scales + i] = bal_packed_scales(v, p)[i * BAL_PANEL + lane];
+        for (size_t g = 0; zeros && v->zeros && g < l->groups; g++)
+            zeros[r * l->groups + g] = bal_packed_zeros(v, p)[g * BAL_PANEL + lane];
     }
+}
+
+/* What the codes of a lane and group mean: (level - zero) * scale, level the code or T[code]. */
+typedef struct meaning {
+    float scale;
+    int zero, mask;
+    const uint8_t *table;
+} meaning;
+
+static meaning meaning_of(const bal_packed_view *v, size_t panel, size_t g, size_t lane)
+{
+    const bal_packed_layout *l = &v->layout;
+    const uint16_t *scales = bal_packed_scales(v, panel);
+    const uint8_t *steps = bal_packed_steps(v, panel), *zeros = bal_packed_zeros(v, panel);
+    const float first = bal_f16_to_f32(scales[lane]);
+    if (l->kind == BAL_PACKED_GROUPS)
+        return (meaning){.scale = bal_f16_to_f32(scales[g * BAL_PANEL + lane]),
+                         .zero = zeros[g * BAL_PANEL + lane]};
+    if (l->kind == BAL_PACKED_TWO_LEVEL)
+        return (meaning){.scale = first * (float)steps[g * BAL_PANEL + lane],
+                         .zero = zeros[g * BAL_PANEL + lane]};
+    const unsigned step = steps[g * 8 + lane % 8] >> 4 * (lane / 8) & 15u;
+    const int mask = bal_table_levels(l->bits) - 1;
+    return (meaning){first * (float)bal_table_step(step), v->table[16] & mask, mask, v->table};
 }
 
 void bal_packed_row(const bal_packed_view *v, size_t r, float *out)
 {
     const bal_packed_layout *l = &v->layout;
     assert(r < l->n);
-    const size_t lane = r % BAL_PANEL;
-    const uint32_t *panel = bal_packed_codes(v, r / BAL_PANEL);
+    const size_t lane = r % BAL_PANEL, p = r / BAL_PANEL;
+    const uint32_t *panel = bal_packed_codes(v, p);
     for (size_t k = 0; k < l->k; k++) {
-        const size_t u = k / BAL_UNIT, at = u / l->units_per_group * BAL_PANEL + lane;
+        const size_t u = k / BAL_UNIT;
+        const meaning m = meaning_of(v, p, u / l->units_per_group, lane);
         const int q = decode_one(l->bits, panel + u * (size_t)l->bits * BAL_PANEL + lane, BAL_PANEL,
                                  (int)(k % BAL_UNIT));
-        const int z = bal_packed_zeros(v, r / BAL_PANEL)[at];
-        out[k] = (float)(q - z) * bal_f16_to_f32(bal_packed_scales(v, r / BAL_PANEL)[at]);
+        const int level = m.table ? m.table[q] & m.mask : q;
+        out[k] = (float)(level - m.zero) * m.scale;
     }
 }

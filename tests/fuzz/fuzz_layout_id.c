@@ -17,7 +17,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     char text[64], again[BAL_PACKED_ID_SIZE]; /* the longer of the two */
     bal_error err = {0};
     bal_act act;
-    bal_packed_layout l = {0};
+    bal_packed_format f;
     if (size >= sizeof text) return 0;
     if (size) memcpy(text, data, size);
     text[size] = 0;
@@ -36,7 +36,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         abort();
     }
     err.text[0] = 0;
-    if (bal_packed_id_parse(text, &l.bits, &l.group, &err) >= 0) {
+    if (bal_packed_id_parse(text, &f, &err) >= 0) {
+        const bal_packed_layout l = {.kind = f.kind, .bits = f.bits, .group = f.group};
         bal_packed_layout_id(&l, again);
         if (strcmp(text, again)) abort();
     } else if (!err.text[0]) {

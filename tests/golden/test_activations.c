@@ -442,6 +442,53 @@ static void a_file_says_what_it_reads(void **state)
     bal_engine_close(&e);
 }
 
+/* Two levels go with bytes, tables do not. */
+static void files_with_steps(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *recipe, *bits, *id, *act;
+    } cases[] = {{"qoq", "bits=4", "d4g128.p16u32.v1", "a8g0"},
+                 {"dgq", "bits=4", "d4g128.p16u32.v1", "a8g0"},
+                 {"table", "bits=3", "t3g32.p16u32.v1", "a16"}};
+    bal_error err;
+    bal_recipe r;
+    bal_engine e;
+    for (int i = 0; i < 3; i++) {
+        char path[600], id[BAL_PACKED_ID_SIZE], act[BAL_ACT_ID_SIZE];
+        ASSERT_OK(bal_recipe_load(&r, cases[i].recipe, &err));
+        ASSERT_OK(bal_recipe_assign(&r, cases[i].bits, &err));
+        snprintf(path, sizeof path, "%s", scratch(cases[i].recipe));
+        bal_pipeline_opts o = {.model = source_path("tests/golden/tiled/model"),
+                               .out = path,
+                               .recipe = &r,
+                               .calib = source_path("tests/golden/calib/calib.jsonl"),
+                               .threads = 2};
+        bal_pipeline_plan plan;
+        struct stat st;
+        ASSERT_OK(bal_pipeline_plan_make(&plan, &o, &err));
+        ASSERT_OK(bal_pipeline_run(&o, &err));
+        assert_int_equal(stat(path, &st), 0);
+        assert_int_equal(st.st_size, plan.sizes.n_bytes);
+        ASSERT_OK(bal_engine_open(&e, path, 1, NULL, &err));
+        assert_string_equal(bal_tensor_meta(&e.model.tensors, "ballast_format"), "1.2");
+        for (int k = 0; k < BAL_DECODER_LINEARS; k++) {
+            const bal_linear *l = bal_decoder_linear(&e.model.layers[1], k);
+            bal_packed_layout_id(&l->packed.layout, id);
+            bal_act_id(l->act, act);
+            assert_string_equal(id, cases[i].id);
+            assert_string_equal(act, cases[i].act);
+        }
+        bal_engine_close(&e);
+    }
+    /* a table of 4 bits takes as many bytes as these two levels here */
+    char path[600];
+    snprintf(path, sizeof path, "%s", scratch("qoq"));
+    edit(path, "\"d4g128.p16u32.v1\"", "\"t4g128.p16u32.v1\"");
+    ASSERT_FAILS(BAL_E_UNSUP, "t4g128.p16u32.v1 and reads bytes; tables read 16-bit activations",
+                 bal_engine_open(&e, path, 1, NULL, &err));
+}
+
 static void recipes_check(void **state)
 {
     (void)state;
@@ -480,6 +527,7 @@ int main(void)
         cmocka_unit_test(errors_count_activations),
         cmocka_unit_test(a_part_says_what_it_reads),
         cmocka_unit_test(a_file_says_what_it_reads),
+        cmocka_unit_test(files_with_steps),
         cmocka_unit_test(recipes_check),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);

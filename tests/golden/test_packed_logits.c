@@ -62,16 +62,17 @@ static int unpack_all(bal_engine *e, void *owned[], int max)
     return n;
 }
 
-static void compare(const char *model, int bits, const char *group, double limit)
+static void compare(const char *model, int bits, const char *group, const char *grid, double limit)
 {
     bal_error err = {0};
-    char set_bits[16], set_group[24], out[1100];
+    char set_bits[16], set_group[24], set_grid[24], out[1100];
     snprintf(set_bits, sizeof set_bits, "bits=%d", bits);
     snprintf(set_group, sizeof set_group, "group=%s", group);
     snprintf(out, sizeof out, "%s", scratch("q.safetensors"));
-    const char *set[] = {set_bits, set_group};
+    snprintf(set_grid, sizeof set_grid, "grid=%s", grid);
+    const char *set[] = {set_bits, set_group, set_grid};
     const bal_quant_opts opts = {
-        .size = sizeof opts, .recipe = "rtn", .set = set, .n_set = 2, .force = true};
+        .size = sizeof opts, .recipe = "rtn", .set = set, .n_set = 3, .force = true};
     ASSERT_OK(bal_quantize(source_path(model), out, &opts, &err));
     bal_engine e;
     static void *owned[7 * 64];
@@ -87,7 +88,7 @@ static void compare(const char *model, int bits, const char *group, double limit
         worst = fmax(worst, fabs((double)plain.data[i] - (double)packed.data[i]));
     }
     const double mean = sum / (double)count, deviation = sqrt(square / (double)count - mean * mean);
-    printf("%s W%d g%s: largest difference %.2g of the deviation\n", model, bits, group,
+    printf("%s W%d g%s %s: largest difference %.2g of the deviation\n", model, bits, group, grid,
            worst / deviation);
     assert_true(worst > 0 && worst < limit * deviation);
     for (int i = 0; i < n; i++) free(owned[i]);
@@ -102,14 +103,21 @@ static void tiny_all_types(void **state)
     const int bits[] = {2, 3, 4, 6, 8};
     const char *const groups[] = {"32", "64", "128", "row"};
     for (int b = 0; b < 5; b++)
-        for (int g = 0; g < 4; g++) compare("tests/golden/tiled/model", bits[b], groups[g], 4e-3);
+        for (int g = 0; g < 4; g++)
+            compare("tests/golden/tiled/model", bits[b], groups[g], "asym", 4e-3);
+    for (int b = 0; b < 3; b++)
+        compare("tests/golden/tiled/model", bits[b], groups[b], "table", 4e-3);
+    compare("tests/golden/tiled/model", 4, "128", "two-level", 4e-3);
 }
 
 static void embedded(void **state)
 {
     (void)state;
-    compare("demo/model", 3, "128", 1e-3);
-    compare("demo/model", 2, "32", 1e-3);
+    compare("demo/model", 3, "128", "asym", 1e-3);
+    compare("demo/model", 2, "32", "asym", 1e-3);
+    compare("demo/model", 2, "32", "table", 1e-3);
+    compare("demo/model", 3, "32", "table", 1e-3);
+    compare("demo/model", 4, "128", "two-level", 1e-3);
 }
 
 int main(void)

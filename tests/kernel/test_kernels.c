@@ -280,6 +280,83 @@ static bool check_gemm_a8(const char *name, bal_gemm_a8_fn *fn, bal_gemm_a8_fn *
     return outputs_agree(name, seed, shape);
 }
 
+/* What stands beside the codes of one panel of kinds with steps; a table has whole bytes, of which
+ * not all bits count. */
+typedef struct step_sides {
+    uint16_t *scales;
+    uint8_t *steps, *zeros;
+} step_sides;
+
+static step_sides input_steps(size_t groups, bool table, int mode)
+{
+    const size_t n_steps = groups * (table ? 8 : 16), n_zeros = table ? 17 : groups * 16;
+    const step_sides s = {input(1, 16 * 2, 2 * pick(0, 15)), input(2, n_steps, pick(0, 63)),
+                          input(4, n_zeros, pick(0, 63))};
+    for (size_t i = 0; i < 16; i++) {
+        s.scales[i] = bal_f32_to_f16(unit_float() * (mode == SUBNORMAL ? 0x1p-16f : 1.0f));
+        if (mode == SPECIAL && pick(0, 10) == 0) s.scales[i] = trial & 8 ? 0x7c00 : 0x7e01;
+    }
+    const bool top = mode == EXTREMES || mode == MIXED;
+    for (size_t i = 0; i < n_steps; i++) s.steps[i] = top ? 255 : (uint8_t)pick(0, 255);
+    for (size_t i = 0; i < n_zeros; i++) s.zeros[i] = top ? 255 : (uint8_t)pick(0, 255);
+    if (mode == EXTREMES) memset(s.zeros + (table ? 16 : 0), 0, table ? 1 : n_zeros);
+    return s;
+}
+
+static bool check_gemm_t(const char *name, bal_gemm_t_fn *fn, bal_gemm_t_fn *ref, uint64_t seed,
+                         int bits, bool table)
+{
+    const int mode = trial % MODES, mr = (int)pick(1, trial % 6 ? 9 : BAL_GEMM_W_MR);
+    const size_t units = pick(1, trial % 6 ? 24 : 80),
+                 upg = trial % 5 ? pick(1, units) : SIZE_MAX / 2;
+    const size_t groups = (units - 1) / upg + 1, a_stride = units + pick(0, 3);
+    const size_t y_stride = 16 + pick(0, 5), n_words = units * (size_t)bits * 16;
+    const size_t n_a = a_stride * (size_t)(mr - 1) + units;
+    uint32_t *codes = input(0, n_words * 4, 4 * pick(0, 15));
+    const step_sides s = input_steps(groups, table, mode);
+    bal_a16 *a = input(3, n_a * sizeof *a, 4 * pick(0, 15));
+    for (size_t i = 0; i < n_words; i++)
+        codes[i] = mode == EXTREMES ? UINT32_MAX : (uint32_t)bal_rng_u64(&rng);
+    fill_units(a, n_a, mode);
+    float *want, *got;
+    outputs(y_stride * (size_t)mr, &want, &got);
+    ref(mr, units, upg, a, a_stride, codes, s.scales, s.steps, s.zeros, want, y_stride);
+    fn(mr, units, upg, a, a_stride, codes, s.scales, s.steps, s.zeros, got, y_stride);
+    char shape[96];
+    snprintf(shape, sizeof shape, "mode=%d mr=%d units=%zu group=%zu ys=%zu", mode, mr, units, upg,
+             y_stride);
+    return outputs_agree(name, seed, shape);
+}
+
+/* Bytes that are no weights included: there sums wrap around alike. */
+static bool check_gemm_a8d4(const char *name, bal_gemm_a8d_fn *fn, bal_gemm_a8d_fn *ref,
+                            uint64_t seed)
+{
+    const int mode = trial % MODES;
+    const bool deep = trial % 12 == 11; /* longer than a segment */
+    const int m = (int)pick(1, trial % 6 ? 9 : deep ? 5 : BAL_GEMM_A8_ROWS);
+    const size_t units = deep ? pick(1025, 1200) : pick(1, trial % 6 ? 24 : 80);
+    const size_t upg = trial % 5 ? pick(1, units) : SIZE_MAX / 2;
+    const size_t ups = trial % 3 ? pick(1, units) : SIZE_MAX / 2;
+    const size_t groups = (units - 1) / upg + 1, a_stride = units + pick(0, 3);
+    const size_t y_stride = 16 + pick(0, 5), n_words = units * 4 * 16;
+    const size_t n_a = a_stride * (size_t)(m - 1) + units;
+    uint32_t *codes = input(0, n_words * 4, 4 * pick(0, 15));
+    const step_sides s = input_steps(groups, false, mode);
+    bal_a8 *a = input(3, n_a * sizeof *a, 4 * pick(0, 15));
+    for (size_t i = 0; i < n_words; i++)
+        codes[i] = mode == EXTREMES ? (trial & 16 ? 0 : UINT32_MAX) : (uint32_t)bal_rng_u64(&rng);
+    fill_rows_a8(a, (size_t)m, a_stride, units, ups, mode);
+    float *want, *got;
+    outputs(y_stride * (size_t)m, &want, &got);
+    ref(m, units, upg, ups, a, a_stride, codes, s.scales, s.steps, s.zeros, want, y_stride);
+    fn(m, units, upg, ups, a, a_stride, codes, s.scales, s.steps, s.zeros, got, y_stride);
+    char shape[96];
+    snprintf(shape, sizeof shape, "mode=%d m=%d units=%zu group=%zu scale=%zu ys=%zu", mode, m,
+             units, upg, ups, y_stride);
+    return outputs_agree(name, seed, shape);
+}
+
 /* Row-major weights of 2- or 4-byte elements, on any byte in even trials. */
 static const void *weights(int slot, size_t n, int mode, int type)
 {
@@ -472,6 +549,10 @@ static bool check_hadamard(const char *name, bal_hadamard_fn *fn, bal_hadamard_f
 #define check_gemm_w4(name, fn, ref, seed)   check_gemm_w(name, fn, ref, seed, 4)
 #define check_gemm_w6(name, fn, ref, seed)   check_gemm_w(name, fn, ref, seed, 6)
 #define check_gemm_w8(name, fn, ref, seed)   check_gemm_w(name, fn, ref, seed, 8)
+#define check_gemm_t2(name, fn, ref, seed)   check_gemm_t(name, fn, ref, seed, 2, true)
+#define check_gemm_t3(name, fn, ref, seed)   check_gemm_t(name, fn, ref, seed, 3, true)
+#define check_gemm_t4(name, fn, ref, seed)   check_gemm_t(name, fn, ref, seed, 4, true)
+#define check_gemm_d4(name, fn, ref, seed)   check_gemm_t(name, fn, ref, seed, 4, false)
 #define check_gemm_a8w2(name, fn, ref, seed) check_gemm_a8(name, fn, ref, seed, 2)
 #define check_gemm_a8w3(name, fn, ref, seed) check_gemm_a8(name, fn, ref, seed, 3)
 #define check_gemm_a8w4(name, fn, ref, seed) check_gemm_a8(name, fn, ref, seed, 4)

@@ -258,19 +258,107 @@ static void test_ids(void **state)
     bal_error err = {0};
     bal_packed_layout l;
     char id[BAL_PACKED_ID_SIZE];
-    int bits;
-    size_t group;
+    bal_packed_format f;
     ASSERT_OK(bal_packed_layout_init(&l, 3, 16, 96, 128, &err));
     bal_packed_layout_id(&l, id);
     assert_string_equal(id, "w3g128.p16u32.v1"); /* as asked for, although the row is shorter */
-    ASSERT_OK(bal_packed_id_parse(id, &bits, &group, &err));
-    assert_int_equal(bits, 3);
-    assert_int_equal(group, 128);
+    ASSERT_OK(bal_packed_id_parse(id, &f, &err));
+    assert_int_equal(f.kind, BAL_PACKED_GROUPS);
+    assert_int_equal(f.bits, 3);
+    assert_int_equal(f.group, 128);
+    ASSERT_OK(bal_packed_id_parse("t2g32.p16u32.v1", &f, &err));
+    assert_int_equal(f.kind, BAL_PACKED_TABLE);
+    assert_int_equal(f.bits, 2);
+    ASSERT_OK(bal_packed_id_parse("d4g0.p16u32.v1", &f, &err));
+    assert_int_equal(f.kind, BAL_PACKED_TWO_LEVEL);
+    assert_int_equal(f.group, 0);
     static const char *const bad[] = {"w3g128.p16u32.v2",  "w5g128.p16u32.v1", "w3g100.p16u32.v1",
                                       "w3g128.p16u32.v1x", "w3g-32.p16u32.v1", "",
-                                      "w3g0128.p16u32.v1"};
+                                      "w3g0128.p16u32.v1", "t6g32.p16u32.v1",  "d3g32.p16u32.v1",
+                                      "x3g32.p16u32.v1"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        ASSERT_FAILS(BAL_E_UNSUP, "is not known", bal_packed_id_parse(bad[i], &bits, &group, &err));
+        ASSERT_FAILS(BAL_E_UNSUP, "is not known", bal_packed_id_parse(bad[i], &f, &err));
+}
+
+/* One step above the other in a byte, levels and their zero behind. */
+static void test_byte_map_of_tables(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    bal_packed_layout l;
+    static uint8_t codes[20 * 40], steps[20 * 2], bytes[2048] __attribute__((aligned(64)));
+    uint16_t scales[20];
+    const bal_packed_table table = {.level = {0, 5, 9, 13, 16, 20, 24, 31}, .zero = 13};
+    const bal_packed_parts p = {codes, scales, steps, NULL, &table};
+    const bal_packed_format f = {BAL_PACKED_TABLE, 3, 32};
+    ASSERT_OK(bal_packed_layout_of(&l, f, 20, 40, &err));
+    assert_int_equal(l.scales_offset, 2 * 2 * 3 * 64); /* panels, units, words */
+    assert_int_equal(l.steps_offset - l.scales_offset, 2 * 16 * 2);
+    assert_int_equal(l.table_offset - l.steps_offset, 64);
+    assert_int_equal(l.n_bytes - l.table_offset, 64);
+    for (size_t i = 0; i < 20; i++) scales[i] = bal_f32_to_f16(0.5f);
+    steps[3 * 2 + 1] = 2, steps[11 * 2 + 1] = 15; /* lanes 3 and 11 of panel 0, group 1 */
+    codes[3 * 40 + 35] = 7, codes[11 * 40 + 35] = 1;
+    ASSERT_OK(bal_pack_parts(&l, &p, bytes, &err));
+    assert_int_equal(bytes[l.steps_offset + 8 + 3], 15 << 4 | 2);
+    assert_memory_equal(bytes + l.table_offset, table.level, 16);
+    assert_int_equal(bytes[l.table_offset + 16], 13);
+    bal_packed_view v;
+    float row[40];
+    ASSERT_OK(bal_packed_view_init(&v, &l, bytes, l.n_bytes, &err));
+    assert_null(bal_packed_zeros(&v, 0));
+    bal_packed_row(&v, 3, row);
+    assert_true(row[35] == (31 - 13) * 0.5f * 3);
+    assert_true(row[34] == (0 - 13) * 0.5f * 3);
+    bal_packed_row(&v, 11, row);
+    assert_true(row[35] == (5 - 13) * 0.5f * -8);
+    steps[5] = 16;
+    ASSERT_FAILS(BAL_E_ARG, "step at row 2, column 1 is 16", bal_pack_parts(&l, &p, bytes, &err));
+    steps[5] = 0;
+    bal_packed_table high = table;
+    high.level[7] = 32;
+    const bal_packed_parts bad = {codes, scales, steps, NULL, &high};
+    ASSERT_FAILS(BAL_E_ARG, "level 7 of a table is 32; expected at most 31",
+                 bal_pack_parts(&l, &bad, bytes, &err));
+    high = table, high.zero = 32;
+    ASSERT_FAILS(BAL_E_ARG, "zero of a table is 32", bal_pack_parts(&l, &bad, bytes, &err));
+}
+
+static void test_byte_map_of_two_levels(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    bal_packed_layout l;
+    static uint8_t codes[20 * 40], bytes[2048] __attribute__((aligned(64)));
+    uint8_t steps[20 * 2], zeros[20 * 2];
+    uint16_t scales[20];
+    const bal_packed_parts p = {codes, scales, steps, zeros, NULL};
+    const bal_packed_format f = {BAL_PACKED_TWO_LEVEL, 4, 32};
+    ASSERT_OK(bal_packed_layout_of(&l, f, 20, 40, &err));
+    assert_int_equal(l.steps_offset - l.scales_offset, 2 * 16 * 2);
+    assert_int_equal(l.zeros_offset - l.steps_offset, 2 * 2 * 16);
+    assert_int_equal(l.n_bytes - l.zeros_offset, 2 * 2 * 16);
+    for (size_t i = 0; i < 20; i++) scales[i] = bal_f32_to_f16(0.25f);
+    for (size_t i = 0; i < 40; i++) steps[i] = 3, zeros[i] = 2;
+    steps[17 * 2 + 1] = 9, zeros[17 * 2 + 1] = 1; /* lane 1 of panel 1, group 1 */
+    codes[17 * 40 + 39] = 15;
+    ASSERT_OK(bal_pack_parts(&l, &p, bytes, &err));
+    assert_int_equal(bytes[l.steps_offset + (2 + 1) * 16 + 1], 9);
+    assert_int_equal(bytes[l.zeros_offset + (2 + 1) * 16 + 1], 1);
+    bal_packed_view v;
+    float row[40];
+    ASSERT_OK(bal_packed_view_init(&v, &l, bytes, l.n_bytes, &err));
+    bal_packed_row(&v, 17, row);
+    assert_true(row[39] == (15 - 1) * 0.25f * 9);
+    steps[17 * 2 + 1] = 10; /* 14 * 10 */
+    ASSERT_FAILS(BAL_E_ARG, "row 17, column 39: (15 - 1) * 10 is no int8",
+                 bal_pack_parts(&l, &p, bytes, &err));
+    ASSERT_FAILS(
+        BAL_E_ARG, "two levels of 3 bits; expected 4",
+        bal_packed_layout_of(&l, (bal_packed_format){BAL_PACKED_TWO_LEVEL, 3, 32}, 1, 1, &err));
+    ASSERT_FAILS(
+        BAL_E_ARG, "a table of 6 bits; expected 2, 3 or 4",
+        bal_packed_layout_of(&l, (bal_packed_format){BAL_PACKED_TABLE, 6, 32}, 1, 1, &err));
 }
 
 static void test_types(void **state)
@@ -298,6 +386,8 @@ int main(void)
         cmocka_unit_test(test_gemm_reads_the_same_weights),
         cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_byte_map_of_tables),
+        cmocka_unit_test(test_byte_map_of_two_levels),
         cmocka_unit_test(test_ids),
         cmocka_unit_test(test_types),
     };

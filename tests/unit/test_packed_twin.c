@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * Packed weights are what the quantizer simulates, for every width, group and grid and for columns
  * that fill no group, no unit and no panel: decoded rows bit by bit, products as exactly as f32
- * adds up (activations here are whole numbers that the 16-bit form holds exactly). */
+ * adds up (activations here are whole numbers that the 16-bit or 8-bit form holds exactly). */
 #include "check.h"
 
 #include "base/half.h"
@@ -16,7 +16,7 @@ enum { MAX_K = 300, N = 37, ROWS = 3 };
 static const int bits[] = {2, 3, 4, 8};
 static const int groups[] = {32, 64, 128, 0};
 static const int columns[] = {20, 32, 45, 128, 172, 256, MAX_K};
-static const bal_grid grids[] = {BAL_GRID_ASYM, BAL_GRID_SYM};
+static const bal_grid grids[] = {BAL_GRID_ASYM, BAL_GRID_SYM, BAL_GRID_TABLE, BAL_GRID_TWO_LEVEL};
 #define EACH(i, of) for (size_t i = 0; i < sizeof(of) / sizeof *(of); i++)
 
 typedef struct twin {
@@ -25,17 +25,17 @@ typedef struct twin {
     bal_exec exec;
     bal_rng rng;
     float w[N * MAX_K], x[ROWS * MAX_K];
-    int compared;
+    int compared, products;
 } twin;
 
-/* Weights of several sizes in one row; x: whole numbers, the largest of each unit 32639. */
-static void fill(twin *t, int k)
+/* Weights of several sizes in one row; x: whole numbers, the largest of each unit `most`. */
+static void fill(twin *t, int k, int most)
 {
     for (int i = 0; i < N * k; i++) t->w[i] = (bal_rng_f32(&t->rng) - 0.4f) * (i % 7 ? 0.1f : 2.0f);
     for (int i = 0; i < ROWS * k; i++)
-        t->x[i] = (float)((int)bal_rng_below(&t->rng, 2 * 32639 + 1) - 32639);
+        t->x[i] = (float)((int)bal_rng_below(&t->rng, 2u * (unsigned)most + 1) - most);
     for (int r = 0; r < ROWS; r++)
-        for (int at = 0; at < k; at += 32) t->x[r * k + at + (k - at) / 40] = 32639;
+        for (int at = 0; at < k; at += 32) t->x[r * k + at + (k - at) / 40] = (float)most;
 }
 
 static void check_rows(twin *t, const bal_quantized_linear *q, const bal_packed_view *v)
@@ -53,11 +53,11 @@ static void check_rows(twin *t, const bal_quantized_linear *q, const bal_packed_
 }
 
 static void check_products(twin *t, const bal_quantized_linear *q, const bal_packed_view *v,
-                           bal_type type)
+                           bal_type type, bal_act act)
 {
     static float y[ROWS * N];
     float row[MAX_K];
-    const bal_linear l = {.type = type, .n = q->n, .k = q->k, .packed = *v};
+    const bal_linear l = {.type = type, .n = q->n, .k = q->k, .packed = *v, .act = act};
     bal_linear_forward(&t->exec, &l, t->x, (size_t)q->k, ROWS, y, N);
     for (int r = 0; r < q->n; r++) {
         bal_quantized_row(q, r, row);
@@ -74,7 +74,7 @@ static void check_products(twin *t, const bal_quantized_linear *q, const bal_pac
     }
 }
 
-static void check_one(twin *t, int b, int group, bal_grid grid, int k)
+static void check_one(twin *t, bal_packed_format f, bal_grid grid, bal_act_kind act, int k)
 {
     static uint8_t data[1 << 16] __attribute__((aligned(64)));
     bal_error err = {0};
@@ -82,18 +82,28 @@ static void check_one(twin *t, int b, int group, bal_grid grid, int k)
     bal_packed_layout layout;
     bal_packed_view view;
     bal_type type;
-    const bal_quantizer z = {.bits = b, .group = group, .grid = grid, .arith = BAL_ARITH_F32};
-    fill(t, k);
-    ASSERT_OK(bal_quantized_linear_create(&q, N, k, b, group, &err));
+    const bal_quantizer z = {
+        .bits = f.bits, .group = (int)f.group, .grid = grid, .arith = BAL_ARITH_F32};
+    fill(t, k, act == BAL_ACT_A8 ? BAL_A8_MAX : BAL_A16_MAX);
+    ASSERT_OK(bal_quantized_linear_make(&q, f, N, k, &err));
     bal_quantize_matrix(t->pool, &z, t->w, &q);
-    ASSERT_OK(bal_packed_layout_init(&layout, b, N, (size_t)k, (size_t)group, &err));
+    ASSERT_OK(bal_packed_layout_of(&layout, f, N, (size_t)k, &err));
     assert_true(layout.n_bytes <= sizeof data);
-    ASSERT_OK(bal_pack(&layout, q.codes, q.scales, q.zeros, data, &err));
+    const bal_packed_parts parts = bal_quantized_parts(&q);
+    ASSERT_OK(bal_pack_parts(&layout, &parts, data, &err));
     ASSERT_OK(bal_packed_view_init(&view, &layout, data, layout.n_bytes, &err));
-    ASSERT_OK(bal_type_from_bits(&type, b, &err));
+    ASSERT_OK(bal_type_from_bits(&type, f.bits, &err));
     check_rows(t, &q, &view);
-    check_products(t, &q, &view, type);
+    check_products(t, &q, &view, type, (bal_act){.kind = act});
     bal_quantized_linear_free(&q);
+    t->products++;
+}
+
+/* Whether a grid has that many bits, and reads such activations here. */
+static bool exists(bal_grid grid, int b, bal_act_kind act)
+{
+    if (grid == BAL_GRID_TABLE) return b <= 4 && act == BAL_ACT_A16;
+    return grid != BAL_GRID_TWO_LEVEL || b == 4;
 }
 
 static void test_packed_is_simulated(void **state)
@@ -108,10 +118,14 @@ static void test_packed_is_simulated(void **state)
     EACH(b, bits)
     EACH(g, groups)
     EACH(s, grids)
-    EACH(k, columns) check_one(&t, bits[b], groups[g], grids[s], columns[k]);
-    printf("%d weights in %zu matrices\n", t.compared,
-           sizeof bits / sizeof *bits * (sizeof groups / sizeof *groups) *
-               (sizeof grids / sizeof *grids) * (sizeof columns / sizeof *columns));
+    EACH(k, columns)
+    for (int a = BAL_ACT_A16; a <= BAL_ACT_A8; a++) {
+        const bal_recipe r = {.bits = bits[b], .group = groups[g], .grid = grids[s]};
+        if (exists(r.grid, r.bits, (bal_act_kind)a))
+            check_one(&t, bal_recipe_format(&r, 0), r.grid, (bal_act_kind)a, columns[k]);
+    }
+    printf("%d weights in %d matrices\n", t.compared, t.products);
+    assert_int_equal(t.products, 4 * 7 * (2 * 2 * 4 + 3 + 2));
     bal_exec_destroy(&t.exec);
     bal_pool_destroy(t.pool);
 }

@@ -169,7 +169,8 @@ static void test_contradictions(void **state)
     }
     static const struct {
         const char *set, *says;
-    } cases[] = {{"shift=inputs", "shift needs inputs=quantized"},
+    } cases[] = {{"grid=two-level", "grid=two-level has 4 bits, found bits=3"},
+                 {"shift=inputs", "shift needs inputs=quantized"},
                  {"polish=sweep", "polish needs solver=gptq"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         ASSERT_OK(bal_recipe_load(&r, "rtn", &err));
@@ -184,6 +185,33 @@ static void test_contradictions(void **state)
     ASSERT_OK(bal_recipe_check(&r, &err));
     ASSERT_OK(bal_recipe_assign(&r, "clip=awq", &err));
     ASSERT_FAILS(BAL_E_ARG, "clip=diag, block, inverse or pivot", bal_recipe_check(&r, &err));
+}
+
+/* Grids with steps have no other bits, clips and activations than those they say. */
+static void test_steps(void **state)
+{
+    (void)state;
+    bal_recipe r;
+    bal_error err;
+    ASSERT_OK(bal_recipe_load(&r, "table", &err));
+    assert_false(bal_recipe_format(&r, 0).kind != BAL_PACKED_TABLE);
+    static const struct {
+        const char *set, *back, *says;
+    } cases[] = {{"bits=6", "bits=2", "grid=table has 2, 3 or 4 bits, found bits=6"},
+                 {"act=a8", "act=a16", "grid=table needs act=a16"},
+                 {"clip=block", "clip=pivot", "clip=diag, inverse or pivot; found clip=block"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        ASSERT_OK(bal_recipe_assign(&r, cases[i].set, &err));
+        ASSERT_FAILS(BAL_E_ARG, cases[i].says, bal_recipe_check(&r, &err));
+        ASSERT_OK(bal_recipe_assign(&r, cases[i].back, &err));
+        ASSERT_OK(bal_recipe_check(&r, &err));
+    }
+    ASSERT_OK(bal_recipe_assign(&r, "bits=auto", &err));
+    ASSERT_OK(bal_recipe_assign(&r, "target_bpw=3", &err));
+    ASSERT_FAILS(BAL_E_ARG, "found bits=auto", bal_recipe_check(&r, &err));
+    ASSERT_OK(bal_recipe_load(&r, "dgq", &err));
+    assert_true(bal_recipe_solves(&r));
+    assert_int_equal(bal_recipe_format(&r, 0).kind, BAL_PACKED_TWO_LEVEL);
 }
 
 static void test_names(void **state)
@@ -255,7 +283,8 @@ int main(void)
         cmocka_unit_test(test_canonical),     cmocka_unit_test(test_every_word),
         cmocka_unit_test(test_fractions),     cmocka_unit_test(test_contradictions),
         cmocka_unit_test(test_names),         cmocka_unit_test(test_extends_file),
-        cmocka_unit_test(test_abouts),        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_steps),         cmocka_unit_test(test_abouts),
+        cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

@@ -20,8 +20,16 @@ enum {
 #define MIN_BUFFER        ((size_t)256 << 20)
 #define MIN_BUFFER_SCALAR ((size_t)16 << 20) /* code so slow that a cache makes no difference */
 
-/* CASE_PACKED: 16-bit activations; CASE_BYTES: 8-bit ones */
-typedef enum case_kind { CASE_LIMIT, CASE_PACKED, CASE_BYTES, CASE_FLOAT } case_kind;
+/* CASE_PACKED: 16-bit activations; CASE_BYTES: 8-bit ones. Kernels that read steps have cases of
+ * their own of both. */
+typedef enum case_kind {
+    CASE_LIMIT,
+    CASE_PACKED,
+    CASE_PACKED_STEPS,
+    CASE_BYTES,
+    CASE_BYTES_STEPS,
+    CASE_FLOAT
+} case_kind;
 
 typedef struct bench_case {
     case_kind kind;
@@ -29,9 +37,11 @@ typedef struct bench_case {
     double work;     /* bytes or multiply-adds of a call */
     const char *name;
     int bits, rows, threads;
-    bal_packed_layout layout; /* CASE_PACKED, CASE_BYTES */
+    bal_packed_layout layout; /* of packed weights */
     bal_gemm_w_fn *gemm_w;
+    bal_gemm_t_fn *gemm_t;
     bal_gemm_a8_fn *gemm_a8;
+    bal_gemm_a8d_fn *gemm_a8d;
     bal_gemm_nt_fn *gemm_nt;
     size_t n_bytes; /* of weights per call */
     double seconds[MAX_REPEATS];
@@ -53,47 +63,44 @@ typedef struct job {
     const bench *b;
     const bench_case *c;
     const uint8_t *weights;
-    size_t panels; /* of CASE_PACKED and CASE_BYTES */
+    size_t panels; /* of packed weights */
 } job;
 
 /* ---- Kernels ------------------------------------------------------------------------------- */
 
+/* One panel and up to ROW_CHUNK tokens. */
+static void panel(const job *j, size_t p, size_t i, int rows)
+{
+    const bench_case *c = j->c;
+    const bal_packed_layout *l = &c->layout;
+    const size_t units = l->units, upg = l->units_per_group, n_pad = l->panels * BAL_PANEL;
+    const uint8_t *at = j->weights;
+    const bal_packed_view v = {.layout = *l,
+                               .codes = (const void *)(at + l->codes_offset),
+                               .scales = (const void *)(at + l->scales_offset),
+                               .steps = at + l->steps_offset,
+                               .zeros = at + l->zeros_offset};
+    const uint32_t *codes = bal_packed_codes(&v, p);
+    const uint16_t *scales = bal_packed_scales(&v, p);
+    const bool table = l->kind == BAL_PACKED_TABLE;
+    const uint8_t *steps = bal_packed_steps(&v, p);
+    const uint8_t *zeros = table ? at + l->table_offset : bal_packed_zeros(&v, p);
+    const bal_a16 *a = j->b->a + i * units;
+    const bal_a8 *a8 = j->b->a8 + i * units;
+    float *y = j->b->y + i * n_pad + p * BAL_PANEL;
+    if (c->gemm_w) c->gemm_w(rows, units, upg, a, units, codes, scales, zeros, y, n_pad);
+    if (c->gemm_t) c->gemm_t(rows, units, upg, a, units, codes, scales, steps, zeros, y, n_pad);
+    if (c->gemm_a8) c->gemm_a8(rows, units, upg, units, a8, units, codes, scales, zeros, y, n_pad);
+    if (c->gemm_a8d)
+        c->gemm_a8d(rows, units, upg, units, a8, units, codes, scales, steps, zeros, y, n_pad);
+}
+
 static void packed_lane(void *ctx, size_t begin, size_t end, int lane)
 {
     const job *j = ctx;
-    const bench_case *c = j->c;
-    const bal_packed_layout *l = &c->layout;
-    const size_t units = l->units, n_pad = l->panels * BAL_PANEL;
-    const uint32_t *codes = (const void *)(j->weights + l->codes_offset);
-    const uint16_t *scales = (const void *)(j->weights + l->scales_offset);
-    const uint8_t *zeros = j->weights + l->zeros_offset;
-    for (int i0 = 0; i0 < c->rows; i0 += ROW_CHUNK)
-        for (size_t p = begin; p < end; p++)
-            for (int i = i0; i < c->rows && i < i0 + ROW_CHUNK; i += BAL_GEMM_W_MR) {
-                const int mr = c->rows - i < BAL_GEMM_W_MR ? c->rows - i : BAL_GEMM_W_MR;
-                c->gemm_w(mr, units, l->units_per_group, j->b->a + (size_t)i * units, units,
-                          codes + p * units * (size_t)l->bits * BAL_PANEL,
-                          scales + p * l->groups * BAL_PANEL, zeros + p * l->groups * BAL_PANEL,
-                          j->b->y + (size_t)i * n_pad + p * BAL_PANEL, n_pad);
-            }
-    (void)lane;
-}
-
-static void bytes_lane(void *ctx, size_t begin, size_t end, int lane)
-{
-    const job *j = ctx;
-    const bench_case *c = j->c;
-    const bal_packed_layout *l = &c->layout;
-    const size_t units = l->units, n_pad = l->panels * BAL_PANEL, rows = (size_t)c->rows;
-    const uint32_t *codes = (const void *)(j->weights + l->codes_offset);
-    const uint16_t *scales = (const void *)(j->weights + l->scales_offset);
-    const uint8_t *zeros = j->weights + l->zeros_offset;
+    const size_t rows = (size_t)j->c->rows;
     for (size_t i = 0; i < rows; i += ROW_CHUNK)
-        for (size_t p = begin; p < end; p++)
-            c->gemm_a8((int)bal_min(rows - i, ROW_CHUNK), units, l->units_per_group, units,
-                       j->b->a8 + i * units, units, codes + p * units * (size_t)l->bits * BAL_PANEL,
-                       scales + p * l->groups * BAL_PANEL, zeros + p * l->groups * BAL_PANEL,
-                       j->b->y + i * n_pad + p * BAL_PANEL, n_pad);
+        for (size_t p = begin; p < end; p++) panel(j, p, i, (int)bal_min(rows - i, ROW_CHUNK));
     (void)lane;
 }
 
@@ -126,12 +133,14 @@ static void call(const bench *b, bench_case *c, bal_pool *pool, const uint8_t *w
                                 (bal_limit_buffer){b->buffer, b->buffer_bytes});
         return;
     case CASE_BYTES:
+    case CASE_BYTES_STEPS:
         for (int i = 0; i < c->rows; i++)
             plan->kernels->quant_a8(b->x + (size_t)i * plan->k, plan->k, 0,
                                     b->a8 + (size_t)i * c->layout.units);
-        bal_pool_run(pool, bytes_lane, &j, j.panels, grain_of(j.panels, c->threads));
+        bal_pool_run(pool, packed_lane, &j, j.panels, grain_of(j.panels, c->threads));
         return;
     case CASE_PACKED:
+    case CASE_PACKED_STEPS:
         for (int i = 0; i < c->rows; i++)
             plan->kernels->quant_a16(b->x + (size_t)i * plan->k, plan->k,
                                      b->a + (size_t)i * c->layout.units);
@@ -179,6 +188,37 @@ static void add_limits(bench *b, int threads)
     }
 }
 
+/* Kinds with steps: tables in groups of 32, for which they are made, whatever the plan's; two
+ * levels in the plan's, for both activations. */
+static bal_status add_stepped(bench *b, int rows, bal_error *err)
+{
+    static const struct {
+        const char *name;
+        bal_packed_kind kind;
+        int bits;
+        bool bytes;
+    } cases[] = {{"gemm_t2", BAL_PACKED_TABLE, 2, false},
+                 {"gemm_t3", BAL_PACKED_TABLE, 3, false},
+                 {"gemm_t4", BAL_PACKED_TABLE, 4, false},
+                 {"gemm_d4", BAL_PACKED_TWO_LEVEL, 4, false},
+                 {"gemm_a8d4", BAL_PACKED_TWO_LEVEL, 4, true}};
+    const bal_bench_plan *plan = b->plan;
+    const bal_kernels *t = plan->kernels;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const bool table = cases[i].kind == BAL_PACKED_TABLE;
+        const bal_packed_format f = {cases[i].kind, cases[i].bits, table ? 32 : plan->group};
+        bench_case *c = add_case(b, cases[i].bytes ? CASE_BYTES_STEPS : CASE_PACKED_STEPS,
+                                 cases[i].name, f.bits, rows, bal_pool_size(plan->pool));
+        BAL_TRY(bal_packed_layout_of(&c->layout, f, plan->n, plan->k, err));
+        if (cases[i].bytes)
+            c->gemm_a8d = t->gemm_a8d4;
+        else
+            c->gemm_t = table ? bal_kernels_gemm_t(t, f.bits) : t->gemm_d4;
+        c->n_bytes = c->layout.n_bytes;
+    }
+    return BAL_OK;
+}
+
 static bal_status add_matrices(bench *b, int rows, bal_error *err)
 {
     const bal_bench_plan *plan = b->plan;
@@ -210,7 +250,7 @@ static bal_status add_matrices(bench *b, int rows, bal_error *err)
         d->gemm_a8 = bal_kernels_gemm_a8(t, bits[i]);
         d->n_bytes = c->layout.n_bytes;
     }
-    return BAL_OK;
+    return add_stepped(b, rows, err);
 }
 
 /* Random halves 0x3c00..0x3fff: 1..2 as f16, 2^-7..2 as bf16 and f32. */
@@ -299,7 +339,7 @@ static void report(const bench *b, bench_case *c, bal_bench_row *row)
     double weights = reads ? 0 : c->work, bytes = reads ? c->work : 0;
     if (matrix) {
         row->n = plan->n, row->k = plan->k;
-        row->group = c->kind == CASE_FLOAT ? 0 : plan->group;
+        row->group = c->kind == CASE_FLOAT ? 0 : c->layout.group;
         weights = (double)plan->n * (double)plan->k, bytes = (double)c->n_bytes;
     }
     row->weights_per_s = weights / row->seconds;
@@ -315,7 +355,8 @@ static void set_fraction(bal_bench_row *row, case_kind kind, const bal_bench_row
     const bal_bench_row *l = &limits[row->rows == 1       ? BAL_LIMIT_READ
                                      : kind == CASE_FLOAT ? BAL_LIMIT_FMA
                                                           : BAL_LIMIT_INT8];
-    const double products = kind == CASE_PACKED ? 2.0 * row->rows : (double)row->rows;
+    const bool words = kind == CASE_PACKED || kind == CASE_PACKED_STEPS;
+    const double products = words ? 2.0 * row->rows : (double)row->rows;
     row->limit = l->name;
     row->limit_per_s = row->rows == 1 ? l->bytes_per_s : l->weights_per_s;
     row->fraction =

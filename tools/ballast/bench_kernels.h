@@ -20,7 +20,7 @@ typedef struct bal_bench_plan {
     int repeats;
 } bal_bench_plan;
 
-enum { BAL_BENCH_ROWS = 32 };
+enum { BAL_BENCH_ROWS = 48 };
 
 /* Fills rows[BAL_BENCH_ROWS] and *n_rows: the limits at every thread count up to the pool's. */
 bal_status bal_bench_limits(const bal_bench_plan *plan, bal_bench_row *rows, int *n_rows,

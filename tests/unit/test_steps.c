@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: MIT
+ * Grids with steps: the levels themselves, two levels that never leave an int8 (over all ranges and
+ * all codes), searches that lower what they measure, error feedback and descent on them, odd rows.
+ */
+#include "check.h"
+
+#include "base/half.h"
+#include "base/rng.h"
+#include "format/safetensors.h"
+#include "quant/grid.h"
+#include "quant/ldlq.h"
+#include "quant/steps.h"
+
+#include <math.h>
+
+enum { K = 96, N = 24, ROWS = 160 };
+
+typedef struct bench {
+    bal_pool *pool;
+    bal_kernels kernels;
+    bal_exec e;
+    float x[ROWS * K], w[N * K];
+    bal_moments m;
+    bal_factor f;
+    float *h;
+    double d[K];
+} bench;
+
+/* The matrix and inputs that the solvers are held against a textbook with. */
+static void bench_open(bench *b)
+{
+    bal_error err = {0};
+    bal_tensor_set set;
+    static float work[ROWS * K];
+    memset(b, 0, sizeof *b);
+    ASSERT_OK(bal_pool_create(&b->pool, 2, &err));
+    bal_kernels_init(&b->kernels, bal_cpu_isa());
+    ASSERT_OK(bal_exec_create(&b->e, b->pool, &b->kernels, K, &err));
+    ASSERT_OK(bal_tensor_set_open(&set, source_path("tests/golden/gptq/case.safetensors"), &err));
+    memcpy(b->x, bal_tensor_find(&set, "x")->data, sizeof b->x);
+    memcpy(b->w, bal_tensor_find(&set, "w")->data, sizeof b->w);
+    bal_tensor_set_close(&set);
+    ASSERT_OK(bal_moments_create(&b->m, &b->e, K, false, 0, &err));
+    bal_moments_add(&b->m, &b->e, b->x, NULL, NULL, ROWS, work);
+    ASSERT_OK(bal_factor_create(&b->f, &b->e, &b->m, 0.01, BAL_FACTOR_BY_SIZE | BAL_FACTOR_INVERSE,
+                                &err));
+    ASSERT_OK(bal_damped_matrix(&b->h, &b->m, 0.01, &err));
+    memcpy(b->d, b->f.inverse, sizeof b->d);
+}
+
+static void bench_close(bench *b)
+{
+    free(b->h);
+    bal_factor_destroy(&b->f);
+    bal_moments_destroy(&b->m);
+    bal_exec_destroy(&b->e);
+    bal_pool_destroy(b->pool);
+}
+
+static const bal_quantizer grids[] = {
+    {2, 32, BAL_GRID_TABLE, BAL_ARITH_F32},     {3, 32, BAL_GRID_TABLE, BAL_ARITH_F32},
+    {4, 32, BAL_GRID_TABLE, BAL_ARITH_F32},     {3, 64, BAL_GRID_TABLE, BAL_ARITH_F32},
+    {4, 32, BAL_GRID_TWO_LEVEL, BAL_ARITH_F32}, {4, 0, BAL_GRID_TWO_LEVEL, BAL_ARITH_F32}};
+enum { N_GRIDS = sizeof grids / sizeof *grids };
+
+static void make(bal_quantized_linear *q, const bal_quantizer *z)
+{
+    bal_error err = {0};
+    const bal_recipe r = {.bits = z->bits, .group = z->group, .grid = z->grid};
+    ASSERT_OK(bal_quantized_linear_make(q, bal_recipe_format(&r, 0), N, K, &err));
+}
+
+static void test_levels(void **state)
+{
+    (void)state;
+    for (int bits = 2; bits <= 4; bits++) {
+        const bal_levels *l = bal_levels_of(bits);
+        const int n = 1 << bits;
+        for (int i = 0; i + 1 < n; i++) {
+            assert_true(l->table.level[i] < l->table.level[i + 1]);
+            assert_true(l->middle[i] == 0.5f * (float)(l->table.level[i] + l->table.level[i + 1]));
+        }
+        assert_true(l->table.level[n - 1] < bal_table_levels(bits));
+        assert_true(l->table.zero < l->table.level[n - 1]);
+        const bal_code_grid g = bal_steps_grid(BAL_PACKED_TABLE, bits, 0.5f, 15, 0);
+        for (int i = 0; i < n; i++) {
+            const float w = bal_code_value(&g, i);
+            assert_true(w == -8 * 0.5f * (float)(l->table.level[i] - l->table.zero));
+            assert_int_equal(bal_code_nearest(&g, w), i);
+        }
+    }
+    for (int m = -8; m <= 8; m++)
+        if (m) assert_int_equal(bal_table_step(bal_table_step_code(m)), m);
+}
+
+/* Every step, zero point and code that may stand there; one code more would not. */
+static void test_expanded_codes_are_int8(void **state)
+{
+    (void)state;
+    for (int m = 1; m <= INT8_MAX; m++)
+        for (int z = 0; z < 16; z++) {
+            const bal_code_grid g =
+                bal_steps_grid(BAL_PACKED_TWO_LEVEL, 4, 1.0f, (uint8_t)m, (uint8_t)z);
+            assert_true(g.least <= z && z <= g.most);
+            for (int code = 0; code < 16; code++) {
+                const int v = (code - z) * m;
+                const bool fits = v >= INT8_MIN && v <= INT8_MAX;
+                assert_int_equal(fits, code >= g.least && code <= g.most);
+            }
+        }
+}
+
+/* All ranges of whole numbers within the +-119 that a row is scaled to: no bound is needed for what
+ * rounding to nearest gives. */
+static void test_protective_range(void **state)
+{
+    (void)state;
+    bal_quantized_linear q;
+    bal_error err = {0};
+    const bal_quantizer z = {4, 32, BAL_GRID_TWO_LEVEL, BAL_ARITH_F32};
+    const bal_packed_format f = {BAL_PACKED_TWO_LEVEL, 4, 32};
+    float w[64] = {119.0f}; /* group 0 keeps the scale at 1 */
+    int most = 0, codes = 0;
+    ASSERT_OK(bal_quantized_linear_make(&q, f, 1, 64, &err));
+    for (int lo = -119; lo <= 119; lo++)
+        for (int hi = lo; hi <= 119; hi++) {
+            for (int i = 0; i < 32; i++) w[32 + i] = (float)(i % 2 ? hi : lo);
+            bal_steps_quantize(&z, w, &q, 0);
+            assert_true(bal_f16_to_f32(q.scales[0]) == 1.0f);
+            for (int v = lo; v <= hi; v++) {
+                const int code = (int)fmin(fmax(rint((double)v / q.steps[1]) + q.zeros[1], 0), 15);
+                const int expanded = (code - q.zeros[1]) * q.steps[1];
+                assert_in_range(expanded + 128, 0, 255);
+                most = abs(expanded) > most ? abs(expanded) : most;
+                codes++;
+            }
+        }
+    printf("%d codes, the largest expands to %d\n", codes, most);
+    assert_true(most > 119); /* rounding does leave the range */
+    bal_quantized_linear_free(&q);
+}
+
+static double weighed(const bench *b, const bal_quantized_linear *q)
+{
+    double sum = 0.0;
+    for (int r = 0; r < N; r++) {
+        float row[K];
+        bal_quantized_row(q, r, row);
+        for (int c = 0; c < K; c++)
+            sum += b->d[c] * pow((double)b->w[r * K + c] - (double)row[c], 2);
+    }
+    return sum;
+}
+
+static double output_error(const bench *b, const bal_quantized_linear *q)
+{
+    double sum = 0.0, d[K];
+    for (int r = 0; r < N; r++) {
+        float row[K];
+        bal_quantized_row(q, r, row);
+        for (int c = 0; c < K; c++) d[c] = (double)row[c] - (double)b->w[r * K + c];
+        for (int i = 0; i < K; i++)
+            for (int c = 0; c < K; c++) sum += d[i] * (double)b->h[i * K + c] * d[c];
+    }
+    return sum;
+}
+
+/* Simulated rounding is what stored rounding gives. */
+static void test_simulated_is_stored(void **state)
+{
+    (void)state;
+    bench b;
+    bench_open(&b);
+    for (int i = 0; i < N_GRIDS; i++) {
+        bal_quantized_linear q;
+        float row[K], work[K], one[K], out[K];
+        make(&q, &grids[i]);
+        bal_quantize_matrix(b.pool, &grids[i], b.w, &q);
+        for (int c = 0; c < K; c++) one[c] = 1.0f;
+        for (int r = 0; r < N; r++) {
+            bal_quantized_row(&q, r, row);
+            bal_quantize_simulate(&grids[i], b.w + r * K, one, K, work, out);
+            assert_memory_equal(row, out, sizeof row);
+        }
+        bal_quantized_linear_free(&q);
+    }
+    bench_close(&b);
+}
+
+/* Search, error feedback and descent each lower what they say they lower. */
+static void test_solving(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    bench b;
+    bench_open(&b);
+    for (int i = 0; i < N_GRIDS; i++) {
+        bal_quantized_linear q;
+        make(&q, &grids[i]);
+        bal_quantize_matrix(b.pool, &grids[i], b.w, &q);
+        const double plain = weighed(&b, &q);
+        bal_grid_search(b.pool, &grids[i], b.w, b.d, &q);
+        const double searched = weighed(&b, &q), rounded = output_error(&b, &q);
+        if (!(searched < 0.99 * plain))
+            fail_msg("grid %d: search from %g to %g only", i, plain, searched);
+        ASSERT_OK(bal_ldlq(&b.e, &b.f, b.w, &q, &err));
+        const double fed = output_error(&b, &q);
+        if (!(fed < 0.8 * rounded)) fail_msg("grid %d: feedback from %g to %g", i, rounded, fed);
+        double before = fed;
+        for (int s = 0; s < 4; s++) {
+            ASSERT_OK(bal_polish(&b.e, b.h, b.w, 1, s % 2, &q, &err));
+            const double after = output_error(&b, &q);
+            if (after > before * (1.0 + 1e-9)) fail_msg("grid %d: %g from %g", i, after, before);
+            before = after;
+        }
+        if (!(before < 0.999 * fed)) fail_msg("grid %d: descent from %g to %g", i, fed, before);
+        for (int g = 0; g < N * K; g++) {
+            const bal_code_grid grid = bal_quantized_grid(
+                &q, (size_t)(g / K), (size_t)(g % K / bal_group_size(K, grids[i].group)));
+            assert_true(q.codes[g] >= grid.least && q.codes[g] <= grid.most);
+        }
+        bal_quantized_linear_free(&q);
+    }
+    bench_close(&b);
+}
+
+/* Tables beat the grid from minimum to maximum that takes as many bits: 3 bits with one step of 4
+ * bits for 32 against 24 for 128, where the row's scale is not counted. */
+static void test_tables_beat_ranges(void **state)
+{
+    (void)state;
+    bench b;
+    bal_error err = {0};
+    bench_open(&b);
+    for (int bits = 2; bits <= 3; bits++) {
+        const bal_quantizer asym = {bits, 128, BAL_GRID_ASYM, BAL_ARITH_F32};
+        const bal_quantizer *table = &grids[bits - 2];
+        bal_quantized_linear q;
+        double error[2];
+        make(&q, &asym);
+        bal_quantize_matrix(b.pool, &asym, b.w, &q);
+        ASSERT_OK(bal_ldlq(&b.e, &b.f, b.w, &q, &err));
+        error[0] = output_error(&b, &q);
+        bal_quantized_linear_free(&q);
+        make(&q, table);
+        bal_quantize_matrix(b.pool, table, b.w, &q);
+        ASSERT_OK(bal_ldlq(&b.e, &b.f, b.w, &q, &err));
+        error[1] = output_error(&b, &q);
+        bal_quantized_linear_free(&q);
+        printf("%d bits: %.4g with a range for 128, %.4g with a table for 32\n", bits, error[0],
+               error[1]);
+        assert_true(error[1] < 0.7 * error[0]);
+    }
+    bench_close(&b);
+}
+
+static void test_gain_moves_the_rows_scale(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    bench b;
+    bal_panels form;
+    bal_quantized_linear q;
+    bench_open(&b);
+    ASSERT_OK(bal_form_create(&form, &b.e, &b.m, 0.01, &err));
+    make(&q, &grids[0]);
+    bal_grid_search(b.pool, &grids[0], b.w, b.d, &q);
+    ASSERT_OK(bal_unit_gain(&b.e, &form, b.w, &q, &err));
+    for (int r = 0; r < N; r++) {
+        float row[K];
+        double got = 0.0, want = 0.0;
+        bal_quantized_row(&q, r, row);
+        for (int i = 0; i < K; i++)
+            for (int c = 0; c < K; c++) {
+                const double h = (double)b.h[i * K + c] * (double)b.w[r * K + c];
+                got += (double)row[i] * h;
+                want += (double)b.w[r * K + i] * h;
+            }
+        assert_true(fabs(got / want - 1.0) < 1e-3);
+    }
+    bal_quantized_linear_free(&q);
+    bal_panels_destroy(&form);
+    bench_close(&b);
+}
+
+static void test_odd_rows(void **state)
+{
+    (void)state;
+    bench b;
+    bench_open(&b);
+    for (int i = 0; i < K; i++) {
+        b.w[i] = 0.25f;
+        b.w[K + i] = 0.0f;
+        b.w[2 * K + i] = i == 3 ? 1e6f : 0.01f * (float)(i % 5);
+        b.w[3 * K + i] = 1.0f + 0.01f * (float)(i % 5); /* far from 0 */
+        b.w[4 * K + i] = 1e-9f * (float)(i % 5 - 2);    /* below the smallest f16 */
+        b.d[i] = i < 64 ? 1.0 : 0.0;
+    }
+    for (int i = 0; i < N_GRIDS; i++)
+        for (int search = 0; search < 2; search++) {
+            bal_quantized_linear q;
+            make(&q, &grids[i]);
+            bal_quantize_matrix(b.pool, &grids[i], b.w, &q);
+            if (search) bal_grid_search(b.pool, &grids[i], b.w, b.d, &q);
+            for (int r = 0; r < 5; r++) {
+                float row[K];
+                bal_quantized_row(&q, r, row);
+                for (int c = 0; c < K; c++) {
+                    assert_true(isfinite(row[c]));
+                    assert_true(q.codes[r * K + c] < 1 << grids[i].bits);
+                    if (r == 0 && c < 64) assert_true(fabsf(row[c] - 0.25f) < 0.03f);
+                    if (r == 1) assert_true(fabsf(row[c]) < 1e-4f);
+                    if (r == 3 && c < 64) assert_true(fabsf(row[c] - 1.0f) < 0.3f);
+                    if (r == 4) assert_true(fabsf(row[c]) < 1e-4f);
+                }
+            }
+            bal_quantized_linear_free(&q);
+        }
+    bench_close(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_levels),
+        cmocka_unit_test(test_expanded_codes_are_int8),
+        cmocka_unit_test(test_protective_range),
+        cmocka_unit_test(test_simulated_is_stored),
+        cmocka_unit_test(test_solving),
+        cmocka_unit_test(test_tables_beat_ranges),
+        cmocka_unit_test(test_gain_moves_the_rows_scale),
+        cmocka_unit_test(test_odd_rows),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
