@@ -6,14 +6,14 @@ source "${BALLAST_SOURCE_DIR:?}/tests/cli/status.sh"
 bench() { "$ballast" bench --repeats 1 --threads 1 "$@"; }
 
 bench --matrix 40x100 --rows 3 --group 32 --json >kernels.json
-[ "$(grep -o '"name": *"[a-z0-9_]*"' kernels.json | sort | uniq -c | wc -l)" = 16 ]
+[ "$(grep -o '"name": *"[a-z0-9_]*"' kernels.json | sort | uniq -c | wc -l)" = 21 ]
 for field in name isa bits group n k rows threads weights_per_s bytes_per_s seconds limit fraction; do
-    [ "$(grep -o "\"$field\": *[^ []" kernels.json | wc -l)" = 29 ] || { echo "field $field"; exit 1; }
+    [ "$(grep -o "\"$field\": *[^ []" kernels.json | wc -l)" = 39 ] || { echo "field $field"; exit 1; }
 done
 [ "$(grep -o '"limit": *null' kernels.json | wc -l)" = 3 ]
-[ "$(grep -o '"limit": *"read"' kernels.json | wc -l)" = 13 ]
+[ "$(grep -o '"limit": *"read"' kernels.json | wc -l)" = 18 ]
 [ "$(grep -o '"limit": *"fma"' kernels.json | wc -l)" = 3 ]
-[ "$(grep -o '"limit": *"int8"' kernels.json | wc -l)" = 10 ]
+[ "$(grep -o '"limit": *"int8"' kernels.json | wc -l)" = 15 ]
 lacks grep -qi 'nan\|inf' kernels.json
 
 bench --limits >limits.txt
