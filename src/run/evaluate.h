@@ -19,6 +19,10 @@
 #include "run/engine.h"
 #include "run/evaldata.h"
 
+/* Fewer groups carry no 95 % interval: five differences of one sign come up by chance in 2 of 32
+ * cases, six in 2 of 64; one group gives every draw the same value. lo and hi are filled all the
+ * same; what shows them asks n_groups. */
+enum { BAL_EVAL_MIN_GROUPS = 6 };
 enum { BAL_EVAL_MAX_TOKENS = 16, BAL_EVAL_DRAWS = 2000, BAL_EVAL_MAX_MODELS = 64 };
 
 typedef struct bal_interval {

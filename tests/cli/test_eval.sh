@@ -21,6 +21,25 @@ holds grep -q "^what  *2 " out.txt
 holds [ "$(cat err.txt)" = "ballast eval: 4 of 4 answers were cut at 16 tokens; see --max-tokens" ]
 status 0 "2 questions about 1 picture," eval_ "$model" --limit 2
 
+
+# below six pictures there is neither interval nor verdict, from six on both
+eval_ "$model" "$other" --against "$model" >few.txt 2>/dev/null
+holds grep -q "3 pictures, .*too few pictures for intervals (6)" few.txt
+holds grep -q "^  NLL change  *-*[0-9.]*$" few.txt
+lacks grep -q '\[\|worse\|better\|no difference' few.txt
+eval_ "$model" --json >few.json 2>/dev/null
+holds [ "$(grep -c '_\(lo\|hi\)": null' few.json)" = 4 ]
+cp data.jsonl few.jsonl
+for i in 1 2; do
+    echo "{\"question\": \"Say yes $i\", \"answers\": [\"yes\"]}" >>data.jsonl
+done
+eval_ "$model" --json >five.json 2>/dev/null
+holds grep -q '"nll_lo": null' five.json
+echo '{"question": "Say yes 3", "answers": ["yes"]}' >>data.jsonl
+eval_ "$model" "$other" --against "$model" >six.txt 2>/dev/null
+holds grep -q "6 pictures, .*95 % intervals" six.txt
+holds grep -q "NLL change .*\[.*no difference" six.txt
+
 eval_ "$model" "$other" --against "$model" --json --rows --threads 1 >one.json
 eval_ "$model" "$other" --against "$model" --json --rows --threads 3 --isa scalar >three.json
 for f in one three; do grep -v '"seconds":' $f.json >$f.txt; done

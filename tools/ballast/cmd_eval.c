@@ -31,15 +31,23 @@ typedef struct eval_state {
 
 /* ---- Table ----------------------------------------------------------------------------------- */
 
-static void print_interval(const char *name, const bal_interval *i, const char *more)
+static bool has_intervals(const bal_eval_result *r)
 {
-    printf("  %-16s %9.4f   [%.4f, %.4f]%s%s\n", name, i->value, i->lo, i->hi, *more ? "   " : "",
-           more);
+    return r->n_groups >= BAL_EVAL_MIN_GROUPS;
+}
+
+static void print_interval(const bal_eval_result *r, const char *name, const bal_interval *i,
+                           const char *more)
+{
+    printf("  %-16s %9.4f", name, i->value);
+    if (has_intervals(r)) printf("   [%.4f, %.4f]", i->lo, i->hi);
+    printf("%s%s\n", *more ? "   " : "", more);
 }
 
 /* What an interval of differences says; sign +1 where more is better, -1 where less is. */
-static const char *verdict(const bal_interval *i, int sign)
+static const char *verdict(const bal_eval_result *r, const bal_interval *i, int sign)
 {
+    if (!has_intervals(r)) return "";
     if (i->lo <= 0.0 && i->hi >= 0.0) return "no difference";
     return sign * i->lo > 0.0 ? "better" : "worse";
 }
@@ -49,14 +57,14 @@ static void print_model(const char *path, const bal_eval_result *r)
     char more[64];
     printf("%s\n", path);
     snprintf(more, sizeof more, "%d of %d", r->n_right, r->n);
-    print_interval("accuracy", &r->accuracy, more);
+    print_interval(r, "accuracy", &r->accuracy, more);
     snprintf(more, sizeof more, "perplexity %.4f", r->perplexity);
-    print_interval("answer NLL", &r->nll, more);
+    print_interval(r, "answer NLL", &r->nll, more);
     if (!r->compared) return;
-    print_interval("KL", &r->kl, "");
-    print_interval("top-1 agreement", &r->top1, "");
-    print_interval("accuracy change", &r->accuracy_change, verdict(&r->accuracy_change, 1));
-    print_interval("NLL change", &r->nll_change, verdict(&r->nll_change, -1));
+    print_interval(r, "KL", &r->kl, "");
+    print_interval(r, "top-1 agreement", &r->top1, "");
+    print_interval(r, "accuracy change", &r->accuracy_change, verdict(r, &r->accuracy_change, 1));
+    print_interval(r, "NLL change", &r->nll_change, verdict(r, &r->nll_change, -1));
 }
 
 /* An answer cut short is rarely right: said, so that nobody blames the model. */
@@ -91,9 +99,13 @@ static void print_types(const eval_state *s)
 static void print_table(const eval_state *s)
 {
     const bal_eval_result *r = &s->results[0];
-    printf("%s: %d question%s about %d picture%s, %lld answer positions; 95 %% intervals\n\n",
-           s->f->data, r->n, r->n == 1 ? "" : "s", r->n_groups, r->n_groups == 1 ? "" : "s",
+    printf("%s: %d question%s about %d picture%s, %lld answer positions; ", s->f->data, r->n,
+           r->n == 1 ? "" : "s", r->n_groups, r->n_groups == 1 ? "" : "s",
            (long long)r->n_positions);
+    if (has_intervals(r))
+        printf("95 %% intervals\n\n");
+    else
+        printf("too few pictures for intervals (%d)\n\n", BAL_EVAL_MIN_GROUPS);
     for (int m = 0; m < s->f->n_models; m++) print_model(s->f->paths[m], &s->results[m]);
     if (s->f->against) {
         printf("reference ");
@@ -104,14 +116,17 @@ static void print_table(const eval_state *s)
 
 /* ---- JSON ------------------------------------------------------------------------------------ */
 
-static void put_interval(json_t *o, const char *name, const bal_interval *i)
+/* The ends are null where there is no interval. */
+static void put_interval(json_t *o, const bal_eval_result *r, const char *name,
+                         const bal_interval *i)
 {
     char key[64];
+    const bool known = has_intervals(r);
     json_object_set_new(o, name, json_real(i->value));
     snprintf(key, sizeof key, "%s_lo", name);
-    json_object_set_new(o, key, json_real(i->lo));
+    json_object_set_new(o, key, known ? json_real(i->lo) : json_null());
     snprintf(key, sizeof key, "%s_hi", name);
-    json_object_set_new(o, key, json_real(i->hi));
+    json_object_set_new(o, key, known ? json_real(i->hi) : json_null());
 }
 
 static json_t *types_json(const bal_eval_result *r)
@@ -153,14 +168,14 @@ static json_t *model_json(const eval_state *s, const char *path, const bal_eval_
     json_object_set_new(o, "model", json_string(path));
     json_object_set_new(o, "n", json_integer(r->n));
     json_object_set_new(o, "n_right", json_integer(r->n_right));
-    put_interval(o, "accuracy", &r->accuracy);
-    put_interval(o, "nll", &r->nll);
+    put_interval(o, r, "accuracy", &r->accuracy);
+    put_interval(o, r, "nll", &r->nll);
     json_object_set_new(o, "perplexity", json_real(r->perplexity));
     if (r->compared) {
-        put_interval(o, "kl", &r->kl);
-        put_interval(o, "top1", &r->top1);
-        put_interval(o, "accuracy_change", &r->accuracy_change);
-        put_interval(o, "nll_change", &r->nll_change);
+        put_interval(o, r, "kl", &r->kl);
+        put_interval(o, r, "top1", &r->top1);
+        put_interval(o, r, "accuracy_change", &r->accuracy_change);
+        put_interval(o, r, "nll_change", &r->nll_change);
     }
     json_object_set_new(o, "shared_vision", json_boolean(r->shared_vision));
     json_object_set_new(o, "seconds", json_real(r->seconds));
@@ -280,7 +295,8 @@ int bal_cmd_eval(int argc, char **argv)
         "eval",
         "MODEL...",
         "Accuracy and answer likelihood of one or several models, and with --against their\n"
-        "distance from a reference. A difference whose interval holds 0 is no difference.",
+        "distance from a reference. A difference whose interval holds 0 is no difference;\n"
+        "questions about fewer than 6 pictures have no intervals.",
         args,
         sizeof args / sizeof args[0],
         1,
