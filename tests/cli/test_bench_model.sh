@@ -52,6 +52,22 @@ lacks grep -q "^encode" again.txt
 cp "$file" kept/tiny_vl-w4g128.safetensors
 refused 1 "exists and is not what" bench --shape "$shapes/tiny_vl.json" --bits 4 --keep kept
 
+# what a reader could take for a figure is named
+"$ballast" bench "$file" --repeats 1 --rows 5 --tokens 2 --ctx 64 --picture none >legend.txt 2>warn.txt
+holds grep -q "first_token: load$" legend.txt
+holds grep -q "no picture" legend.txt
+holds grep -q "a single round, which says nothing" warn.txt
+"$ballast" bench "$file" --repeats 1 --rows 5 --tokens 2 --ctx 64 --picture none --quiet >/dev/null 2>warn.txt
+holds [ ! -s warn.txt ]
+"$ballast" bench "$file" --repeats 3 --rows 5 --tokens 2 --ctx 64 --picture none >three.txt 2>warn.txt
+lacks grep -q "a single round" warn.txt
+# a share above the limit is said wherever there is one, and only there
+said=0 most=0
+"$ballast" bench "$file" --repeats 1 --rows 5 --tokens 2 --ctx 64 --picture none --json >share.json 2>warn.txt
+grep -q "share above 100 %" warn.txt && said=1
+most=$(grep -o '"fraction": *[0-9.e+-]*' share.json | awk '$2 > 1.005 { n = 1 } END { print n + 0 }')
+holds [ "$said" = "$most" ]
+
 # the same bytes for the same shape
 bench --shape "$shapes/tiny_vl.json" --group 32 --keep other --picture none --json >/dev/null
 same "$file" other/tiny_vl-w3g32.safetensors "files of one shape"

@@ -79,6 +79,23 @@ static void print_row(const bal_bench_row *r)
            r->threads, rate, r->bytes_per_s * 1e-9, r->slowest, r->fastest, share);
 }
 
+/* What a reader may take for a figure and is none. */
+static void warn_rows(const bench_flags *f, const bal_bench_row *rows, int n)
+{
+    bool above = false, single = false;
+    for (int i = 0; i < n; i++) {
+        above |= rows[i].limit && rows[i].fraction > 1.005;
+        single |= rows[i].slowest == rows[i].fastest;
+    }
+    if (f->common.quiet) return;
+    if (above)
+        fprintf(stderr, "ballast bench: a share above 100 %% means that the limit was measured too "
+                        "low, or read from a cache; measure again when nothing else runs\n");
+    if (single)
+        fprintf(stderr, "ballast bench: a spread of 1.00-1.00 is that of a single round, which "
+                        "says nothing about the next; see --repeats\n");
+}
+
 static int print_rows(const bal_bench_row *rows, int n, bool as_json)
 {
     if (as_json) return bal_print_json("bench", json_pack("{s:o}", "rows", rows_json(rows, n)));
@@ -114,6 +131,7 @@ static int bench_machine(const bench_flags *f)
     bal_pool_destroy(plan.pool);
     if (st < 0) return bal_failure("bench", "%s", err.text);
     const int status = print_rows(out, n, f->common.json);
+    warn_rows(f, out, n);
     return status ? status : bal_finish("bench", 0);
 }
 
@@ -201,7 +219,12 @@ static void print_model(const bench_flags *f, const bal_model_report *r)
     printf("\n%-12s %6s %12s %10s %8s %12s\n", "name", "rows", "ms", "per s", "GB/s", "spread");
     for (int i = 0; i < r->n_rows; i++) print_model_row(&r->rows[i]);
     printf(
-        "\nmedians of the rounds; per s: tokens, of limits multiply-adds; decode: of one token\n");
+        "\nmedians of the rounds; spread: the slowest and the fastest round over the median;\n"
+        "per s: tokens, of limits multiply-adds; load: until a question can come; first_token: "
+        "load\n"
+        "and a prompt of one token, no picture (a picture adds pixels and encode, its tokens "
+        "count\n"
+        "in prefill); decode: of one token; %% of: the share of the limit measured in this run\n");
 }
 
 static int bench_model(bench_flags *f)
@@ -233,6 +256,7 @@ static int bench_model(bench_flags *f)
         status = print_model_json(f, &report);
     else
         print_model(f, &report);
+    warn_rows(f, report.rows, report.n_rows);
     return status ? status : bal_finish("bench", 0);
 }
 
