@@ -40,7 +40,8 @@ bal_status bal_pixels_claim(bal_pixels *px, uint64_t width, uint64_t height, int
                         (unsigned long long)width, (unsigned long long)height);
     if (width > BAL_IMAGE_MAX_SIDE || height > BAL_IMAGE_MAX_SIDE || width * height > max_pixels)
         return bal_fail(err, BAL_E_FORMAT,
-                        "%s: %llu x %llu pixels, more than the limit of %zu%s%s (and %d a side)",
+                        "%s: %llu x %llu pixels, more than the limit of %zu%s%s (and %d a side); "
+                        "scale the picture down first",
                         format, (unsigned long long)width, (unsigned long long)height, max_pixels,
                         px->max_pixels_flag ? ", which is set by " : "",
                         px->max_pixels_flag ? px->max_pixels_flag : "", BAL_IMAGE_MAX_SIDE);

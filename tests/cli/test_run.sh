@@ -17,6 +17,11 @@ run --prompt="What is it?" --seed 9 >seed.txt # greedy: the seed changes nothing
 for other in one scalar verbose stdin seed; do same plain.txt $other.txt "answers ($other)"; done
 holds grep -q "[89][0-9] tokens in" stats.txt
 holds grep -q "70 of pictures" stats.txt
+holds grep -q "answer [0-9.]* s ([0-9.]*/s);" stats.txt
+# columns first, like the sizes; one token has no rate
+"$ballast" run "$model" -i "$golden/families/pictures/260x9.png" -p hi -n 1 -v 2>wide.txt >/dev/null
+holds grep -q "260 x 9 pixels -> [0-9]* x [0-9]*, [2-9] x 1 tiles" wide.txt
+holds grep -q "answer [0-9.]* s; length" wide.txt
 
 # the picture counts, and so does temperature; a seed repeats
 "$ballast" run "$model" -n 12 -p "What is it?" >blind.txt

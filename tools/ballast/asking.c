@@ -91,7 +91,7 @@ void bal_describe_picture(char *out, size_t size, const char *path, const bal_pi
     char how[120] = "one square";
     if (p->views > 1)
         snprintf(how, sizeof how, "%d x %d, %d x %d tiles%s", p->resized_width, p->resized_height,
-                 p->rows, p->cols, p->views > p->rows * p->cols ? " and an overview" : "");
+                 p->cols, p->rows, p->views > p->rows * p->cols ? " and an overview" : "");
     else if (p->resized_width)
         snprintf(how, sizeof how, "%d x %d", p->resized_width, p->resized_height);
     snprintf(out, size, "[%s: %d x %d pixels -> %s, %d tokens, %.0f MiB to look at it]", path,
@@ -115,16 +115,25 @@ bal_status bal_asker_ask(bal_asker *a, int max_tokens, bal_error *err)
     return bal_interrupted() ? say(err, st, "interrupted", "") : st;
 }
 
+/* " (12.5/s)", or nothing where nothing was counted: the first token comes out of the prefill. */
+static void rate(char *out, size_t size, int n, double seconds, int decimals)
+{
+    out[0] = 0;
+    if (n > 0 && seconds > 0) snprintf(out, size, " (%.*f/s)", decimals, n / seconds);
+}
+
 void bal_asker_print_stats(const bal_asker *a)
 {
     const bal_ask_result *r = &a->result;
     const double first = r->vision_s + r->prefill_s;
+    char prefill[32], answer[32];
+    rate(prefill, sizeof prefill, r->n_prompt, r->prefill_s, 0);
+    rate(answer, sizeof answer, r->n_generated - 1, r->decode_s, 1);
     fprintf(stderr,
-            "[%d tokens in (%d of pictures), %d out; pictures %.2f s, prefill %.2f s (%.0f/s), "
-            "first token %.2f s, answer %.2f s (%.1f/s); %s]\n",
-            r->n_prompt, r->n_vision, r->n_generated, r->vision_s, r->prefill_s,
-            r->prefill_s > 0 ? r->n_prompt / r->prefill_s : 0.0, first, r->decode_s,
-            r->decode_s > 0 ? (r->n_generated - 1) / r->decode_s : 0.0, bal_stop_name(r->stop));
+            "[%d tokens in (%d of pictures), %d out; pictures %.2f s, prefill %.2f s%s, "
+            "first token %.2f s, answer %.2f s%s; %s]\n",
+            r->n_prompt, r->n_vision, r->n_generated, r->vision_s, r->prefill_s, prefill, first,
+            r->decode_s, answer, bal_stop_name(r->stop));
 }
 
 const char *bal_stop_name(bal_stop_reason stop)
