@@ -49,6 +49,8 @@ typedef struct bal_quant_opts {
                        NULL: alone */
     const char *chat_template; /* of the conversations, and of the file: the name of a known one;
                                   NULL: the one that comes with the model */
+    int image_max_tokens; /* calibration pictures are made smaller, to so many tokens at most; the
+                             file that is made keeps the model's own limit. 0: that limit */
 } bal_quant_opts;
 
 /* What a run would do and make. ram_bytes and disk_bytes are estimates: memory beside the mapped

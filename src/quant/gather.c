@@ -247,6 +247,10 @@ static bal_status keep_tags(gatherer *g, const bal_sequence *s, bal_sample *samp
 static bal_status sequence_of(gatherer *g, const bal_calib_record *r, bal_sequence *s,
                               bal_image *images)
 {
+    if (r->n_images && !g->engine->model.config.has_vision)
+        return bal_fail(g->err, BAL_E_ARG,
+                        "a picture, but the model has no vision tower; give conversations "
+                        "without pictures");
     int(*sizes)[2] = calloc((size_t)r->n_images + 1, sizeof *sizes);
     if (!sizes) return bal_nomem(g->err, (size_t)r->n_images * sizeof *sizes, "picture sizes");
     bal_status st = images ? reopen(g, r, sizes, images) : measure(g, r, sizes);

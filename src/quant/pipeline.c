@@ -32,6 +32,7 @@ typedef struct run {
     bal_transform transform;
     bal_calib calib;
     size_t *order, n; /* the records in use */
+    size_t want;      /* how many to choose */
     bal_select_log selection;
     bal_gathered data;
     bal_store quant;     /* the quantized stream */
@@ -123,9 +124,21 @@ static bal_status join_looks(run *r, size_t n, bal_prospect *c, float *features)
     return st;
 }
 
-/* order[n] of candidates becomes the chosen ones. */
-static bal_status pick(run *r, size_t want)
+/* Pictures are planned by the model's config. The limit is taken back behind that, since the config
+ * goes into the file, whose pictures are nobody's business here. */
+static bal_status with_limit(run *r, bal_status (*pass)(run *))
 {
+    const bal_config own = r->engine.model.config;
+    bal_status st = bal_engine_limit_images(&r->engine, r->o->image_max_tokens, r->err);
+    if (st == BAL_OK) st = pass(r);
+    r->engine.model.config = own;
+    return st;
+}
+
+/* order[n] of candidates becomes the chosen ones. */
+static bal_status pick(run *r)
+{
+    const size_t want = r->want;
     const size_t n = r->n, dim = (size_t)r->engine.model.config.text.hidden;
     bal_prospect *c = calloc(n, sizeof *c);
     float *features = calloc(n, 2 * dim * sizeof *features);
@@ -156,7 +169,8 @@ static bal_status choose(run *r, bool planning)
     BAL_TRY(
         bal_calib_choose(&r->calib, first ? 0 : (int)pool, r->o->seed, &r->order, &r->n, r->err));
     if (first) r->n = want;
-    if (diverse) BAL_TRY(pick(r, want));
+    r->want = want;
+    if (diverse) BAL_TRY(with_limit(r, pick));
     BAL_TRY(bal_calib_join(&r->calib, r->order, &r->n, (int)shots, r->err));
     bal_calib_keep(&r->calib, r->order, r->n);
     return BAL_OK;
@@ -168,6 +182,10 @@ static bal_status open_calib(run *r, bool planning)
         return bal_fail(r->err, BAL_E_ARG,
                         "recipe %s needs calibration data: give --calib FILE.jsonl",
                         r->recipe.name);
+    if (!r->o->calib && r->o->image_max_tokens)
+        return bal_fail(
+            r->err, BAL_E_ARG,
+            "--image-max-tokens is about calibration pictures: give --calib FILE.jsonl");
     if (!r->o->calib) return BAL_OK;
     BAL_TRY(bal_calib_open(&r->calib, r->o->calib, r->err));
     return choose(r, planning);
@@ -271,6 +289,8 @@ static bal_status describe_calibration(run *r, const char *sha256, json_t **out)
                      (json_int_t)r->n, "of", (json_int_t)r->calib.n, "seed", (json_int_t)r->o->seed,
                      "select", bal_select_name(r->o->select), "shots",
                      r->o->shots > 1 ? r->o->shots : 1);
+    if (*out && r->o->image_max_tokens)
+        json_object_set_new(*out, "image_max_tokens", json_integer(r->o->image_max_tokens));
     r->calibration = *out ? json_dumps(*out, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
     return r->calibration ? BAL_OK : bal_nomem(r->err, sizeof file, "identity of the run");
 }
@@ -800,19 +820,28 @@ static bal_status check_modalities(const run *r)
                     r->o->calib, r->n);
 }
 
+static bal_status layout_pass(run *r)
+{
+    return bal_gather_layout(&r->data, &r->calib, r->order, r->n, &r->engine, &r->recipe, r->err);
+}
+
+static bal_status encode_pass(run *r)
+{
+    return bal_gather_encode(&r->data, &r->calib, r->order, &r->engine, &r->exec, &r->recipe,
+                             r->space.output.partial, step_through, r, r->err);
+}
+
 static bal_status lay_out_data(run *r)
 {
     if (!r->o->calib) return BAL_OK;
-    BAL_TRY(bal_gather_layout(&r->data, &r->calib, r->order, r->n, &r->engine, &r->recipe, r->err));
+    BAL_TRY(with_limit(r, layout_pass));
     r->data.samples.rank = r->o->rank;
     return check_modalities(r);
 }
 
 static bal_status encode_data(run *r)
 {
-    if (!r->o->calib) return BAL_OK;
-    return bal_gather_encode(&r->data, &r->calib, r->order, &r->engine, &r->exec, &r->recipe,
-                             r->space.output.partial, step_through, r, r->err);
+    return r->o->calib ? with_limit(r, encode_pass) : BAL_OK;
 }
 
 /* What would be refused is found before the first expensive step. */

@@ -25,9 +25,10 @@ typedef struct bal_pipeline_opts {
     int samples;               /* conversations; 0: all */
     int shots;                 /* records that make one conversation; 0: 1 */
     bal_select select;
-    uint64_t seed;   /* of the choice of samples, and of rotations */
-    int threads;     /* 0: one per CPU */
-    const char *isa; /* NULL: what the CPU has */
+    uint64_t seed;        /* of the choice of samples, and of rotations */
+    int threads;          /* 0: one per CPU */
+    const char *isa;      /* NULL: what the CPU has */
+    int image_max_tokens; /* of a calibration picture (bal_engine_limit_images); 0: the model's */
     bool resume, force;
     bal_step_fn *step; /* may be NULL */
     void *step_ctx;

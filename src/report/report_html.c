@@ -447,6 +447,8 @@ static void write_origin(FILE *f, const json_t *r)
     origin_row(f, "data and pictures, SHA-256", get(r, "calibration", "sha256", NULL));
     origin_row(f, "records in the data file", get(r, "calibration", "of", NULL));
     origin_row(f, "seed", get(r, "calibration", "seed", NULL));
+    const json_t *limit = get(r, "calibration", "image_max_tokens", NULL);
+    if (limit) origin_row(f, "most tokens of a picture", limit);
     origin_row(f, "command", get(r, "command", NULL));
     const char *key;
     json_t *value;

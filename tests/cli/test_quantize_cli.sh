@@ -18,6 +18,10 @@ status 2 "-o is empty" quantize -o "" --recipe rtn
 status 1 "nowhere/a.st: the folder nowhere does not exist" quantize -o nowhere/a.st --recipe rtn
 status 2 "must end in .html" quantize -o a.st --recipe rtn --report a.txt
 status 0 "mbq-r1" "$ballast" quantize --help-recipes
+grep '^  [^ ]*$' out.txt | head -n "$(ls "$BALLAST_SOURCE_DIR"/recipes/*.json | wc -l)" >names.txt
+holds grep -q "mbq+gptq" names.txt
+LC_ALL=C sort names.txt >sorted.txt
+same names.txt sorted.txt "recipes as listed and sorted"
 [ -z "$(ls -d a.st* 2>/dev/null)" ] || { echo "a refused run left files"; exit 1; }
 
 # the plan, and that it leaves nothing
@@ -34,6 +38,28 @@ status 1 "exists already" quantize -o a.st --recipe rtn --bits 4
 status 1 "a.html: exists already" quantize -o b.st --recipe rtn --report a.html
 status 1 "exists already" quantize -o a.st --recipe rtn --dry-run
 status 0 "bits per weight" quantize -o a.st --recipe rtn --bits 4 --force
+
+# large calibration pictures made smaller: fewer vision tokens, in the plan's samples and the report
+native=$golden/qwen2_vl/small/model
+vision_tokens() { sed -n '/"tokens": *{/,/}/p' "$1" | grep -o '"vision": *[0-9]*' | head -n 1 | grep -o '[0-9]*$'; }
+pictures() { "$ballast" quantize "$native" --recipe rtn --calib "$golden/calib/calib.jsonl" "$@"; }
+status 0 "" pictures -o n1.st --report n1.html
+status 0 "" pictures -o n2.st --report n2.html --image-max-tokens 4 -v
+holds [ "$(vision_tokens n2.json)" -le $((4 * $(grep -o '"pictures": *[0-9]*' n2.json | grep -o '[0-9]*$'))) ]
+holds [ "$(vision_tokens n2.json)" -lt "$(vision_tokens n1.json)" ]
+holds grep -q "most tokens of a picture.*4" n2.html
+lacks grep -q "most tokens of a picture" n1.html
+status 0 '"image_max_tokens": *4' "$ballast" inspect n2.st
+status 2 "limit cannot be below 4" pictures -o n3.st --image-max-tokens 3
+# with -v a log has a line for each stage where a terminal has a bar, without it none
+status 0 "" pictures -o n4.st -v
+holds grep -q "^pictures: 1 of 3$" err.txt
+holds grep -q "^blocks: 0 of [0-9]*$" err.txt
+holds [ "$(grep -c "^blocks: " err.txt)" -le 2 ]
+status 0 "" pictures -o n5.st
+lacks grep -q "^pictures: \|^blocks: " err.txt
+status 0 "" pictures -o n5.st --force -v --quiet
+holds [ ! -s err.txt ]
 
 # widths under a budget: the plan says the most, inspect who got what
 status 2 "exclude each other" quantize -o auto.st --target-bpw 3 --target-size 5000000

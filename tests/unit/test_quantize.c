@@ -416,6 +416,62 @@ static void test_resume_needs_the_same_run(void **state)
     assert_same_file(reference(), out);
 }
 
+/* ---- Smaller pictures --------------------------------------------------------------------------
+ */
+
+#define NATIVE "tests/golden/qwen2_vl/small/model"
+
+static void kill_native(const char *out, const bal_quant_opts *opts)
+{
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        stopper s = {.stop_at = UNITS + 1, .kill = true};
+        bal_quant_opts o = *opts;
+        o.progress = stop;
+        o.progress_ctx = &s;
+        bal_quantize(source_path(NATIVE), out, &o, NULL);
+        _exit(1);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
+/* The limit is in the provenance, a resumed run has the same, and the file's own pictures keep the
+ * model's limit. */
+static void test_picture_limit(void **state)
+{
+    (void)state;
+    const char *out = scratch("limited.safetensors");
+    bal_quant_opts o = options();
+    bal_error err;
+    bal_model limited, original;
+    o.image_max_tokens = 4;
+    ASSERT_FAILS(BAL_E_UNSUP, "picture's shape decides",
+                 bal_quantize(source_path(MODEL), out, &o, &err));
+    kill_native(out, &o);
+    o.resume = true;
+    o.image_max_tokens = 5;
+    ASSERT_FAILS(BAL_E_EXISTS, "image_max_tokens 4, this run has 5",
+                 bal_quantize(source_path(NATIVE), out, &o, &err));
+    o.image_max_tokens = 0;
+    ASSERT_FAILS(BAL_E_EXISTS, "image_max_tokens",
+                 bal_quantize(source_path(NATIVE), out, &o, &err));
+    o.image_max_tokens = 4;
+    ASSERT_OK(bal_quantize(source_path(NATIVE), out, &o, &err));
+    ASSERT_OK(bal_model_load(&limited, out, &err));
+    ASSERT_OK(bal_model_load(&original, source_path(NATIVE), &err));
+    assert_memory_equal(&limited.config, &original.config, sizeof original.config);
+    assert_non_null(
+        strstr(bal_tensor_meta(&limited.tensors, "calibration"), "\"image_max_tokens\":4"));
+    bal_model_unload(&limited);
+    bal_model_unload(&original);
+
+    o = (bal_quant_opts){.size = sizeof o, .recipe = "rtn", .image_max_tokens = 4, .force = true};
+    ASSERT_FAILS(BAL_E_ARG, "give --calib", bal_quantize(source_path(NATIVE), out, &o, &err));
+}
+
 /* ---- Refusals ----------------------------------------------------------------------------------
  */
 
@@ -581,6 +637,7 @@ int main(void)
         cmocka_unit_test(test_kill_and_resume_solver),
         cmocka_unit_test(test_damaged_piece),
         cmocka_unit_test(test_resume_needs_the_same_run),
+        cmocka_unit_test(test_picture_limit),
         cmocka_unit_test(test_existing_output),
         cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_bad_data),

@@ -18,16 +18,20 @@ typedef struct quantize_flags {
         *chat_template;
     bal_arg_list set;
     const char *select;
-    int samples, shots;
+    int samples, shots, image_max_tokens;
     bool resume, force, dry_run, help_recipes;
 } quantize_flags;
 
+/* Thousandths of a block are percents on a bar, and blocks in a log. */
 static bool watch(void *ctx, const bal_progress *p)
 {
-    if (strcmp(p->stage, "blocks") == 0)
-        bal_bar_show(ctx, "blocks, percent", p->done * 100 / p->total, 100);
+    bal_bar *bar = ctx;
+    if (strcmp(p->stage, "blocks") == 0 && bar->on)
+        bal_bar_show(bar, "blocks, percent", p->done * 100 / p->total, 100);
+    else if (strcmp(p->stage, "blocks") == 0)
+        bal_bar_show(bar, p->stage, p->done / 1000, p->total / 1000);
     else
-        bal_bar_show(ctx, p->stage, p->done, p->total);
+        bal_bar_show(bar, p->stage, p->done, p->total);
     return !bal_interrupted();
 }
 
@@ -203,6 +207,7 @@ static int quantize(const quantize_flags *f, bal_quant_opts *o, const char *mode
     }
     if (!f->common.quiet && speaks) print_plan(stderr, &plan, model, f->out);
     bal_bar_init(&bar, f->common.quiet || !speaks);
+    bar.lines = f->common.verbose && !f->common.quiet && speaks;
     o->progress = watch;
     o->progress_ctx = &bar;
     bal_interrupt_catch();
@@ -283,6 +288,7 @@ static int start(const quantize_flags *f, const char *model, int argc, char **ar
         .samples = f->samples == 0 ? -1 : f->samples,
         .shots = f->shots,
         .select = f->select,
+        .image_max_tokens = f->image_max_tokens,
         .seed = f->common.seed,
         .isa = f->common.isa,
         .resume = f->resume,
@@ -324,6 +330,8 @@ int bal_cmd_quantize(int argc, char **argv)
          64},
         {"--chat-template", 0, BAL_ARG_STRING, &f.chat_template, "NAME",
          "a known chat template in place of the model's; a wrong name lists them", 0, 0},
+        {"--image-max-tokens", 0, BAL_ARG_INT, &f.image_max_tokens, "N",
+         "make calibration pictures smaller, to N tokens at most (the model's limit)", 1, 1 << 24},
         {"--report", 0, BAL_ARG_STRING, &f.report, "FILE.html",
          "write a page about the run, and the same as FILE.json beside it", 0, 0},
         {"--resume", 0, BAL_ARG_BOOL, &f.resume, "", "go on with an interrupted run", 0, 0},

@@ -35,11 +35,24 @@ static void time_left(char *out, size_t size, double s)
         snprintf(out, size, "%d s", (int)(s + 0.5));
 }
 
+static void show_line(bal_bar *b, const char *stage, uint64_t done, uint64_t total)
+{
+    enum { EVERY_S = 10 };
+    const double t = now();
+    if (b->stage && strcmp(b->stage, stage) == 0 && t - b->drawn < EVERY_S) return;
+    b->stage = stage;
+    b->drawn = t;
+    fprintf(stderr, "%s: %llu of %llu\n", stage, (unsigned long long)done,
+            (unsigned long long)total);
+}
+
 void bal_bar_show(bal_bar *b, const char *stage, uint64_t done, uint64_t total)
 {
     enum { WIDTH = 24, STEPS_PER_S = 10 };
     static const char full[] = "########################", empty[] = "........................";
-    if (!b->on || total == 0) return;
+    if (total == 0) return;
+    if (b->lines && !b->on) show_line(b, stage, done, total);
+    if (!b->on) return;
     const double t = now();
     if (!b->stage || strcmp(b->stage, stage) != 0) {
         b->start = t;

@@ -10,9 +10,10 @@
 #include "ballast.h"
 
 /* A line on stderr that is drawn over itself; silent when stderr is no terminal or under --quiet.
- * Zero-initialise, then bal_bar_init. */
+ * Zero-initialise, then bal_bar_init. A caller may set `lines` behind that: a bar that is not on
+ * then writes a line for each stage and at most every 10 seconds one more. */
 typedef struct bal_bar {
-    bool on;
+    bool on, lines;
     double start, drawn; /* seconds */
     const char *stage;
 } bal_bar;
