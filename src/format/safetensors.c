@@ -5,6 +5,7 @@
 #include "base/size.h"
 #include "format/json.h"
 
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -256,8 +257,31 @@ static bal_status read_tensors(bal_tensor_set *set, const st_file *f, json_t *ro
     return check_tiling(f, set->tensors + n_old, set->n_tensors - n_old, err);
 }
 
+/* What a file is that somebody gave for a model, by its first bytes; NULL: nothing that is known.
+ * It is asked only about files whose frame is wrong: a header's length may look like anything. */
+static const char *foreign_kind(const uint8_t *p, size_t n)
+{
+    static const struct {
+        const char *magic;
+        size_t n;
+        const char *kind;
+    } kinds[] = {
+        {"GGUF", 4, "a GGUF file"},
+        {"\x89PNG", 4, "a PNG picture"},
+        {"\xff\xd8\xff", 3, "a JPEG picture"},
+        {"RIFF", 4, "a RIFF file (a WebP picture?)"},
+        {"PK\3\4", 4, "a zip archive (PyTorch's .bin and .pth are such)"},
+        {"\x80\2", 2, "a pickle (PyTorch's older .bin and .pth are such)"},
+        {"version https://git-lfs", 23, "a pointer of git-lfs: the file itself is not downloaded"},
+        {"{", 1, "JSON text"},
+    };
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (n >= kinds[i].n && memcmp(p, kinds[i].magic, kinds[i].n) == 0) return kinds[i].kind;
+    return NULL;
+}
+
 /* Length word and braces; on success *n is the header's length. */
-static bal_status check_frame(const st_file *f, uint64_t *n, bal_error *err)
+static bal_status read_frame(const st_file *f, uint64_t *n, bal_error *err)
 {
     const uint8_t *p = f->map.data;
     const unsigned long long size = f->map.n_bytes;
@@ -279,6 +303,18 @@ static bal_status check_frame(const st_file *f, uint64_t *n, bal_error *err)
         return bal_fail(err, BAL_E_FORMAT, "%s: header does not start with '{' at offset 8",
                         shown(f));
     return BAL_OK;
+}
+
+/* The same, with a better sentence for what is another kind of file altogether. */
+static bal_status check_frame(const st_file *f, uint64_t *n, bal_error *err)
+{
+    const bal_status st = read_frame(f, n, err);
+    const char *kind = st < 0 ? foreign_kind(f->map.data, f->map.n_bytes) : NULL;
+    if (!kind) return st;
+    return bal_fail(err, st,
+                    "%s: this is %s; expected a file that ballast quantize wrote, or the folder "
+                    "of a model with its safetensors files",
+                    shown(f), kind);
 }
 
 static bal_status read_header(bal_tensor_set *set, st_file *f, uint64_t n, bal_error *err)
@@ -498,6 +534,50 @@ static bal_status open_file(bal_tensor_set *set, const char *path, bal_error *er
     return finish_set(set, err);
 }
 
+static bool ends_in(const char *name, const char *ending)
+{
+    const size_t n = strlen(name), m = strlen(ending);
+    return n > m && strcmp(name + n - m, ending) == 0;
+}
+
+/* The first name in `dir`, in alphabetical order, that ends so; empty if there is none. */
+static void first_ending(char *out, size_t size, const char *dir, const char *ending)
+{
+    out[0] = 0;
+    DIR *d = opendir(dir);
+    if (!d) return;
+    for (const struct dirent *e; (e = readdir(d));)
+        if (ends_in(e->d_name, ending) && (!out[0] || strcmp(e->d_name, out) < 0))
+            snprintf(out, size, "%s", e->d_name);
+    closedir(d);
+}
+
+/* A folder without weights in the one form that is read says which it has. */
+static bal_status no_weights(const char *dir, bal_error *err)
+{
+    static const char pickles[] = "PyTorch's pickles are not read, because they can run programs; "
+                                  "take the safetensors files of the same model";
+    static const struct {
+        const char *ending, *advice;
+    } others[] = {
+        {".safetensors", "weights in several files need model.safetensors.index.json"},
+        {".bin", pickles},
+        {".pth", pickles},
+        {".pt", pickles},
+        {".gguf", "GGUF is not read; take the safetensors files of the original model"},
+    };
+    char found[256];
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        first_ending(found, sizeof found, dir, others[i].ending);
+        if (!found[0]) continue;
+        return bal_fail(err, BAL_E_UNSUP, "%.200s: no model.safetensors in here, but %.100s: %s",
+                        dir, found, others[i].advice);
+    }
+    return bal_fail(err, BAL_E_IO,
+                    "%.200s: neither model.safetensors nor model.safetensors.index.json in here",
+                    dir);
+}
+
 static bal_status open_dir(bal_tensor_set *set, const char *dir, bal_error *err)
 {
     char path[4096];
@@ -505,9 +585,7 @@ static bal_status open_dir(bal_tensor_set *set, const char *dir, bal_error *err)
     if (bal_path_exists(path)) return open_file(set, path, err);
     BAL_TRY(bal_path_join(path, sizeof path, dir, "model.safetensors.index.json", err));
     if (bal_path_exists(path)) return open_index(set, dir, path, err);
-    return bal_fail(err, BAL_E_IO,
-                    "%.200s: neither model.safetensors nor model.safetensors.index.json in here",
-                    dir);
+    return no_weights(dir, err);
 }
 
 bal_status bal_tensor_set_open(bal_tensor_set *set, const char *path, bal_error *err)

@@ -163,6 +163,25 @@ static bal_status read_eos(bal_config *c, const bal_json *obj, bal_error *err)
     return BAL_OK;
 }
 
+/* Weights that another program has packed have names and types of its own. */
+static bal_status refuse_packed(const bal_json *o, bal_error *err)
+{
+    static const char *const keys[] = {"quantization_config", "compression_config"};
+    for (int i = 0; i < 2; i++) {
+        bal_json packed;
+        const char *method;
+        BAL_TRY(bal_json_obj_or(o, keys[i], &packed, err));
+        if (!packed.value) continue;
+        BAL_TRY(
+            bal_json_str_or(&packed, "quant_method", "a method it does not name", &method, err));
+        return bal_fail(err, BAL_E_UNSUP,
+                        "%s: %s%s%s: this checkpoint is already quantized with %.60s; take the "
+                        "original one, ballast quantize makes it small",
+                        o->file, o->path, o->path[0] ? "." : "", keys[i], method);
+    }
+    return BAL_OK;
+}
+
 static bal_status read_main(bal_config *c, const bal_json *root, bal_error *err)
 {
     static const char *const parts[] = {"text_config", "llm_config"};
@@ -170,13 +189,16 @@ static bal_status read_main(bal_config *c, const bal_json *root, bal_error *err)
     const bal_family_def *family;
     BAL_TRY(bal_json_str(root, "model_type", &type, err));
     BAL_TRY(bal_family_find(&family, type, root->file, err));
+    BAL_TRY(refuse_packed(root, err));
     c->family = family->id;
     c->has_vision = family->plan != NULL;
     BAL_TRY(family->read(c, root, err));
     for (int i = 0; i < 2; i++) {
         bal_json part;
         BAL_TRY(bal_json_obj_or(root, parts[i], &part, err));
-        if (part.value) BAL_TRY(read_eos(c, &part, err));
+        if (!part.value) continue;
+        BAL_TRY(refuse_packed(&part, err));
+        BAL_TRY(read_eos(c, &part, err));
     }
     return read_eos(c, root, err);
 }

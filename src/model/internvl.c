@@ -28,6 +28,19 @@ static bal_status read_shuffle(bal_vision_config *v, const bal_json *root, bal_e
                            "is not one over a number that divides the patches along a view");
 }
 
+/* What the original's processor writes for a view; it must be what the tower makes of one. */
+static bal_status check_seq_length(const bal_vision_config *v, const bal_json *root, bal_error *err)
+{
+    int found;
+    const int tokens = bal_view_tokens(v);
+    BAL_TRY(bal_json_int_or(root, "image_seq_length", 1, 1 << 24, tokens, &found, err));
+    if (found == tokens) return BAL_OK;
+    return bal_fail(err, BAL_E_FORMAT,
+                    "%s: image_seq_length: %d, but image_size, patch_size and downsample_ratio "
+                    "make %d tokens of a view",
+                    root->file, found, tokens);
+}
+
 static bal_status read_norm_type(bal_vision_config *v, const bal_json *o, const char *otherwise,
                                  bal_error *err)
 {
@@ -71,6 +84,7 @@ static bal_status read_hf(bal_config *c, const bal_json *root, bal_error *err)
     BAL_TRY(bal_config_expect(root, "vision_feature_select_strategy", "default", "default", err));
     BAL_TRY(bal_config_act(root, "projector_hidden_act", "gelu", &c->vision.projector_act, err));
     BAL_TRY(read_shuffle(&c->vision, root, err));
+    BAL_TRY(check_seq_length(&c->vision, root, err));
     return bal_config_image_token(c, root, 151667, err);
 }
 

@@ -101,12 +101,34 @@ static bal_status load(bal_model *m, bal_error *err)
     return choose_head(m, err);
 }
 
+/* "Qwen/Qwen2-VL-7B-Instruct" is a name on the hub, unless a folder of the first word is here. */
+static bool is_hub_name(const char *path)
+{
+    static const char letters[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
+    char owner[200];
+    const size_t n = strspn(path, letters), rest = path[n] ? strspn(path + n + 1, letters) : 0;
+    if (n == 0 || n >= sizeof owner || path[0] == '.' || path[n] != '/') return false;
+    if (rest == 0 || path[n + 1 + rest]) return false;
+    snprintf(owner, sizeof owner, "%.*s", (int)n, path);
+    return !bal_path_exists(owner);
+}
+
+static bal_status not_there(const char *path, bal_error *err)
+{
+    if (!is_hub_name(path)) return bal_fail(err, BAL_E_IO, "%s: no such file or folder", path);
+    return bal_fail(err, BAL_E_IO,
+                    "%s: no such file or folder; if this is a name on the hub: Ballast downloads "
+                    "nothing, give the folder that the model was downloaded to",
+                    path);
+}
+
 bal_status bal_model_load(bal_model *m, const char *path, bal_error *err)
 {
     *m = (bal_model){0};
     if (snprintf(m->path, sizeof m->path, "%s", path) >= (int)sizeof m->path)
         return bal_fail(err, BAL_E_ARG, "path too long: %.200s", path);
-    if (!bal_path_exists(path)) return bal_fail(err, BAL_E_IO, "%s: no such file or folder", path);
+    if (!bal_path_exists(path)) return not_there(path, err);
     m->is_artifact = !bal_path_is_dir(path);
     const bal_status st = load(m, err);
     if (st < 0) bal_model_unload(m);

@@ -162,7 +162,8 @@ bal_status bal_native_limit(bal_config *c, int n, bal_error *err)
     const int64_t least = (c->min_pixels + unit * unit - 1) / (unit * unit);
     if (n < least)
         return bal_fail(err, BAL_E_ARG,
-                        "at most %d tokens for a picture: this model's pictures take at least %lld",
+                        "at most %d tokens for a picture: this model's limit cannot be below %lld "
+                        "(min_pixels)",
                         n, (long long)least);
     if (n * unit * unit < c->max_pixels) c->max_pixels = (int32_t)(n * unit * unit);
     return BAL_OK;

@@ -25,13 +25,21 @@ static bal_status open_tokenizer(bal_engine *e, bal_error *err)
     return bal_tokenizer_open_blob(&e->tokenizer, t->data, (size_t)t->n_bytes, err);
 }
 
-/* A config may leave the placeholder's id to the tokenizer. */
+/* A config may leave the placeholder's id to the tokenizer; where both say it, they must agree, or
+ * pictures would stand at another word. */
 static bal_status find_image_token(bal_engine *e, bal_error *err)
 {
     bal_config *c = &e->model.config;
-    if (!c->has_vision || c->image_token >= 0) return BAL_OK;
+    if (!c->has_vision) return BAL_OK;
     const char *text = bal_family_of(c)->image_token;
-    c->image_token = bal_tokenizer_token_id(e->tokenizer, text);
+    const int32_t id = bal_tokenizer_token_id(e->tokenizer, text);
+    if (c->image_token >= 0 && id >= 0 && id != c->image_token)
+        return bal_fail(err, BAL_E_FORMAT,
+                        "%s: image_token_id: the config says %d, but in the tokenizer %s, which "
+                        "stands for pictures, is %d",
+                        e->model.path, c->image_token, text, id);
+    if (c->image_token >= 0) return BAL_OK;
+    c->image_token = id;
     if (c->image_token >= 0 && c->image_token < c->text.vocab) return BAL_OK;
     return bal_fail(err, BAL_E_FORMAT,
                     "%s: the tokenizer has no added token %s below %d, which stands for pictures",
@@ -94,8 +102,10 @@ bal_status bal_engine_limit_images(bal_engine *e, int n, bal_error *err)
     if (n < 0) return bal_fail(err, BAL_E_ARG, "at most %d tokens for a picture", n);
     if (!family->limit)
         return bal_fail(err, BAL_E_UNSUP,
-                        "%s: the number of tokens of a picture is fixed in %s models",
-                        e->model.path, family->model_type);
+                        "%s: a limit of tokens for a picture does not apply to %s models: %s",
+                        e->model.path, family->model_type,
+                        c->max_tiles ? "the picture's shape decides how many it takes"
+                                     : "every picture takes the same number");
     return family->limit(c, n, err);
 }
 

@@ -76,6 +76,56 @@ bad "$golden/qwen2_vl/small/model" config.json 's/"hidden_size": 64, "in_ch/"hid
 bad "$golden/qwen2_5_vl/small/model" config.json 's/"out_hidden_size": 64/"out_hidden_size": 60/' \
     "vision_config.out_hidden_size: the tower gives features of width 60"
 
+# ---- packed by another program, in the words of AWQ, FP8 and compressed-tensors
+packed='"quantization_config": {"quant_method": "awq", "bits": 4}, '
+bad "$families/qwen2/model" config.json "s/\"model_type\": \"qwen2\"/$packed&/" \
+    "config.json: quantization_config: this checkpoint is already quantized with awq; take the original"
+bad "$families/llava/model" config.json "s/\"text_config\": *{/&${packed/awq/fp8}/" \
+    "text_config.quantization_config: .* quantized with fp8"
+bad "$families/qwen2/model" config.json 's/"model_type": "qwen2"/"compression_config": {}, &/' \
+    "compression_config: .* quantized with a method it does not name"
+rm -rf broken && cp -r "$families/qwen2/model" broken && chmod -R u+w broken
+sed -i 's/"model_type": "qwen2"/"quantization_config": null, &/' broken/config.json
+status 0 "" "$ballast" run broken -p hi -n 1
+
+# ---- files and folders of other programs, and names
+other_file() { # NAME BYTES PATTERN
+    printf "$2" >"$1"
+    refused 1 "$1: this is $3.*; expected a file that ballast quantize wrote" "$ballast" run "$1" -p hi
+}
+other_file model.gguf 'GGUF\3\0\0\0\0\0\0\0' "a GGUF file"
+other_file hero.png '\211PNG\r\n\032\n\0\0\0\rIHDR' "a PNG picture"
+other_file hero.jpg '\377\330\377\340\0\020JFIF' "a JPEG picture"
+other_file model.pth 'PK\3\4\0\0\0\0\0\0\0\0' "a zip archive"
+other_file model.bin '\200\2\212\nlF\374\234F\371' "a pickle"
+other_file lfs 'version https://git-lfs.github.com/spec/v1\n' "a pointer of git-lfs"
+other_file short.json '{}' "JSON text"
+refused 1 "config.json: this is JSON text" "$ballast" run "$families/qwen2/model/config.json" -p hi
+other_folder() { # FILE PATTERN
+    rm -rf broken && cp -r "$families/qwen2/model" broken && chmod -R u+w broken
+    mv broken/model.safetensors "broken/$1"
+    refused 1 "broken: no model.safetensors in here, but $1: $2" "$ballast" run broken -p hi
+}
+other_folder pytorch_model.bin "PyTorch's pickles are not read"
+other_folder consolidated.00.pth "PyTorch's pickles are not read"
+other_folder qwen2-q4_k.gguf "GGUF is not read"
+other_folder model-00001-of-00001.safetensors "weights in several files need model.safetensors.index.json"
+hub="if this is a name on the hub: Ballast downloads nothing"
+refused 1 "$hub" "$ballast" run Qwen/Qwen2-VL-7B-Instruct -p hi
+refused 1 "$hub" "$ballast" quantize Qwen/Qwen2-VL-7B-Instruct -o q.st --recipe rtn
+for path in ./Qwen/model Qwen/a/b /Qwen/model Qwen broken/model; do
+    refused 1 "no such file or folder" "$ballast" run $path -p hi
+    lacks grep -q "hub" err.txt
+done
+
+# ---- keys that contradict the tokenizer or each other
+bad "$families/llava/model" config.json 's/"image_token_index": [0-9]*/"image_token_index": 5/' \
+    "image_token_id: the config says 5, but in the tokenizer <image>"
+bad "$golden/qwen2_vl/small/model" config.json 's/"image_token_id": [0-9]*/"image_token_id": 5/' \
+    "image_token_id: the config says 5, but in the tokenizer <|image_pad|>"
+bad "$families/internvl/model" config.json 's/"image_seq_length": [0-9]*/"image_seq_length": 9/' \
+    "image_seq_length: 9, but image_size, patch_size and downsample_ratio make [0-9]* tokens"
+
 # ---- a tokenizer whose ids exceed the embedding, and one without the family's tokens
 more_tokens() { # FROM TO
     for ((i = $1; i < $2; i++)); do
@@ -113,3 +163,6 @@ turns 2 '"40x30.png"'
 refused 1 "record 1 of turns.jsonl: 1 picture in \"image\", but 2 <image> in the text" quantize
 turns 1 '["40x30.png", "40x30.png"]'
 refused 1 "record 1 of turns.jsonl: 2 pictures in \"image\", but 1 <image> in the text" quantize
+turns 1 '"40x30.png"'
+refused 2 "record 1 of turns.jsonl: a picture, but the model has no vision tower" \
+    "$ballast" quantize "$families/qwen2/model" -o q.st --recipe mbq --calib turns.jsonl

@@ -168,7 +168,11 @@ static void test_nothing_there(void **state)
     (void)state;
     bal_error err;
     bal_tensor_set set;
+    const char *empty = scratch("empty");
+    assert_int_equal(mkdir(empty, 0700), 0);
     ASSERT_FAILS(BAL_E_IO, "neither model.safetensors nor model.safetensors.index.json",
+                 bal_tensor_set_open(&set, empty, &err));
+    ASSERT_FAILS(BAL_E_UNSUP, "no model.safetensors in here, but s1.safetensors",
                  bal_tensor_set_open(&set, scratch_dir, &err));
     ASSERT_FAILS(BAL_E_IO, "absent: cannot open",
                  bal_tensor_set_open(&set, scratch("absent"), &err));

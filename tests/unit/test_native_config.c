@@ -191,17 +191,23 @@ static void test_limit(void **state)
     ASSERT_OK(bal_engine_limit_images(&e, 20, &err));
     ASSERT_OK(bal_sequence_plan(&e, 4000, 3000, BAL_VIEW_ONE, &p, &err));
     assert_int_equal(p.n_tokens, 15);
-    ASSERT_FAILS(BAL_E_ARG, "take at least 4", bal_engine_limit_images(&e, 3, &err));
+    ASSERT_FAILS(BAL_E_ARG, "limit cannot be below 4", bal_engine_limit_images(&e, 3, &err));
     ASSERT_FAILS(BAL_E_ARG, "at most -1", bal_engine_limit_images(&e, -1, &err));
     ASSERT_FAILS(BAL_E_ARG, "too long", bal_sequence_plan(&e, 4020, 20, BAL_VIEW_ONE, &p, &err));
     bal_engine_close(&e);
     ASSERT_OK(bal_engine_open(&e, source_path("tests/golden/tiled/model"), 1, NULL, &err));
-    ASSERT_FAILS(BAL_E_UNSUP, "fixed in llava_onevision", bal_engine_limit_images(&e, 20, &err));
+    ASSERT_FAILS(BAL_E_UNSUP, "llava_onevision models: the picture's shape decides",
+                 bal_engine_limit_images(&e, 20, &err));
+    bal_engine_close(&e);
+    ASSERT_OK(bal_engine_open(&e, source_path("tests/golden/families/llava/model"), 1, NULL, &err));
+    ASSERT_FAILS(BAL_E_UNSUP, "llava models: every picture takes the same",
+                 bal_engine_limit_images(&e, 20, &err));
     bal_engine_close(&e);
 
     bal_context *model;
     const bal_open_opts bad = {.size = sizeof bad, .image_max_tokens = 2};
-    ASSERT_FAILS(BAL_E_ARG, "take at least 4", bal_open(&model, source_path(QWEN2), &bad, &err));
+    ASSERT_FAILS(BAL_E_ARG, "limit cannot be below 4",
+                 bal_open(&model, source_path(QWEN2), &bad, &err));
     assert_null(model);
 }
 

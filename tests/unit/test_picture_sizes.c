@@ -188,7 +188,7 @@ static void test_refusals(void **state)
     assert_int_equal(bal_sequence_plan(&e, 28, 28 * 201, BAL_VIEW_ONE, &p, &err), BAL_E_ARG);
     assert_non_null(strstr(err.text, "200"));
     assert_int_equal(bal_engine_limit_images(&e, 3, &err), BAL_E_ARG);
-    assert_non_null(strstr(err.text, "at least 4"));
+    assert_non_null(strstr(err.text, "below 4"));
     bal_engine_close(&e);
 }
 
