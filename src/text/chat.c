@@ -118,14 +118,15 @@ static bal_status flush(chat_writer *w)
     return BAL_OK;
 }
 
-static bal_status find_token(const bal_tokenizer *t, const char *text, int32_t *id, bal_error *err)
+static bal_status find_token(const bal_tokenizer *t, const bal_chat_template *row, const char *text,
+                             int32_t *id, bal_error *err)
 {
     *id = bal_tokenizer_token_id(t, text);
     if (*id >= 0) return BAL_OK;
     return bal_fail(err, BAL_E_FORMAT,
-                    "the tokenizer has no added token '%s', which the chat "
-                    "template needs",
-                    text);
+                    "the tokenizer has no added token '%s', which the chat template '%s' needs; "
+                    "another template can be named for it",
+                    text, row->name);
 }
 
 static bal_status put_id(chat_writer *w, int32_t id, bal_token_tag tag)
@@ -145,7 +146,7 @@ static bal_status put_braced(chat_writer *w, const char *s, size_t n, bal_token_
     int32_t id = -1;
     const bool slot = s[1] == '@';
     snprintf(name, sizeof name, "%.*s", (int)(n - 2 - slot), s + 1 + slot);
-    BAL_TRY(find_token(w->t, name, &id, w->err));
+    BAL_TRY(find_token(w->t, w->row, name, &id, w->err));
     return put_id(w, id, slot ? BAL_TAG_IMAGE_SLOT : tag);
 }
 
@@ -446,9 +447,9 @@ bal_status bal_chat_stop_id(const bal_tokenizer *t, bal_chat_family family, int3
     static const char *const usual[] = {"</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>"};
     *id = -1;
     BAL_TRY(check_family(family, err));
-    const char *stop = bal_chat_template_of(family)->stop;
-    if (stop) return find_token(t, stop, id, err);
+    const bal_chat_template *row = bal_chat_template_of(family);
+    if (row->stop) return find_token(t, row, row->stop, id, err);
     for (size_t i = 0; i < sizeof usual / sizeof *usual && *id < 0; i++)
         *id = bal_tokenizer_token_id(t, usual[i]);
-    return *id >= 0 ? BAL_OK : find_token(t, usual[0], id, err);
+    return *id >= 0 ? BAL_OK : find_token(t, row, usual[0], id, err);
 }
