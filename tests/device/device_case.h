@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT
  * A model on the CPU beside the same model on a device: logits of one sequence, prefilled in
  * uneven pieces and then token by token, and the largest difference as a part of the logits'
- * deviation. */
+ * deviation. And the answers of several requests that run together. */
 #ifndef BAL_TESTS_DEVICE_CASE_H
 #define BAL_TESTS_DEVICE_CASE_H
 
 #include "check.h"
 
 #include "run/sampler.h"
+#include "run/scheduler.h"
 #include "run/session.h"
 
 #include <math.h>
@@ -85,6 +86,61 @@ static inline int device_agree(const device_rows *a, const device_rows *b)
         same += bal_argmax(a->data + (size_t)i * (size_t)a->vocab, a->vocab) ==
                 bal_argmax(b->data + (size_t)i * (size_t)b->vocab, b->vocab);
     return same;
+}
+
+/* Requests that run together; their answers. */
+enum { DEVICE_REQUESTS = 5, DEVICE_ANSWER = 9 };
+
+typedef struct device_told {
+    int32_t id[DEVICE_REQUESTS][DEVICE_ANSWER];
+    int n[DEVICE_REQUESTS], done, failed;
+    char why[400];
+} device_told;
+
+typedef struct device_listener {
+    device_told *t;
+    int index;
+} device_listener;
+
+static inline void device_event(void *ctx, const bal_request_event *ev)
+{
+    const device_listener *l = ctx;
+    if (ev->kind == BAL_EVENT_TOKEN) l->t->id[l->index][l->t->n[l->index]++] = ev->id;
+    if (ev->kind != BAL_EVENT_DONE) return;
+    l->t->done++;
+    if (ev->finish != BAL_FINISH_ERROR) return;
+    l->t->failed++;
+    snprintf(l->t->why, sizeof l->t->why, "%s", ev->error->text);
+}
+
+/* Prompts that begin alike, of different lengths, so that pages are shared and copied. */
+static inline void device_ask(bal_engine *e, device_told *t)
+{
+    bal_error err = {0};
+    bal_scheduler *s;
+    const bal_scheduler_opts opts = {.ctx = 256, .max_running = 3, .step_tokens = 40};
+    device_listener listeners[DEVICE_REQUESTS];
+    *t = (device_told){0};
+    ASSERT_OK(bal_scheduler_create(&s, e, &opts, &err));
+    for (int i = 0; i < DEVICE_REQUESTS; i++) {
+        int32_t ids[128];
+        uint8_t tags[128] = {0};
+        uint64_t id;
+        const size_t n = 70 + 11 * (size_t)i;
+        for (size_t k = 0; k < n; k++) ids[k] = (int32_t)(k * 29 % 280) + (k > 75 ? i : 0);
+        listeners[i] = (device_listener){t, i};
+        const bal_request r = {.tokens = {ids, tags, n},
+                               .sampling = {.top_p = 1.0f},
+                               .ignore_eos = true,
+                               .max_tokens = DEVICE_ANSWER,
+                               .on_event = device_event,
+                               .event_ctx = &listeners[i]};
+        ASSERT_OK(bal_scheduler_submit(s, &r, &id, &err));
+    }
+    while (bal_scheduler_step(s)) {
+    }
+    bal_scheduler_destroy(s);
+    assert_int_equal(t->done, DEVICE_REQUESTS);
 }
 
 #endif

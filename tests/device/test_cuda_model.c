@@ -76,12 +76,32 @@ static void packed(void **state)
     }
 }
 
+/* Rows of several sequences in one step, prompts and single rows mixed, pages shared. */
+static void requests(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    bal_engine e;
+    static device_told cpu, device;
+    ASSERT_OK(bal_engine_open(&e, source_path(TINY), 2, NULL, &err));
+    device_ask(&e, &cpu);
+    ASSERT_OK(bal_engine_use_device(&e, "cuda:0", &err));
+    device_ask(&e, &device);
+    int same = 0;
+    for (int i = 0; i < DEVICE_REQUESTS; i++)
+        same += memcmp(cpu.id[i], device.id[i], sizeof cpu.id[i]) == 0;
+    printf("%d of %d answers are the CPU's\n", same, DEVICE_REQUESTS);
+    assert_true(same == DEVICE_REQUESTS && device.failed == 0);
+    bal_engine_close(&e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(families),
         cmocka_unit_test(caches),
         cmocka_unit_test(packed),
+        cmocka_unit_test(requests),
     };
     return cmocka_run_group_tests(tests, use_shim, scratch_teardown);
 }

@@ -7,7 +7,6 @@
 
 #include "ballast.h"
 #include "ballast_quant.h"
-#include "run/scheduler.h"
 
 static const char *library(const char *name)
 {
@@ -183,78 +182,24 @@ static void packed(void **state)
 
 /* ---- Many requests --------------------------------------------------------------------------- */
 
-enum { REQUESTS = 5, LENGTH = 9 };
-
-typedef struct told {
-    int32_t id[REQUESTS][LENGTH];
-    int n[REQUESTS], done, failed;
-    char why[400];
-} told;
-
-typedef struct listener {
-    told *t;
-    int index;
-} listener;
-
-static void on_event(void *ctx, const bal_request_event *ev)
-{
-    const listener *l = ctx;
-    if (ev->kind == BAL_EVENT_TOKEN) l->t->id[l->index][l->t->n[l->index]++] = ev->id;
-    if (ev->kind != BAL_EVENT_DONE) return;
-    l->t->done++;
-    if (ev->finish != BAL_FINISH_ERROR) return;
-    l->t->failed++;
-    snprintf(l->t->why, sizeof l->t->why, "%s", ev->error->text);
-}
-
-/* Prompts that begin alike, of different lengths, so that pages are shared and copied. */
-static void ask_all(bal_engine *e, told *t)
-{
-    bal_error err = {0};
-    bal_scheduler *s;
-    const bal_scheduler_opts opts = {.ctx = 256, .max_running = 3, .step_tokens = 40};
-    listener listeners[REQUESTS];
-    *t = (told){0};
-    ASSERT_OK(bal_scheduler_create(&s, e, &opts, &err));
-    for (int i = 0; i < REQUESTS; i++) {
-        int32_t ids[128];
-        uint8_t tags[128] = {0};
-        uint64_t id;
-        const size_t n = 70 + 11 * (size_t)i;
-        for (size_t k = 0; k < n; k++) ids[k] = (int32_t)(k * 29 % 280) + (k > 75 ? i : 0);
-        listeners[i] = (listener){t, i};
-        const bal_request r = {.tokens = {ids, tags, n},
-                               .sampling = {.top_p = 1.0f},
-                               .ignore_eos = true,
-                               .max_tokens = LENGTH,
-                               .on_event = on_event,
-                               .event_ctx = &listeners[i]};
-        ASSERT_OK(bal_scheduler_submit(s, &r, &id, &err));
-    }
-    while (bal_scheduler_step(s)) {
-    }
-    bal_scheduler_destroy(s);
-    assert_int_equal(t->done, REQUESTS);
-}
-
 static void scheduler(void **state)
 {
     (void)state;
     bal_error err = {0};
     bal_engine e;
-    static told cpu, device;
+    static device_told cpu, device;
     use("plain_device.so", "");
     ASSERT_OK(bal_engine_open(&e, source_path(TINY), 2, NULL, &err));
-    ask_all(&e, &cpu);
+    device_ask(&e, &cpu);
     ASSERT_OK(bal_engine_use_device(&e, "cuda:1", &err));
-    ask_all(&e, &device);
+    device_ask(&e, &device);
     assert_memory_equal(cpu.id, device.id, sizeof cpu.id);
     bal_engine_close(&e);
     use("plain_device.so", "late");
     ASSERT_OK(bal_engine_open(&e, source_path(TINY), 1, NULL, &err));
     ASSERT_OK(bal_engine_use_device(&e, "cuda:0", &err));
-    ask_all(&e, &device);
-    assert_int_equal(device.failed, REQUESTS);
+    device_ask(&e, &device);
+    assert_int_equal(device.failed, DEVICE_REQUESTS);
     assert_non_null(strstr(device.why, "fell off the bus"));
     bal_engine_close(&e);
 }
