@@ -214,6 +214,8 @@ BAL_DEVICE void store_states(const bal_attend_args &a, const decode_job &j, cons
 /* Grid: pair chunks of the tiles, kv heads, splits. a.work 0: one block sees all keys. */
 __global__ void __launch_bounds__(THREADS) bal_k_attend_decode(const bal_attend_args a)
 {
+    bal_grid_release();
+    bal_grid_wait();
     const int32_t *tile = (const int32_t *)a.tiles, *at = (const int32_t *)a.rows.at;
     const int group = a.heads / a.cache.heads, chunks = (a.tile_rows * group + PAIRS - 1) / PAIRS;
     const int t = (int)blockIdx.x / chunks, last = at[tile[2 * t] + tile[2 * t + 1] - 1];
@@ -249,6 +251,8 @@ __global__ void __launch_bounds__(THREADS) bal_k_attend_decode(const bal_attend_
 /* Grid: heads, rows. */
 __global__ void __launch_bounds__(THREADS) bal_k_attend_merge(const bal_attend_args a)
 {
+    bal_grid_release();
+    bal_grid_wait();
     const int dim = a.cache.dim, row = (int)blockIdx.y, at = ((const int32_t *)a.rows.at)[row];
     const size_t pair = (size_t)row * a.heads + blockIdx.x;
     const float *states = (const float *)a.work + pair * BAL_SPLITS * (size_t)(dim + 2);
@@ -370,6 +374,8 @@ BAL_DEVICE void add_page(prefill_state<STEPS> &st, const uint16_t *keys, const u
 template <int STEPS>
 __global__ void __launch_bounds__(THREADS) bal_k_attend_prefill(const bal_attend_args a)
 {
+    bal_grid_release();
+    bal_grid_wait();
     const int32_t *tile = (const int32_t *)a.tiles, *at = (const int32_t *)a.rows.at;
     const int group = a.heads / a.cache.heads, dim = a.cache.dim, kv = (int)blockIdx.y;
     const int chunks = (a.tile_rows * group + TILE_PAIRS - 1) / TILE_PAIRS;
@@ -413,7 +419,7 @@ __global__ void __launch_bounds__(THREADS) bal_k_attend_prefill(const bal_attend
         }
 }
 
-template <int STEPS> static cudaError_t prefill(const bal_attend_args *a, cudaStream_t stream)
+template <int STEPS> static cudaError_t prefill(const bal_attend_args *a, bal_cuda_queue queue)
 {
     const int group = a->heads / a->cache.heads;
     bal_launch_shape shape = {};
@@ -421,7 +427,8 @@ template <int STEPS> static cudaError_t prefill(const bal_attend_args *a, cudaSt
                       (unsigned)a->cache.heads);
     shape.threads = THREADS;
     shape.shared = 2 * PAGE * (16 * STEPS + 8) * sizeof(uint16_t);
-    shape.stream = stream;
+    shape.stream = queue.stream;
+    shape.early = queue.early;
     return bal_launch(bal_k_attend_prefill<STEPS>, shape, *a);
 }
 
@@ -433,7 +440,7 @@ size_t bal_cuda_attend_bytes(int m, int heads, int dim)
     return rows * (size_t)heads * BAL_SPLITS * (size_t)(dim + 2) * sizeof(float);
 }
 
-static cudaError_t decode(const bal_attend_args *a, bool split, cudaStream_t stream)
+static cudaError_t decode(const bal_attend_args *a, bool split, bal_cuda_queue queue)
 {
     const int group = a->heads / a->cache.heads, pages = (a->keys + PAGE - 1) / PAGE;
     const int splits = !split ? 1 : pages < BAL_SPLITS ? pages : BAL_SPLITS;
@@ -444,7 +451,8 @@ static cudaError_t decode(const bal_attend_args *a, bool split, cudaStream_t str
                       (unsigned)a->cache.heads, (unsigned)splits);
     shape.threads = THREADS;
     shape.shared = decode_bytes(a->cache.dim);
-    shape.stream = stream;
+    shape.stream = queue.stream;
+    shape.early = queue.early;
     const cudaError_t e = bal_launch(bal_k_attend_decode, shape, args);
     if (e != cudaSuccess || !split) return e;
     shape.grid = dim3((unsigned)a->heads, (unsigned)a->m);
@@ -452,14 +460,14 @@ static cudaError_t decode(const bal_attend_args *a, bool split, cudaStream_t str
     return bal_launch(bal_k_attend_merge, shape, args);
 }
 
-cudaError_t bal_cuda_attend(const bal_attend_args *a, cudaStream_t stream)
+cudaError_t bal_cuda_attend(const bal_attend_args *a, bal_cuda_queue queue)
 {
     const int dim = a->cache.dim;
     if (a->tile_rows == 1 || dim > BAL_MMA_DIM)
-        return decode(a, a->tile_rows == 1 && a->m <= BAL_SPLIT_ROWS, stream);
-    if (dim <= 16) return prefill<1>(a, stream);
-    if (dim <= 32) return prefill<2>(a, stream);
-    if (dim <= 64) return prefill<4>(a, stream);
-    if (dim <= 96) return prefill<6>(a, stream);
-    return prefill<8>(a, stream);
+        return decode(a, a->tile_rows == 1 && a->m <= BAL_SPLIT_ROWS, queue);
+    if (dim <= 16) return prefill<1>(a, queue);
+    if (dim <= 32) return prefill<2>(a, queue);
+    if (dim <= 64) return prefill<4>(a, queue);
+    if (dim <= 96) return prefill<6>(a, queue);
+    return prefill<8>(a, queue);
 }

@@ -3,7 +3,6 @@
  * One stream per open device. What the runtime refuses is kept as a sentence and told at sync.
  * Host memory goes through pinned buffers, so that a step waits for nothing but its own results. */
 #include "cuda/backend.h"
-#include "cuda/ops.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,6 +66,7 @@ static cudaError_t prepare(bal_device *d)
     d->major = p.major;
     d->minor = p.minor;
     d->processors = p.multiProcessorCount;
+    d->early = p.major >= 9;
     e = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
     if (e == cudaSuccess) e = cudaMallocHost((void **)&d->up, BAL_PINNED);
     if (e == cudaSuccess) e = cudaMallocHost((void **)&d->down, BAL_PINNED);
@@ -212,11 +212,17 @@ static void copy(bal_device *d, bal_dptr to, bal_dptr from, size_t n)
                       "copy");
 }
 
+static bal_cuda_queue queue_of(const bal_device *d)
+{
+    const bal_cuda_queue q = {d->stream, d->early};
+    return q;
+}
+
 /* ---- Ops ------------------------------------------------------------------------------------- */
 
 static void stage(bal_device *d, const bal_stage_args *a)
 {
-    if (enter(d)) bal_cuda_keep(d, bal_cuda_stage(a, d->stream), "staging");
+    if (enter(d)) bal_cuda_keep(d, bal_cuda_stage(a, queue_of(d)), "staging");
 }
 
 static void linear(bal_device *d, const bal_device_linear_args *a)
@@ -226,17 +232,17 @@ static void linear(bal_device *d, const bal_device_linear_args *a)
 
 static void embed(bal_device *d, const bal_device_weight *w, bal_dptr ids, int m, bal_dptr h)
 {
-    if (enter(d)) bal_cuda_keep(d, bal_cuda_embed(w, ids, m, h, d->stream), "embedding");
+    if (enter(d)) bal_cuda_keep(d, bal_cuda_embed(w, ids, m, h, queue_of(d)), "embedding");
 }
 
 static void hadamard(bal_device *d, bal_dptr x, size_t n, int block)
 {
-    if (enter(d)) bal_cuda_keep(d, bal_cuda_hadamard(x, n, block, d->stream), "mixing");
+    if (enter(d)) bal_cuda_keep(d, bal_cuda_hadamard(x, n, block, queue_of(d)), "mixing");
 }
 
 static void rotate(bal_device *d, const bal_rotate_args *a)
 {
-    if (enter(d)) bal_cuda_keep(d, bal_cuda_rotate(a, d->stream), "rotation");
+    if (enter(d)) bal_cuda_keep(d, bal_cuda_rotate(a, queue_of(d)), "rotation");
 }
 
 static size_t attend_bytes(const bal_device *d, int m, int heads, int dim)
@@ -247,22 +253,22 @@ static size_t attend_bytes(const bal_device *d, int m, int heads, int dim)
 
 static void attend(bal_device *d, const bal_attend_args *a)
 {
-    if (enter(d)) bal_cuda_keep(d, bal_cuda_attend(a, d->stream), "attention");
+    if (enter(d)) bal_cuda_keep(d, bal_cuda_attend(a, queue_of(d)), "attention");
 }
 
 static void gather(bal_device *d, bal_dptr x, size_t k, bal_dptr index, int n, bal_dptr out)
 {
-    if (enter(d)) bal_cuda_keep(d, bal_cuda_gather(x, k, index, n, out, d->stream), "gathering");
+    if (enter(d)) bal_cuda_keep(d, bal_cuda_gather(x, k, index, n, out, queue_of(d)), "gathering");
 }
 
 static void argmax(bal_device *d, bal_dptr x, int m, int n, bal_dptr out)
 {
-    if (enter(d)) bal_cuda_keep(d, bal_cuda_argmax(x, m, n, out, d->stream), "the largest");
+    if (enter(d)) bal_cuda_keep(d, bal_cuda_argmax(x, m, n, out, queue_of(d)), "the largest");
 }
 
 static void read_all(bal_device *d, bal_dptr x, size_t n)
 {
-    if (enter(d)) bal_cuda_keep(d, bal_cuda_read(x, n, d->processors, d->stream), "reading");
+    if (enter(d)) bal_cuda_keep(d, bal_cuda_read(x, n, d->processors, queue_of(d)), "reading");
 }
 
 /* ---- Recording ------------------------------------------------------------------------------- */

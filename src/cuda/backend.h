@@ -3,7 +3,7 @@
 #ifndef BAL_CUDA_BACKEND_H
 #define BAL_CUDA_BACKEND_H
 
-#include "cuda/port.cuh"
+#include "cuda/ops.h"
 #include "device/device.h"
 
 #include <string.h>
@@ -18,6 +18,7 @@ struct bal_device {
     int index, major, minor, processors;
     char name[256];
     cudaStream_t stream;
+    bool early;               /* it can start kernels early */
     bal_error failed;         /* the first failure; everything after it does nothing */
     unsigned char *up, *down; /* pinned, BAL_PINNED each */
     size_t up_used, down_used;
@@ -49,9 +50,9 @@ bal_status bal_cuda_weight_create(bal_device *d, bal_device_weight **out,
                                   bal_error *err);
 void bal_cuda_weight_destroy(bal_device *d, bal_device_weight *w);
 size_t bal_cuda_act_bytes(int m, size_t k);
-cudaError_t bal_cuda_stage(const bal_stage_args *a, cudaStream_t stream);
+cudaError_t bal_cuda_stage(const bal_stage_args *a, bal_cuda_queue queue);
 cudaError_t bal_cuda_linear_run(bal_device *d, const bal_device_linear_args *a);
 cudaError_t bal_cuda_embed(const bal_device_weight *w, bal_dptr ids, int m, bal_dptr h,
-                           cudaStream_t stream);
+                           bal_cuda_queue queue);
 
 #endif

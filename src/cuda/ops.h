@@ -7,18 +7,25 @@
 #include "cuda/port.cuh"
 #include "device/device.h"
 
+/* early: kernels may start before the one in front has ended (cuda/port.cuh), and all of them wait
+ * before they touch memory. */
+struct bal_cuda_queue {
+    cudaStream_t stream;
+    bool early;
+};
+
 /* Decode steps of at most so many rows are split over keys, each page range a block of its own. */
 enum { BAL_SPLIT_ROWS = 64, BAL_SPLITS = 64 };
 /* Widest head that tensor cores attend with; wider ones take the other kernel. */
 enum { BAL_MMA_DIM = 128 };
 
 size_t bal_cuda_attend_bytes(int m, int heads, int dim);
-cudaError_t bal_cuda_attend(const bal_attend_args *a, cudaStream_t stream);
-cudaError_t bal_cuda_rotate(const bal_rotate_args *a, cudaStream_t stream);
-cudaError_t bal_cuda_hadamard(bal_dptr x, size_t n, int block, cudaStream_t stream);
+cudaError_t bal_cuda_attend(const bal_attend_args *a, bal_cuda_queue queue);
+cudaError_t bal_cuda_rotate(const bal_rotate_args *a, bal_cuda_queue queue);
+cudaError_t bal_cuda_hadamard(bal_dptr x, size_t n, int block, bal_cuda_queue queue);
 cudaError_t bal_cuda_gather(bal_dptr x, size_t k, bal_dptr index, int n, bal_dptr out,
-                            cudaStream_t stream);
-cudaError_t bal_cuda_read(bal_dptr x, size_t n, int processors, cudaStream_t stream);
-cudaError_t bal_cuda_argmax(bal_dptr x, int m, int n, bal_dptr out, cudaStream_t stream);
+                            bal_cuda_queue queue);
+cudaError_t bal_cuda_read(bal_dptr x, size_t n, int processors, bal_cuda_queue queue);
+cudaError_t bal_cuda_argmax(bal_dptr x, int m, int n, bal_dptr out, bal_cuda_queue queue);
 
 #endif

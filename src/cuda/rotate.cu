@@ -67,6 +67,8 @@ BAL_DEVICE void store_head(const bal_device_cache &c, unsigned char *tile, int r
 
 __global__ void __launch_bounds__(HEADS * 32) bal_k_rotate(const bal_rotate_args a)
 {
+    bal_grid_release();
+    bal_grid_wait();
     const bal_device_cache &c = a.cache;
     const int lane = (int)threadIdx.x % 32, row = (int)blockIdx.y;
     const int head = (int)blockIdx.x * HEADS + (int)threadIdx.x / 32;
@@ -86,12 +88,13 @@ __global__ void __launch_bounds__(HEADS * 32) bal_k_rotate(const bal_rotate_args
                at % BAL_DEVICE_PAGE, x, lane);
 }
 
-cudaError_t bal_cuda_rotate(const bal_rotate_args *a, cudaStream_t stream)
+cudaError_t bal_cuda_rotate(const bal_rotate_args *a, bal_cuda_queue queue)
 {
     const unsigned heads = (unsigned)(a->heads + 2 * a->cache.heads);
     bal_launch_shape shape = {};
     shape.grid = dim3((heads + HEADS - 1) / HEADS, (unsigned)a->m);
     shape.threads = HEADS * 32;
-    shape.stream = stream;
+    shape.stream = queue.stream;
+    shape.early = queue.early;
     return bal_launch(bal_k_rotate, shape, *a);
 }

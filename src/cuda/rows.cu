@@ -15,19 +15,22 @@ struct bal_k_gather_args {
 
 __global__ void __launch_bounds__(THREADS) bal_k_gather(const bal_k_gather_args a)
 {
+    bal_grid_release();
+    bal_grid_wait();
     const float *from = a.x + (size_t)a.index[blockIdx.x] * a.k;
     float *to = a.out + (size_t)blockIdx.x * a.k;
     for (size_t i = threadIdx.x; i < a.k; i += THREADS) to[i] = from[i];
 }
 
 cudaError_t bal_cuda_gather(bal_dptr x, size_t k, bal_dptr index, int n, bal_dptr out,
-                            cudaStream_t stream)
+                            bal_cuda_queue queue)
 {
     const bal_k_gather_args args = {(const float *)x, (const int32_t *)index, (float *)out, k};
     bal_launch_shape shape = {};
     shape.grid = dim3((unsigned)n);
     shape.threads = THREADS;
-    shape.stream = stream;
+    shape.stream = queue.stream;
+    shape.early = queue.early;
     return bal_launch(bal_k_gather, shape, args);
 }
 
@@ -44,6 +47,8 @@ struct bal_k_hadamard_args {
  * the same order, so that it is the definition's bit for bit. */
 __global__ void __launch_bounds__(THREADS) bal_k_hadamard(const bal_k_hadamard_args a)
 {
+    bal_grid_release();
+    bal_grid_wait();
     const int lane = (int)threadIdx.x % 32;
     const size_t warp = (size_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
     const size_t at = warp * 128 + 4 * (size_t)lane;
@@ -64,13 +69,14 @@ __global__ void __launch_bounds__(THREADS) bal_k_hadamard(const bal_k_hadamard_a
     if (at < a.n) *(float4 *)(a.x + at) = make_float4(v.x * s, v.y * s, v.z * s, v.w * s);
 }
 
-cudaError_t bal_cuda_hadamard(bal_dptr x, size_t n, int block, cudaStream_t stream)
+cudaError_t bal_cuda_hadamard(bal_dptr x, size_t n, int block, bal_cuda_queue queue)
 {
     const bal_k_hadamard_args args = {(float *)x, n, block, 1.0f / sqrtf((float)block)};
     bal_launch_shape shape = {};
     shape.grid = dim3((unsigned)((n + 4 * THREADS - 1) / (4 * THREADS)));
     shape.threads = THREADS;
-    shape.stream = stream;
+    shape.stream = queue.stream;
+    shape.early = queue.early;
     return bal_launch(bal_k_hadamard, shape, args);
 }
 
@@ -85,6 +91,8 @@ struct bal_k_read_args {
 /* Four loads under way per thread; what is read must be used, and is written where no sum leads. */
 __global__ void __launch_bounds__(THREADS) bal_k_read(const bal_k_read_args a)
 {
+    bal_grid_release();
+    bal_grid_wait();
     const size_t step = (size_t)gridDim.x * THREADS;
     uint32_t sum = 0;
     for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < a.n; i += 4 * step) {
@@ -100,14 +108,15 @@ __global__ void __launch_bounds__(THREADS) bal_k_read(const bal_k_read_args a)
     if (sum == 1) *a.never = sum;
 }
 
-cudaError_t bal_cuda_read(bal_dptr x, size_t n, int processors, cudaStream_t stream)
+cudaError_t bal_cuda_read(bal_dptr x, size_t n, int processors, bal_cuda_queue queue)
 {
     const bal_k_read_args args = {(const uint4 *)x, n / 16, (uint32_t *)x};
     const size_t need = (n / 16 + THREADS - 1) / THREADS, most = (size_t)processors * 8;
     bal_launch_shape shape = {};
     shape.grid = dim3((unsigned)(need < most ? need : most));
     shape.threads = THREADS;
-    shape.stream = stream;
+    shape.stream = queue.stream;
+    shape.early = queue.early;
     return bal_launch(bal_k_read, shape, args);
 }
 
@@ -146,6 +155,8 @@ BAL_DEVICE candidate warp_best(candidate c)
 
 __global__ void __launch_bounds__(THREADS) bal_k_argmax(const bal_k_argmax_args a)
 {
+    bal_grid_release();
+    bal_grid_wait();
     const float *x = a.x + (size_t)blockIdx.x * (size_t)a.n;
     const int t = (int)threadIdx.x;
     candidate *warps = (candidate *)bal_shared();
@@ -163,13 +174,14 @@ __global__ void __launch_bounds__(THREADS) bal_k_argmax(const bal_k_argmax_args 
     if (t == 0) a.out[blockIdx.x] = best.index;
 }
 
-cudaError_t bal_cuda_argmax(bal_dptr x, int m, int n, bal_dptr out, cudaStream_t stream)
+cudaError_t bal_cuda_argmax(bal_dptr x, int m, int n, bal_dptr out, bal_cuda_queue queue)
 {
     const bal_k_argmax_args args = {(const float *)x, (int32_t *)out, n};
     bal_launch_shape shape = {};
     shape.grid = dim3((unsigned)m);
     shape.threads = THREADS;
     shape.shared = THREADS / 32 * sizeof(candidate);
-    shape.stream = stream;
+    shape.stream = queue.stream;
+    shape.early = queue.early;
     return bal_launch(bal_k_argmax, shape, args);
 }

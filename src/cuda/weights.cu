@@ -149,7 +149,7 @@ size_t bal_cuda_act_bytes(int m, size_t k)
     return bal_stage_bytes((size_t)m, k);
 }
 
-cudaError_t bal_cuda_stage(const bal_stage_args *a, cudaStream_t stream)
+cudaError_t bal_cuda_stage(const bal_stage_args *a, bal_cuda_queue queue)
 {
     bal_stage_job job = {};
     job.kind = (bal_staged)a->kind;
@@ -162,7 +162,8 @@ cudaError_t bal_cuda_stage(const bal_stage_args *a, cudaStream_t stream)
     job.k = a->k;
     job.eps = a->eps;
     job.act = a->act;
-    return bal_stage(job, stream);
+    job.early = queue.early;
+    return bal_stage(job, queue.stream);
 }
 
 cudaError_t bal_cuda_linear_run(bal_device *d, const bal_device_linear_args *a)
@@ -176,6 +177,7 @@ cudaError_t bal_cuda_linear_run(bal_device *d, const bal_device_linear_args *a)
     job.add = a->add;
     job.work = (void *)d->linears->work;
     job.processors = d->processors;
+    job.early = d->early;
     return bal_linear(job, d->stream);
 }
 
@@ -220,6 +222,8 @@ BAL_DEVICE uint32_t code_at(const uint32_t *w, int bits, int j, int odd)
 /* Grid: rows. */
 __global__ void __launch_bounds__(THREADS) bal_k_embed(const bal_k_embed_args a)
 {
+    bal_grid_release();
+    bal_grid_wait();
     const int row = a.ids[blockIdx.x], block = row / 32, slot = row % 32 / 8, g = row % 8;
     const uint32_t *codes = a.codes + (size_t)block * a.k_tiles * a.bits * 128;
     const unsigned char *meta = a.meta + (size_t)block * (a.bits == 16 ? 128 : a.groups * 96);
@@ -239,7 +243,7 @@ __global__ void __launch_bounds__(THREADS) bal_k_embed(const bal_k_embed_args a)
 }
 
 cudaError_t bal_cuda_embed(const bal_device_weight *w, bal_dptr ids, int m, bal_dptr h,
-                           cudaStream_t stream)
+                           bal_cuda_queue queue)
 {
     const bal_tiles *t = &w->w.tiles;
     bal_k_embed_args a = {};
@@ -255,6 +259,7 @@ cudaError_t bal_cuda_embed(const bal_device_weight *w, bal_dptr ids, int m, bal_
     bal_launch_shape shape = {};
     shape.grid = dim3((unsigned)m);
     shape.threads = THREADS;
-    shape.stream = stream;
+    shape.stream = queue.stream;
+    shape.early = queue.early;
     return bal_launch(bal_k_embed, shape, a);
 }
