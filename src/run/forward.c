@@ -63,7 +63,7 @@ bal_status bal_forward_blocks(bal_forward *f, const bal_kv_layout *kv, const bal
                               int n_spans, int m, bal_taps taps, bal_error *err)
 {
     if (f->engine->on_device)
-        return bal_device_forward_blocks(&f->device, kv, spans, n_spans, m, f->h,
+        return bal_device_forward_blocks(&f->device, kv, spans, n_spans, m, f->h, NULL,
                                          (const int32_t(*)[3])f->pos, err);
     const bal_model *model = &f->engine->model;
     const bal_text_config *c = &model->config.text;

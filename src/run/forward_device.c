@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * The arrays of a step lie one behind the other and are uploaded together: at, pos, list, tiles,
- * then the pages. Where each begins depends on whether there are more rows than a recorded step
- * has, and on nothing else, so that a recording finds them again. */
+ * ids, then the pages. Where each begins depends on whether there are more rows than a recorded
+ * step has, and on nothing else, so that a recording finds them again. */
 #include "run/forward_device.h"
 
 #include "base/size.h"
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { AT = 0, POS = 1, LIST = 4, TILES = 5, WORDS = 7 }; /* times the room for rows */
+enum { AT = 0, POS = 1, LIST = 4, TILES = 5, IDS = 7, WORDS = 8 }; /* times the room for rows */
 enum { FIRST_KEYS = 64, TILE_PAIRS = 64 };
 
 /* ---- Lifetime -------------------------------------------------------------------------------- */
@@ -58,6 +58,7 @@ static bal_status allocate(bal_device_forward *f, bal_error *err)
         {&f->picked, n * hidden * w},
         {&f->logits, n * (size_t)c->vocab * w},
         {&f->index, n * w},
+        {&f->best, n * w},
         {&f->step, step_bytes(f)},
     };
     size_t sum = 0;
@@ -178,11 +179,12 @@ static void load_span(bal_device_forward *f, const bal_kv_span *s, step *t)
 }
 
 static step load_step(bal_device_forward *f, const bal_kv_span *spans, int n_spans, int m,
-                      const int32_t (*pos)[3])
+                      const int32_t *ids, const int32_t (*pos)[3])
 {
     step t = {.room = m <= BAL_RECORD_ROWS ? BAL_RECORD_ROWS : f->max_rows, .m = m, .single = true};
     for (int i = 0; i < n_spans; i++) load_span(f, &spans[i], &t);
     memcpy(array(f, &t, POS), pos, (size_t)m * sizeof *pos);
+    if (ids) memcpy(array(f, &t, IDS), ids, (size_t)m * sizeof *ids);
     return t;
 }
 
@@ -319,16 +321,19 @@ static bal_status run_recorded(bal_device_forward *f, const bal_kv_layout *kv,
 
 bal_status bal_device_forward_blocks(bal_device_forward *f, const bal_kv_layout *kv,
                                      const bal_kv_span *spans, int n_spans, int m, const float *h,
-                                     const int32_t (*pos)[3], bal_error *err)
+                                     const int32_t *ids, const int32_t (*pos)[3], bal_error *err)
 {
     const bal_device_model *d = f->model;
     const size_t row = (size_t)d->model->config.text.hidden * sizeof *h;
     bal_device_cache cache;
     BAL_TRY(cache_of(kv, &cache, err));
     bal_device_model_lock(f->model);
-    step t = load_step(f, spans, n_spans, m, pos);
+    step t = load_step(f, spans, n_spans, m, h ? NULL : ids, pos);
     upload_step(f, &t);
-    d->api->upload(d->device, f->h, h, (size_t)m * row);
+    if (h)
+        d->api->upload(d->device, f->h, h, (size_t)m * row);
+    else
+        d->api->embed(d->device, d->embed, address(f, &t, IDS), m, f->h);
     bal_status st = BAL_OK;
     if (repeats(&t))
         st = run_recorded(f, kv, &cache, &t, err);
@@ -388,6 +393,30 @@ bal_status bal_device_forward_logits(bal_device_forward *f, const int *rows, int
 {
     bal_device_model_lock(f->model);
     const bal_status st = logits_of(f, rows, n, logits, err);
+    bal_device_model_unlock(f->model);
+    return st;
+}
+
+static bal_status likeliest_of(bal_device_forward *f, const int *rows, int n, int32_t *ids,
+                               bal_error *err)
+{
+    const bal_device_model *d = f->model;
+    d->api->upload(d->device, f->index, rows, (size_t)n * sizeof *rows);
+    BAL_TRY(queue_head(f, n, err));
+    d->api->argmax(d->device, f->logits, n, d->model->config.text.vocab, f->best);
+    d->api->download(d->device, ids, f->best, (size_t)n * sizeof *ids);
+    BAL_TRY(d->api->sync(d->device, err));
+    for (int i = 0; i < n; i++)
+        if (ids[i] < 0)
+            return bal_fail(err, BAL_E_NUMERIC, "a logit of row %d is not finite", rows[i]);
+    return BAL_OK;
+}
+
+bal_status bal_device_forward_likeliest(bal_device_forward *f, const int *rows, int n, int32_t *ids,
+                                        bal_error *err)
+{
+    bal_device_model_lock(f->model);
+    const bal_status st = likeliest_of(f, rows, n, ids, err);
     bal_device_model_unlock(f->model);
     return st;
 }

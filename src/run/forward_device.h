@@ -19,7 +19,7 @@ typedef struct bal_device_forward {
     bal_dptr h, qkv, ctx, gate_up; /* f32 [max_rows][...] */
     bal_dptr act, work;            /* staged rows; of attention */
     bal_dptr picked, logits;       /* f32 [max_logits][...] */
-    bal_dptr index;                /* i32 [max_logits] */
+    bal_dptr index, best;          /* i32 [max_logits] */
     bal_dptr step;                 /* what `words` becomes there */
     int32_t *words;                /* a step's arrays as they are uploaded */
     bal_device_record *blocks[BAL_RECORD_ROWS + 1][BAL_RECORD_KEYS];
@@ -31,13 +31,18 @@ bal_status bal_device_forward_create(bal_device_forward *f, bal_device_model *mo
                                      int max_logits, size_t max_pages, bal_error *err);
 void bal_device_forward_destroy(bal_device_forward *f); /* idempotent; zeroed struct is fine */
 
-/* As bal_forward_blocks: h [m][hidden] is read at once; pages of the spans are addresses on the
- * device. Queued: failures are told by _logits. BAL_E_UNSUP: a layout it cannot read. */
+/* As bal_forward_blocks: h [m][hidden] is read at once, or NULL: ids[m] are looked up in the
+ * embedding table there. Pages of the spans are addresses on the device. Queued: failures are told
+ * by _logits. BAL_E_UNSUP: a layout it cannot read. */
 bal_status bal_device_forward_blocks(bal_device_forward *f, const bal_kv_layout *kv,
                                      const bal_kv_span *spans, int n_spans, int m, const float *h,
-                                     const int32_t (*pos)[3], bal_error *err);
+                                     const int32_t *ids, const int32_t (*pos)[3], bal_error *err);
 /* As bal_forward_logits; waits for them. */
 bal_status bal_device_forward_logits(bal_device_forward *f, const int *rows, int n, float *logits,
                                      bal_error *err);
+/* The likeliest token of each of those rows, chosen there: i32 ids[n]. BAL_E_NUMERIC names a row
+ * with a logit that is not finite. */
+bal_status bal_device_forward_likeliest(bal_device_forward *f, const int *rows, int n, int32_t *ids,
+                                        bal_error *err);
 
 #endif

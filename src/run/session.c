@@ -2,6 +2,7 @@
 #include "run/session.h"
 
 #include "base/size.h"
+#include "run/sampler.h"
 
 #include <string.h>
 
@@ -164,13 +165,41 @@ bal_status bal_session_append(bal_session *s, const bal_token_info *info, const 
     return BAL_OK;
 }
 
-bal_status bal_session_push(bal_session *s, int32_t id, bal_error *err)
+static bal_token_info answer_token(const bal_session *s, int32_t id)
 {
     const int32_t pos = bal_session_next_pos(s);
-    const bal_token_info info = {
-        .id = id, .pos = {pos, pos, pos}, .image = -1, .modality = BAL_ANSWER};
+    return (bal_token_info){.id = id, .pos = {pos, pos, pos}, .image = -1, .modality = BAL_ANSWER};
+}
+
+bal_status bal_session_push(bal_session *s, int32_t id, bal_error *err)
+{
+    const bal_token_info info = answer_token(s, id);
     bal_linear_row(&s->engine->model.embed, id, s->row);
     return bal_session_append(s, &info, s->row, 1, 0, NULL, NULL, (bal_taps){0}, err);
+}
+
+static bal_status next_on_device(bal_session *s, int32_t id, int32_t *next, bal_error *err)
+{
+    bal_device_forward *f = &s->forward.device;
+    const bal_token_info info = answer_token(s, id);
+    const bal_kv_span span = {.m = 1, .first = s->n, .pages = s->seq.data};
+    const int row = 0;
+    if (s->n == s->ctx)
+        return bal_fail(err, BAL_E_CAPACITY,
+                        "context is full: %d positions in use (--ctx makes it larger)", s->n);
+    BAL_TRY(bal_device_forward_blocks(f, &s->pool.layout, &span, 1, 1, NULL, &id, &info.pos, err));
+    const bal_status st = bal_device_forward_likeliest(f, &row, 1, next, err);
+    if (st < 0) return bal_fail_in(err, st, "position %d", s->n);
+    s->info[s->n++] = info;
+    return BAL_OK;
+}
+
+bal_status bal_session_next(bal_session *s, int32_t id, int32_t *next, bal_error *err)
+{
+    if (s->engine->on_device) return next_on_device(s, id, next, err);
+    BAL_TRY(bal_session_push(s, id, err));
+    *next = bal_argmax(s->logits, s->engine->model.config.text.vocab);
+    return BAL_OK;
 }
 
 int32_t bal_session_next_pos(const bal_session *s)

@@ -88,6 +88,20 @@ static inline int device_agree(const device_rows *a, const device_rows *b)
     return same;
 }
 
+/* n greedy tokens behind three others: chosen on the device, if there is one. */
+static inline void device_greedy(const bal_engine *e, int32_t *ids, int n)
+{
+    bal_error err = {0};
+    bal_session s;
+    ASSERT_OK(bal_session_create(&s, e, n + 4, &err));
+    for (int i = 0; i < 3; i++) ASSERT_OK(bal_session_push(&s, 40 + i, &err));
+    ids[0] = bal_argmax(s.logits, e->model.config.text.vocab);
+    for (int i = 1; i < n; i++) ASSERT_OK(bal_session_next(&s, ids[i - 1], &ids[i], &err));
+    assert_int_equal(s.n, 3 + n - 1);
+    assert_int_equal(s.info[s.n - 1].modality, BAL_ANSWER);
+    bal_session_destroy(&s);
+}
+
 /* Requests that run together; their answers. */
 enum { DEVICE_REQUESTS = 5, DEVICE_ANSWER = 9 };
 

@@ -190,8 +190,12 @@ static void scheduler(void **state)
     static device_told cpu, device;
     use("plain_device.so", "");
     ASSERT_OK(bal_engine_open(&e, source_path(TINY), 2, NULL, &err));
+    int32_t greedy[2][12];
+    device_greedy(&e, greedy[0], 12);
     device_ask(&e, &cpu);
     ASSERT_OK(bal_engine_use_device(&e, "cuda:1", &err));
+    device_greedy(&e, greedy[1], 12);
+    assert_memory_equal(greedy[0], greedy[1], sizeof greedy[0]);
     device_ask(&e, &device);
     assert_memory_equal(cpu.id, device.id, sizeof cpu.id);
     bal_engine_close(&e);
