@@ -46,16 +46,14 @@ struct bal_k_linear_args {
  * with the offset `even`, odd pairs with `odd`. */
 template <int bits> struct bal_width;
 
-#define BAL_PAIR(w, mask, magic) (((w) & (mask)) | (magic))
-
 template <> struct bal_width<2> {
     static constexpr int cols = 128, stages = 4, even = 16, odd = 64;
     BAL_DEVICE uint32_t pair(const uint32_t *w, int j)
     {
         const uint32_t v = w[j / 8];
         const uint32_t s = j % 8 < 2 ? v : j % 8 < 4 ? v << 4 : j % 8 < 6 ? v >> 4 : v >> 8;
-        return j % 2 ? BAL_PAIR(s, 0x00300030u, 0x54005400u)
-                     : BAL_PAIR(s, 0x00c000c0u, 0x4c004c00u);
+        return j % 2 ? bal_and_or(s, 0x00300030u, 0x54005400u)
+                     : bal_and_or(s, 0x00c000c0u, 0x4c004c00u);
     }
 };
 
@@ -64,11 +62,11 @@ template <> struct bal_width<3> {
     /* bits 7 to 9, and bits 4 to 6 */
     BAL_DEVICE uint32_t high(uint32_t s)
     {
-        return BAL_PAIR(s, 0x03800380u, 0x48004800u);
+        return bal_and_or(s, 0x03800380u, 0x48004800u);
     }
     BAL_DEVICE uint32_t low(uint32_t s)
     {
-        return BAL_PAIR(s, 0x00700070u, 0x54005400u);
+        return bal_and_or(s, 0x00700070u, 0x54005400u);
     }
     BAL_DEVICE uint32_t pair(const uint32_t *w, int j)
     {
@@ -89,9 +87,9 @@ template <> struct bal_width<3> {
         case 13: return low(w[2] << 3);
         case 14: return high(w[2] >> 6);
         default: {
-            uint32_t s = BAL_PAIR(w[0] << 6, 0x00400040u, 0x54005400u);
-            s = BAL_PAIR(w[1] << 5, 0x00200020u, s);
-            return BAL_PAIR(w[2] << 4, 0x00100010u, s);
+            uint32_t s = bal_and_or(w[0] << 6, 0x00400040u, 0x54005400u);
+            s = bal_and_or(w[1] << 5, 0x00200020u, s);
+            return bal_and_or(w[2] << 4, 0x00100010u, s);
         }
         }
     }
@@ -103,8 +101,8 @@ template <> struct bal_width<4> {
     {
         const uint32_t v = w[j / 4];
         const uint32_t s = j % 4 == 0 ? v >> 2 : j % 4 == 1 ? v : j % 4 == 2 ? v >> 6 : v << 4;
-        return j % 2 ? BAL_PAIR(s, 0x00f000f0u, 0x54005400u)
-                     : BAL_PAIR(s, 0x03c003c0u, 0x4c004c00u);
+        return j % 2 ? bal_and_or(s, 0x00f000f0u, 0x54005400u)
+                     : bal_and_or(s, 0x03c003c0u, 0x4c004c00u);
     }
 };
 
@@ -112,10 +110,10 @@ template <> struct bal_width<6> {
     static constexpr int cols = 128, stages = 2, even = 64, odd = 64;
     BAL_DEVICE uint32_t pair(const uint32_t *w, int j)
     {
-        if (j < 12) return BAL_PAIR(j % 2 ? w[j / 2] >> 6 : w[j / 2], 0x03f003f0u, 0x54005400u);
+        if (j < 12) return bal_and_or(j % 2 ? w[j / 2] >> 6 : w[j / 2], 0x03f003f0u, 0x54005400u);
         const int i = j - 12;
-        const uint32_t low = BAL_PAIR(w[i] << 4, 0x00f000f0u, 0x54005400u);
-        return BAL_PAIR(w[4 + i / 2] << (i % 2 ? 6 : 8), 0x03000300u, low);
+        const uint32_t low = bal_and_or(w[i] << 4, 0x00f000f0u, 0x54005400u);
+        return bal_and_or(w[4 + i / 2] << (i % 2 ? 6 : 8), 0x03000300u, low);
     }
 };
 
@@ -123,7 +121,7 @@ template <> struct bal_width<8> {
     static constexpr int cols = 64, stages = 3, even = 256, odd = 256;
     BAL_DEVICE uint32_t pair(const uint32_t *w, int j)
     {
-        return BAL_PAIR(j % 2 ? w[j / 2] >> 6 : w[j / 2] << 2, 0x03fc03fcu, 0x5c005c00u);
+        return bal_and_or(j % 2 ? w[j / 2] >> 6 : w[j / 2] << 2, 0x03fc03fcu, 0x5c005c00u);
     }
 };
 
@@ -151,21 +149,27 @@ template <int bits, int nt, int subs> struct bal_linear_sizes {
 BAL_DEVICE int bal_linear_bound(int units, int splits, int i)
 {
     const int split = i / BAL_LINEAR_WARPS, eighth = i % BAL_LINEAR_WARPS;
-    const int begin = (int)((long long)units * split / splits);
-    const int end = (int)((long long)units * (split + 1) / splits);
+    const int begin = units * split / splits, end = units * (split + 1) / splits;
     return begin + (end - begin) * eighth / BAL_LINEAR_WARPS;
 }
 
-/* Where a warp stands in its units. */
+/* Where a warp stands in its units, and which group of scales that is. */
 struct bal_linear_cursor {
     int block, unit;
+    int group, left; /* units to the end of the group; not counted where a unit has several */
 };
 
-/* Starts copying the unit under the cursor into a stage of the ring, if there is one, and moves on.
- */
+BAL_DEVICE bal_linear_cursor bal_linear_at(const bal_k_linear_args &a, int block, int unit)
+{
+    return {block, unit, unit / a.units_per_group, a.units_per_group - unit % a.units_per_group};
+}
+
+/* Starts copying the unit under the cursor into a stage of the ring, if there is one, and moves on:
+ * within [first.unit, end), then to the row block `step` further. */
 template <int bits, int nt, int subs>
-BAL_DEVICE void bal_linear_fetch(const bal_k_linear_args &a, bal_linear_cursor *at, int first,
-                                 int end, int step, unsigned char *stage, uint64_t policy)
+BAL_DEVICE void bal_linear_fetch(const bal_k_linear_args &a, bal_linear_cursor *at,
+                                 const bal_linear_cursor &first, int end, int step,
+                                 unsigned char *stage, uint64_t policy)
 {
     using sizes = bal_linear_sizes<bits, nt, subs>;
     const int lane = (int)(threadIdx.x % 32);
@@ -177,13 +181,16 @@ BAL_DEVICE void bal_linear_fetch(const bal_k_linear_args &a, bal_linear_cursor *
         for (int v = 0; v < sizes::vectors; v++)
             bal_cp_async16_policy(stage + (v * 32 + lane) * 16, from + v * 32, policy);
         if (lane * 16 < sizes::meta_bytes) {
-            const int group = subs > 1 ? at->unit * subs : at->unit / a.units_per_group;
+            const int group = subs > 1 ? at->unit * subs : at->group;
             bal_cp_async16(stage + sizes::vectors * 512 + lane * 16,
                            a.meta + ((size_t)at->block * a.groups + group) * 96 + lane * 16);
         }
-        if (++at->unit == end) {
-            at->unit = first;
-            at->block += step;
+        at->unit++;
+        if (--at->left == 0) at->left = a.units_per_group, at->group++;
+        if (at->unit == end) {
+            const int block = at->block + step;
+            *at = first;
+            at->block = block;
         }
     }
     bal_cp_commit();
@@ -360,12 +367,13 @@ __global__ void __launch_bounds__(BAL_LINEAR_THREADS, nt == 2 && subs > 1 ? 1 : 
     unsigned *last = (unsigned *)(sums + BAL_LINEAR_WARPS * n_sums);
 
     const uint64_t policy = bal_policy_stream();
-    bal_linear_cursor next = {(int)blockIdx.x / a.splits, first};
+    const bal_linear_cursor start = bal_linear_at(a, (int)blockIdx.x / a.splits, first);
+    bal_linear_cursor next = start;
     if (first == end) next.block = a.row_blocks; /* nothing for this warp */
     int fill = 0, drain = 0;
     BAL_UNROLL
     for (int i = 0; i < sizes::stages - 1; i++)
-        bal_linear_fetch<bits, nt, subs>(a, &next, first, end, step, ring + i * sizes::stage_bytes,
+        bal_linear_fetch<bits, nt, subs>(a, &next, start, end, step, ring + i * sizes::stage_bytes,
                                          policy);
     fill = (sizes::stages - 1) * sizes::stage_bytes;
     bal_grid_release();
@@ -377,7 +385,7 @@ __global__ void __launch_bounds__(BAL_LINEAR_THREADS, nt == 2 && subs > 1 ? 1 : 
             bal_cp_wait<sizes::stages - 2>();
             __syncwarp(); /* scales are there for all lanes, and all are done with the oldest stage
                            */
-            bal_linear_fetch<bits, nt, subs>(a, &next, first, end, step, ring + fill, policy);
+            bal_linear_fetch<bits, nt, subs>(a, &next, start, end, step, ring + fill, policy);
             fill = fill + sizes::stage_bytes == sizes::ring_bytes ? 0 : fill + sizes::stage_bytes;
             bal_linear_unit<bits, nt, subs>(a, unit, ring + drain, y);
             drain =
@@ -446,10 +454,11 @@ __global__ void __launch_bounds__(BAL_LINEAR_THREADS, 1)
                    warp * sizes::sums * 32 + lane;
 
     const uint64_t policy = bal_policy_keep();
-    bal_linear_cursor next = {block, 0};
+    const bal_linear_cursor start = bal_linear_at(a, block, 0);
+    bal_linear_cursor next = start;
     BAL_UNROLL
     for (int i = 0; i < sizes::stages - 1; i++)
-        bal_linear_fetch<bits, nt, subs>(a, &next, 0, units, a.row_blocks,
+        bal_linear_fetch<bits, nt, subs>(a, &next, start, units, a.row_blocks,
                                          ring + i * sizes::stage_bytes, policy);
     int fill = (sizes::stages - 1) * sizes::stage_bytes, drain = 0, unit = 0;
     bal_grid_release();
@@ -464,7 +473,7 @@ __global__ void __launch_bounds__(BAL_LINEAR_THREADS, 1)
             for (; unit < end && block < a.row_blocks; unit++) {
                 bal_cp_wait<sizes::stages - 2>();
                 __syncwarp();
-                bal_linear_fetch<bits, nt, subs>(a, &next, 0, units, a.row_blocks, ring + fill,
+                bal_linear_fetch<bits, nt, subs>(a, &next, start, units, a.row_blocks, ring + fill,
                                                  policy);
                 fill =
                     fill + sizes::stage_bytes == sizes::ring_bytes ? 0 : fill + sizes::stage_bytes;

@@ -84,6 +84,15 @@ BAL_DEVICE unsigned char *bal_shared()
     return (unsigned char *)bal_shared_bytes;
 }
 
+/* (w & mask) | bits, in one instruction: left to itself the compiler takes two where both are
+ * constants. */
+BAL_DEVICE uint32_t bal_and_or(uint32_t w, uint32_t mask, uint32_t bits)
+{
+    uint32_t r;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(r) : "r"(w), "r"(mask), "r"(bits));
+    return r;
+}
+
 /* ---- 16-bit floats ------------------------------------------------------------------------------
  * Rounding is to nearest even; beyond the range is infinity. */
 

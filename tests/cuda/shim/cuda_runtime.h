@@ -376,6 +376,11 @@ static inline unsigned char *bal_shared()
     return bal_shim_here->shared;
 }
 
+static inline uint32_t bal_and_or(uint32_t w, uint32_t mask, uint32_t bits)
+{
+    return (w & mask) | bits;
+}
+
 static inline uint32_t bal_f16_pair(float lo, float hi)
 {
     return (uint32_t)bal_f32_to_f16(hi) << 16 | bal_f32_to_f16(lo);

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: MIT
+// Staging against a plain reading of cuda/stage.h: where values go, their scale and their sums;
+// norms, gates and 8-bit activations in front of it.
+#include "cuda_check.h"
+
+#include "cuda/stage_op.h"
+#include "weights.h"
+extern "C" {
+#include "kernel/table.h"
+}
+
+#include <cmath>
+
+namespace
+{
+
+/* A staged buffer read back. */
+struct staged {
+    int m, k;
+    std::vector<unsigned char> bytes;
+
+    float half(int row, int c) const
+    {
+        uint16_t h;
+        const size_t at = ((size_t)(c / 128 * m + row) * 128 + (size_t)bal_stage_at(c % 128)) * 2;
+        memcpy(&h, bytes.data() + at, 2);
+        return bal_f16_to_f32(h);
+    }
+    float info(int row, int tile, int i) const
+    {
+        float f;
+        const size_t at = bal_stage_info_offset((size_t)m, (size_t)k) +
+                          ((size_t)(tile * m + row) * BAL_STAGE_INFO + (size_t)i) * 4;
+        memcpy(&f, bytes.data() + at, 4);
+        return f;
+    }
+    double value(int row, int c) const
+    {
+        return (double)half(row, c) * (double)info(row, c / 128, 0);
+    }
+};
+
+staged run(bal_stage_job job, const std::vector<float> &x, const std::vector<float> &w = {},
+           const std::vector<float> &b = {})
+{
+    device_array<float> dx(x), dw(w.empty() ? std::vector<float>(1) : w),
+        db(b.empty() ? std::vector<float>(1) : b);
+    device_array<unsigned char> out(bal_stage_bytes((size_t)job.m, (size_t)job.k));
+    job.x = dx.p;
+    job.w = w.empty() ? nullptr : dw.p;
+    job.b = b.empty() ? nullptr : db.p;
+    job.out = out.p;
+    assert_int_equal(bal_stage(job, nullptr), cudaSuccess);
+    assert_sound();
+    return {job.m, job.k, out.values()};
+}
+
+/* Padding is zero, sums are those of the f16 values, what is not used is zero. */
+void check_form(const staged &s)
+{
+    const int tiles = (s.k + 127) / 128;
+    for (int row = 0; row < s.m; row++)
+        for (int tile = 0; tile < tiles; tile++) {
+            double sums[4][2] = {};
+            for (int c = 0; c < 128; c++) {
+                const float h = s.half(row, tile * 128 + c);
+                if (tile * 128 + c >= s.k) assert_true(h == 0);
+                sums[c / 32][c / 8 % 2] += (double)h;
+            }
+            for (int odd = 0; odd < 2; odd++) {
+                double all = 0, size = 1;
+                for (int u = 0; u < 4; u++) {
+                    assert_true(fabs((double)s.info(row, tile, 4 + 2 * u + odd) - sums[u][odd]) <=
+                                0.1);
+                    all += sums[u][odd];
+                    size += fabs(sums[u][odd]);
+                }
+                assert_true(fabs((double)s.info(row, tile, 1 + odd) - all) <= size * 0x1p-20);
+            }
+            for (int i : {3, 12, 13, 14, 15}) assert_true(s.info(row, tile, i) == 0);
+        }
+}
+
+std::vector<float> random_x(dice &d, size_t n)
+{
+    std::vector<float> x(n);
+    for (float &v : x) v = d.even() * (d.below(50) ? 1 : 300);
+    return x;
+}
+
+void check_values(const staged &s, const std::vector<double> &expected, double most_error)
+{
+    for (int row = 0; row < s.m; row++)
+        for (int c = 0; c < s.k; c++) {
+            const double e = expected[(size_t)row * (size_t)s.k + (size_t)c];
+            double most = 0;
+            for (int i = c / 128 * 128; i < c / 128 * 128 + 128 && i < s.k; i++)
+                most = fmax(most, fabs(expected[(size_t)row * (size_t)s.k + (size_t)i]));
+            if (!(fabs(s.value(row, c) - e) <= most_error * fabs(e) + 0x1p-38 * most))
+                fail_msg("row %d input %d is %g, expected %g", row, c, s.value(row, c), e);
+        }
+}
+
+void test_plain(void **)
+{
+    dice d(1);
+    for (int k : {1, 31, 128, 300, 1100})
+        for (int m : {1, 3, 9}) {
+            const size_t ld = (size_t)k + 5;
+            const std::vector<float> x = random_x(d, ld * (size_t)m);
+            bal_stage_job job = {};
+            job.ld = ld, job.m = m, job.k = k;
+            const staged s = run(job, x);
+            std::vector<double> expected;
+            for (int row = 0; row < m; row++)
+                for (int c = 0; c < k; c++)
+                    expected.push_back((double)x[(size_t)row * ld + (size_t)c]);
+            check_form(s);
+            check_values(s, expected, 0x1p-11);
+        }
+}
+
+/* The scale is the power of two that cuda/stage.h says, also at the ends of f32. */
+void test_scales(void **)
+{
+    for (float most : {1.0f, 3.9f, 1e30f, 3e38f, 1e-30f, 1e-38f, 0.0f}) {
+        std::vector<float> x(128, most / 16);
+        x[77] = -most;
+        bal_stage_job job = {};
+        job.ld = 128, job.m = 1, job.k = 128;
+        const staged s = run(job, x);
+        const float h = fabsf(s.half(0, 77)), scale = s.info(0, 0, 0);
+        assert_true(most < 1e-33f || (h >= 16384 && h <= 32768));
+        assert_true(h * scale == most || fabsf(h * scale - most) <= most * 0x1p-11f);
+        int exponent;
+        assert_true(frexpf(scale, &exponent) == 0.5f);
+    }
+}
+
+void test_norms(void **)
+{
+    dice d(2);
+    const int k = 300, m = 3;
+    const std::vector<float> x = random_x(d, (size_t)(k * m)), w = random_x(d, (size_t)k),
+                             b = random_x(d, (size_t)k);
+    for (int layer = 0; layer < 2; layer++) {
+        bal_stage_job job = {};
+        job.kind = layer ? BAL_STAGED_LAYER : BAL_STAGED_RMS;
+        job.ld = (size_t)k, job.m = m, job.k = k, job.eps = 1e-5f;
+        const staged s = run(job, x, w, layer ? b : std::vector<float>());
+        check_form(s);
+        for (int row = 0; row < m; row++) {
+            const float *v = x.data() + row * k;
+            double mean = 0, squares = 0;
+            for (int c = 0; c < k; c++) mean += layer ? (double)v[c] / k : 0;
+            for (int c = 0; c < k; c++) squares += ((double)v[c] - mean) * ((double)v[c] - mean);
+            const double by = 1 / sqrt(squares / k + 1e-5);
+            for (int c = 0; c < k; c++) {
+                const double normed = ((double)v[c] - mean) * by * (double)w[(size_t)c],
+                             e = normed + (layer ? (double)b[(size_t)c] : 0);
+                assert_true(fabs(s.value(row, c) - e) <=
+                            0x1p-10 * (fabs(normed) + (layer ? fabs((double)b[(size_t)c]) : 0)) +
+                                1e-5);
+            }
+        }
+    }
+}
+
+void test_silu(void **)
+{
+    dice d(3);
+    const int k = 200, m = 2;
+    const std::vector<float> x = random_x(d, (size_t)(2 * k * m));
+    bal_stage_job job = {};
+    job.kind = BAL_STAGED_SILU;
+    job.ld = (size_t)(2 * k), job.m = m, job.k = k;
+    const staged s = run(job, x);
+    check_form(s);
+    std::vector<double> expected;
+    for (int row = 0; row < m; row++)
+        for (int c = 0; c < k; c++) {
+            const double g = (double)x[(size_t)(row * 2 * k + c)],
+                         u = (double)x[(size_t)(row * 2 * k + k + c)];
+            expected.push_back(g / (1 + exp(-g)) * u);
+        }
+    check_values(s, expected, 0x1p-10);
+}
+
+/* 8-bit activations are those of the CPU's kernel. */
+void test_bytes(void **)
+{
+    dice d(4);
+    bal_kernels kernels;
+    bal_kernels_init(&kernels, 0);
+    const int k = 300, m = 2;
+    std::vector<float> x = random_x(d, (size_t)(k * m));
+    for (size_t group : {(size_t)0, (size_t)32, (size_t)64, (size_t)128}) {
+        bal_stage_job job = {};
+        job.ld = (size_t)k, job.m = m, job.k = k, job.act = {BAL_ACT_A8, group};
+        const staged s = run(job, x);
+        check_form(s);
+        for (int row = 0; row < m; row++) {
+            std::vector<bal_a8> units((size_t)(k + 31) / 32);
+            kernels.quant_a8(x.data() + row * k, (size_t)k, group, units.data());
+            for (int c = 0; c < k; c++) {
+                const bal_a8 &u = units[(size_t)c / 32];
+                const double e = (double)u.q[c % 32] * (double)u.scale;
+                if (group == 0 || group == 128) {
+                    assert_true(s.half(row, c) == (float)u.q[c % 32]);
+                    assert_true(s.info(row, c / 128, 0) == u.scale);
+                } else {
+                    assert_true(fabs(s.value(row, c) - e) <= 0x1p-11 * fabs(e));
+                }
+            }
+        }
+    }
+    assert_true(bal_stage_can({BAL_ACT_A8, 512}, 300));
+    assert_false(bal_stage_can({BAL_ACT_A8, 96}, 300));
+}
+
+} // namespace
+
+int main()
+{
+    const CMUnitTest tests[] = {
+        cmocka_unit_test(test_plain), cmocka_unit_test(test_scales), cmocka_unit_test(test_norms),
+        cmocka_unit_test(test_silu),  cmocka_unit_test(test_bytes),
+    };
+    return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
