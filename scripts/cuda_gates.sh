@@ -81,7 +81,7 @@ awk -v opcodes="$out/opcodes" '
   {
       hmma = count("loop", "60"); lop3 = count("loop", "18"); shift = count("loop", "25"); alu = lop3 + shift + count("loop", "22")
       name = $1
-      sub(/^_Z[0-9]*/, "", name); sub(/(EEv)?[0-9]+bal_k_[a-z_]*args$/, "", name)
+      sub(/^_Z[0-9]*/, "", name); sub(/(EEv)?[0-9]+bal_[a-z_]*args$/, "", name)
       gsub(/ILi|ELi/, " ", name); sub(/E*v?$/, "", name)
       # widths and forms are the template arguments: ...ILi<bits>ELi<nt>ELi<groups per unit>E
       split($1, a, /ILi|ELi|EEv/)
