@@ -44,6 +44,12 @@ ballast-a16|ballast|bits=4|the default recipe, groups of 128; 16-bit activations
 ballast-a8|ballast|bits=4 act=a8|the default recipe with bytes per token
 ballast-row-a8|ballast|bits=4 group=row grid=sym act=a8|and one range per output
 ballast-two-level-a8|ballast|bits=4 grid=two-level act=a8|and integer steps per 128 inputs
+w8-a8-turned|rtn|bits=8 group=row grid=sym act=a8 rotate=residual hadamard=all|every input in a basis where none stands out
+w4row-a8-down|rtn|bits=4 group=row grid=sym act=a8 hadamard=down|inputs of down mixed
+w4row-a8-rotated|rtn|bits=4 group=row grid=sym act=a8 rotate=residual|the residual stream rotated
+w4row-a8-turned|rtn|bits=4 group=row grid=sym act=a8 rotate=residual hadamard=all|both, and o too (QuaRot's, rounded)
+ballast-row-a8-down|ballast|bits=4 group=row grid=sym act=a8 hadamard=down|error feedback, inputs of down mixed
+ballast-row-a8-turned|ballast|bits=4 group=row grid=sym act=a8 rotate=residual hadamard=all|error feedback, all inputs turned
 END
 }
 

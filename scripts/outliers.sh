@@ -17,7 +17,8 @@ questions=${QUESTIONS:-240}
 samples=${SAMPLES:-16}
 jobs=${JOBS:-$(nproc)}
 # recipe and overrides
-recipes=("rtn" "awq" "mbq" "gptq" "awq+gptq" "rtn rotate=residual" "gptq rotate=residual")
+recipes=("rtn" "awq" "mbq" "gptq" "awq+gptq" "rtn rotate=residual" "gptq rotate=residual"
+  "rtn rotate=residual hadamard=down" "gptq rotate=residual hadamard=down")
 factors=(64 8 1)
 
 figures() {
