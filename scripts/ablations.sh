@@ -70,6 +70,9 @@ A8|awq+gptq gain|awq+gptq|gain=row|
 A8|rtn rotated|rtn|rotate=residual|the residual stream in another basis
 A8|gptq rotated|gptq|rotate=residual|
 A8|awq+gptq rotated|awq+gptq|rotate=residual|
+A8|rtn rank 4|rtn|rank=4|a matrix of small rank beside the codes
+A8|gptq rank 4|gptq|rank=4|more bits: 0.4 per weight
+A8|gptq rank 8|gptq|rank=8|more bits: 0.8 per weight
 A8|undo|gptq|gain=row clip=inverse shift=residual polish=refit undo=on|all of it, what worsens held-out error undone
 A10|auto|gptq|bits=auto target_bpw=%.19|widths per linear under the size of one width
 END
@@ -232,7 +235,8 @@ END
 * A6: gradients of the attention block's own loss and attention scores as weights; row groups with their own H.
 * A7: groups of 16, a second table per group, trellis codes.
 * A10: budgets by column block, and costs verified by KL.
-* A11, 8-bit activations, and A12 to A14 are no ablations of the solver.
+* A11, 8-bit activations, stands in [activations.md](activations.md); a patch for vision rows alone is not built.
+* A12 to A14 are no ablations of the solver.
 END
   } >"$page"
 }

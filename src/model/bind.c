@@ -320,6 +320,40 @@ static bal_status bind_hadamard(binder *b, const bal_bind_row *r, const char *na
     return st < 0 ? bal_fail_in(b->err, st, "%s: metadata %s", b->m->path, key) : st;
 }
 
+/* NAME.low_a or NAME.low_b: F16 [rows][columns]. */
+static bal_status bind_low(binder *b, const char *name, const char *which, uint64_t rows,
+                           uint64_t columns, const void **out)
+{
+    char full[NAME_SIZE + 8], expected[120];
+    snprintf(full, sizeof full, "%s.%s", name, which);
+    const bal_tensor_view *t = bal_tensor_find(&b->m->tensors, full);
+    if (!t) return bal_fail(b->err, BAL_E_FORMAT, "%s: tensor %s is missing", b->m->path, full);
+    claim(b, t);
+    *out = t->data;
+    if (t->dtype == BAL_ST_F16 && t->n_dims == 2 && t->shape[0] == rows && t->shape[1] == columns)
+        return BAL_OK;
+    snprintf(expected, sizeof expected, "F16 [%llu, %llu]", (unsigned long long)rows,
+             (unsigned long long)columns);
+    return wrong(b, t, expected);
+}
+
+/* What is added to packed weights; the rank is that of NAME.low_a, none without it. */
+static bal_status bind_lowrank(binder *b, const char *name, bal_linear *l)
+{
+    char full[NAME_SIZE + 8], expected[120];
+    snprintf(full, sizeof full, "%s.low_a", name);
+    const bal_tensor_view *t = bal_tensor_find(&b->m->tensors, full);
+    const int half = (l->n < l->k ? l->n : l->k) / 2;
+    const int most = half < BAL_RANK_MOST ? half : BAL_RANK_MOST;
+    if (!t) return BAL_OK;
+    snprintf(expected, sizeof expected, "F16 [1 to %d, %d]", most, l->k);
+    if (t->n_dims != 2 || t->shape[0] < 1 || t->shape[0] > (uint64_t)most)
+        return wrong(b, t, expected);
+    l->rank = (int)t->shape[0];
+    BAL_TRY(bind_low(b, name, "low_a", t->shape[0], (uint64_t)l->k, &l->low_a));
+    return bind_low(b, name, "low_b", (uint64_t)l->n, t->shape[0], &l->low_b);
+}
+
 static bal_status bind_packed_linear(binder *b, const bal_bind_row *r, const char *name,
                                      const bal_tensor_view *t, bal_linear *l)
 {
@@ -344,6 +378,7 @@ static bal_status bind_packed_linear(binder *b, const bal_bind_row *r, const cha
     BAL_TRY(bal_type_from_bits(&l->type, format.bits, b->err));
     BAL_TRY(bind_act(b, name, l));
     BAL_TRY(bind_hadamard(b, r, name, l));
+    BAL_TRY(bind_lowrank(b, name, l));
     if (format.kind == BAL_PACKED_TABLE && l->act.kind == BAL_ACT_A8)
         return bal_fail(b->err, BAL_E_UNSUP,
                         "%s: tensor %s has layout %s and reads bytes; tables read 16-bit "

@@ -13,6 +13,9 @@
 
 static_assert((int)BAL_ROW_CHUNK <= (int)BAL_GEMM_A8_ROWS, "a chunk is one call of gemm_a8");
 static_assert(sizeof(bal_a8) <= sizeof(bal_a16), "scratch is sized for a16");
+static_assert(2 * sizeof(float) * BAL_UNIT / 4 <= sizeof(bal_a16), "and for half of k floats");
+static_assert(BAL_ROW_CHUNK * BAL_OUT_TILE * sizeof(float) <= BAL_GRAD_SCRATCH,
+              "a lane holds a tile of outputs");
 
 enum { WIDEN_ROWS = 8 }; /* fewer rows than this: the 16-bit kernels read the weights directly */
 
@@ -216,6 +219,53 @@ static size_t grain_of(const bal_exec *e, size_t items)
     return bal_max(1, items / pieces);
 }
 
+/* ---- Small rank -------------------------------------------------------------------------------
+ * Inputs of a chunk are in shared as integers no more; there x A^T takes their place, which fits: a
+ * rank is at most half of k. */
+
+enum { LOW_TILE = 8 }; /* rows of A, and tokens, of a work item */
+
+static void low_inputs(void *ctx, size_t begin, size_t end, int lane)
+{
+    (void)lane;
+    const job *j = ctx;
+    const size_t rank = (size_t)j->w->rank, k = (size_t)j->w->k;
+    const size_t tiles = bal_ceil_div(rank, LOW_TILE);
+    float *z = (float *)(void *)j->e->shared;
+    for (size_t i = begin; i < end; i++) {
+        const size_t i0 = i / tiles * LOW_TILE, r0 = i % tiles * LOW_TILE;
+        j->e->kernels->gemm_nt_f16(
+            bal_min(LOW_TILE, j->m - i0), bal_min(LOW_TILE, rank - r0), k, j->x + i0 * j->ldx,
+            j->ldx, (const uint8_t *)j->w->low_a + 2 * r0 * k, k, z + i0 * rank + r0, rank);
+    }
+}
+
+static void low_outputs(void *ctx, size_t begin, size_t end, int lane)
+{
+    const job *j = ctx;
+    const size_t rank = (size_t)j->w->rank, n_out = (size_t)j->w->n;
+    const float *z = (const float *)(const void *)j->e->shared;
+    float *part = bal_exec_lane(j->e, lane);
+    for (size_t t = begin; t < end; t++) {
+        const size_t n0 = t * BAL_OUT_TILE, n = bal_min(BAL_OUT_TILE, n_out - n0);
+        j->e->kernels->gemm_nt_f16(j->m, n, rank, z, rank,
+                                   (const uint8_t *)j->w->low_b + 2 * n0 * rank, rank, part,
+                                   BAL_OUT_TILE);
+        for (size_t i = 0; i < j->m; i++)
+            for (size_t c = 0; c < n; c++) j->y[i * j->ldy + n0 + c] += part[i * BAL_OUT_TILE + c];
+    }
+}
+
+/* Adds (x A^T) B^T of the chunk to its outputs. */
+static void add_low(job *j)
+{
+    const size_t tokens = bal_ceil_div(j->m, LOW_TILE);
+    const size_t items = tokens * bal_ceil_div((size_t)j->w->rank, LOW_TILE);
+    const size_t tiles = bal_ceil_div((size_t)j->w->n, BAL_OUT_TILE);
+    bal_pool_run(j->e->pool, low_inputs, j, items, 1);
+    bal_pool_run(j->e->pool, low_outputs, j, tiles, grain_of(j->e, tiles));
+}
+
 static void packed_forward(job *j)
 {
     const size_t panels = j->w->packed.layout.panels, m = j->m;
@@ -228,6 +278,7 @@ static void packed_forward(job *j)
         j->y = y + i * j->ldy;
         bal_pool_run(j->e->pool, a8 ? quantize_rows_a8 : quantize_rows, j, j->m, 4);
         bal_pool_run(j->e->pool, a8 ? panels_a8 : packed_panels, j, panels, grain_of(j->e, panels));
+        if (j->w->rank) add_low(j);
     }
 }
 
@@ -282,10 +333,26 @@ void bal_linear_backward(const bal_exec *e, const bal_linear *w, const float *dy
     bal_pool_run(e->pool, grad_tiles, &j, bal_ceil_div((size_t)w->k, BAL_GRAD_TILE), 1);
 }
 
+/* Row r of B A to out. */
+static void add_low_row(const bal_linear *w, size_t r, float *out)
+{
+    const size_t rank = (size_t)w->rank, k = (size_t)w->k;
+    for (size_t j = 0; j < rank; j++) {
+        float b;
+        widen(BAL_TYPE_F16, (const uint8_t *)w->low_b + 2 * (r * rank + j), 1, &b);
+        for (size_t c = 0; c < k; c++) {
+            float a;
+            widen(BAL_TYPE_F16, (const uint8_t *)w->low_a + 2 * (j * k + c), 1, &a);
+            out[c] += b * a;
+        }
+    }
+}
+
 void bal_linear_row(const bal_linear *w, int r, float *out)
 {
-    if (bal_type_get(w->type)->packed)
+    if (bal_type_get(w->type)->packed) {
         bal_packed_row(&w->packed, (size_t)r, out);
-    else
+        add_low_row(w, (size_t)r, out);
+    } else
         widen(w->type, row_at(w, (size_t)r, 0), (size_t)w->k, out);
 }

@@ -8,6 +8,8 @@
 #include "type/packed.h"
 #include "type/type.h"
 
+enum { BAL_RANK_MOST = 64 };
+
 /* W is [n outputs][k inputs]; borrowed memory. type says which of the two views is live. */
 typedef struct bal_linear {
     bal_type type; /* F32, F16, BF16: `w`; W2, W3, W4, W6, W8: `packed` */
@@ -19,6 +21,10 @@ typedef struct bal_linear {
     /* inputs that Hadamard's transform mixes before W reads them, 0: none. The caller does that
      * (bal_hadamard): forward takes inputs, and backward gives gradients, in W's own basis */
     int hadamard;
+    /* of packed weights: y = x W^T + (x A^T) B^T, f16 at any alignment, A [rank][k], B [n][rank];
+     * rank 0: there is none, else at most half of k and BAL_RANK_MOST */
+    int rank;
+    const void *low_a, *low_b;
 } bal_linear;
 
 /* x [m][k], y [m][n] with row strides ldx, ldy in elements; y must not overlap x.

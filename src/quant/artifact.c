@@ -7,6 +7,7 @@
 #include "base/size.h"
 #include "format/safetensors_write.h"
 #include "quant/actsim.h"
+#include "quant/lowrank.h"
 #include "model/family.h"
 
 #include <stdio.h>
@@ -39,7 +40,7 @@ static bal_status builder_init(builder *b)
     const size_t layers = (size_t)b->engine->model.config.text.layers;
     b->room_meta = FIXED_META + 3 * layers * BAL_DECODER_LINEARS + b->origin->tower->n;
     b->room_tensors = b->engine->model.tensors.n_tensors + 2 + b->origin->tower->n +
-                      BAL_TRANSFORM_TENSORS + layers * (2 * BAL_DECODER_LINEARS + BAL_PART_NORMS);
+                      BAL_TRANSFORM_TENSORS + layers * (4 * BAL_DECODER_LINEARS + BAL_PART_NORMS);
     b->tensors = calloc(b->room_tensors, sizeof *b->tensors);
     b->meta = calloc(b->room_meta, sizeof *b->meta);
     b->strings = calloc(b->room_tensors + 2 * b->room_meta, sizeof *b->strings);
@@ -168,6 +169,29 @@ static bal_packed_format planned_format(const builder *b, int layer, int i)
     return f;
 }
 
+static int by_name(const void *a, const void *b)
+{
+    const bal_tensor_view *x = a, *y = b;
+    return strcmp(x->name, y->name);
+}
+
+static bal_status add_planned_low(builder *b, int layer, int i)
+{
+    int n, k;
+    bal_part_linear_size(&b->engine->model.config.text, i, &n, &k);
+    const int rank = bal_lowrank_of(b->origin->recipe->rank, n, k);
+    for (int side = 0; rank && side < 2; side++) {
+        char name[BAL_PART_NAME];
+        bal_part_low_name(name, layer, i, side);
+        BAL_TRY(add_flat(b, name, BAL_ST_F16, NULL, (size_t)rank * (size_t)(side ? n : k)));
+        bal_tensor_view *t = &b->tensors[b->n_tensors - 1];
+        t->n_dims = 2;
+        t->shape[0] = (uint64_t)(side ? n : rank);
+        t->shape[1] = (uint64_t)(side ? rank : k);
+    }
+    return BAL_OK;
+}
+
 /* The same names and sizes as a part would have, before there is one, in the part's order, since
  * the digits of offsets count too. */
 static bal_status add_planned(builder *b, int layer)
@@ -188,6 +212,7 @@ static bal_status add_planned(builder *b, int layer)
         bal_part_packed_name(name, layer, i);
         BAL_TRY(add_flat(b, name, BAL_ST_U8, NULL, layout.n_bytes));
     }
+    const size_t first = b->n_tensors;
     for (int i = 0; i < BAL_PART_NORMS; i++) {
         const int n = bal_part_norm_size(c, (bal_part_norm)i);
         bal_part_norm_name(name, layer, (bal_part_norm)i);
@@ -198,6 +223,8 @@ static bal_status add_planned(builder *b, int layer)
         bal_part_bias_name(name, layer, i);
         if (l->bias) BAL_TRY(add_flat(b, name, BAL_ST_F32, NULL, (size_t)l->n));
     }
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) BAL_TRY(add_planned_low(b, layer, i));
+    qsort(b->tensors + first, b->n_tensors - first, sizeof *b->tensors, by_name);
     return BAL_OK;
 }
 
@@ -216,12 +243,6 @@ static bal_status add_tower(builder *b)
             add_flat(b, text, BAL_ST_U8, done ? t->linear->packed.codes : NULL, t->layout.n_bytes));
     }
     return BAL_OK;
-}
-
-static int by_name(const void *a, const void *b)
-{
-    const bal_tensor_view *x = a, *y = b;
-    return strcmp(x->name, y->name);
 }
 
 /* What is not packed, rotated where it was. In order of the new names, so that old and new
@@ -251,7 +272,7 @@ static bal_status add_untouched(builder *b)
 /* The least version whose readers know everything in the file. */
 static const char *format_of(const bal_recipe *r)
 {
-    if (r->hadamard != BAL_MIXING_NONE) return BAL_ARTIFACT_FORMAT_MIXED;
+    if (r->hadamard != BAL_MIXING_NONE || r->rank) return BAL_ARTIFACT_FORMAT_MIXED;
     if (bal_recipe_format(r, 0).kind != BAL_PACKED_GROUPS) return BAL_ARTIFACT_FORMAT_STEPS;
     return r->act == BAL_ACT_A8 ? BAL_ARTIFACT_FORMAT_ACTS : BAL_ARTIFACT_FORMAT;
 }
@@ -308,7 +329,8 @@ static void count_weights(bal_artifact_sizes *s, const builder *b)
     for (size_t i = 0; i < b->n_tensors; i++) {
         const char *name = b->tensors[i].name;
         const size_t n = strlen(name);
-        if (strncmp(name, BLOCKS, sizeof BLOCKS - 1) == 0 && strcmp(name + n - 7, ".packed") == 0)
+        if (strncmp(name, BLOCKS, sizeof BLOCKS - 1) == 0 &&
+            (strcmp(name + n - 7, ".packed") == 0 || strncmp(name + n - 6, ".low_", 5) == 0))
             s->linear_bytes += b->tensors[i].n_bytes;
     }
 }

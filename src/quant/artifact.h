@@ -12,7 +12,7 @@
 #include "run/engine.h"
 
 /* 1.1 has activation paths, 1.2 weights with steps; files without are 1.0. 2.0 has transforms at
- * run time, without which its weights mean something else. */
+ * run time or matrices of small rank, without which its weights mean something else. */
 #define BAL_ARTIFACT_FORMAT       "1.0"
 #define BAL_ARTIFACT_FORMAT_ACTS  "1.1"
 #define BAL_ARTIFACT_FORMAT_STEPS "1.2"

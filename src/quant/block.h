@@ -25,7 +25,7 @@ typedef struct bal_step_log {
     double error;
     bool kept;
 } bal_step_log;
-enum { BAL_SOLVER_STEPS = 5 };
+enum { BAL_SOLVER_STEPS = 6 };
 
 typedef struct bal_group_log {
     bal_input_log input;

@@ -140,6 +140,7 @@ static double solve_ops(const shape *b, const bal_recipe *r, int g)
     ops += 4.0 * b->samples * k * k; /* adding a sample's products up in double */
     ops += n * k * k / PANEL_SPEED * (r->gain ? 3.0 : 1.0);
     if (r->polish != BAL_POLISH_NONE) ops += 4.0 * n * k * k;
+    if (r->rank) ops += n * k * k / PANEL_SPEED + 16.0 * r->rank * (4.0 * n * k + 2.0 * k * k);
     return ops + COPY_OPS * n * k;
 }
 
@@ -198,7 +199,7 @@ static double moments_bytes(const shape *b, const bal_recipe *r)
     const bool fast = r->scale == BAL_SCALE_SEARCH && r->objective == BAL_OBJECTIVE_MOMENTS;
     if (!bal_recipe_solves(r)) return fast ? 6.0 * k * k : 0.0;
     const double apart =
-        r->polish != BAL_POLISH_NONE || r->solver == BAL_SOLVER_DESCENT ? 12.0 : 10.0;
+        r->polish != BAL_POLISH_NONE || r->solver == BAL_SOLVER_DESCENT || r->rank ? 12.0 : 10.0;
     if (r->shift == BAL_SHIFT_OFF) return apart * k * k;
     /* shifted targets of gate and up at the least; right sides of down and their solution */
     const double wide = b->n[BAL_GROUP_DOWN] * b->k[BAL_GROUP_DOWN];

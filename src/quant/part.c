@@ -8,6 +8,7 @@
 #include "format/safetensors_write.h"
 #include "quant/actsim.h"
 #include "quant/fold.h"
+#include "quant/lowrank.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -15,8 +16,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* packed weight and bias of each linear, norms */
-enum { MAX_TENSORS = 2 * BAL_DECODER_LINEARS + BAL_PART_NORMS };
+/* packed weight, bias and two matrices of small rank of each linear, norms */
+enum { MAX_TENSORS = 4 * BAL_DECODER_LINEARS + BAL_PART_NORMS };
 
 /* ---- Names and sizes ------------------------------------------------------------------------- */
 
@@ -43,6 +44,12 @@ void bal_part_packed_name(char out[BAL_PART_NAME], int index, int linear)
 {
     snprintf(out, BAL_PART_NAME, "model.language_model.layers.%d.%s.weight.packed", index,
              bal_decoder_linear_name(linear));
+}
+
+void bal_part_low_name(char out[BAL_PART_NAME], int index, int linear, bool b)
+{
+    snprintf(out, BAL_PART_NAME, "model.language_model.layers.%d.%s.weight.low_%c", index,
+             bal_decoder_linear_name(linear), b ? 'b' : 'a');
 }
 
 void bal_part_layout_key(char out[BAL_PART_NAME], int index, int linear)
@@ -122,6 +129,20 @@ static void add_act(writer *w, bal_act act, int index, int i)
     w->n_meta++;
 }
 
+static void add_low(writer *w, const bal_quantized_linear *q, int index, int i)
+{
+    const size_t rank = (size_t)q->rank, size[2][2] = {{rank, (size_t)q->k}, {(size_t)q->n, rank}};
+    for (int b = 0; rank && b < 2; b++) {
+        bal_tensor_view *t = &w->tensors[w->n_tensors];
+        bal_part_low_name(
+            add_tensor(w, BAL_ST_F16, b ? q->low_b : q->low_a, size[b][0] * size[b][1]), index, i,
+            b);
+        t->n_dims = 2;
+        t->shape[0] = size[b][0];
+        t->shape[1] = size[b][1];
+    }
+}
+
 /* Whether any linear reads bytes: then all say what they read. */
 static bool reads_bytes(const bal_block_result *r)
 {
@@ -149,6 +170,7 @@ static bal_status collect(writer *w, const bal_block_result *r, const bal_text_c
         if (r->bias[i])
             bal_part_bias_name(add_tensor(w, BAL_ST_F32, r->bias[i], (size_t)r->linear[i].n), index,
                                i);
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) add_low(w, &r->linear[i], index, i);
     return BAL_OK;
 }
 
@@ -254,6 +276,28 @@ static bal_status open_bias(const opener *o, bal_linear *l, int i)
     return vector(o->p, name, (size_t)l->n, &l->bias, o->err);
 }
 
+/* What stands beside the packed weight where the recipe says so. */
+static bal_status open_low(const opener *o, bal_linear *l, int i)
+{
+    char name[BAL_PART_NAME];
+    const int rank = bal_lowrank_of(o->recipe->rank, l->n, l->k);
+    const bal_tensor_view *t[2];
+    for (int b = 0; rank && b < 2; b++) {
+        const uint64_t rows = (uint64_t)(b ? l->n : rank), columns = (uint64_t)(b ? rank : l->k);
+        bal_part_low_name(name, o->index, i, b);
+        BAL_TRY(need(o->p, name, &t[b], o->err));
+        if (t[b]->dtype != BAL_ST_F16 || t[b]->n_dims != 2 || t[b]->shape[0] != rows ||
+            t[b]->shape[1] != columns)
+            return bal_fail(o->err, BAL_E_FORMAT, "tensor %s: expected F16 [%llu, %llu]", name,
+                            (unsigned long long)rows, (unsigned long long)columns);
+    }
+    if (!rank) return BAL_OK;
+    l->rank = rank;
+    l->low_a = t[0]->data;
+    l->low_b = t[1]->data;
+    return BAL_OK;
+}
+
 static bal_status open_linear(const opener *o, int i)
 {
     bal_linear *l = bal_decoder_linear(&o->p->layer, i);
@@ -271,6 +315,7 @@ static bal_status open_linear(const opener *o, int i)
     BAL_TRY(bal_type_from_bits(&l->type, layout.bits, o->err));
     BAL_TRY(act_of(o, i, &l->act));
     l->hadamard = bal_layer_linear(o->source, i)->hadamard;
+    BAL_TRY(open_low(o, l, i));
     return open_bias(o, l, i);
 }
 
@@ -279,8 +324,11 @@ static bal_status check_count(const opener *o)
 {
     size_t want = BAL_DECODER_LINEARS;
     for (int i = 0; i < BAL_PART_NORMS; i++) want += bal_part_norm_size(o->c, (bal_part_norm)i) > 0;
-    for (int i = 0; i < BAL_DECODER_LINEARS; i++)
-        want += bal_layer_linear(o->source, i)->bias != NULL;
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
+        const bal_linear *l = bal_layer_linear(o->source, i);
+        want += l->bias != NULL;
+        want += bal_lowrank_of(o->recipe->rank, l->n, l->k) ? 2 : 0;
+    }
     if (o->p->set.n_tensors == want) return BAL_OK;
     return bal_fail(o->err, BAL_E_FORMAT, "expected the %zu tensors of block %d, found %zu tensors",
                     want, o->index, o->p->set.n_tensors);

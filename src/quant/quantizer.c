@@ -200,6 +200,20 @@ bal_status bal_quantized_linear_make(bal_quantized_linear *q, bal_packed_format 
     return bal_nomem(err, codes + 3 * pairs, "codes of a linear");
 }
 
+bal_status bal_quantized_linear_rank(bal_quantized_linear *q, int rank, bal_error *err)
+{
+    const size_t a = (size_t)rank * (size_t)q->k, b = (size_t)rank * (size_t)q->n;
+    if (!rank || q->rank == rank) return BAL_OK;
+    free(q->low_a);
+    free(q->low_b);
+    q->low_a = calloc(a, sizeof *q->low_a);
+    q->low_b = calloc(b, sizeof *q->low_b);
+    q->rank = 0;
+    if (!q->low_a || !q->low_b) return bal_nomem(err, 2 * (a + b), "a matrix of small rank");
+    q->rank = rank;
+    return BAL_OK;
+}
+
 bal_packed_parts bal_quantized_parts(const bal_quantized_linear *q)
 {
     return (bal_packed_parts){.codes = q->codes,
@@ -216,6 +230,8 @@ void bal_quantized_linear_free(bal_quantized_linear *q)
     free(q->scales);
     free(q->zeros);
     free(q->steps);
+    free(q->low_a);
+    free(q->low_b);
     *q = (bal_quantized_linear){0};
 }
 
@@ -269,6 +285,11 @@ void bal_quantized_row(const bal_quantized_linear *q, int r, float *out)
         const bal_code_grid grid = bal_quantized_grid(q, (size_t)r, (size_t)g);
         const int end = (g + 1) * size < q->k ? (g + 1) * size : q->k;
         for (int i = g * size; i < end; i++) out[i] = bal_code_value(&grid, codes[i]);
+    }
+    for (int j = 0; j < q->rank; j++) {
+        const float b = bal_f16_to_f32(q->low_b[(size_t)r * (size_t)q->rank + (size_t)j]);
+        const uint16_t *a = q->low_a + (size_t)j * (size_t)q->k;
+        for (int i = 0; i < q->k; i++) out[i] += b * bal_f16_to_f32(a[i]);
     }
 }
 

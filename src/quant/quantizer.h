@@ -25,6 +25,9 @@ typedef struct bal_quantized_linear {
     uint16_t *scales; /* [n][groups] f16; [n] with steps */
     uint8_t *zeros;   /* [n][groups]; unused with a table */
     uint8_t *steps;   /* [n][groups], or NULL: kind groups */
+    int rank;         /* of what is added to the codes' weights: b a; 0: nothing */
+    uint16_t *low_a;  /* [rank][k] f16 */
+    uint16_t *low_b;  /* [n][rank] f16 */
 } bal_quantized_linear;
 
 /* The table of 2, 3 or 4 bits: its levels, and the middles between neighbours. */
@@ -122,12 +125,15 @@ bal_status bal_quantized_linear_make(bal_quantized_linear *q, bal_packed_format 
                                      bal_error *err);
 /* What bal_pack_parts takes; borrowed. */
 bal_packed_parts bal_quantized_parts(const bal_quantized_linear *q);
+/* Room for b a of that rank, zeros; a rank that is there already is kept. */
+bal_status bal_quantized_linear_rank(bal_quantized_linear *q, int rank, bal_error *err);
 void bal_quantized_linear_free(bal_quantized_linear *q); /* idempotent; zeroed struct is fine */
 
 /* Quantizes w [n][k] into q, which has these sizes already. Parallel over rows. */
 void bal_quantize_matrix(bal_pool *pool, const bal_quantizer *z, const float *w,
                          bal_quantized_linear *q);
-/* Row r as floats: ((float)(q - Z)) * S in f32, with steps (level - Z) * (S * step). */
+/* Row r as floats: ((float)(q - Z)) * S in f32, with steps (level - Z) * (S * step); row r of b a
+ * added to it. */
 void bal_quantized_row(const bal_quantized_linear *q, int r, float *out);
 
 #endif

@@ -185,6 +185,10 @@ static const key KEYS[] = {
      FIELD(gain),
      {{"off", false}, {"row", true}},
      "behind the solver: rows as they are, or scaled so that none falls short"},
+    {"rank",
+     FIELD(rank),
+     {{"0", 0}, {"4", 4}, {"8", 8}, {"16", 16}, {"32", 32}, {"64", 64}},
+     "of a 16-bit matrix that takes up what the codes leave, beside them"},
     {"undo",
      FIELD(undo),
      {{"off", false}, {"on", true}},
@@ -517,7 +521,7 @@ bool bal_recipe_needs_data(const bal_recipe *r)
 bool bal_recipe_solves(const bal_recipe *r)
 {
     const bool steps = kind_of(r->grid) != BAL_PACKED_GROUPS;
-    return r->solver != BAL_SOLVER_ROUND || r->clip == BAL_CLIP_INVERSE ||
+    return r->solver != BAL_SOLVER_ROUND || r->rank > 0 || r->clip == BAL_CLIP_INVERSE ||
            r->clip == BAL_CLIP_PIVOT || (steps && r->clip == BAL_CLIP_DIAG);
 }
 
@@ -571,6 +575,11 @@ bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
 {
     BAL_TRY(check_target(r, err));
     BAL_TRY(check_steps(r, err));
+    if (r->rank > 0 && r->bits == BAL_BITS_AUTO)
+        return bal_fail(
+            err, BAL_E_ARG,
+            "recipe %s: rank=%d with bits=auto: the budget does not count it; use rank=0", r->name,
+            r->rank);
     if (r->objective == BAL_OBJECTIVE_MOMENTS && r->act != BAL_ACT_A16)
         return bal_fail(err, BAL_E_ARG,
                         "recipe %s: objective=moments knows errors of weights only: act=a8 needs "

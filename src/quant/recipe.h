@@ -146,6 +146,7 @@ typedef struct bal_recipe {
     int ridge; /* of the shift, in thousandths likewise */
     bal_polishing polish;
     bool gain; /* rows of the solver are scaled to slope 1 */
+    int rank;  /* of a matrix that is added to the codes' weights; 0: none */
     bool undo; /* of the solver's steps, those that raise the error on held-out samples */
     bal_turns turns;
     bal_template chat_template;

@@ -11,6 +11,7 @@
 #include "quant/factor.h"
 #include "quant/grid.h"
 #include "quant/ldlq.h"
+#include "quant/lowrank.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -21,12 +22,13 @@ enum {
     HELD_EVERY = 8, /* one sample of so many judges steps and is not solved for */
     HELD_FROM = 16, /* samples, below which all are used for both */
     SWEEPS = 4,
+    LOW_ROUNDS = 2,      /* codes and what is added to them, in turns */
     DESCENT_SWEEPS = 25, /* where nothing else chooses codes; QuantEase takes as many */
 };
 
 /* What is in a solution. */
 typedef struct recipe_part {
-    bool feedback, clip, shift, polish;
+    bool feedback, clip, shift, polish, low;
 } recipe_part;
 
 typedef struct solving {
@@ -42,7 +44,7 @@ typedef struct solving {
     float *target[MOST], *shifted[MOST];
     bal_moments moments;
     bal_factor factor;
-    float *h;        /* [k][k] damped moments, where descent reads them */
+    float *h;        /* [k][k] damped moments, where descent or a small rank reads them */
     bal_panels form; /* of the same, where rows keep their gain */
     double *diag;    /* [k] of them */
     double *pivot;   /* [k] of the factor, by column */
@@ -519,7 +521,8 @@ static bal_status use_moments(solving *s, int group, bal_error *err)
                           (r->clip == BAL_CLIP_INVERSE ? BAL_FACTOR_INVERSE : 0u);
     BAL_TRY(bal_factor_create(&s->factor, s->j->e, &s->moments, r->damp / 1000.0, what, err));
     const double damp = s->factor.damp, add = damp * bal_moments_mean(&s->moments);
-    const bool descends = r->polish != BAL_POLISH_NONE || r->solver == BAL_SOLVER_DESCENT;
+    const bool descends =
+        r->polish != BAL_POLISH_NONE || r->solver == BAL_SOLVER_DESCENT || r->rank;
     if (descends) BAL_TRY(bal_damped_matrix(&s->h, &s->moments, damp, err));
     if (r->gain) BAL_TRY(bal_form_create(&s->form, s->j->e, &s->moments, damp, err));
     s->diag = malloc(k * sizeof *s->diag);
@@ -646,24 +649,102 @@ static bal_status join_linear(bal_rank *rank, bal_quantized_linear *q, bal_error
     return bal_rank_join_rows(rank, q->zeros, n, 1, groups, err);
 }
 
+/* Codes for a target: every rank solves its rows and gets the others'. */
+static bal_status build_codes(solving *s, int linear, recipe_part p, bool polish_only,
+                              const float *target, const float *scale, bal_quantized_linear *q,
+                              bal_error *err)
+{
+    bal_rank *rank = s->j->samples->rank;
+    if (!polish_only && by_block(s, p.clip))
+        BAL_TRY(block_ranges(s, linear, target, scale, q, err));
+    const bal_range ours = bal_rank_rows(rank, (size_t)q->n, 1);
+    bal_quantized_linear mine = rows_of(q, ours);
+    target += ours.begin * (size_t)q->k;
+    if (mine.n > 0) BAL_TRY(build_rows(s, linear, p, polish_only, target, &mine, err));
+    return join_linear(rank, q, err);
+}
+
+typedef struct rest_job {
+    const bal_wide_layer *scratch;
+    const bal_quantized_linear *q;
+    const float *target;
+    float sign;
+    float *rest;
+} rest_job;
+
+static void rest_rows(void *ctx, size_t begin, size_t end, int lane)
+{
+    const rest_job *j = ctx;
+    const size_t k = (size_t)j->q->k;
+    float *row = bal_wide_lane(j->scratch, lane);
+    for (size_t r = begin; r < end; r++) {
+        bal_quantized_row(j->q, (int)r, row);
+        for (size_t c = 0; c < k; c++) j->rest[r * k + c] = j->target[r * k + c] + j->sign * row[c];
+    }
+}
+
+/* rest [n][k] = target - q: what a matrix of small rank is fitted to. */
+static void subtract(const solving *s, const bal_quantized_linear *q, const float *target,
+                     float *rest)
+{
+    rest_job j = {&s->j->trial, q, target, -1.0f, rest};
+    bal_pool_run(s->j->e->pool, rest_rows, &j, (size_t)q->n, 8);
+}
+
+/* rest = target - b a: what is left for the codes. */
+static void subtract_low(const solving *s, const bal_quantized_linear *q, const float *target,
+                         float *rest)
+{
+    bal_quantized_linear codes = *q;
+    codes.rank = 0;
+    subtract(s, q, target, rest);
+    rest_job j = {&s->j->trial, &codes, rest, 1.0f, rest};
+    bal_pool_run(s->j->e->pool, rest_rows, &j, (size_t)q->n, 8);
+}
+
+/* Codes, and what a matrix of small rank can make up of the rest; then codes again for what it
+ * leaves, which need no longer hold what it holds, and so on. */
+static bal_status alternate(solving *s, int linear, recipe_part p, const float *target,
+                            const float *scale, bal_quantized_linear *q, float *rest,
+                            bal_error *err)
+{
+    const int rank = bal_lowrank_of(s->j->recipe->rank, q->n, q->k);
+    BAL_TRY(build_codes(s, linear, p, false, target, scale, q, err));
+    for (int i = 0; i < LOW_ROUNDS; i++) {
+        if (i > 0) {
+            subtract_low(s, q, target, rest);
+            q->rank = 0;
+            BAL_TRY(build_codes(s, linear, p, false, rest, scale, q, err));
+        }
+        subtract(s, q, target, rest);
+        BAL_TRY(bal_quantized_linear_rank(q, rank, err));
+        BAL_TRY(bal_lowrank_fit(s->j->e, rest, s->h, q->n, q->k, rank, q->low_a, q->low_b, err));
+    }
+    return BAL_OK;
+}
+
+static bal_status build_low(solving *s, int linear, recipe_part p, const float *target,
+                            const float *scale, bal_quantized_linear *q, bal_error *err)
+{
+    const size_t n = (size_t)q->n * (size_t)q->k;
+    float *rest = malloc(n * sizeof *rest);
+    if (!rest) return bal_nomem(err, n * sizeof *rest, "what codes leave");
+    const bal_status st = alternate(s, linear, p, target, scale, q, rest, err);
+    free(rest);
+    return st;
+}
+
 /* next[] = the solution with these parts; `polish_only`: polished from best[]. */
 static bal_status build(solving *s, int group, recipe_part p, bool polish_only, const float *scale,
                         bal_error *err)
 {
-    bal_rank *rank = s->j->samples->rank;
     for (int i = 0; i < count_of(group); i++) {
         const float *target = p.shift ? s->shifted[i] : s->target[i];
-        bal_quantized_linear *q = &s->next[i];
-        if (polish_only)
-            copy_solution(&s->best[i], q);
-        else if (by_block(s, p.clip))
-            BAL_TRY(block_ranges(s, linear_of(group, i), target, scale, q, err));
-        const bal_range ours = bal_rank_rows(rank, (size_t)q->n, 1);
-        bal_quantized_linear mine = rows_of(q, ours);
-        target += ours.begin * (size_t)q->k;
-        if (mine.n > 0)
-            BAL_TRY(build_rows(s, linear_of(group, i), p, polish_only, target, &mine, err));
-        BAL_TRY(join_linear(rank, q, err));
+        const int linear = linear_of(group, i);
+        s->next[i].rank = 0;
+        if (polish_only) copy_solution(&s->best[i], &s->next[i]);
+        BAL_TRY(p.low ? build_low(s, linear, p, target, scale, &s->next[i], err)
+                      : build_codes(s, linear, p, polish_only, target, scale, &s->next[i], err));
     }
     return BAL_OK;
 }
@@ -708,8 +789,9 @@ static bal_status try_step(solving *s, int group, recipe_part *have, recipe_part
                            const char *name, const float *scale, bal_group_log *log, bal_error *err)
 {
     bool kept;
-    const bool polish_only = want.polish && !have->polish && want.shift == have->shift &&
-                             want.clip == have->clip && want.feedback == have->feedback;
+    const bool polish_only = want.polish && !have->polish && !want.low &&
+                             want.shift == have->shift && want.clip == have->clip &&
+                             want.feedback == have->feedback;
     BAL_TRY(build(s, group, want, polish_only, scale, err));
     BAL_TRY(judge(s, group, name, log, &kept, err));
     if (kept) *have = want;
@@ -722,18 +804,20 @@ static bal_status climb(solving *s, int group, const float *scale, bal_group_log
 {
     const bal_recipe *r = s->j->recipe;
     const recipe_part all = {r->solver != BAL_SOLVER_ROUND, r->clip != BAL_CLIP_NONE, shifts(s),
-                             r->polish != BAL_POLISH_NONE};
+                             r->polish != BAL_POLISH_NONE, r->rank > 0};
     recipe_part have = {0}, want;
     BAL_TRY(try_step(s, group, &have, have, "round", scale, log, err));
     if (!r->undo) return try_step(s, group, &have, all, "solve", scale, log, err);
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         const bool descent = r->solver == BAL_SOLVER_DESCENT;
-        const char *const name[] = {descent ? "descent" : "gptq", "clip", "shift", "polish"};
+        const char *const name[] = {descent ? "descent" : "gptq", "clip", "shift", "polish",
+                                    "rank"};
         want = have;
         if (i == 0) want.feedback = all.feedback;
         if (i == 1) want.clip = all.clip;
         if (i == 2) want.shift = all.shift;
         if (i == 3) want.polish = all.polish;
+        if (i == 4) want.low = all.low;
         if (memcmp(&want, &have, sizeof want) == 0) continue;
         BAL_TRY(try_step(s, group, &have, want, name[i], scale, log, err));
     }
@@ -749,6 +833,9 @@ static bal_status solve_group(solving *s, int group, bal_quantized_linear *out, 
     else
         st = climb(s, group, log->scale, log, err);
     log->damp = s->factor.damp;
+    for (int i = 0; st >= 0 && i < count_of(group); i++) /* zeros where it was undone */
+        st = bal_quantized_linear_rank(
+            &s->best[i], bal_lowrank_of(s->j->recipe->rank, s->best[i].n, s->best[i].k), err);
     if (st >= 0) show(s, group, s->best);
     for (int i = 0; st >= 0 && i < count_of(group); i++) {
         out[linear_of(group, i)] = s->best[i];

@@ -384,14 +384,14 @@ static char *keep(piece *p, void *data, bal_st_dtype dtype, size_t n)
     return p->names[p->n++];
 }
 
-static bal_status write_piece(bal_transform *t, const bal_workspace *space, const piece *p,
-                              int index, bal_error *err)
+/* The first rank writes what it has made, and all open it; st: what came of the making. */
+static bal_status share_piece(bal_transform *t, const bal_workspace *space, const piece *p,
+                              int index, bal_status st, bal_error *err)
 {
     char name[64], path[PATH_SIZE];
     snprintf(name, sizeof name, "rotated_%03d.safetensors", index);
-    BAL_TRY(bal_workspace_path(space, path, sizeof path, name, err));
-    bal_status st = BAL_OK;
-    if (bal_rank_is_first(space->rank))
+    if (st == BAL_OK) st = bal_workspace_path(space, path, sizeof path, name, err);
+    if (st == BAL_OK && bal_rank_is_first(space->rank))
         st = bal_safetensors_write(path, p->tensors, p->n, NULL, 0, err);
     BAL_TRY(bal_rank_agree(space->rank, st, err));
     return bal_tensor_set_open(&t->pieces[index], path, err);
@@ -478,8 +478,9 @@ static bal_status do_block(bal_transform *t, const bal_exec *e, const bal_worksp
                            int index, bal_error *err)
 {
     piece p = {0};
-    bal_status st = turn_block(t, e, index, &p, err);
-    if (st == BAL_OK) st = write_piece(t, space, &p, index, err);
+    bal_status st = BAL_OK;
+    if (bal_rank_is_first(space->rank)) st = turn_block(t, e, index, &p, err);
+    st = share_piece(t, space, &p, index, st, err);
     if (st == BAL_OK) st = view_block(t, index, err);
     free_piece(&p);
     return st;
@@ -502,18 +503,19 @@ static bal_status narrow(float *w, size_t count, bal_st_dtype dtype, const char 
     return BAL_OK;
 }
 
-/* Writes tensor `which` of the list, its values being `w`, which is taken over. */
+/* Shares tensor `which` of the list, its values being `w`, which is taken over; of the first rank
+ * only. st: what came of making them. */
 static bal_status finish(bal_transform *t, const bal_workspace *space, size_t which, float *w,
-                         bal_error *err)
+                         bal_status st, bal_error *err)
 {
     bal_tensor_view *v = &t->tensors[which];
     const int index = t->model->config.text.layers + (int)which;
     uint64_t count = 0;
     piece p = {0};
     bal_st_count(v->shape, v->n_dims, &count);
-    bal_status st = narrow(w, (size_t)count, v->dtype, v->name, err);
+    if (st == BAL_OK && w) st = narrow(w, (size_t)count, v->dtype, v->name, err);
     snprintf(keep(&p, w, v->dtype, (size_t)count), BAL_PART_NAME, "%s", v->name);
-    if (st == BAL_OK) st = write_piece(t, space, &p, index, err);
+    st = share_piece(t, space, &p, index, st, err);
     if (st == BAL_OK) st = view_of(t, index, v->name, &v->data, err);
     free_piece(&p);
     return st;
@@ -530,12 +532,9 @@ static bal_status do_linear(bal_transform *t, const bal_exec *e, const bal_works
                             bal_error *err)
 {
     float *w = NULL;
-    const bal_status st = turn_linear(t, e, field, reads, gain, &w, err);
-    if (st < 0) {
-        free(w);
-        return st;
-    }
-    BAL_TRY(finish(t, space, which, w, err));
+    bal_status st = BAL_OK;
+    if (bal_rank_is_first(space->rank)) st = turn_linear(t, e, field, reads, gain, &w, err);
+    BAL_TRY(finish(t, space, which, w, st, err));
     field->w = t->tensors[which].data;
     field->type = t->tensors[which].dtype == BAL_ST_F32 ? BAL_TYPE_F32 : BAL_TYPE_F16;
     return BAL_OK;
@@ -545,12 +544,9 @@ static bal_status do_vector(bal_transform *t, const bal_workspace *space, size_t
                             const float **field, bal_error *err)
 {
     float *w = NULL;
-    const bal_status st = turn_vector(t, *field, &w, err);
-    if (st < 0) {
-        free(w);
-        return st;
-    }
-    BAL_TRY(finish(t, space, which, w, err));
+    bal_status st = BAL_OK;
+    if (bal_rank_is_first(space->rank)) st = turn_vector(t, *field, &w, err);
+    BAL_TRY(finish(t, space, which, w, st, err));
     *field = (const float *)(const void *)t->tensors[which].data;
     return BAL_OK;
 }

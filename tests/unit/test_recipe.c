@@ -44,7 +44,8 @@ static void test_builtin(void **state)
     (void)state;
     static const char *const names[] = {"rtn",       "awq",  "awq+clip",   "mbq",      "mbq+",
                                         "mbq-r1",    "gptq", "ballast",    "awq+gptq", "mbq+gptq",
-                                        "quantease", "vlmq", "gptq+shift", "w8a8",     "w4a8"};
+                                        "quantease", "vlmq", "gptq+shift", "w8a8",     "w4a8",
+                                        "quarot",    "lqer"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         bal_recipe a, b;
         bal_error err;
@@ -92,7 +93,7 @@ static void test_canonical(void **state)
               "\"arithmetic\":\"f32\",\"distort\":\"on\",\"clip\":\"none\","
               "\"solver\":\"round\",\"inputs\":\"float\",\"hessian\":\"balanced\","
               "\"damp\":\"0.01\",\"order\":\"diag\",\"shift\":\"off\",\"ridge\":\"0.1\","
-              "\"polish\":\"none\",\"gain\":\"off\",\"undo\":\"off\",\"turns\":\"all\","
+              "\"polish\":\"none\",\"gain\":\"off\",\"rank\":0,\"undo\":\"off\",\"turns\":\"all\","
               "\"template\":\"chat\",\"views\":\"anyres\",\"absent\":\"refuse\"}");
     free(json);
     r.bits = 5;
