@@ -33,7 +33,15 @@ static bal_status upload_run(bal_device_model *d, bal_device_group *g, const bal
                              int from, int to, bal_error *err)
 {
     bal_device_part parts[3];
-    for (int i = from; i < to; i++) parts[i - from] = part_of(&linears[i]);
+    for (int i = from; i < to; i++) {
+        if (linears[i].rank)
+            return bal_fail(
+                err, BAL_E_UNSUP,
+                "a matrix of rank %d stands beside packed weights, which is not computed "
+                "on a device",
+                linears[i].rank);
+        parts[i - from] = part_of(&linears[i]);
+    }
     BAL_TRY(d->api->weight_create(d->device, &g->part[g->n].w, parts, to - from,
                                   (size_t)linears[from].k, g->gated, err));
     g->part[g->n].column = g->width;

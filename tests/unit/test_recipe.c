@@ -143,7 +143,7 @@ static void test_every_word(void **state)
             free(json);
         }
     }
-    assert_int_equal(n, 40);
+    assert_int_equal(n, 41);
     assert_int_equal(numbers, 2);
 }
 
