@@ -465,7 +465,6 @@ cudaError_t bal_cuda_attend(const bal_attend_args *a, bal_cuda_queue queue)
     const int dim = a->cache.dim;
     if (a->tile_rows == 1 || dim > BAL_MMA_DIM)
         return decode(a, a->tile_rows == 1 && a->m <= BAL_SPLIT_ROWS, queue);
-    if (dim <= 16) return prefill<1>(a, queue);
     if (dim <= 32) return prefill<2>(a, queue);
     if (dim <= 64) return prefill<4>(a, queue);
     if (dim <= 96) return prefill<6>(a, queue);
