@@ -23,6 +23,9 @@ template <int bits, int subs> bal_linear_form bal_linear_form_make(int nt)
     using one = bal_linear_sizes<bits, 1, subs>;
     using two = bal_linear_sizes<bits, 2, subs>;
     using many = bal_linear_sizes<bits, bal_linear_many<subs> / 8, subs>;
+    /* what a block may have on compute capability 8.6 and 8.9, the least of all */
+    static_assert(one::shared <= 99 << 10 && two::shared <= 99 << 10 && many::shared <= 99 << 10,
+                  "shared memory");
     if (nt == 1) return {bal_k_linear<bits, 1, subs>, one::shared, one::cols, 8};
     if (nt == 2) return {bal_k_linear<bits, 2, subs>, two::shared, two::cols, 16};
     return {bal_k_linear_many<bits, subs>, many::shared, many::cols, bal_linear_many<subs>};
