@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
- * Attention over cache pages, twice. Decode: sums in f32, keys split over blocks by pages, the query
- * heads of a kv head together, and a merge by (O, m, l) in the order of the pages (flash-decoding).
- * How many pages a block takes depends on the row's own length alone, so a row's bits do not depend
- * on the rows beside it. Prefill: tiles of 64 pairs of row and head on tensor cores in f16, sums in
- * f32 (FlashAttention-2's order: Dao 2023).
+ * Attention over cache pages, twice. Decode: sums in f32, keys split over blocks by pages, the
+ * query heads of a kv head together, and a merge by (O, m, l) in the order of the pages
+ * (flash-decoding). How many pages a block takes depends on the row's own length alone, so a row's
+ * bits do not depend on the rows beside it. Prefill: tiles of 64 pairs of row and head on tensor
+ * cores in f16, sums in f32 (FlashAttention-2's order: Dao 2023).
  *
  * A "pair" is a row and one of the G query heads that share a kv head: pair p of a tile is row
  * first + p / G, head kv G + p % G. */
@@ -68,7 +68,8 @@ BAL_DEVICE decode_room room_of(int dim)
 
 static size_t decode_bytes(int dim)
 {
-    return sizeof(float) * (size_t)(2 * PAIRS * dim + PAGE * PAIRS + PAGE * (dim + PAD) + 3 * PAIRS);
+    return sizeof(float) *
+           (size_t)(2 * PAIRS * dim + PAGE * PAIRS + PAGE * (dim + PAD) + 3 * PAIRS);
 }
 
 /* What a block does: which tile and split, its pairs and keys. */
@@ -109,8 +110,7 @@ BAL_DEVICE void load_tile(const bal_attend_args &a, const decode_job &j, const d
                           int page, int part, int rows)
 {
     const int dim = a.cache.dim;
-    const unsigned char *tile =
-        bal_tile(a.cache, a.rows, j.first, page, a.layer, part, j.kv);
+    const unsigned char *tile = bal_tile(a.cache, a.rows, j.first, page, a.layer, part, j.kv);
     if (dim % 8 == 0) {
         for (int i = (int)threadIdx.x; i < PAGE * dim / 8; i += THREADS) {
             const int row = i / (dim / 8), d = i % (dim / 8) * 8;
@@ -342,7 +342,8 @@ BAL_DEVICE void add_page(prefill_state<STEPS> &st, const uint16_t *keys, const u
     }
     for (int half = 0; half < 2; half++) {
         float top = st.m[half], sum = 0.0f;
-        for (int n = 0; n < KEY_TILES; n++) top = fmaxf(top, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
+        for (int n = 0; n < KEY_TILES; n++)
+            top = fmaxf(top, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
         top = quad_max(top);
         const float base = top == -INFINITY ? 0.0f : top, keep = exp2f(st.m[half] - base);
         for (int n = 0; n < KEY_TILES; n++)
@@ -423,8 +424,9 @@ template <int STEPS> static cudaError_t prefill(const bal_attend_args *a, bal_cu
 {
     const int group = a->heads / a->cache.heads;
     bal_launch_shape shape = {};
-    shape.grid = dim3((unsigned)(a->n_tiles * ((a->tile_rows * group + TILE_PAIRS - 1) / TILE_PAIRS)),
-                      (unsigned)a->cache.heads);
+    shape.grid =
+        dim3((unsigned)(a->n_tiles * ((a->tile_rows * group + TILE_PAIRS - 1) / TILE_PAIRS)),
+             (unsigned)a->cache.heads);
     shape.threads = THREADS;
     shape.shared = 2 * PAGE * (16 * STEPS + 8) * sizeof(uint16_t);
     shape.stream = queue.stream;

@@ -334,8 +334,7 @@ static double lap(bal_device *d)
     if (!enter(d)) return 0.0;
     bal_cuda_keep(d, cudaEventRecord(d->laps[1], d->stream), "timing");
     bal_cuda_keep(d, cudaEventSynchronize(d->laps[1]), "timing");
-    if (d->has_lap)
-        bal_cuda_keep(d, cudaEventElapsedTime(&ms, d->laps[0], d->laps[1]), "timing");
+    if (d->has_lap) bal_cuda_keep(d, cudaEventElapsedTime(&ms, d->laps[0], d->laps[1]), "timing");
     cudaEvent_t swap = d->laps[0];
     d->laps[0] = d->laps[1];
     d->laps[1] = swap;
@@ -382,8 +381,8 @@ static const bal_device_api *make_table()
     return &t;
 }
 
-extern "C" __attribute__((visibility("default"))) const bal_device_api *bal_device_entry(
-    uint32_t abi)
+extern "C" __attribute__((visibility("default"))) const bal_device_api *
+bal_device_entry(uint32_t abi)
 {
     static const bal_device_api *const table = make_table();
     return abi == BAL_DEVICE_ABI ? table : NULL;

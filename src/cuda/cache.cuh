@@ -57,10 +57,12 @@ BAL_DEVICE bal_eight bal_tile_eight(const bal_device_cache &c, const unsigned ch
     } else {
         const uint2 v = *(const uint2 *)(tile + at);
         const float s = bal_tile_scales(c, (unsigned char *)tile)[row];
-        e.lo = make_float4(s * (float)(signed char)v.x, s * (float)(signed char)(v.x >> 8),
-                           s * (float)(signed char)(v.x >> 16), s * (float)(signed char)(v.x >> 24));
-        e.hi = make_float4(s * (float)(signed char)v.y, s * (float)(signed char)(v.y >> 8),
-                           s * (float)(signed char)(v.y >> 16), s * (float)(signed char)(v.y >> 24));
+        e.lo =
+            make_float4(s * (float)(signed char)v.x, s * (float)(signed char)(v.x >> 8),
+                        s * (float)(signed char)(v.x >> 16), s * (float)(signed char)(v.x >> 24));
+        e.hi =
+            make_float4(s * (float)(signed char)v.y, s * (float)(signed char)(v.y >> 8),
+                        s * (float)(signed char)(v.y >> 16), s * (float)(signed char)(v.y >> 24));
     }
     return e;
 }

@@ -80,7 +80,8 @@ cudaError_t bal_cuda_hadamard(bal_dptr x, size_t n, int block, bal_cuda_queue qu
     return bal_launch(bal_k_hadamard, shape, args);
 }
 
-/* ---- Reading ---------------------------------------------------------------------------------- */
+/* ---- Reading ----------------------------------------------------------------------------------
+ */
 
 struct bal_k_read_args {
     const uint4 *x;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * Linears of the contract: weights become tiles (cuda/repack.h) on the way to the device, rows are
- * staged and multiplied by the kernels of stage.cu and linear.cu, and a row of an embedding table is
- * read back from its tiles. */
+ * staged and multiplied by the kernels of stage.cu and linear.cu, and a row of an embedding table
+ * is read back from its tiles. */
 #include "cuda/backend.h"
 #include "cuda/linear.h"
 #include "cuda/repack.h"
@@ -200,8 +200,7 @@ BAL_DEVICE uint32_t field(uint32_t w, int odd, int first, int n)
 /* Code `odd` of pair j among the words of a lane and slot, 128 apart (cuda/tiles.h). */
 BAL_DEVICE uint32_t code_at(const uint32_t *w, int bits, int j, int odd)
 {
-    if (bits == 2)
-        return field(w[j / 8 * 128], odd, (int)(0xce8a0246u >> 4 * (j % 8) & 15), 2);
+    if (bits == 2) return field(w[j / 8 * 128], odd, (int)(0xce8a0246u >> 4 * (j % 8) & 15), 2);
     if (bits == 3 && j == 15)
         return field(w[2 * 128], odd, 0, 1) | field(w[128], odd, 0, 1) << 1 |
                field(w[0], odd, 0, 1) << 2;
