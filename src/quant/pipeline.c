@@ -615,6 +615,9 @@ static bal_status hash_result(const bal_block_result *result, uint8_t digest[BAL
             st = bal_sha256_update(&hash, q->scales, n_scales * sizeof *q->scales, err);
         if (st == BAL_OK && q->steps) st = bal_sha256_update(&hash, q->steps, groups, err);
         if (st == BAL_OK) st = bal_sha256_update(&hash, q->zeros, groups, err);
+        const size_t low = (size_t)q->rank * sizeof *q->low_a;
+        if (st == BAL_OK && low) st = bal_sha256_update(&hash, q->low_a, low * (size_t)q->k, err);
+        if (st == BAL_OK && low) st = bal_sha256_update(&hash, q->low_b, low * (size_t)q->n, err);
     }
     if (st == BAL_OK) st = bal_sha256_final(&hash, digest, err);
     bal_sha256_deinit(&hash);
