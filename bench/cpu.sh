@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # Everything about speed on this CPU in one run: limits, matrix kernels beside them, models of published shapes from
 # a prompt of 729 tokens to 64 decoded ones, and peers on models of the same shape, turn by turn. Keeps the figures in
-# bench/results/*.csv and makes the part of docs/benchmarks.md below its mark of them. Nothing else should run.
+# bench/results/*.csv and makes the part of docs/benchmarks.md between its marks of them. Nothing else should run.
 #   bench/cpu.sh [--table]                             --table: only make the page of what is there
 #     --peer NAME PROGRAM FILE.gguf SHAPE              llama-bench of llama.cpp or a relative of it; several times
 #   MATRICES, SHAPES, BITS, THREADS, ROWS, REPEATS, TURNS, PROMPT, TOKENS, ACTS in the environment; see below
@@ -21,7 +21,7 @@ repeats=${REPEATS:-7}
 turns=${TURNS:-7}
 prompt=${PROMPT:-729}
 tokens=${TOKENS:-64}
-mark='<!-- made by bench/cpu.sh -->'
+begin='<!-- cpu: begin -->' end='<!-- cpu: end -->'
 peers=() # NAME PROGRAM FILE SHAPE, four by four
 table_only=
 while [ $# -gt 0 ]; do
@@ -117,13 +117,15 @@ kernel_table() {
 }
 
 make_page() {
-  local kept
-  kept=$(sed "/$mark/,\$d" "$page")
+  grep -qF -- "$begin" "$page" && grep -qF -- "$end" "$page" || { echo "cpu.sh: $page has no '$begin' and '$end'" >&2; exit 1; }
   {
-    printf '%s\n\n%s\n\n## Measured\n\n' "$kept" "$mark"
+    sed "/$begin/q" "$page"
+    printf '\n'
     cat "$results/machine.txt"
     [ ! -f "$results/models.csv" ] || model_table
     [ ! -f "$results/kernels.csv" ] || kernel_table
+    printf '\n'
+    sed -n "/$end/,\$p" "$page"
   } >"$page.new"
   mv "$page.new" "$page"
 }
