@@ -9,15 +9,10 @@
  * some units at a time, into bytes that stay in the first cache.
  * bits and mr are literals at every call, so the loops unroll and sums live in registers at -O3. */
 #include "kernel/gemm_a8.h"
+#include "kernel/x86/codes_avx2.h"
 
 #include <assert.h>
-#include <immintrin.h>
 #include <string.h>
-
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-
-/* A sum that must exist here: gcc 12 otherwise makes all products of a unit first, and spills. */
-#define KEEP(v) __asm__("" : "+x"(v))
 
 bal_gemm_a8w2_fn bal_gemm_a8w2_avx2;
 bal_gemm_a8w3_fn bal_gemm_a8w3_avx2;
@@ -39,24 +34,6 @@ typedef struct panel {
     const uint16_t *scales;
     const uint8_t *zeros;
 } panel;
-
-ALWAYS_INLINE __m256i load(const void *p)
-{
-    return _mm256_loadu_si256(p);
-}
-
-ALWAYS_INLINE __m256i bcast4(const int8_t *p)
-{
-    int32_t v;
-    memcpy(&v, p, sizeof v);
-    return _mm256_set1_epi32(v);
-}
-
-ALWAYS_INLINE __m256i field(__m256i word, int shift, int mask)
-{
-    const __m256i m = _mm256_set1_epi8((char)mask);
-    return _mm256_and_si256(shift ? _mm256_srli_epi32(word, shift) : word, m);
-}
 
 ALWAYS_INLINE __m256i word(const uint32_t *unit, int v, int h)
 {

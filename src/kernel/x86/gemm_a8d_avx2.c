@@ -5,15 +5,10 @@
  * are met once per segment, which mostly is the row. mr is a literal at every call, so the loops
  * unroll and sums live in registers at -O3. */
 #include "kernel/gemm_t.h"
+#include "kernel/x86/codes_avx2.h"
 
 #include <assert.h>
-#include <immintrin.h>
 #include <string.h>
-
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-
-/* A sum that must exist here: gcc 12 otherwise makes all products of a unit first, and spills. */
-#define KEEP(v) __asm__("" : "+x"(v))
 
 bal_gemm_a8d4_fn bal_gemm_a8d4_avx2;
 
@@ -22,13 +17,6 @@ enum {
     WORDS = 4 * 16,       /* of a unit */
     PREFETCH_BYTES = 2048 /* how far ahead code words are fetched: about one memory latency */
 };
-
-ALWAYS_INLINE __m256i bcast4(const int8_t *p)
-{
-    int32_t v;
-    memcpy(&v, p, sizeof v);
-    return _mm256_set1_epi32(v);
-}
 
 /* Codes of quads 2 v and 2 v + 1 of half h. */
 ALWAYS_INLINE void codes_of(const uint32_t *unit, const int h, const int v, __m256i q[2])

@@ -7,16 +7,11 @@
  * More than a few tokens have the levels pulled out once for all. kind and mr are literals at every
  * call, so the loops unroll and sums live in registers at -O3. */
 #include "kernel/gemm_t.h"
+#include "kernel/x86/codes_avx2.h"
 
 #include <assert.h>
-#include <immintrin.h>
 #include <stdbool.h>
 #include <string.h>
-
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-
-/* A sum that must exist here: gcc 12 otherwise makes all products of a unit first, and spills. */
-#define KEEP(v) __asm__("" : "+x"(v))
 
 bal_gemm_t2_fn bal_gemm_t2_avx2;
 bal_gemm_t3_fn bal_gemm_t3_avx2;
@@ -47,38 +42,11 @@ typedef struct sides {
     __m256i level; /* of each code, twice */
 } sides;
 
-ALWAYS_INLINE __m256i load(const uint32_t *p)
-{
-    return _mm256_loadu_si256((const void *)p);
-}
-
-ALWAYS_INLINE __m256i bcast4(const int8_t *p)
-{
-    int32_t v;
-    memcpy(&v, p, sizeof v);
-    return _mm256_set1_epi32(v);
-}
-
-ALWAYS_INLINE __m256i field(__m256i word, int shift, int mask)
-{
-    const __m256i m = _mm256_set1_epi8((char)mask);
-    return _mm256_and_si256(shift ? _mm256_srli_epi32(word, shift) : word, m);
-}
-
-/* Codes of quad j of one half, four per lane; w[v] is word v of the unit. */
-ALWAYS_INLINE __m256i quad(const int bits, __m256i (*w)[2], const int h, const int j)
-{
-    if (bits == 2) return field(w[j / 4][h], 2 * (j % 4), 3);
-    if (bits == 4) return field(w[j / 2][h], 4 * (j % 2), 15);
-    if (j < 6) return field(w[j / 2][h], 3 * (j % 2), 7);
-    return _mm256_or_si256(field(w[j - 6][h], 6, 3), field(w[2][h], j - 2, 4));
-}
-
 /* Their levels. */
 ALWAYS_INLINE __m256i levels(const int kind, const sides *s, __m256i (*w)[2], const int h,
                              const int j)
 {
-    const __m256i q = quad(bits_of(kind), w, h, j);
+    const __m256i q = quad_of_words(bits_of(kind), w, h, j);
     return kind == D4 ? q : _mm256_shuffle_epi8(s->level, q);
 }
 

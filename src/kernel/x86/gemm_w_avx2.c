@@ -10,17 +10,11 @@
  * activations' halves are joined in the same go. bits and mr are literals at every call, so the
  * loops unroll and sums live in registers at -O3. */
 #include "kernel/gemm_w.h"
+#include "kernel/x86/codes_avx2.h"
 
 #include <assert.h>
-#include <immintrin.h>
 #include <stdbool.h>
 #include <string.h>
-
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-
-/* A sum that must exist here: gcc 12 otherwise reorders the integer additions, first making all
- * products of a unit and spilling them (1.5x slower with 2 tokens or more). */
-#define KEEP(v) __asm__("" : "+x"(v))
 
 bal_gemm_w2_fn bal_gemm_w2_avx2;
 bal_gemm_w3_fn bal_gemm_w3_avx2;
@@ -43,33 +37,6 @@ enum { BLOCK = 32, BLOCK8 = 16 };
 /* How far ahead of the unit in work code words are fetched: about one memory latency. */
 enum { PREFETCH_BYTES = 2048 };
 
-ALWAYS_INLINE __m256i bcast4(const int8_t *p)
-{
-    int32_t v;
-    memcpy(&v, p, sizeof v);
-    return _mm256_set1_epi32(v);
-}
-
-ALWAYS_INLINE __m256i field(__m256i word, int shift, int mask)
-{
-    const __m256i m = _mm256_set1_epi8((char)mask);
-    return _mm256_and_si256(shift ? _mm256_srli_epi32(word, shift) : word, m);
-}
-
-/* Codes of quad j of one half, four per lane; w[v] points to word v of the unit. */
-ALWAYS_INLINE __m256i quad(const int bits, __m256i (*w)[2], const int h, const int j)
-{
-    if (bits == 2) return field(w[j / 4][h], 2 * (j % 4), 3);
-    if (bits == 4) return field(w[j / 2][h], 4 * (j % 2), 15);
-    if (j < 6) return field(w[j / 2][h], 3 * (j % 2), 7);
-    return _mm256_or_si256(field(w[j - 6][h], 6, 3), field(w[2][h], j - 2, 4));
-}
-
-ALWAYS_INLINE __m256i load(const uint32_t *p)
-{
-    return _mm256_loadu_si256((const void *)p);
-}
-
 /* Adds quad j of the unit to the 16-bit sums of mr tokens; codes are read, not w, once they were
  * pulled out. */
 ALWAYS_INLINE void step(const int bits, const int mr, const int j, const bal_a16 *a,
@@ -77,8 +44,8 @@ ALWAYS_INLINE void step(const int bits, const int mr, const int j, const bal_a16
                         __m256i (*hi)[2])
 {
     const bool pulled = bits > 8;
-    const __m256i q[2] = {pulled ? load(codes + 16 * j) : quad(bits, w, 0, j),
-                          pulled ? load(codes + 16 * j + 8) : quad(bits, w, 1, j)};
+    const __m256i q[2] = {pulled ? load(codes + 16 * j) : quad_of_words(bits, w, 0, j),
+                          pulled ? load(codes + 16 * j + 8) : quad_of_words(bits, w, 1, j)};
     for (int i = 0; i < mr; i++) {
         const bal_a16 *x = a + (size_t)i * a_stride;
         const __m256i xl = bcast4(x->lo + 4 * j), xh = bcast4(x->hi + 4 * j);
@@ -252,7 +219,7 @@ ALWAYS_INLINE void pull_bytes(const int bits, const uint32_t *codes, size_t n, p
         for (int j = 0; j < 8; j++)
             for (int h = 0; h < 2; h++)
                 _mm256_store_si256((void *)(p->codes + 128 * u + 16 * (size_t)j + 8 * (size_t)h),
-                                   quad(bits, w, h, j));
+                                   quad_of_words(bits, w, h, j));
     }
 }
 

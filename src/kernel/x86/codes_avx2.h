@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT
+ * How the AVX2 kernels of packed weights read code words (type/packed.h): a panel is two halves of
+ * 8 outputs, one 32-bit lane each, four codes of a quad to a lane. Everything is static: nothing
+ * compiled here may reach another object. */
+#ifndef BAL_KERNEL_CODES_AVX2_H
+#define BAL_KERNEL_CODES_AVX2_H
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+/* A sum that must exist here: gcc 12 otherwise reorders the integer additions, first making all
+ * products of a unit and spilling them (1.5x slower with 2 tokens or more). */
+#define KEEP(v) __asm__("" : "+x"(v))
+
+ALWAYS_INLINE __m256i load(const void *p)
+{
+    return _mm256_loadu_si256(p);
+}
+
+/* Four activations to every lane. */
+ALWAYS_INLINE __m256i bcast4(const int8_t *p)
+{
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return _mm256_set1_epi32(v);
+}
+
+ALWAYS_INLINE __m256i field(__m256i word, int shift, int mask)
+{
+    const __m256i m = _mm256_set1_epi8((char)mask);
+    return _mm256_and_si256(shift ? _mm256_srli_epi32(word, shift) : word, m);
+}
+
+/* Codes of 2 to 4 bits of quad j of half h; w[v] is word v of the unit. */
+ALWAYS_INLINE __m256i quad_of_words(const int bits, __m256i (*w)[2], const int h, const int j)
+{
+    if (bits == 2) return field(w[j / 4][h], 2 * (j % 4), 3);
+    if (bits == 4) return field(w[j / 2][h], 4 * (j % 2), 15);
+    if (j < 6) return field(w[j / 2][h], 3 * (j % 2), 7);
+    return _mm256_or_si256(field(w[j - 6][h], 6, 3), field(w[2][h], j - 2, 4));
+}
+
+#endif
