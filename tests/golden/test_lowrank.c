@@ -281,24 +281,6 @@ static void test_forward(void **state)
     bal_exec_destroy(&e);
 }
 
-/* The file with the first `from` in it replaced, which is as long. */
-static void patch(const char *path, const char *from, const char *to)
-{
-    bal_mapping m;
-    bal_error err;
-    ASSERT_OK(bal_map_open(&m, path, &err));
-    uint8_t *copy = malloc(m.n_bytes);
-    memcpy(copy, m.data, m.n_bytes);
-    uint8_t *at = memmem(copy, m.n_bytes, from, strlen(from));
-    assert_non_null(at);
-    memcpy(at, to, strlen(from));
-    FILE *f = fopen(path, "wb");
-    assert_int_equal(fwrite(copy, 1, m.n_bytes, f), m.n_bytes);
-    fclose(f);
-    bal_map_close(&m);
-    free(copy);
-}
-
 static void test_refused(void **state)
 {
     (void)state;
@@ -306,13 +288,13 @@ static void test_refused(void **state)
     bal_error err;
     const char *out = scratch("r.safetensors");
     quantize(out, "rtn", "rank=4", "act=a16", NULL);
-    patch(out, "mlp.up_proj.weight.low_b", "mlp.up_proj.weight.low_c");
+    scratch_patch(out, "mlp.up_proj.weight.low_b", "mlp.up_proj.weight.low_c");
     ASSERT_FAILS(BAL_E_FORMAT, "low_b is missing", bal_model_load(&m, out, &err));
-    patch(out, "mlp.up_proj.weight.low_c", "mlp.up_proj.weight.low_b");
-    patch(out, "mlp.up_proj.weight.low_a", "mlp.up_proj.weight.low_d");
+    scratch_patch(out, "mlp.up_proj.weight.low_c", "mlp.up_proj.weight.low_b");
+    scratch_patch(out, "mlp.up_proj.weight.low_a", "mlp.up_proj.weight.low_d");
     ASSERT_FAILS(BAL_E_FORMAT, "belongs to no part", bal_model_load(&m, out, &err));
-    patch(out, "mlp.up_proj.weight.low_d", "mlp.up_proj.weight.low_a");
-    patch(out, "[4,152]", "[152,4]");
+    scratch_patch(out, "mlp.up_proj.weight.low_d", "mlp.up_proj.weight.low_a");
+    scratch_patch(out, "[4,152]", "[152,4]");
     ASSERT_FAILS(BAL_E_FORMAT, "low_", bal_model_load(&m, out, &err));
 }
 

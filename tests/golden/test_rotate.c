@@ -361,24 +361,6 @@ static void test_gradients(void **state)
     bench_close(&b);
 }
 
-/* The file with the first `from` in it replaced, which is as long. */
-static void patch(const char *path, const char *from, const char *to)
-{
-    bal_mapping m;
-    bal_error err;
-    ASSERT_OK(bal_map_open(&m, path, &err));
-    uint8_t *copy = malloc(m.n_bytes);
-    memcpy(copy, m.data, m.n_bytes);
-    uint8_t *at = memmem(copy, m.n_bytes, from, strlen(from));
-    assert_non_null(at);
-    memcpy(at, to, strlen(from));
-    FILE *f = fopen(path, "wb");
-    assert_int_equal(fwrite(copy, 1, m.n_bytes, f), m.n_bytes);
-    fclose(f);
-    bal_map_close(&m);
-    free(copy);
-}
-
 static void test_mixed_file(void **state)
 {
     (void)state;
@@ -406,10 +388,10 @@ static void test_mixed_file(void **state)
     free(plain);
     free(mixed);
     bench_close(&b);
-    patch(out, "hadamard.model.language_model.layers.0.self_attn.o_",
-          "hadamard.model.language_model.layers.0.self_attn.q_");
+    scratch_patch(out, "hadamard.model.language_model.layers.0.self_attn.o_",
+                  "hadamard.model.language_model.layers.0.self_attn.q_");
     ASSERT_FAILS(BAL_E_UNSUP, "reads its inputs as they are", bal_model_load(&m, out, &err));
-    patch(out, "\"h64\"", "\"h65\"");
+    scratch_patch(out, "\"h64\"", "\"h65\"");
     ASSERT_FAILS(BAL_E_UNSUP, "hadamard.model.language_model", bal_model_load(&m, out, &err));
 }
 

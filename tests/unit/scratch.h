@@ -77,4 +77,22 @@ static inline void scratch_text(const char *path, const char *text)
     scratch_write(path, text, strlen(text));
 }
 
+/* The file with the first `from` in it replaced, which is as long. */
+static inline void scratch_patch(const char *path, const char *from, const char *to)
+{
+    bal_mapping m;
+    bal_error err;
+    ASSERT_OK(bal_map_open(&m, path, &err));
+    const size_t n = m.n_bytes;
+    uint8_t *copy = malloc(n);
+    assert_non_null(copy);
+    memcpy(copy, m.data, n);
+    bal_map_close(&m);
+    uint8_t *at = memmem(copy, n, from, strlen(from));
+    assert_non_null(at);
+    memcpy(at, to, strlen(from));
+    scratch_write(path, copy, n);
+    free(copy);
+}
+
 #endif
