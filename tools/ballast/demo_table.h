@@ -9,7 +9,7 @@
 
 #include "run/evaluate.h"
 
-enum { DEMO_SETS = 3, DEMO_MODELS = 32 };
+enum { DEMO_SETS = 3, DEMO_MODELS = 64 };
 
 /* The evaluation sets of a run, in this order; a set that was not run has no questions. */
 enum { DEMO_QUESTIONS, DEMO_DESCRIPTIONS, DEMO_EASY_VQA };

@@ -2,13 +2,14 @@
  * gemm_nn_f32 on 16 lanes; included after a lanes_*.h by gemm_nn_<isa>.c, which defines ISA(), the
  * tile MR rows x NV vectors, and EACH_MR(X) listing the row counts 1..MR.
  * Lanes are outputs, so a tile streams through t with its sums in registers. For many rows a strip
- * of v, T_BLOCK x 16 NV, is first copied to one place: it then stays in L1 for all rows, whatever
- * the stride of v. Splitting t is exact since a chain continues from what y holds. */
+ * of v, T_BLOCK x 16 NV, is first copied to one place: it then stays in L1 for all rows of a block,
+ * whatever the stride of v, and M_BLOCK x T_BLOCK of p stay in L2 for all strips (192 KiB).
+ * Splitting t is exact since a chain continues from what y holds. */
 #include "kernel/gemm_nn.h"
 
 bal_gemm_nn_f32_fn ISA(bal_gemm_nn_f32);
 
-enum { COLS = 16 * NV, T_BLOCK = 256 };
+enum { COLS = 16 * NV, T_BLOCK = 256, M_BLOCK = 192 };
 
 ALWAYS_INLINE void tile(const int mr, size_t n_t, const float *p, size_t ldp, const float *v,
                         size_t ldv, float *y, size_t ldy, bool from_zero)
@@ -69,8 +70,9 @@ static void narrow_strip(size_t m, size_t n_t, size_t cols, const float *p, size
     }
 }
 
-void ISA(bal_gemm_nn_f32)(size_t m, size_t n_t, size_t n_d, const float *p, size_t ldp,
-                          const float *v, size_t ldv, float *y, size_t ldy, bool accumulate)
+/* Up to M_BLOCK rows */
+static void block(size_t m, size_t n_t, size_t n_d, const float *p, size_t ldp, const float *v,
+                  size_t ldv, float *y, size_t ldy, bool accumulate)
 {
     float packed[T_BLOCK * COLS];
     size_t t = 0;
@@ -92,4 +94,12 @@ void ISA(bal_gemm_nn_f32)(size_t m, size_t n_t, size_t n_d, const float *p, size
         }
         t += n;
     } while (t < n_t);
+}
+
+void ISA(bal_gemm_nn_f32)(size_t m, size_t n_t, size_t n_d, const float *p, size_t ldp,
+                          const float *v, size_t ldv, float *y, size_t ldy, bool accumulate)
+{
+    for (size_t i = 0; i < m; i += M_BLOCK)
+        block(m - i < M_BLOCK ? m - i : M_BLOCK, n_t, n_d, p + i * ldp, ldp, v, ldv, y + i * ldy,
+              ldy, accumulate);
 }
