@@ -17,6 +17,7 @@ questions=${QUESTIONS:-180}
 descriptions=${DESCRIPTIONS:-20}
 samples=${SAMPLES:-16}
 jobs=${JOBS:-$(nproc)}
+batch=4 # arms that are judged together
 
 # number | arm | recipe | overrides, % standing for the bits | what it asks
 arms() {
@@ -101,57 +102,75 @@ make_data() {
   paste -d'\n' "$work/pictures.jsonl" "$work/text.jsonl" | awk 'NR % 4 == 1 || NR % 4 == 0' >"$work/mixed.jsonl"
 }
 
-done_already() { # ARM BITS SEED
-  [ -f "$csv" ] && awk -F, -v a="$1" -v b="$2" -v s="$3" -v n="$samples" -v q="$questions" -v d="$descriptions" '
+done_already() { # ARM BITS SEED SAMPLES
+  [ -f "$csv" ] && awk -F, -v a="$1" -v b="$2" -v s="$3" -v n="$4" -v q="$questions" -v d="$descriptions" '
     $1 == a && $2 == b && $3 == s && $4 == n && $5 == q && $6 == d { found = 1 } END { exit !found }' "$csv"
 }
 
-# Named figures of the one model in what eval --json prints.
+# The arms that are missing, as lines: name | recipe | overrides | conversations | data | flags
+missing() { # BITS SEED
+  local number name recipe set ask n kind flags
+  {
+    while IFS='|' read -r number name recipe set ask; do
+      [ "$name $1" != "auto 2" ] || continue # 2 bits are the least
+      echo "$name|$recipe|${set//%/$1}|$samples|pictures|"
+    done < <(arms)
+    while IFS='|' read -r number name n kind flags ask; do
+      echo "${name//,/ +}|gptq||$n|$kind|$flags"
+    done < <(data_arms)
+  } | while IFS='|' read -r name recipe set n kind flags; do
+    [[ $name =~ ^(${ARMS:-.*})$ ]] || continue
+    done_already "$name" "$1" "$2" "$n" || echo "$name|$recipe|$set|$n|$kind|$flags"
+  done
+}
+
+# From what eval --json prints, a line of these figures per model.
 figures() { # NAME...
-  awk -F'[:,]' -v names="$*" '{ gsub(/[" ]/, "", $1); v[$1] = $2 + 0 }
-    $1 == "top1_hi" { n = split(names, want, " "); for (i = 1; i <= n; i++) printf "%s%.9f", (i > 1 ? "," : ""), v[want[i]]
-      exit }'
+  awk -F'[:,]' -v names="$*" 'BEGIN { n = split(names, want, " ") }
+    { gsub(/[" ]/, "", $1); v[$1] = $2 + 0 }
+    $1 == "top1_hi" { for (i = 1; i <= n; i++) printf "%s%.9f", (i > 1 ? "," : ""), v[want[i]]
+      print "" }'
 }
 
-judge() { # FILE DATA LIMIT NAME...
-  local file=$1 data=$2 limit=$3
-  shift 3
-  "$ballast" eval "$file" --against demo/model -d "$data" --limit "$limit" --threads 1 --json -q | figures "$@"
+judge() { # DATA LIMIT FILE... -- NAME...
+  local data=$1 limit=$2 files=()
+  shift 2
+  while [ "$1" != -- ]; do files+=("$1") && shift; done
+  "$ballast" eval "${files[@]}" --against demo/model -d "$data" --limit "$limit" --threads 1 --json -q | figures "${@:2}"
 }
 
-# One arm from checkpoint to a row of the table; one thread, since several run at a time.
-measure() { # ARM BITS SEED RECIPE OVERRIDES [FLAG...]
-  local set=(--set "bits=$2") s file="$work/${1//[ ,]/_}-w$2-s$3.safetensors" asked told
-  for s in ${5//%/$2}; do set+=(--set "$s"); done
-  "$ballast" quantize demo/model -o "$file" --force -q --recipe "$4" "${set[@]}" --threads 1 \
-    --calib "${data:-demo/data/calib.jsonl}" --samples "$samples" --seed "$3" "${@:6}"
-  asked=$(judge "$file" demo/data/eval.jsonl "$questions" kl kl_lo kl_hi accuracy nll top1)
-  told=$(judge "$file" demo/data/describe.jsonl "$descriptions" kl kl_lo kl_hi)
-  rm "$file"
-  echo "${1//,/ +},$2,$3,$samples,$questions,$descriptions,$asked,$told" >>"$csv"
+quantize_arm() { # FILE BITS SEED RECIPE OVERRIDES CONVERSATIONS DATA [FLAG...]
+  local set=(--set "bits=$2") s
+  for s in $5; do set+=(--set "$s"); done
+  "$ballast" quantize demo/model -o "$1" --force -q --recipe "$4" "${set[@]}" --threads 1 --calib "$work/$7.jsonl" \
+    --samples "$6" --seed "$3" "${@:8}"
 }
 
-measure_data() { # BITS SEED: the arms of calibration data that are missing
-  local number name samples kind flags ask data
-  while IFS='|' read -r number name samples kind flags ask; do
-    [[ $name =~ ^(${ARMS:-.*})$ ]] || continue
-    done_already "${name//,/ +}" "$1" "$2" && continue
-    [ "$(jobs -rp | wc -l)" -lt "$jobs" ] || wait -n
-    data=$work/$kind.jsonl
+# Lines of `missing` from checkpoints to rows of the table. One thread, since several batches run at a time; judged
+# together, so that the float model and the towers are computed once.
+measure_batch() { # BITS SEED LINE...
+  local bits=$1 seed=$2 line file files=() rows=() name recipe set n kind flags asked told
+  for line in "${@:3}"; do
+    IFS='|' read -r name recipe set n kind flags <<<"$line"
+    file="$work/${name//[ ,]/_}-w$bits-s$seed.safetensors"
     # shellcheck disable=SC2086 # flags are words
-    measure "$name" "$1" "$2" gptq "" $flags </dev/null >/dev/null &
-  done < <(data_arms)
+    quantize_arm "$file" "$bits" "$seed" "$recipe" "$set" "$n" "$kind" $flags
+    files+=("$file")
+    rows+=("$name,$bits,$seed,$n,$questions,$descriptions")
+  done
+  asked=$(judge demo/data/eval.jsonl "$questions" "${files[@]}" -- kl kl_lo kl_hi accuracy nll top1)
+  told=$(judge demo/data/describe.jsonl "$descriptions" "${files[@]}" -- kl kl_lo kl_hi)
+  rm "${files[@]}"
+  paste -d, <(printf '%s\n' "${rows[@]}") <(echo "$asked") <(echo "$told") >>"$csv"
 }
 
-measure_all() { # BITS SEED: the arms that are missing
-  local number name recipe set ask
-  while IFS='|' read -r number name recipe set ask; do
-    [[ $name =~ ^(${ARMS:-.*})$ ]] || continue
-    done_already "$name" "$1" "$2" && continue
-    [ "$name $1" != "auto 2" ] || continue # 2 bits are the least
+measure_all() { # BITS SEED
+  local lines i
+  mapfile -t lines < <(missing "$1" "$2")
+  for ((i = 0; i < ${#lines[@]}; i += batch)); do
     [ "$(jobs -rp | wc -l)" -lt "$jobs" ] || wait -n
-    measure "$name" "$1" "$2" "$recipe" "$set" </dev/null >/dev/null &
-  done < <(arms)
+    measure_batch "$1" "$2" "${lines[@]:i:batch}" </dev/null >/dev/null &
+  done
 }
 
 measured() { # ARM BITS
@@ -249,7 +268,6 @@ if [ "${1:-}" != --table ]; then
   for seed in ${SEEDS:-0 1 2}; do
     for bits in ${BITS:-2 3}; do
       measure_all "$bits" "$seed"
-      measure_data "$bits" "$seed"
     done
   done
   wait
