@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
- * A job is published by bumping `epoch`; workers claim pieces from `next` and the caller waits for
- * `busy` to fall to zero. Sleeping and waking go through one mutex and condition variable, so a
- * wake-up cannot be lost; the spin before it keeps decode steps (hundreds of jobs per token) out of
- * the kernel. */
+ * A job is published by a new epoch in `state`; workers enter it and claim pieces from `next`. When
+ * none is left the caller closes the job and waits for those who are inside, not for those who
+ * never came: where other programs want the CPUs too, a worker that is not running must not hold up
+ * every job. Sleeping and waking go through one mutex and condition variable, so a wake-up cannot
+ * be lost; the spin before it keeps decode steps (hundreds of jobs per token) out of the kernel. */
 #include "base/pool.h"
 
 #include "base/cpu.h"
@@ -10,9 +11,14 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdlib.h>
 
 enum { MAX_THREADS = 256, SPINS = 4000 };
+
+/* The lower half of `state`: whether workers may enter the job, and how many are inside. */
+#define OPEN   0x80000000u
+#define INSIDE 0x7fffffffu
 
 typedef struct worker {
     bal_pool *pool;
@@ -26,9 +32,8 @@ struct bal_pool {
     pthread_mutex_t run_lock;  /* one job at a time */
     pthread_mutex_t idle_lock; /* guards sleeping on `wake` */
     pthread_cond_t wake;
-    atomic_uint epoch;
+    _Atomic(uint64_t) state; /* epoch in the upper half */
     atomic_bool stop;
-    atomic_int busy;
     atomic_size_t next;
     bal_pool_fn *fn;
     void *ctx;
@@ -53,16 +58,31 @@ static void work(bal_pool *p, int lane)
     }
 }
 
-/* Returns the new epoch once it differs from `seen`. */
-static unsigned wait_for_job(bal_pool *p, unsigned seen)
+static uint32_t epoch_of(bal_pool *p)
 {
-    unsigned e;
+    return (uint32_t)(atomic_load(&p->state) >> 32);
+}
+
+/* Whether the job of this epoch is still open; the caller is then inside and it stays as it is. */
+static bool enter(bal_pool *p, uint32_t epoch)
+{
+    uint64_t s = atomic_load(&p->state);
+    do {
+        if ((uint32_t)(s >> 32) != epoch || !(s & OPEN)) return false;
+    } while (!atomic_compare_exchange_weak(&p->state, &s, s + 1));
+    return true;
+}
+
+/* Returns the new epoch once it differs from `seen`. */
+static uint32_t wait_for_job(bal_pool *p, uint32_t seen)
+{
+    uint32_t e;
     for (int i = 0; i < SPINS; i++) {
-        if ((e = atomic_load(&p->epoch)) != seen) return e;
+        if ((e = epoch_of(p)) != seen) return e;
         relax();
     }
     pthread_mutex_lock(&p->idle_lock);
-    while ((e = atomic_load(&p->epoch)) == seen) pthread_cond_wait(&p->wake, &p->idle_lock);
+    while ((e = epoch_of(p)) == seen) pthread_cond_wait(&p->wake, &p->idle_lock);
     pthread_mutex_unlock(&p->idle_lock);
     return e;
 }
@@ -71,19 +91,22 @@ static void *worker_main(void *arg)
 {
     worker *w = arg;
     bal_pool *p = w->pool;
-    unsigned seen = 0;
+    uint32_t seen = 0;
     for (;;) {
         seen = wait_for_job(p, seen);
         if (atomic_load(&p->stop)) return NULL;
+        if (!enter(p, seen)) continue;
         work(p, w->lane);
-        atomic_fetch_sub(&p->busy, 1);
+        atomic_fetch_sub(&p->state, 1);
     }
 }
 
+/* Nobody is inside. */
 static void publish(bal_pool *p)
 {
+    const uint64_t next = (uint64_t)(epoch_of(p) + 1u) << 32;
     pthread_mutex_lock(&p->idle_lock);
-    atomic_fetch_add(&p->epoch, 1);
+    atomic_store(&p->state, next | OPEN);
     pthread_cond_broadcast(&p->wake);
     pthread_mutex_unlock(&p->idle_lock);
 }
@@ -160,9 +183,10 @@ int bal_pool_size(const bal_pool *p)
     return p->size;
 }
 
-static void wait_until_idle(bal_pool *p)
+static void close_job(bal_pool *p)
 {
-    for (int i = 0; atomic_load(&p->busy) > 0; i++) {
+    atomic_fetch_and(&p->state, ~(uint64_t)OPEN);
+    for (int i = 0; atomic_load(&p->state) & INSIDE; i++) {
         if (i < SPINS)
             relax();
         else
@@ -183,9 +207,8 @@ void bal_pool_run(bal_pool *p, bal_pool_fn *fn, void *ctx, size_t n, size_t grai
     p->n = n;
     p->grain = grain;
     atomic_store(&p->next, 0);
-    atomic_store(&p->busy, p->size - 1);
     publish(p);
     work(p, 0);
-    wait_until_idle(p);
+    close_job(p);
     pthread_mutex_unlock(&p->run_lock);
 }
