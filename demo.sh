@@ -2,9 +2,9 @@
 # Builds Ballast and shows what it does on the embedded vision-language model.
 #
 #   ./demo.sh               a few minutes: answers from 3-bit weights, and a table of what each method lost
-#   ./demo.sh --full        W4, W3 and W2 on all calibration data and questions; writes docs/results.md
+#   ./demo.sh --full        W4, W3 and W2, every recipe, all questions, 64 conversations; writes docs/results.md
 #   ./demo.sh --json FILE   also writes the table as JSON rows
-#   --samples N, --questions N, --easy-questions N   less calibration data or fewer questions
+#   --samples N, --questions N, --easy-questions N   other amounts
 set -euo pipefail
 . "$(dirname "$0")/scripts/common.sh"
 usage() { sed -n '2,7p' "$0" >&2; exit 2; }

@@ -20,6 +20,7 @@
 /* The quick tour is sized for three minutes on two cores. */
 enum {
     QUICK_SAMPLES = 32,
+    FULL_SAMPLES = 64, /* with 20 recipes, three quarters of an hour */
     QUICK_QUESTIONS = 300,
     SPEED_ROUNDS = 7,
     SPEED_TOKENS = 48,
@@ -457,8 +458,8 @@ int bal_cmd_demo(int argc, char **argv)
     static demo_state s;
     demo_flags f = {.folder = "demo", .work = "build/demo", .easy_questions = 2000};
     const bal_arg args[] = {
-        {"--full", 0, BAL_ARG_BOOL, &f.full, "", "W4, W3, W2, all recipes and all data", 0, 0},
-        {"--samples", 0, BAL_ARG_INT, &f.samples, "N", "calibration conversations (32; full: all)",
+        {"--full", 0, BAL_ARG_BOOL, &f.full, "", "W4, W3, W2, all recipes and questions", 0, 0},
+        {"--samples", 0, BAL_ARG_INT, &f.samples, "N", "calibration conversations (32; full: 64)",
          1, 1 << 20},
         {"--questions", 0, BAL_ARG_INT, &f.questions, "N", "questions (300; full: all)", 1,
          1 << 20},
@@ -487,7 +488,7 @@ int bal_cmd_demo(int argc, char **argv)
     if (st >= 0) return st;
     const int known = bal_device_check("demo", &f.common, true);
     if (known >= 0) return known;
-    if (!f.samples) f.samples = f.full ? -1 : QUICK_SAMPLES;
+    if (!f.samples) f.samples = f.full ? FULL_SAMPLES : QUICK_SAMPLES;
     if (!f.questions && !f.full) f.questions = QUICK_QUESTIONS;
     if (mkdir(f.work, 0777) != 0 && errno != EEXIST)
         return bal_failure("demo", "%s: cannot create: %s", f.work, strerror(errno));
