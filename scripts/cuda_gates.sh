@@ -40,7 +40,7 @@ done | sort >"$out/usage"
 
 # kernel arch part opcode n: instructions are 16 bytes, the low 9 bits of the first word tell the operation.
 # The part "loop" of a linear kernel is what runs once per unit of weights: from the wait for a copy (DEPBAR)
-# in front of the tensor cores' instructions to the branch behind them.
+# in front of the tensor cores' instructions (HMMA 60, IMMA 55) to the branch behind them.
 for cubin in "$out"/*.cubin; do
   arch=sm_$(basename "$cubin" .cubin | sed 's/.*\.//')
   readelf -SW "$cubin" 2>/dev/null |
@@ -52,7 +52,7 @@ for cubin in "$out"/*.cubin; do
           {
               op[NR] = digit(14) % 2 * 256 + digit(15) * 16 + digit(16)
               if (op[NR] == 282 && !first) wait = NR
-              if (op[NR] == 60) { if (!first) first = NR; last = NR }
+              if (op[NR] == 60 || op[NR] == 55) { if (!first) first = NR; last = NR }
           }
           END {
               if (first) for (end = last; end < NR && op[end] != 327; end++);
@@ -76,26 +76,29 @@ awk -v opcodes="$out/opcodes" '
           total[f[1], f[2], f[3]] += f[5]
       }
       printf "%-42s %-7s %4s %6s %6s | %4s %6s %3s %3s %4s %5s %5s %10s\n", "kernel", "arch", "regs", "spills", "total",
-          "HMMA", "LDGSTS", "LDG", "LDS", "LOP3", "shift", "total", "per weight"
+          "MMA", "LDGSTS", "LDG", "LDS", "LOP3", "shift", "total", "per weight"
   }
   {
-      hmma = count("loop", "60"); lop3 = count("loop", "18"); shift = count("loop", "25"); alu = lop3 + shift + count("loop", "22")
+      mma = count("loop", "60 55"); lop3 = count("loop", "18"); shift = count("loop", "25"); alu = lop3 + shift + count("loop", "22")
       name = $1
       sub(/^_Z[0-9]*/, "", name); sub(/(EEv)?[0-9]+bal_[a-z_]*args$/, "", name)
-      gsub(/ILi|ELi/, " ", name); sub(/E*v?$/, "", name)
-      # widths and forms are the template arguments: ...ILi<bits>ELi<nt>ELi<groups per unit>E
-      split($1, a, /ILi|ELi|EEv/)
-      many = $1 ~ /_many/; bits = a[2]; subs = many ? a[3] : a[4]; nt = many ? (subs == 1 ? 4 : 2) : a[3]
+      gsub(/ILi|ELi/, " ", name)
+      sub(/ELb0/, "", name); sub(/ELb1/, " bytes", name); sub(/E*v?$/, "", name)
+      # widths and forms are the template arguments: ...ILi<bits>ELi<nt>ELi<groups per unit>ELb<8-bit activations>E
+      split($1, a, /ILi|ELi|ELb|EEv/)
+      many = $1 ~ /_many/; bits = a[2] + 0; subs = (many ? a[3] : a[4]) + 0
+      nt = many ? (subs == 1 ? 4 : 2) : a[3] + 0; bytes = $1 ~ /ELb1E/
       cols = bits == 16 ? 32 : bits == 8 ? 64 : 128 # of a unit, and weights of a lane in it
       linear = $1 ~ /bal_k_linear/
-      printf "%-42s %-7s %4d %6d %6d | %4d %6d %3d %3d %4d %5d %5d %10s\n", name, $2, $3, $4, total[$1, $2, "all"], hmma,
+      printf "%-42s %-7s %4d %6d %6d | %4d %6d %3d %3d %4d %5d %5d %10s\n", name, $2, $3, $4, total[$1, $2, "all"], mma,
           count("loop", "430 174"), count("loop", "385 129"), count("loop", "388 132"), lop3, shift, total[$1, $2, "loop"],
           linear ? sprintf("%.2f", total[$1, $2, "loop"] / cols) : ""
       kernels++
       if ($4 > 0) refuse($4 " bytes spilled")
       if (!linear) next
-      if (hmma != cols / 16 * 2 * nt) refuse(hmma " HMMA, planned " cols / 16 * 2 * nt)
-      if (count("loop", "69 262 260")) refuse("integers become floats in the loop")
+      planned = cols / (bytes ? 32 : 16) * 2 * nt # of 32 bytes or 16 floats each
+      if (mma != planned) refuse(mma " MMA, planned " planned)
+      if (!bytes && count("loop", "69 262 260")) refuse("integers become floats in the loop")
       limit = many ? 255 : nt == 2 ? (subs == 1 ? 128 : 168) : subs == 1 ? 96 : 128
       if ($3 > limit) refuse($3 " registers, limit " limit)
       # what an H100 can issue while it reads 3 bits: 4 instructions, 2 of them on the integer pipe
@@ -103,6 +106,7 @@ awk -v opcodes="$out/opcodes" '
           few = bits == 8 ? 1.2 : 1.05
           if (alu / cols > few) refuse(alu / cols " integer operations per weight, limit " few)
           each = total[$1, $2, "loop"] / cols; most = bits == 8 ? 4.2 : bits == 6 ? 2.7 : 2.5
+          if (bytes) most = bits == 4 ? 1.5 : 2.5
           if (each > most) refuse(each " instructions per weight, limit " most)
       }
   }

@@ -8,6 +8,9 @@
 /* Counters in the zeroed bytes: row blocks of a weight that may be split. */
 static const size_t most_split_blocks = BAL_LINEAR_ZEROED / sizeof(unsigned);
 
+/* Inputs whose products with 8-bit activations an int32 can sum: 255 * 127 each. */
+static const size_t most_whole = 32768;
+
 /* Two blocks for each processor of the largest device this was planned for, so that a result does
  * not depend on the device; no more than 40 tiles of inputs a block, whose activations (8 rows) its
  * L1 cache holds; no fewer than a tile a warp. */
@@ -34,9 +37,36 @@ static int groups_per_unit(const bal_tiles *t, int cols)
     return t->bits == 16 || t->group >= (size_t)cols ? 1 : cols / (int)t->group;
 }
 
-static bal_linear_form form_of(const bal_tiles *t, int m)
+/* Inputs that share a scale of 8-bit activations. */
+static size_t act_group(const bal_linear_weight *w)
 {
+    return w->act.group ? w->act.group : w->tiles.k_tiles * BAL_TILE_COLS;
+}
+
+/* Runs of a unit that have one scale in weights and 8-bit activations, as the kernel tells them
+ * apart. */
+static int runs_per_unit(const bal_linear_weight *w, int cols)
+{
+    const bool one = w->tiles.group >= (size_t)cols && act_group(w) >= (size_t)cols;
+    return one ? 1 : cols / 32;
+}
+
+static bal_linear_form byte_form_of(const bal_linear_weight *w, int nt)
+{
+    switch (w->tiles.bits) {
+    case 2: return bal_linear_bytes_w2(nt, runs_per_unit(w, 128));
+    case 3: return bal_linear_bytes_w3(nt, runs_per_unit(w, 128));
+    case 4: return bal_linear_bytes_w4(nt, runs_per_unit(w, 128));
+    case 6: return bal_linear_bytes_w6(nt, runs_per_unit(w, 128));
+    default: return bal_linear_bytes_w8(nt, runs_per_unit(w, 64));
+    }
+}
+
+static bal_linear_form form_of(const bal_linear_weight *w, int m)
+{
+    const bal_tiles *t = &w->tiles;
     const int nt = m > BAL_LINEAR_ROWS ? 0 : m > 8 ? 2 : 1;
+    if (w->act.kind == BAL_ACT_A8) return byte_form_of(w, nt);
     switch (t->bits) {
     case 2: return bal_linear_form_w2(nt, groups_per_unit(t, 128));
     case 3: return bal_linear_form_w3(nt, groups_per_unit(t, 128));
@@ -54,7 +84,10 @@ static bal_k_linear_args args_of(const bal_linear_job &job, int cols)
     a.codes = (const uint4 *)job.w->codes;
     a.meta = (const unsigned char *)job.w->meta;
     a.x = (const uint16_t *)job.x;
-    a.x_info = (const float *)((const char *)job.x + bal_stage_info_offset((size_t)job.m, t->k));
+    const size_t m = (size_t)job.m;
+    const bool bytes = job.w->act.kind == BAL_ACT_A8;
+    a.x_info = (const float *)((const char *)job.x + (bytes ? bal_stage_byte_info_offset(m, t->k)
+                                                            : bal_stage_info_offset(m, t->k)));
     a.bias = job.w->bias;
     a.y = job.y;
     a.arrived = (unsigned *)job.work;
@@ -67,6 +100,8 @@ static bal_k_linear_args args_of(const bal_linear_job &job, int cols)
     a.k_tiles = (int)t->k_tiles;
     a.groups = (int)t->groups;
     a.units_per_group = t->group > (size_t)cols ? (int)(t->group / (size_t)cols) : 1;
+    a.groups_per_unit = groups_per_unit(t, cols);
+    a.whole = bytes && t->groups == 1 && act_group(job.w) >= t->k && t->k <= most_whole;
     a.splits = job.splits ? job.splits : bal_linear_splits(t);
     a.paired = t->paired;
     a.add = job.add;
@@ -88,7 +123,7 @@ static dim3 grid_of(const bal_linear_job &job, const bal_linear_form &form,
 
 cudaError_t bal_linear(const bal_linear_job &job, cudaStream_t s)
 {
-    const bal_linear_form form = form_of(&job.w->tiles, job.m);
+    const bal_linear_form form = form_of(job.w, job.m);
     const bal_k_linear_args args = args_of(job, form.cols);
     const bal_launch_shape shape = {grid_of(job, form, args), BAL_LINEAR_THREADS, form.shared, s,
                                     job.early};

@@ -14,11 +14,17 @@
  * per group, with the sums of x taken when it was staged: the accumulators start at
  * -(sum offset x), so taking the offsets out costs nothing.
  *
+ * 8-bit activations are bytes, multiplied by codes as bytes into int32 sums, exactly:
+ *   y  += scale_w scale_x (sum q x - zero sum x)
+ * per run of inputs with one scale on both sides, a unit at most. Where a whole row has one scale
+ * on both sides, sums stay integers to the end, so that y is exact but for one rounding.
+ *
  * Order of sums, which depends on the shape only: units of a warp ascending, then warps 0 .. 7,
  * then splits ascending; the block that arrives last at a row block adds the splits. */
 #ifndef BAL_CUDA_LINEAR_CUH
 #define BAL_CUDA_LINEAR_CUH
 
+#include "cuda/bytes.cuh"
 #include "cuda/port.cuh"
 
 enum { BAL_LINEAR_THREADS = 256, BAL_LINEAR_WARPS = 8 };
@@ -26,7 +32,7 @@ enum { BAL_LINEAR_THREADS = 256, BAL_LINEAR_WARPS = 8 };
 struct bal_k_linear_args {
     const uint4 *codes;
     const unsigned char *meta;
-    const uint16_t *x;   /* halves of the first row */
+    const uint16_t *x;   /* halves, or bytes, of the first row */
     const float *x_info; /* info of the first row */
     const float *bias;   /* or NULL */
     float *y;
@@ -38,9 +44,34 @@ struct bal_k_linear_args {
     int n;           /* rows of W, or pairs of them */
     int row_blocks, k_tiles, groups;
     int units_per_group; /* where a group is a unit or more */
+    int groups_per_unit; /* where a unit is a group or more */
     int splits;
     int paired, add;
+    int whole; /* of 8-bit activations: one scale for a row of W and one for a row of x */
 };
+
+/* How many halves a staged row has in a tile, and words of info. */
+template <bool bytes> constexpr int bal_linear_x_stride = bytes ? 64 : 128;
+template <bool bytes> constexpr int bal_linear_info_stride = bytes ? 8 : 16;
+
+/* What sums are kept in: f32; with 8-bit activations an int32, or the bits of an f32 where scales
+ * change within a row. */
+template <bool bytes> struct bal_linear_sum {
+    using type = float;
+};
+template <> struct bal_linear_sum<true> {
+    using type = int;
+};
+
+BAL_DEVICE float bal_linear_add(const bal_k_linear_args &, float a, float b)
+{
+    return a + b;
+}
+
+BAL_DEVICE int bal_linear_add(const bal_k_linear_args &a, int x, int y)
+{
+    return a.whole ? x + y : __float_as_int(__int_as_float(x) + __int_as_float(y));
+}
 
 /* How a width is walked and decoded. Pair j of a row's words as f16 numbers, offset + q: even pairs
  * with the offset `even`, odd pairs with `odd`. */
@@ -165,10 +196,10 @@ BAL_DEVICE bal_linear_cursor bal_linear_at(const bal_k_linear_args &a, int block
 }
 
 /* Starts copying the unit under the cursor into a stage of the ring, if there is one, and moves on:
- * within [first.unit, end), then to the row block `step` further. */
+ * within [first.unit, end), then to the row block `step` further. groups: of weights in a unit. */
 template <int bits, int nt, int subs>
 BAL_DEVICE void bal_linear_fetch(const bal_k_linear_args &a, bal_linear_cursor *at,
-                                 const bal_linear_cursor &first, int end, int step,
+                                 const bal_linear_cursor &first, int end, int step, int groups,
                                  unsigned char *stage, uint64_t policy)
 {
     using sizes = bal_linear_sizes<bits, nt, subs>;
@@ -180,8 +211,8 @@ BAL_DEVICE void bal_linear_fetch(const bal_k_linear_args &a, bal_linear_cursor *
         BAL_UNROLL
         for (int v = 0; v < sizes::vectors; v++)
             bal_cp_async16_policy(stage + (v * 32 + lane) * 16, from + v * 32, policy);
-        if (lane * 16 < sizes::meta_bytes) {
-            const int group = subs > 1 ? at->unit * subs : at->group;
+        if (sizes::meta_bytes && lane < 6 * groups) {
+            const int group = groups > 1 ? at->unit * groups : at->group;
             bal_cp_async16(stage + sizes::vectors * 512 + lane * 16,
                            a.meta + ((size_t)at->block * a.groups + group) * 96 + lane * 16);
         }
@@ -312,19 +343,108 @@ BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, int unit, const unsi
     }
 }
 
-/* Sum i of a row block: of all warps, or of all splits. */
-template <int sums> BAL_DEVICE float bal_linear_of_warps(const float *shared, int i)
+/* x[.][s] = B fragments of two units of 32 inputs, for bytes. */
+template <int nt, int n>
+BAL_DEVICE void bal_linear_byte_inputs(const bal_k_linear_args &a, size_t tile_row, int half,
+                                       uint4 (&x)[nt][n], int s)
 {
-    float v = shared[i];
+    const int g = (int)(threadIdx.x % 32) / 4, t = (int)threadIdx.x % 4;
     BAL_UNROLL
-    for (int w = 1; w < BAL_LINEAR_WARPS; w++) v += shared[w * sums * 32 + i];
+    for (int c = 0; c < nt; c++) {
+        const int row = 8 * c + g;
+        const uint16_t *from = a.x + (tile_row + (size_t)row) * 64 + half * 32 + 8 * t;
+        x[c][s] = row < a.m ? *(const uint4 *)from : make_uint4(0, 0, 0, 0);
+    }
+}
+
+/* The same with bytes. `subs` runs of inputs with one scale each. */
+template <int bits, int nt, int subs>
+BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, int unit, const unsigned char *stage,
+                                int (&y)[nt][2][4])
+{
+    using bytes = bal_bytes<bits>;
+    using sizes = bal_linear_sizes<bits, nt, subs>;
+    constexpr int steps = sizes::cols / 32, steps_per_sub = steps / subs; /* of 32 inputs */
+    constexpr int per_tile = 128 / sizes::cols;
+    const int lane = (int)(threadIdx.x % 32), g = lane / 4, t = lane % 4;
+    const size_t tile_row = (size_t)(unit / per_tile) * a.rows_staged;
+    const int within = unit % per_tile * steps; /* first unit of 32 in the tile */
+
+    uint4 x[nt][steps / 2];
+    BAL_UNROLL
+    for (int s = 0; s < steps / 2; s++)
+        bal_linear_byte_inputs<nt>(a, tile_row, within / 2 + s, x, s);
+    uint32_t w[4][sizes::vectors];
+    BAL_UNROLL
+    for (int v = 0; v < sizes::vectors; v++) {
+        const uint4 word = ((const uint4 *)stage)[v * 32 + lane];
+        w[0][v] = word.x, w[1][v] = word.y, w[2][v] = word.z, w[3][v] = word.w;
+    }
+    BAL_UNROLL
+    for (int sub = 0; sub < subs; sub++) {
+        int dot[nt][2][4] = {};
+        BAL_UNROLL
+        for (int i = 0; i < steps_per_sub; i++) {
+            const int s = sub * steps_per_sub + i;
+            BAL_UNROLL
+            for (int h = 0; h < 2; h++) {
+                const uint32_t rows[4] = {
+                    bytes::quad(w[2 * h], s, 0), bytes::quad(w[2 * h + 1], s, 0),
+                    bytes::quad(w[2 * h], s, 1), bytes::quad(w[2 * h + 1], s, 1)};
+                BAL_UNROLL
+                for (int c = 0; c < nt; c++) {
+                    const uint4 &v = x[c][s / 2];
+                    const uint32_t cols[2] = {s % 2 ? v.z : v.x, s % 2 ? v.w : v.y};
+                    bal_mma_u8s8(dot[c][h], rows, cols, dot[c][h]);
+                }
+            }
+        }
+        const unsigned char *meta =
+            stage + sizes::vectors * 512 + sub * a.groups_per_unit / subs * 96;
+        const uint2 halves = *(const uint2 *)(meta + 8 * g);
+        const uint32_t zeros = *(const uint32_t *)(meta + 64 + 4 * g);
+        const float scale[4] = {bal_f16_float(halves.x), bal_f16_float(halves.x >> 16),
+                                bal_f16_float(halves.y), bal_f16_float(halves.y >> 16)};
+        BAL_UNROLL
+        for (int c = 0; c < nt; c++) BAL_UNROLL
+        for (int e = 0; e < 2; e++) {
+            const int row = 8 * c + 2 * t + e, from = within + sub * steps_per_sub;
+            float x_scale = 0;
+            int x_sum = 0;
+            if (row < a.m) {
+                const float *info = a.x_info + (tile_row + (size_t)row) * 8;
+                x_scale = info[from];
+                BAL_UNROLL
+                for (int u = 0; u < steps_per_sub; u++) x_sum += ((const int *)info)[4 + from + u];
+            }
+            BAL_UNROLL
+            for (int slot = 0; slot < 4; slot++) {
+                int &sum = y[c][slot / 2][slot % 2 * 2 + e];
+                const int zero = (int)(zeros >> 8 * slot & 255);
+                const int v = dot[c][slot / 2][slot % 2 * 2 + e] - zero * x_sum;
+                sum = a.whole ? sum + v
+                              : __float_as_int(
+                                    fmaf((float)v, scale[slot] * x_scale, __int_as_float(sum)));
+            }
+        }
+    }
+}
+
+/* Sum i of a row block: of all warps, or of all splits. */
+template <int sums, class T>
+BAL_DEVICE T bal_linear_of_warps(const bal_k_linear_args &a, const T *shared, int i)
+{
+    T v = shared[i];
+    BAL_UNROLL
+    for (int w = 1; w < BAL_LINEAR_WARPS; w++) v = bal_linear_add(a, v, shared[w * sums * 32 + i]);
     return v;
 }
 
-BAL_DEVICE float bal_linear_of_splits(const float *partial, int splits, int n_sums, int i)
+template <class T>
+BAL_DEVICE T bal_linear_of_splits(const bal_k_linear_args &a, const T *partial, int n_sums, int i)
 {
-    float v = __ldcg(partial + i);
-    for (int s = 1; s < splits; s++) v += __ldcg(partial + s * n_sums + i);
+    T v = __ldcg(partial + i);
+    for (int s = 1; s < a.splits; s++) v = bal_linear_add(a, v, __ldcg(partial + s * n_sums + i));
     return v;
 }
 
@@ -350,12 +470,38 @@ BAL_DEVICE void bal_linear_store(const bal_k_linear_args &a, int block, int i, f
     *y = a.add ? *y + v : v;
 }
 
-template <int bits, int nt, int subs>
+/* An integer sum with its scales: of the row of W in `slot_row` of the block, and of row col of x.
+ */
+BAL_DEVICE float bal_linear_scaled(const bal_k_linear_args &a, int block, int slot_row, int col,
+                                   int v)
+{
+    const uint16_t *scales = (const uint16_t *)(a.meta + (size_t)block * a.groups * 96);
+    const float scale = bal_f16_float(scales[slot_row % 8 * 4 + slot_row / 8]);
+    return col < a.m ? fmaf((float)v, scale * a.x_info[col * 8], 0.0f) : 0;
+}
+
+template <int bits>
+BAL_DEVICE void bal_linear_store(const bal_k_linear_args &a, int block, int i, int v, int up)
+{
+    float y = __int_as_float(v), y_up = __int_as_float(up);
+    if (a.whole) {
+        const int lane = i % 32, r = i / 32 % 4, half = i / 128 % 2;
+        const int col = 8 * (i / 256) + lane % 4 * 2 + (r & 1);
+        const int slot_row = 16 * half + lane / 4 + (r & 2) * 4;
+        y = bal_linear_scaled(a, block, slot_row, col, v);
+        y_up = a.paired ? bal_linear_scaled(a, block, slot_row + 16, col, up) : 0;
+    }
+    bal_linear_store<bits>(a, block, i, y, y_up);
+}
+
+template <int bits, int nt, int subs, bool bytes = false>
 __global__ void __launch_bounds__(BAL_LINEAR_THREADS, nt == 2 && subs > 1 ? 1 : 2)
     bal_k_linear(const bal_k_linear_args a)
 {
+    using sum_type = typename bal_linear_sum<bytes>::type;
     using sizes = bal_linear_sizes<bits, nt, subs>;
     constexpr int n_sums = sizes::sums * 32; /* of a row block */
+    const int groups = bytes ? a.groups_per_unit : subs;
     const int warp = (int)(threadIdx.x / 32), lane = (int)(threadIdx.x % 32);
     const int split = (int)blockIdx.x % a.splits, step = (int)gridDim.x / a.splits;
     const int units = a.k_tiles * (128 / sizes::cols);
@@ -363,7 +509,7 @@ __global__ void __launch_bounds__(BAL_LINEAR_THREADS, nt == 2 && subs > 1 ? 1 : 
     const int end = bal_linear_bound(units, a.splits, split * BAL_LINEAR_WARPS + warp + 1);
 
     unsigned char *ring = bal_shared() + warp * sizes::ring_bytes;
-    float *sums = (float *)(bal_shared() + BAL_LINEAR_WARPS * sizes::ring_bytes);
+    sum_type *sums = (sum_type *)(bal_shared() + BAL_LINEAR_WARPS * sizes::ring_bytes);
     unsigned *last = (unsigned *)(sums + BAL_LINEAR_WARPS * n_sums);
 
     const uint64_t policy = bal_policy_stream();
@@ -373,19 +519,20 @@ __global__ void __launch_bounds__(BAL_LINEAR_THREADS, nt == 2 && subs > 1 ? 1 : 
     int fill = 0, drain = 0;
     BAL_UNROLL
     for (int i = 0; i < sizes::stages - 1; i++)
-        bal_linear_fetch<bits, nt, subs>(a, &next, start, end, step, ring + i * sizes::stage_bytes,
-                                         policy);
+        bal_linear_fetch<bits, nt, subs>(a, &next, start, end, step, groups,
+                                         ring + i * sizes::stage_bytes, policy);
     fill = (sizes::stages - 1) * sizes::stage_bytes;
     bal_grid_release();
     bal_grid_wait();
 
     for (int block = (int)blockIdx.x / a.splits; block < a.row_blocks; block += step) {
-        float y[nt][2][4] = {};
+        sum_type y[nt][2][4] = {};
         for (int unit = first; unit < end; unit++) {
             bal_cp_wait<sizes::stages - 2>();
             __syncwarp(); /* scales are there for all lanes, and all are done with the oldest stage
                            */
-            bal_linear_fetch<bits, nt, subs>(a, &next, start, end, step, ring + fill, policy);
+            bal_linear_fetch<bits, nt, subs>(a, &next, start, end, step, groups, ring + fill,
+                                             policy);
             fill = fill + sizes::stage_bytes == sizes::ring_bytes ? 0 : fill + sizes::stage_bytes;
             bal_linear_unit<bits, nt, subs>(a, unit, ring + drain, y);
             drain =
@@ -396,21 +543,21 @@ __global__ void __launch_bounds__(BAL_LINEAR_THREADS, nt == 2 && subs > 1 ? 1 : 
             sums[warp * n_sums + i * 32 + lane] = y[i / 8][i / 4 % 2][i % 4];
         __syncthreads();
         if (a.splits > 1) {
-            float *mine = a.partial + ((size_t)block * a.splits + split) * n_sums;
+            sum_type *of_block = (sum_type *)a.partial + (size_t)block * a.splits * n_sums;
+            sum_type *mine = of_block + split * n_sums;
             for (int i = (int)threadIdx.x; i < n_sums; i += BAL_LINEAR_THREADS)
-                __stcg(mine + i, bal_linear_of_warps<sizes::sums>(sums, i));
+                __stcg(mine + i, bal_linear_of_warps<sizes::sums>(a, sums, i));
             __threadfence();
             __syncthreads();
             if (threadIdx.x == 0) *last = atomicAdd(a.arrived + block, 1u);
             __syncthreads();
             if (*last == (unsigned)a.splits - 1) {
                 __threadfence();
-                const float *all = a.partial + (size_t)block * a.splits * n_sums;
                 for (int i = (int)threadIdx.x; i < n_sums; i += BAL_LINEAR_THREADS) {
                     if (a.paired && i / 128 % 2) continue;
-                    const float v = bal_linear_of_splits(all, a.splits, n_sums, i);
-                    const float up =
-                        a.paired ? bal_linear_of_splits(all, a.splits, n_sums, i + 128) : 0;
+                    const sum_type v = bal_linear_of_splits(a, of_block, n_sums, i);
+                    const sum_type up =
+                        a.paired ? bal_linear_of_splits(a, of_block, n_sums, i + 128) : 0;
                     bal_linear_store<bits>(a, block, i, v, up);
                 }
                 if (threadIdx.x == 0) a.arrived[block] = 0;
@@ -418,8 +565,9 @@ __global__ void __launch_bounds__(BAL_LINEAR_THREADS, nt == 2 && subs > 1 ? 1 : 
         } else {
             for (int i = (int)threadIdx.x; i < n_sums; i += BAL_LINEAR_THREADS) {
                 if (a.paired && i / 128 % 2) continue;
-                const float v = bal_linear_of_warps<sizes::sums>(sums, i);
-                const float up = a.paired ? bal_linear_of_warps<sizes::sums>(sums, i + 128) : 0;
+                const sum_type v = bal_linear_of_warps<sizes::sums>(a, sums, i);
+                const sum_type up =
+                    a.paired ? bal_linear_of_warps<sizes::sums>(a, sums, i + 128) : 0;
                 bal_linear_store<bits>(a, block, i, v, up);
             }
         }
@@ -432,49 +580,51 @@ template <int subs> constexpr int bal_linear_many = subs == 1 ? 32 : 16;
 
 /* blockIdx.x: rows of x, so many each; blockIdx.y: row blocks, 8 each. Blocks that share weights
  * are neighbours, so that weights come from L2. a.m: all rows. */
-template <int bits, int subs>
+template <int bits, int subs, bool bytes = false>
 __global__ void __launch_bounds__(BAL_LINEAR_THREADS, 1)
     bal_k_linear_many(const bal_k_linear_args given)
 {
+    using sum_type = typename bal_linear_sum<bytes>::type;
     constexpr int rows = bal_linear_many<subs>, nt = rows / 8;
     using sizes = bal_linear_sizes<bits, nt, subs>;
     const int warp = (int)(threadIdx.x / 32), lane = (int)(threadIdx.x % 32);
     const int first_row = (int)blockIdx.x * rows;
     bal_k_linear_args a = given;
-    a.x += (size_t)first_row * 128;
-    a.x_info += (size_t)first_row * 16;
+    a.x += (size_t)first_row * bal_linear_x_stride<bytes>;
+    a.x_info += (size_t)first_row * bal_linear_info_stride<bytes>;
     a.y += (size_t)first_row * a.ld;
     a.m = min(a.m - first_row, rows);
+    const int groups = bytes ? a.groups_per_unit : subs;
 
     const int block = (int)blockIdx.y * BAL_LINEAR_WARPS + warp,
               units = a.k_tiles * (128 / sizes::cols);
     unsigned char *ring = bal_shared() + warp * sizes::ring_bytes;
     /* what is whole of splits before this one, [sums][lane] */
-    float *whole = (float *)(bal_shared() + BAL_LINEAR_WARPS * sizes::ring_bytes) +
-                   warp * sizes::sums * 32 + lane;
+    sum_type *whole = (sum_type *)(bal_shared() + BAL_LINEAR_WARPS * sizes::ring_bytes) +
+                      warp * sizes::sums * 32 + lane;
 
     const uint64_t policy = bal_policy_keep();
     const bal_linear_cursor start = bal_linear_at(a, block, 0);
     bal_linear_cursor next = start;
     BAL_UNROLL
     for (int i = 0; i < sizes::stages - 1; i++)
-        bal_linear_fetch<bits, nt, subs>(a, &next, start, units, a.row_blocks,
+        bal_linear_fetch<bits, nt, subs>(a, &next, start, units, a.row_blocks, groups,
                                          ring + i * sizes::stage_bytes, policy);
     int fill = (sizes::stages - 1) * sizes::stage_bytes, drain = 0, unit = 0;
     bal_grid_release();
     bal_grid_wait();
 
     for (int split = 0; split < a.splits; split++) {
-        float total[nt][2][4];
+        sum_type total[nt][2][4];
         for (int eighth = 0; eighth < BAL_LINEAR_WARPS; eighth++) {
-            float y[nt][2][4] = {};
+            sum_type y[nt][2][4] = {};
             const int end =
                 bal_linear_bound(units, a.splits, split * BAL_LINEAR_WARPS + eighth + 1);
             for (; unit < end && block < a.row_blocks; unit++) {
                 bal_cp_wait<sizes::stages - 2>();
                 __syncwarp();
-                bal_linear_fetch<bits, nt, subs>(a, &next, start, units, a.row_blocks, ring + fill,
-                                                 policy);
+                bal_linear_fetch<bits, nt, subs>(a, &next, start, units, a.row_blocks, groups,
+                                                 ring + fill, policy);
                 fill =
                     fill + sizes::stage_bytes == sizes::ring_bytes ? 0 : fill + sizes::stage_bytes;
                 bal_linear_unit<bits, nt, subs>(a, unit, ring + drain, y);
@@ -484,15 +634,16 @@ __global__ void __launch_bounds__(BAL_LINEAR_THREADS, 1)
             }
             BAL_UNROLL
             for (int i = 0; i < sizes::sums; i++) {
-                float &t = total[i / 8][i / 4 % 2][i % 4];
-                t = eighth == 0 ? y[i / 8][i / 4 % 2][i % 4] : t + y[i / 8][i / 4 % 2][i % 4];
+                const sum_type more = y[i / 8][i / 4 % 2][i % 4];
+                sum_type &t = total[i / 8][i / 4 % 2][i % 4];
+                t = eighth == 0 ? more : bal_linear_add(a, t, more);
             }
             __syncthreads(); /* warps stay together, so that x is in L1 for all */
         }
         BAL_UNROLL
         for (int i = 0; i < sizes::sums; i++) {
-            const float t = total[i / 8][i / 4 % 2][i % 4];
-            whole[i * 32] = split == 0 ? t : whole[i * 32] + t;
+            const sum_type t = total[i / 8][i / 4 % 2][i % 4];
+            whole[i * 32] = split == 0 ? t : bal_linear_add(a, whole[i * 32], t);
         }
     }
     if (block >= a.row_blocks) return;

@@ -7,6 +7,7 @@
 
 #include "cuda/port.cuh"
 #include "cuda/tiles.h"
+#include "type/act.h"
 
 enum { BAL_LINEAR_ROWS = 16 }; /* rows of x that count as few */
 
@@ -15,6 +16,8 @@ struct bal_linear_weight {
     bal_tiles tiles;
     const void *codes, *meta; /* 256-byte aligned */
     const float *bias;        /* [n], in the order of the parts, or NULL */
+    bal_act act;              /* how its rows are staged; A8 for packed weights only, and as
+                                 bal_stage_can has it */
 };
 
 struct bal_linear_job {

@@ -142,7 +142,7 @@ BAL_DEVICE float bal_bf16_float(uint32_t h)
  *   a[0] row g, k 2t and 2t + 1    a[1] row g + 8    a[2] row g, k + 8    a[3] row g + 8, k + 8
  *   b[0] column g, k 2t and 2t + 1    b[1] k + 8
  *   c, d: [0] row g, column 2t    [1] column 2t + 1    [2], [3] row g + 8
- * m16n8k32, signed bytes, exact int32 sums
+ * m16n8k32, unsigned bytes in A and signed ones in B, exact int32 sums
  *   a[0] row g, k 4t .. 4t + 3    a[1] row g + 8    a[2] row g, k + 16    a[3] row g + 8, k + 16
  *   b[0] column g, k 4t .. 4t + 3    b[1] k + 16;    c, d as above */
 
@@ -164,9 +164,9 @@ BAL_DEVICE void bal_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2
           "f"(c[2]), "f"(c[3]));
 }
 
-BAL_DEVICE void bal_mma_s8(int d[4], const uint32_t a[4], const uint32_t b[2], const int c[4])
+BAL_DEVICE void bal_mma_u8s8(int d[4], const uint32_t a[4], const uint32_t b[2], const int c[4])
 {
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 "
         "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
         : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(c[0]), "r"(c[1]),

@@ -9,8 +9,8 @@ enum { STAGE_THREADS = 256, STAGE_WARPS = STAGE_THREADS / 32 };
 
 struct bal_k_stage_args {
     const float *x, *w, *b;
-    uint16_t *halves;
-    float *info;
+    unsigned char *out;
+    uint32_t *info;
     size_t ld;
     int kind, m, k;
     int group; /* of 8-bit activations: -1 none, 0 the row, else 32, 64 or 128 */
@@ -131,20 +131,6 @@ BAL_DEVICE float stage_scaled(float v[4], float most)
     return power;
 }
 
-/* What v is divided by to become f16; v is changed accordingly. */
-BAL_DEVICE float stage_scale(const bal_k_stage_args &a, float v[4], float row_most)
-{
-    const float most = stage_most(v);
-    if (a.group == 0) return stage_bytes(v, row_most);
-    if (a.group == 128) return stage_bytes(v, stage_group_most(most, 128));
-    if (a.group > 0) {
-        const float scale = stage_bytes(v, stage_group_most(most, a.group));
-        BAL_UNROLL
-        for (int i = 0; i < 4; i++) v[i] *= scale;
-    }
-    return stage_scaled(v, stage_group_most(stage_most(v), 128));
-}
-
 __global__ void __launch_bounds__(STAGE_THREADS) bal_k_stage(const bal_k_stage_args a)
 {
     const int row = (int)blockIdx.x, warp = (int)threadIdx.x / 32, tiles = (a.k + 127) / 128;
@@ -157,9 +143,17 @@ __global__ void __launch_bounds__(STAGE_THREADS) bal_k_stage(const bal_k_stage_a
          tile += (int)gridDim.y * STAGE_WARPS) {
         float v[4];
         stage_values(a, x, n, tile, v);
-        const float scale = stage_scale(a, v, row_most);
         const size_t at = (size_t)tile * a.m + row;
-        bal_stage_tile(a.halves + at * 128, a.info + at * BAL_STAGE_INFO, v, scale);
+        const float most = stage_most(v);
+        if (a.group < 0) {
+            const float scale = stage_scaled(v, stage_group_most(most, 128));
+            bal_stage_tile((uint16_t *)a.out + at * 128, (float *)a.info + at * BAL_STAGE_INFO, v,
+                           scale);
+        } else {
+            const float scale =
+                stage_bytes(v, a.group == 0 ? row_most : stage_group_most(most, a.group));
+            bal_stage_byte_tile(a.out + at * 128, a.info + at * BAL_STAGE_BYTE_INFO, v, scale);
+        }
     }
 }
 
@@ -183,13 +177,14 @@ cudaError_t bal_stage(const bal_stage_job &job, cudaStream_t s)
     a.x = job.x;
     a.w = job.w;
     a.b = job.b;
-    a.halves = (uint16_t *)job.out;
-    a.info = (float *)((char *)job.out + bal_stage_info_offset(m, k));
+    a.group = group_of(job.act, k);
+    a.out = (unsigned char *)job.out;
+    a.info = (uint32_t *)(a.out + (a.group < 0 ? bal_stage_info_offset(m, k)
+                                               : bal_stage_byte_info_offset(m, k)));
     a.ld = job.ld;
     a.kind = job.kind;
     a.m = job.m;
     a.k = job.k;
-    a.group = group_of(job.act, k);
     a.eps = job.eps;
     const size_t runs = (bal_stage_tiles(k) + STAGE_WARPS - 1) / STAGE_WARPS;
     const unsigned most = m < 8 ? 32 : 4; /* blocks of a row: many where there are few rows */

@@ -39,4 +39,31 @@ BAL_DEVICE void bal_stage_tile(uint16_t *halves, float *info, const float v[4], 
     if (lane < 16) info[lane] = out;
 }
 
+/* The same for 8-bit activations: v holds integers, `scale` is that of the lane's unit. bytes: 128
+ * of them, info: 8 words. */
+BAL_DEVICE void bal_stage_byte_tile(unsigned char *bytes, uint32_t *info, const float v[4],
+                                    float scale)
+{
+    const int lane = (int)(threadIdx.x % 32), unit = lane / 8, run = lane / 2 % 4;
+    uint32_t own = 0;
+    int sum = 0;
+    BAL_UNROLL
+    for (int i = 0; i < 4; i++) {
+        const int q = __float2int_rn(v[i]);
+        own |= ((uint32_t)q & 255) << 8 * i;
+        sum += q;
+    }
+    /* two lanes have the runs of two words, and make one of them each */
+    const uint32_t other = __shfl_xor_sync(BAL_WARP, own, 6);
+    const uint32_t word = __byte_perm(own, other, run % 2 ? 0x5140u : 0x3726u);
+    const int t = lane % 2 * 2 + (run % 2 ? 0 : 1);
+    *(uint32_t *)(bytes + unit / 2 * 64 + t * 16 + unit % 2 * 8 + (run + 1) / 2 % 2 * 4) = word;
+    BAL_UNROLL
+    for (int bit = 1; bit < 8; bit *= 2) sum += __shfl_xor_sync(BAL_WARP, sum, bit);
+    if (lane % 8 == 0) {
+        info[unit] = __float_as_uint(scale);
+        info[4 + unit] = (uint32_t)sum;
+    }
+}
+
 #endif

@@ -23,12 +23,11 @@ struct bal_stage_job {
     size_t ld;
     int m, k;
     float eps;
-    bal_act act; /* A8: values are rounded to bytes as kernel/quant_a8.h has it */
+    bal_act act; /* A8: rounded to bytes as kernel/quant_a8.h has it, in the form of bytes */
     bool early;  /* cuda/port.cuh */
 };
 
-/* Can the kernel stage for this? 8-bit activations with one scale per row or per 32, 64 or 128.
- * Integers stay exact for scales per row and per 128, and are rounded to f16 for smaller groups. */
+/* Can the kernel stage for this? 8-bit activations with one scale per row or per 32, 64 or 128. */
 bool bal_stage_can(bal_act act, size_t k);
 
 /* Queues it. Fails only as a launch does. */

@@ -87,6 +87,11 @@ static bal_status upload_bias(bal_device *d, bal_device_weight *w, const bal_dev
 static bal_status check(const bal_tiles *t, const bal_device_part *parts, int n_parts,
                         bal_error *err)
 {
+    if (t->bits == 16 && parts[0].act.kind == BAL_ACT_A8)
+        return bal_fail(err, BAL_E_UNSUP, "8-bit activations of a linear whose weights are floats");
+    for (int i = 1; i < n_parts; i++)
+        if (!bal_act_equal(parts[i].act, parts[0].act))
+            return bal_fail(err, BAL_E_ARG, "parts of a linear that read unlike activations");
     for (int i = 0; i < n_parts; i++)
         if (!bal_stage_can(parts[i].act, t->k))
             return bal_fail(err, BAL_E_UNSUP,
@@ -112,6 +117,7 @@ static bal_status create(bal_device *d, bal_device_weight *w, const bal_device_p
     BAL_TRY(bal_cuda_alloc(d, &w->codes, bal_tiles_codes_bytes(t), "weights", err));
     BAL_TRY(bal_cuda_alloc(d, &w->meta, bal_tiles_meta_bytes(t), "scales", err));
     BAL_TRY(upload_bias(d, w, parts, n_parts, err));
+    w->w.act = parts[0].act;
     w->w.codes = (const void *)w->codes;
     w->w.meta = (const void *)w->meta;
     upload_tiles(d, w, tiles);

@@ -161,9 +161,11 @@ static bal_status upload_layers(bal_device_model *d, bal_error *err)
 static bal_status upload_ends(bal_device_model *d, bal_error *err)
 {
     const bal_model *m = d->model;
-    const bal_device_part embed = part_of(&m->embed);
-    BAL_TRY(d->api->weight_create(d->device, &d->embed, &embed, 1, (size_t)m->embed.k, false, err));
     const bool tied = m->head.w == m->embed.w && m->head.packed.codes == m->embed.packed.codes;
+    bal_device_part embed = part_of(&m->embed);
+    if (tied)
+        embed.act = m->head.act; /* a row is read alike, whatever the rows it is multiplied with */
+    BAL_TRY(d->api->weight_create(d->device, &d->embed, &embed, 1, (size_t)m->embed.k, false, err));
     if (!tied) return upload_group(d, &d->head, &m->head, 1, err);
     d->head = (bal_device_group){.n = 1, .width = m->head.n};
     d->head.part[0].w = d->embed;

@@ -23,7 +23,6 @@ struct call {
     int m = 1;
     int splits = 0;
     bool add = false, early = false;
-    bal_act act = {};
     const std::vector<float> *bias = nullptr;
 };
 
@@ -46,7 +45,7 @@ std::vector<float> run(const device_weight &w, const std::vector<float> &x, cons
     cudaMemsetAsync(work.p, 0, BAL_LINEAR_ZEROED, s);
     bal_stage_job stage = {};
     stage.x = dx.p, stage.out = staged.p, stage.ld = t.k, stage.m = c.m, stage.k = (int)t.k;
-    stage.act = c.act, stage.early = c.early;
+    stage.early = c.early;
     bal_linear_weight weight = w.weight;
     weight.bias = bias ? bias->p : nullptr;
     const bal_linear_job job = {&weight, staged.p, y.p,        ld,       c.m,
@@ -362,37 +361,6 @@ void test_paired(void **)
         }
 }
 
-/* 8-bit activations are integers on tensor cores: with scales that are powers of two, exact. */
-void test_bytes(void **)
-{
-    dice d(36);
-    for (int bits : {2, 3, 4, 6, 8})
-        for (size_t act_group : {(size_t)0, (size_t)128}) {
-            host_matrix m = random_packed(d, bits, 33, 300, 128);
-            bal_error err = {};
-            for (uint16_t &s : m.scales) s = bal_f32_to_f16(d.below(2) ? 0.25f : 0.5f);
-            assert_int_equal(bal_pack(&m.view.layout, m.codes.data(), m.scales.data(),
-                                      m.zeros.data(), (uint8_t *)m.view.codes, &err),
-                             BAL_OK);
-            std::vector<float> x(3 * 300);
-            for (size_t i = 0; i < x.size(); i++)
-                x[i] = i % 32 ? (float)(d.below(255) - 127) * 0.5f : 63.5f;
-            const device_weight w({&m});
-            call c;
-            c.m = 3;
-            c.act = {BAL_ACT_A8, act_group};
-            const std::vector<float> y = run(w, x, c);
-            for (size_t i = 0; i < y.size(); i++) {
-                std::vector<float> row(300);
-                m.row(i % 33, row.data());
-                double sum = 0;
-                for (size_t k = 0; k < 300; k++)
-                    sum += (double)row[k] * (double)x[i / 33 * 300 + k];
-                assert_true((double)y[i] == sum);
-            }
-        }
-}
-
 /* If tensor cores cut sums off instead of rounding them, the bound holds eight times wider. */
 void test_truncating(void **)
 {
@@ -413,13 +381,13 @@ void test_truncating(void **)
 int main()
 {
     const CMUnitTest tests[] = {
-        cmocka_unit_test(test_w2),        cmocka_unit_test(test_w3),
-        cmocka_unit_test(test_w4),        cmocka_unit_test(test_w6),
-        cmocka_unit_test(test_w8),        cmocka_unit_test(test_floats),
-        cmocka_unit_test(test_extremes),  cmocka_unit_test(test_not_finite),
-        cmocka_unit_test(test_splits),    cmocka_unit_test(test_epilogue),
-        cmocka_unit_test(test_many_rows), cmocka_unit_test(test_paired),
-        cmocka_unit_test(test_bytes),     cmocka_unit_test(test_truncating),
+        cmocka_unit_test(test_w2),         cmocka_unit_test(test_w3),
+        cmocka_unit_test(test_w4),         cmocka_unit_test(test_w6),
+        cmocka_unit_test(test_w8),         cmocka_unit_test(test_floats),
+        cmocka_unit_test(test_extremes),   cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_splits),     cmocka_unit_test(test_epilogue),
+        cmocka_unit_test(test_many_rows),  cmocka_unit_test(test_paired),
+        cmocka_unit_test(test_truncating),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

@@ -102,6 +102,8 @@ int value_b(int k, int column)
     return (k * 5 + column * 2) % 13 - 6;
 }
 
+constexpr int unsigned_above = 250; /* bytes of a are unsigned, and around 250 */
+
 struct mma_args {
     const uint16_t *a, *b; /* f16 [16][16], [8][16] */
     const uint16_t *a_bf16, *b_bf16;
@@ -146,7 +148,7 @@ __global__ void __launch_bounds__(32) bal_k_mma(const mma_args q)
     const uint32_t b[2] = {bytes(q.b8, g, 4 * t), bytes(q.b8, g, 4 * t + 16)};
     const int c[4] = {1, 2, 3, 4};
     int d[4];
-    bal_mma_s8(d, a, b, c);
+    bal_mma_u8s8(d, a, b, c);
     for (int r = 0; r < 4; r++) q.d8[(g + r / 2 * 8) * 8 + 2 * t + r % 2] = d[r];
 }
 
@@ -170,7 +172,8 @@ mma_outcome multiply(bool swapped)
         }
     }
     for (int k = 0; k < 32; k++) {
-        for (int i = 0; i < 16; i++) a8[(size_t)(i * 32 + k)] = (int8_t)value_a(i, k);
+        for (int i = 0; i < 16; i++)
+            a8[(size_t)(i * 32 + k)] = (int8_t)(value_a(i, k) + unsigned_above);
         for (int j = 0; j < 8; j++) b8[(size_t)(j * 32 + k)] = (int8_t)value_b(k, j);
     }
     device_array<uint16_t> da(a), db(b), da2(a2), db2(b2);
@@ -183,14 +186,15 @@ mma_outcome multiply(bool swapped)
     return {d.values(), d2.values(), d8.values()};
 }
 
-/* How many of the 128 sums of the first n_k products are other than they should be. */
-template <class T> int n_wrong(const std::vector<T> &d, int n_k)
+/* How many of the 128 sums of the first n_k products are other than they should be, with `above`
+ * added to all of a. */
+template <class T> int n_wrong(const std::vector<T> &d, int n_k, int above = 0)
 {
     int wrong = 0;
     for (int i = 0; i < 16; i++)
         for (int j = 0; j < 8; j++) {
             int sum = (i >= 8 ? 3 : 1) + j % 2;
-            for (int k = 0; k < n_k; k++) sum += value_a(i, k) * value_b(k, j);
+            for (int k = 0; k < n_k; k++) sum += (value_a(i, k) + above) * value_b(k, j);
             wrong += d[(size_t)(i * 8 + j)] != (T)sum;
         }
     return wrong;
@@ -201,7 +205,7 @@ void test_fragments(void **)
     const mma_outcome good = multiply(false);
     assert_int_equal(n_wrong(good.f16, 16), 0);
     assert_int_equal(n_wrong(good.bf16, 16), 0);
-    assert_int_equal(n_wrong(good.s8, 32), 0);
+    assert_int_equal(n_wrong(good.s8, 32, unsigned_above), 0);
     assert_true(n_wrong(multiply(true).f16, 16) > 64); /* a wrong layout shows */
 }
 

@@ -450,7 +450,7 @@ void mma_bytes(void **lanes)
         const auto *m = (const mma_lane *)lanes[l];
         for (int e = 0; e < 16; e++)
             a[row_of(l, e / 4 & 1 ? 2 : 0)][l % 4 * 4 + e % 4 + (e & 8 ? 16 : 0)] =
-                (int8_t)(m->a[e / 4] >> 8 * (e % 4));
+                (uint8_t)(m->a[e / 4] >> 8 * (e % 4));
         for (int e = 0; e < 8; e++)
             b[l % 4 * 4 + e % 4 + (e & 4 ? 16 : 0)][l / 4] = (int8_t)(m->b[e / 4] >> 8 * (e % 4));
     }
@@ -504,8 +504,8 @@ void bal_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2], const fl
     bal_shim_meet(0xffffffffu, mma_float<bal_bf16_to_f32>, &l, file, line);
 }
 
-void bal_mma_s8(int d[4], const uint32_t a[4], const uint32_t b[2], const int c[4],
-                const char *file, int line)
+void bal_mma_u8s8(int d[4], const uint32_t a[4], const uint32_t b[2], const int c[4],
+                  const char *file, int line)
 {
     mma_lane l = {d, a, b, c};
     bal_shim_meet(0xffffffffu, mma_bytes, &l, file, line);

@@ -415,7 +415,8 @@ void bal_mma_f16(float d[4], const uint32_t a[4], const uint32_t b[2], const flo
                  BAL_SHIM_SITE);
 void bal_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2], const float c[4],
                   BAL_SHIM_SITE);
-void bal_mma_s8(int d[4], const uint32_t a[4], const uint32_t b[2], const int c[4], BAL_SHIM_SITE);
+void bal_mma_u8s8(int d[4], const uint32_t a[4], const uint32_t b[2], const int c[4],
+                  BAL_SHIM_SITE);
 void bal_ldmatrix_x4(uint32_t r[4], const void *shared, BAL_SHIM_SITE);
 void bal_ldmatrix_x4_trans(uint32_t r[4], const void *shared, BAL_SHIM_SITE);
 
