@@ -2,6 +2,7 @@
  * A device through its contract: the bandwidth of reading, and the linears of decoding in the
  * shapes of published models as a part of it, in the same run. One line of CSV per measurement:
  *   what,device,shape,bits,group,n,k,rows,us,gb_per_s,fraction
+ * what: read; linear; linear a8, of 8-bit activations with one scale per row.
  * Weights are random and lie there in so many copies that the L2 cache cannot hold them; launches
  * are recorded and replayed, so that the host's part is not in the figures; medians of 7.
  *   gpu_kernels [--tiny] [N]     device cuda:N; tiny: shapes for a GPU that is played by the host
@@ -12,23 +13,9 @@
 
 #include "base/size.h"
 #include "device/load.h"
+#include "gpu_shapes.h"
 
 enum { ROUNDS = 7, LAUNCHES = 24, MOST_COPIES = 128 };
-
-typedef struct shape {
-    const char *name;
-    size_t n, k;
-    bool gated; /* n gate rows and n up rows */
-} shape;
-
-static const shape real_shapes[] = {
-    {"7b qkv", 4608, 3584, false},     {"7b o", 3584, 3584, false},
-    {"7b gate up", 18944, 3584, true}, {"7b down", 3584, 18944, false},
-    {"7b head", 152064, 3584, false},  {"0.5b qkv", 1152, 896, false},
-    {"0.5b o", 896, 896, false},       {"0.5b gate up", 4864, 896, true},
-    {"0.5b down", 896, 4864, false},
-};
-static const shape tiny_shapes[] = {{"tiny", 64, 160, false}, {"tiny gate up", 48, 128, true}};
 
 typedef struct bench {
     bal_device_handle h;
@@ -142,11 +129,12 @@ static bal_status make_float(weights *w, int i, const shape *s, bal_error *err)
     return BAL_OK;
 }
 
-static bal_status make_weights(weights *w, const shape *s, int bits, bal_error *err)
+static bal_status make_weights(weights *w, const shape *s, int bits, bal_act act, bal_error *err)
 {
     *w = (weights){.n_parts = s->gated ? 2 : 1};
     for (int i = 0; i < w->n_parts; i++) {
         w->parts[i].n = s->n;
+        w->parts[i].act = act;
         BAL_TRY(bits == 16 ? make_float(w, i, s, err) : make_packed(w, i, s, bits, err));
     }
     return BAL_OK;
@@ -160,8 +148,6 @@ typedef struct linear_case {
     bal_dptr x, act, y;
 } linear_case;
 
-enum { MOST_ROWS = 64 };
-
 static bal_status upload(bench *b, linear_case *c, const weights *w, const shape *s)
 {
     const double room = b->tiny ? 1 : 192e6;
@@ -170,21 +156,23 @@ static bal_status upload(bench *b, linear_case *c, const weights *w, const shape
     for (; c->n_copies < n; c->n_copies++)
         BAL_TRY(b->api->weight_create(b->d, &c->copies[c->n_copies], w->parts, w->n_parts, s->k,
                                       s->gated, &b->err));
-    const size_t x_bytes = MOST_ROWS * s->k * sizeof(float);
+    const size_t most = (size_t)shape_most_rows(s), x_bytes = most * s->k * sizeof(float);
     BAL_TRY(b->api->alloc(b->d, &c->x, x_bytes, "inputs", &b->err));
-    BAL_TRY(b->api->alloc(b->d, &c->act, b->api->act_bytes(MOST_ROWS, s->k), "inputs", &b->err));
-    BAL_TRY(b->api->alloc(b->d, &c->y, MOST_ROWS * s->n * sizeof(float), "outputs", &b->err));
+    BAL_TRY(b->api->alloc(b->d, &c->act, b->api->act_bytes((int)most, s->k), "inputs", &b->err));
+    BAL_TRY(b->api->alloc(b->d, &c->y, most * s->n * sizeof(float), "outputs", &b->err));
     float *x = malloc(x_bytes);
     if (!x) return bal_nomem(&b->err, x_bytes, "inputs");
-    for (size_t i = 0; i < MOST_ROWS * s->k; i++) x[i] = (float)((i * 7919) % 997) / 997.0f - 0.5f;
+    for (size_t i = 0; i < most * s->k; i++) x[i] = (float)((i * 7919) % 997) / 997.0f - 0.5f;
     b->api->upload(b->d, c->x, x, x_bytes);
     free(x);
     return b->api->sync(b->d, &b->err);
 }
 
-static bal_status measure_rows(bench *b, linear_case *c, const shape *s, int rows, double *seconds)
+static bal_status measure_rows(bench *b, linear_case *c, const shape *s, bal_act act, int rows,
+                               double *seconds)
 {
-    const bal_stage_args stage = {.x = c->x, .out = c->act, .ld = s->k, .m = rows, .k = (int)s->k};
+    const bal_stage_args stage = {
+        .x = c->x, .out = c->act, .ld = s->k, .m = rows, .k = (int)s->k, .act = act};
     bal_device_record *r = NULL;
     b->api->stage(b->d, &stage);
     BAL_TRY(b->api->sync(b->d, &b->err));
@@ -210,19 +198,20 @@ static void release(bench *b, linear_case *c)
     b->api->release(b->d, c->y);
 }
 
-static bal_status measure_shape(bench *b, const shape *s, int bits)
+static bal_status measure_shape(bench *b, const shape *s, int bits, bal_act act)
 {
-    static const int rows[] = {1, 2, 4, 8, 16, 32, 64};
     weights w;
     linear_case c = {.n_copies = 0};
-    bal_status st = make_weights(&w, s, bits, &b->err);
+    bal_status st = make_weights(&w, s, bits, act, &b->err);
     if (st == BAL_OK) st = upload(b, &c, &w, s);
-    for (size_t i = 0; i < sizeof rows / sizeof *rows && st == BAL_OK; i++) {
+    for (size_t i = 0; i < sizeof shape_rows / sizeof *shape_rows && st == BAL_OK; i++) {
+        const int rows = shape_rows[i];
         double seconds = 0.0;
-        if (b->tiny && rows[i] != 1 && rows[i] != 16) continue;
-        st = measure_rows(b, &c, s, rows[i], &seconds);
+        if (!shape_has_rows(s, rows, b->tiny)) continue;
+        st = measure_rows(b, &c, s, act, rows, &seconds);
         if (st == BAL_OK)
-            print_row(b, "linear", s, bits, bits == 16 ? 0 : 128, rows[i], seconds, w.bytes);
+            print_row(b, act.kind == BAL_ACT_A8 ? "linear a8" : "linear", s, bits,
+                      bits == 16 ? 0 : 128, rows, seconds, w.bytes);
     }
     release(b, &c);
     for (int i = 0; i < w.n_parts; i++) free(w.memory[i]);
@@ -231,7 +220,12 @@ static bal_status measure_shape(bench *b, const shape *s, int bits)
 
 static bal_status measure(bench *b)
 {
-    static const int bits[] = {16, 8, 4, 3, 2};
+    static const struct {
+        int bits;
+        bal_act act;
+    } forms[] = {{16, {BAL_ACT_A16, 0}}, {8, {BAL_ACT_A16, 0}}, {4, {BAL_ACT_A16, 0}},
+                 {3, {BAL_ACT_A16, 0}},  {2, {BAL_ACT_A16, 0}}, {8, {BAL_ACT_A8, 0}},
+                 {4, {BAL_ACT_A8, 0}}};
     const shape *shapes = b->tiny ? tiny_shapes : real_shapes;
     const size_t n = b->tiny ? sizeof tiny_shapes / sizeof *tiny_shapes
                              : sizeof real_shapes / sizeof *real_shapes;
@@ -246,8 +240,8 @@ static bal_status measure(bench *b)
     puts("what,device,shape,bits,group,n,k,rows,us,gb_per_s,fraction");
     BAL_TRY(measure_read(b));
     for (size_t s = 0; s < n; s++)
-        for (size_t i = 0; i < sizeof bits / sizeof *bits; i++)
-            BAL_TRY(measure_shape(b, &shapes[s], bits[i]));
+        for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
+            BAL_TRY(measure_shape(b, &shapes[s], forms[i].bits, forms[i].act));
     return BAL_OK;
 }
 
