@@ -51,6 +51,15 @@ say "portable build: scalar kernels only"
 build portable
 run portable -R 'kernels|parity|packed|session'
 
+say "AArch64: kernels under emulation"
+[ -z "$all" ] || install "${cross_packages[@]}"
+if command -v aarch64-linux-gnu-gcc >/dev/null && command -v qemu-aarch64 >/dev/null; then
+  build aarch64
+  run aarch64
+else
+  echo "skipped: needs ${cross_packages[*]} (250 MB, which --all installs)"
+fi
+
 if [ -n "$all" ]; then
   "$root/scripts/test_long.sh"
 fi

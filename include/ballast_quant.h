@@ -34,7 +34,7 @@ typedef struct bal_quant_opts {
     const char *select;  /* which records: "random" by the seed, "first" of the file, or "diverse":
                             clean ones that lie far apart. NULL: random */
     uint64_t seed;       /* of the choice of samples, and of rotations */
-    const char *isa;     /* "scalar", "avx2", "avx512", "avx512vnni"; NULL: what the CPU has */
+    const char *isa;     /* as in bal_open_opts (ballast.h); NULL: what the CPU has */
     bool resume;         /* go on with an interrupted run */
     bool force;          /* replace an existing file; throw an interrupted run away */
     const char *report;  /* FILE.html to write, with the same as .json beside it; NULL: none.

@@ -8,6 +8,7 @@ build_packages=(gcc libc6-dev cmake ninja-build pkg-config libjansson-dev libjpe
   libwebp-dev libpcre2-dev libutf8proc-dev libssl-dev libedit-dev libopenblas-serial-dev
   liblapacke-dev libmicrohttpd-dev libcurl4-openssl-dev)
 test_packages=(g++ clang libclang-rt-14-dev clang-format libcmocka-dev libsimde-dev binutils)
+cross_packages=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)
 
 say() { printf '\n== %s\n' "$*"; }
 

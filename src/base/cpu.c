@@ -27,6 +27,16 @@ unsigned bal_cpu_isa(void)
     if (!__builtin_cpu_supports("avx512vnni")) return BAL_ISA_AVX2 | BAL_ISA_AVX512;
     return BAL_ISA_AVX2 | BAL_ISA_AVX512 | BAL_ISA_VNNI;
 }
+#elif BAL_ARM
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+
+unsigned bal_cpu_isa(void)
+{
+    const unsigned long caps = getauxval(AT_HWCAP);
+    if (!(caps & HWCAP_ASIMD)) return BAL_ISA_NONE;
+    return caps & HWCAP_ASIMDDP ? BAL_ISA_NEON | BAL_ISA_NEONDOT : BAL_ISA_NEON;
+}
 #else
 unsigned bal_cpu_isa(void)
 {
@@ -34,26 +44,39 @@ unsigned bal_cpu_isa(void)
 }
 #endif
 
+/* The levels above scalar, from the lowest. */
+static const struct {
+    const char *name;
+    unsigned bit;
+} levels[] = {
+#ifdef __aarch64__
+    {"neon", BAL_ISA_NEON},
+    {"neondot", BAL_ISA_NEONDOT},
+#else
+    {"avx2", BAL_ISA_AVX2},
+    {"avx512", BAL_ISA_AVX512},
+    {"avx512vnni", BAL_ISA_VNNI},
+#endif
+};
+enum { LEVELS = sizeof levels / sizeof *levels };
+
 bal_status bal_isa_from_name(unsigned *mask, const char *name, bal_error *err)
 {
     *mask = BAL_ISA_NONE;
     if (strcmp(name, "scalar") == 0) return BAL_OK;
-    *mask = BAL_ISA_AVX2;
-    if (strcmp(name, "avx2") == 0) return BAL_OK;
-    *mask |= BAL_ISA_AVX512;
-    if (strcmp(name, "avx512") == 0) return BAL_OK;
-    *mask |= BAL_ISA_VNNI;
-    if (strcmp(name, "avx512vnni") == 0) return BAL_OK;
+    for (int i = 0; i < LEVELS; i++) {
+        *mask |= levels[i].bit;
+        if (strcmp(name, levels[i].name) == 0) return BAL_OK;
+    }
     *mask = BAL_ISA_NONE;
-    return bal_fail(err, BAL_E_ARG,
-                    "unknown ISA level '%.60s'; expected scalar, avx2, avx512 or avx512vnni", name);
+    return bal_fail(err, BAL_E_ARG, "unknown ISA level '%.60s'; expected %s", name, BAL_ISA_LEVELS);
 }
 
 const char *bal_isa_name(unsigned mask)
 {
-    if (mask & BAL_ISA_VNNI) return "avx512vnni";
-    if (mask & BAL_ISA_AVX512) return "avx512";
-    return mask & BAL_ISA_AVX2 ? "avx2" : "scalar";
+    for (int i = LEVELS - 1; i >= 0; i--)
+        if (mask & levels[i].bit) return levels[i].name;
+    return "scalar";
 }
 
 /* Machines with more processors than cpu_set_t has bits need a larger set. */

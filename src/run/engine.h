@@ -20,7 +20,7 @@ typedef struct bal_engine {
 } bal_engine;
 
 /* threads 0: one per CPU of the affinity mask. isa_name NULL: all that the CPU has, else at most
- * that level ("scalar", "avx2", "avx512", "avx512vnni"); a level the CPU lacks is an error. */
+ * that level (BAL_ISA_LEVELS of base/cpu.h); a level the CPU lacks is an error. */
 bal_status bal_engine_open(bal_engine *e, const char *path, int threads, const char *isa_name,
                            bal_error *err);
 /* The chat template is that of the folder, or what the file says of the folder it was made of.

@@ -24,7 +24,11 @@ refused 2 "'x' is not a number" run -p hi --temp x
 refused 2 "'nan' is not a number" run -p hi --temp nan
 refused 2 "'-1' is not a whole number from 0 to 18446744073709551615" run -p hi --seed -1
 refused 2 "--alpha: 'blue', expected one of white|drop" run -p hi --alpha blue
-refused 2 "--isa: 'mmx', expected one of scalar|avx2|avx512|avx512vnni" run -p hi --isa mmx
+case $(uname -m) in
+aarch64) levels="scalar|neon|neondot" ;;
+*) levels="scalar|avx2|avx512|avx512vnni" ;;
+esac
+refused 2 "--isa: 'mmx', expected one of $levels" run -p hi --isa mmx
 refused 2 "--json takes no value" run -p hi --json=1
 refused 2 "--data is missing" "$ballast" eval "$model"
 refused 2 "MODEL... missing" "$ballast" eval

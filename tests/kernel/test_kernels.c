@@ -3,8 +3,9 @@
  * cycle through uniform, all extremes, mixed extremes, one outlier, zeros, subnormals and NaN/Inf,
  * half of them ending at a page that must not be read. Outputs are compared whole, canaries
  * included. AVX-512 variants are checked a second time under emulation where SIMDe was found.
- *   test_kernels [--seed N] [--filter TEXT] [--trials N] [--isa-off avx2|avx512]
- * A failure line names seed and trial, which reproduce it. */
+ *   test_kernels [--seed N] [--filter TEXT] [--trials N] [--isa-off LEVEL] [--isa-is LEVEL]
+ * --isa-off leaves out a level and those above it; --isa-is fails unless LEVEL is what was
+ * detected. A failure line names seed and trial, which reproduce it. */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -638,31 +639,42 @@ static int check_list(uint64_t seed, const char *filter, unsigned isa)
     return bad;
 }
 
-/* Every pointer is set, also with nothing but the scalar definitions. */
+/* Every pointer is set with each subset of levels, none included. */
 static int check_table(unsigned isa)
 {
-    const unsigned masks[] = {BAL_ISA_NONE, isa & BAL_ISA_AVX2, isa};
-    for (int i = 0; i < 3; i++) {
+    for (unsigned mask = 0; mask <= isa; mask++) {
+        if ((mask & isa) != mask) continue;
         union {
             bal_kernels t;
             void *p[sizeof(bal_kernels) / sizeof(void *)];
         } u;
         memset(&u, 0, sizeof u);
-        bal_kernels_init(&u.t, masks[i]);
+        bal_kernels_init(&u.t, mask);
         for (size_t j = 0; j < sizeof u.p / sizeof *u.p; j++)
             if (!u.p[j]) {
-                printf("FAIL table: no kernel at slot %zu for mask %u\n", j, masks[i]);
+                printf("FAIL table: no kernel at slot %zu for mask %u\n", j, mask);
                 return 1;
             }
     }
     return 0;
 }
 
+/* Takes the level and those above it out of *isa. */
+static bool switch_off(unsigned *isa, const char *level)
+{
+    bal_error err;
+    unsigned mask, top = 1;
+    if (bal_isa_from_name(&mask, level, &err) != BAL_OK || !mask) return false;
+    while (top <= mask / 2) top *= 2; /* its own bit: those below are lower */
+    *isa &= mask - top;
+    return true;
+}
+
 static int usage(const char *arg)
 {
     fprintf(stderr,
             "unknown or incomplete argument '%s'\nusage: test_kernels [--seed N] [--filter TEXT] "
-            "[--trials N] [--isa-off avx2|avx512]\n",
+            "[--trials N] [--isa-off LEVEL] [--isa-is LEVEL]\nlevels: " BAL_ISA_LEVELS "\n",
             arg);
     return 2;
 }
@@ -670,7 +682,7 @@ static int usage(const char *arg)
 int main(int argc, char **argv)
 {
     uint64_t seed = 1;
-    const char *filter = NULL;
+    const char *filter = NULL, *want = NULL;
     unsigned isa = bal_cpu_isa();
     for (int i = 1; i < argc; i += 2) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
@@ -681,16 +693,18 @@ int main(int argc, char **argv)
             filter = value;
         else if (!strcmp(argv[i], "--trials"))
             trials = atoi(value);
-        else if (!strcmp(argv[i], "--isa-off") && !strcmp(value, "avx2"))
-            isa = BAL_ISA_NONE;
-        else if (!strcmp(argv[i], "--isa-off") && !strcmp(value, "avx512"))
-            isa &= BAL_ISA_AVX2;
+        else if (!strcmp(argv[i], "--isa-off") && switch_off(&isa, value))
+            continue;
+        else if (!strcmp(argv[i], "--isa-is"))
+            want = value;
         else
             return usage(argv[i]);
     }
     setvbuf(stdout, NULL, _IOLBF, 0); /* a kernel that faults leaves the list up to it */
     printf("seed %llu, %d trials each\n", (unsigned long long)seed, trials);
-    const int bad = check_list(seed, filter, isa) + check_table(isa) + (filter ? 0 : check_exp());
+    int bad = want && strcmp(bal_isa_name(isa), want);
+    if (bad) printf("FAIL detection: %s, expected %s\n", bal_isa_name(isa), want);
+    bad += check_list(seed, filter, isa) + check_table(isa) + (filter ? 0 : check_exp());
     if (bad) printf("%d checks failed\n", bad);
     return bad != 0;
 }

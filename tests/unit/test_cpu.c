@@ -6,33 +6,41 @@
 
 #include <sched.h>
 
+#ifdef __aarch64__
+static const char *const names[] = {"scalar", "neon", "neondot"}, *const other = "avx2";
+static const char *const shouted = "NEON";
+#else
+static const char *const names[] = {"scalar", "avx2", "avx512", "avx512vnni"};
+static const char *const other = "neon", *const shouted = "AVX2";
+#endif
+
 static void test_names(void **state)
 {
     (void)state;
-    static const char *const names[] = {"scalar", "avx2", "avx512", "avx512vnni"};
     bal_error err;
     unsigned mask, below = 0;
-    for (int i = 0; i < 3; i++) {
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         ASSERT_OK(bal_isa_from_name(&mask, names[i], &err));
         assert_string_equal(bal_isa_name(mask), names[i]);
+        assert_non_null(strstr(BAL_ISA_LEVELS, names[i]));
         assert_int_equal(mask & below, below); /* a level contains those below */
         assert_true(i == 0 ? mask == BAL_ISA_NONE : mask != below);
         below = mask;
     }
-    ASSERT_FAILS(BAL_E_ARG, "scalar, avx2, avx512 or avx512vnni",
-                 bal_isa_from_name(&mask, "neon", &err));
+    ASSERT_FAILS(BAL_E_ARG, BAL_ISA_LEVELS, bal_isa_from_name(&mask, other, &err));
     assert_int_equal(mask, BAL_ISA_NONE);
-    ASSERT_FAILS(BAL_E_ARG, "AVX2", bal_isa_from_name(&mask, "AVX2", &err));
+    ASSERT_FAILS(BAL_E_ARG, shouted, bal_isa_from_name(&mask, shouted, &err));
 }
 
-/* Whether the first "flags" line of /proc/cpuinfo has all of the words; -1 where there is none. */
+/* Whether the first line of flags ("Features" on AArch64) of /proc/cpuinfo has all of the words; -1
+ * where there is none. */
 static int kernel_reports(const char *const words[])
 {
     static char line[1 << 16];
     FILE *f = fopen("/proc/cpuinfo", "r");
     int result = -1;
     while (f && result < 0 && fgets(line, sizeof line, f)) {
-        if (strncmp(line, "flags", 5) != 0) continue;
+        if (strncmp(line, "flags", 5) != 0 && strncmp(line, "Features", 8) != 0) continue;
         result = 1;
         line[strcspn(line, "\n")] = ' ';
         for (int i = 0; words[i]; i++) {
@@ -48,20 +56,26 @@ static int kernel_reports(const char *const words[])
 static void test_detection(void **state)
 {
     (void)state;
+    const unsigned isa = bal_cpu_isa();
+    printf("isa: %s\n", bal_isa_name(isa));
+#if BAL_X86
     static const char *const avx2[] = {"avx2", "fma", "f16c", NULL};
     static const char *const avx512[] = {"avx512f", "avx512bw", "avx512vl", "avx512dq", NULL};
     static const char *const vnni[] = {"avx512_vnni", NULL};
-    const unsigned isa = bal_cpu_isa();
-    printf("isa: %s\n", bal_isa_name(isa));
     assert_false(isa & BAL_ISA_AVX512 && !(isa & BAL_ISA_AVX2));
-#if BAL_X86
     const int want2 = kernel_reports(avx2), want512 = kernel_reports(avx512);
     if (want2 < 0) skip();
     assert_int_equal((isa & BAL_ISA_AVX2) != 0, want2);
     assert_int_equal((isa & BAL_ISA_AVX512) != 0, want2 && want512);
     assert_int_equal((isa & BAL_ISA_VNNI) != 0, want2 && want512 && kernel_reports(vnni));
+#elif BAL_ARM
+    static const char *const neon[] = {"asimd", NULL}, *const dot[] = {"asimddp", NULL};
+    const int want = kernel_reports(neon);
+    if (want < 0) skip();
+    assert_int_equal((isa & BAL_ISA_NEON) != 0, want);
+    assert_int_equal((isa & BAL_ISA_NEONDOT) != 0, want && kernel_reports(dot));
 #else
-    (void)avx2, (void)avx512, (void)vnni, (void)kernel_reports;
+    (void)kernel_reports;
     assert_int_equal(isa, BAL_ISA_NONE);
 #endif
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "ballast.h"
+#include "base/cpu.h"
 
 enum { MAX_ARGS = 64, COMMON_ARGS = 8, HELP_COLUMN = 30 };
 
@@ -119,8 +120,8 @@ static void set_init(arg_set *s, const bal_command *cmd, bal_common *c)
         {"--threads", 0, BAL_ARG_INT, &c->threads, "N", "threads (all CPUs)", 0, 256},
         {"--device", 0, BAL_ARG_STRING, &c->device, "DEV",
          "where to compute: cpu, cuda:N, auto (cpu)", 0, 0},
-        {"--isa", 0, BAL_ARG_CHOICE, &c->isa, "scalar|avx2|avx512|avx512vnni",
-         "use at most these instructions", 0, 0},
+        {"--isa", 0, BAL_ARG_CHOICE, &c->isa, BAL_ISA_LEVELS, "use at most these instructions", 0,
+         0},
         {"--ctx", 0, BAL_ARG_INT, &c->ctx, "N", "positions of context (the model's)", 1, 1 << 24},
         {"--seed", 0, BAL_ARG_U64, &c->seed, "S", "seed of everything random (0)", 0, 0},
         {"--quiet", 'q', BAL_ARG_BOOL, &c->quiet, "", "no progress, no statistics", 0, 0},

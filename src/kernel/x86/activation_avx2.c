@@ -3,4 +3,4 @@
 #include "kernel/x86/lanes_avx2.h"
 
 #define ISA(name) name##_avx2
-#include "kernel/x86/activation_body.h"
+#include "kernel/body/activation_body.h"

@@ -7,4 +7,4 @@
 #define MR         6
 #define NV         1
 #define EACH_MR(X) X(1) X(2) X(3) X(4) X(5)
-#include "kernel/x86/gemm_nn_body.h"
+#include "kernel/body/gemm_nn_body.h"

@@ -5,4 +5,4 @@
 #define MR         8
 #define NV         2
 #define EACH_MR(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#include "kernel/x86/gemm_nn_body.h"
+#include "kernel/body/gemm_nn_body.h"

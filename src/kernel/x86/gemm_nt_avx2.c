@@ -6,4 +6,4 @@
 #define ISA(name) name##_avx2
 #define MR        4
 #define NR        3
-#include "kernel/x86/gemm_nt_body.h"
+#include "kernel/body/gemm_nt_body.h"

@@ -4,4 +4,4 @@
 
 #define MR 4
 #define NR 4
-#include "kernel/x86/gemm_nt_body.h"
+#include "kernel/body/gemm_nt_body.h"

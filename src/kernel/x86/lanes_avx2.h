@@ -12,6 +12,8 @@
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
+#include "kernel/x86/lanes_x86.h"
+
 typedef struct v16 {
     __m256 a, b; /* lanes 0..7, 8..15 */
 } v16;

@@ -15,6 +15,8 @@
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
+#include "kernel/x86/lanes_x86.h"
+
 typedef __m512 v16;
 
 /* One register: 16 lanes are PARTS of them with VEC lanes each. */

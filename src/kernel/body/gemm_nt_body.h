@@ -146,8 +146,7 @@ ALWAYS_INLINE void tail_step(const int type, size_t nr, size_t rest, const float
 ALWAYS_INLINE void prefetch_rows(const uint8_t *w, size_t w_stride, size_t nr, size_t n_bytes)
 {
     for (size_t j = 0; j < nr; j++)
-        for (size_t i = 0; i < n_bytes; i += 64)
-            _mm_prefetch((const char *)w + j * w_stride + i, _MM_HINT_T1);
+        for (size_t i = 0; i < n_bytes; i += 64) PREFETCH_L2(w + j * w_stride + i);
 }
 
 /* Several tokens. While the first ones work on a block of k, the weights of the next are on their
@@ -190,25 +189,6 @@ ALWAYS_INLINE void block_one(const int type, size_t n, size_t k, const float *x,
     if (k % 16) tail_step(type, n, k % 16, x + 16 * steps, w + 16 * steps * size, w_stride, part);
 }
 
-/* v16_sum of eight times 16 lanes, half as many instructions each: after each addition two sums
- * share a register. Short inputs (attention's heads) spend as much on these sums as on products. */
-ALWAYS_INLINE void sum_eight(const float *p, float *out)
-{
-    __m256 t[8];
-    for (int i = 0; i < 8; i++)
-        t[i] = _mm256_add_ps(_mm256_loadu_ps(p + 16 * i), _mm256_loadu_ps(p + 16 * i + 8));
-    for (int i = 0; i < 4; i++)
-        t[i] = _mm256_add_ps(_mm256_permute2f128_ps(t[2 * i], t[2 * i + 1], 0x20),
-                             _mm256_permute2f128_ps(t[2 * i], t[2 * i + 1], 0x31));
-    for (int i = 0; i < 2; i++) /* lower halves: sums 0, 2 and 4, 6; upper: 1, 3 and 5, 7 */
-        t[i] = _mm256_add_ps(_mm256_shuffle_ps(t[2 * i], t[2 * i + 1], 0x44),
-                             _mm256_shuffle_ps(t[2 * i], t[2 * i + 1], 0xee));
-    const __m256 sums =
-        _mm256_add_ps(_mm256_shuffle_ps(t[0], t[1], 0x88), _mm256_shuffle_ps(t[0], t[1], 0xdd));
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    _mm256_storeu_ps(out, _mm256_permutevar8x32_ps(sums, order));
-}
-
 /* Up to M_BLOCK tokens x N_BLOCK rows */
 ALWAYS_INLINE void block(const int type, size_t m, size_t n, size_t k, const float *x, size_t ldx,
                          const uint8_t *w, size_t w_stride, float *y, size_t ldy)
@@ -220,7 +200,7 @@ ALWAYS_INLINE void block(const int type, size_t m, size_t n, size_t k, const flo
         block_many(type, m, n, k, x, ldx, w, w_stride, part);
     for (size_t i = 0; i < m; i++) {
         size_t j = 0;
-        for (; j + 8 <= n; j += 8) sum_eight(part + (i * N_BLOCK + j) * 16, y + i * ldy + j);
+        for (; j + 8 <= n; j += 8) v16_sum_eight(part + (i * N_BLOCK + j) * 16, y + i * ldy + j);
         for (; j < n; j++) y[i * ldy + j] = v16_sum(v16_load(part + (i * N_BLOCK + j) * 16));
     }
 }
