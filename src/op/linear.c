@@ -282,6 +282,14 @@ static void packed_forward(job *j)
     }
 }
 
+uint64_t bal_linear_bytes(const bal_linear *w)
+{
+    const bal_type_info *t = bal_type_get(w->type);
+    const uint64_t n = (uint64_t)w->n, k = (uint64_t)w->k;
+    const uint64_t low = (uint64_t)w->rank * (n + k) * sizeof(uint16_t);
+    return low + (t->packed ? w->packed.layout.n_bytes : n * k * (uint64_t)t->bits / 8);
+}
+
 void bal_linear_forward(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx, int m,
                         float *y, size_t ldy)
 {

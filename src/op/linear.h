@@ -27,6 +27,9 @@ typedef struct bal_linear {
     const void *low_a, *low_b;
 } bal_linear;
 
+/* Bytes of the weights as they lie in memory, the matrices of small rank counted, the bias not. */
+uint64_t bal_linear_bytes(const bal_linear *w);
+
 /* x [m][k], y [m][n] with row strides ldx, ldy in elements; y must not overlap x.
  * Each output depends on its own row of x only, and its bits on nothing else: not on m, threads or
  * tiles. Packed weights read x as integers, as `act` says (docs/numerics.md). */

@@ -20,27 +20,23 @@ static void storage_name(char out[48], const bal_linear *l)
         snprintf(out, 48, "%s", t->name);
 }
 
-static uint64_t linear_bytes(const bal_linear *l)
-{
-    const bal_type_info *t = bal_type_get(l->type);
-    if (t->packed) return l->packed.layout.n_bytes;
-    return (uint64_t)l->n * (uint64_t)l->k * (uint64_t)t->bits / 8;
-}
-
 static bool ends_with(const char *s, const char *suffix)
 {
     const size_t n = strlen(s), m = strlen(suffix);
     return n >= m && strcmp(s + n - m, suffix) == 0;
 }
 
-/* Weights outside packed tensors; those stand for more than their bytes and are added apart. */
+/* Weights outside packed tensors, which stand for more than their bytes and are added apart;
+ * matrices of small rank stand for none. */
 static uint64_t plain_weights(const bal_tensor_set *set)
 {
     uint64_t n = 0;
     for (size_t i = 0; i < set->n_tensors; i++) {
         uint64_t count = 0;
         const bal_tensor_view *t = &set->tensors[i];
-        if (ends_with(t->name, ".packed") || strncmp(t->name, "ballast.", 8) == 0) continue;
+        if (ends_with(t->name, ".packed") || ends_with(t->name, ".low_a") ||
+            ends_with(t->name, ".low_b") || strncmp(t->name, "ballast.", 8) == 0)
+            continue;
         if (bal_st_count(t->shape, t->n_dims, &count)) n += count;
     }
     return n;
@@ -74,7 +70,7 @@ static void measure(bal_served *m)
             if (!weights) memcpy(m->storage, name, sizeof name);
             if (strcmp(m->storage, name) != 0) snprintf(m->storage, sizeof m->storage, "mixed");
             weights += n;
-            n_bytes += linear_bytes(l);
+            n_bytes += bal_linear_bytes(l);
             packed += packed_weights(l);
         }
     m->weights = plain_weights(&model->tensors) + packed + packed_in_front(model);

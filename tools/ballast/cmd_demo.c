@@ -206,7 +206,7 @@ static uint64_t weights_of(const bal_model *m)
     return n;
 }
 
-/* Bits per quantized weight: packed sections whole, padding counted. */
+/* Bits per quantized weight: packed sections whole, padding and matrices of small rank counted. */
 static double linear_bpw(bal_model *m)
 {
     double bits = 0, weights = 0;
@@ -215,8 +215,7 @@ static double linear_bpw(bal_model *m)
             const bal_linear *w = bal_decoder_linear(&m->layers[l], i);
             const double n = (double)w->n * w->k;
             weights += n;
-            bits += bal_type_get(w->type)->packed ? 8.0 * (double)w->packed.layout.n_bytes
-                                                  : n * bal_type_get(w->type)->bits;
+            bits += 8.0 * (double)bal_linear_bytes(w);
         }
     return bits / weights;
 }

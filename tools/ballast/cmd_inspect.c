@@ -114,6 +114,9 @@ static bal_status fill_item(sheet *s, item *it, const bal_tensor_view *t, bal_er
     snprintf(it->storage, sizeof it->storage, "%s", bal_st_dtype_name(t->dtype));
     if (ends(it->name, ".packed"))
         count_packed(s, it);
+    else if (ends(it->name, ".low_a") ||
+             ends(it->name, ".low_b")) /* beside weights counted there */
+        snprintf(it->storage, sizeof it->storage, "%s of small rank", bal_st_dtype_name(t->dtype));
     else if (it->part != PART_COMPILED)
         bal_st_count(t->shape, t->n_dims, &it->weights);
     s->tensor_bytes += t->n_bytes;
