@@ -103,7 +103,7 @@ awk -v opcodes="$out/opcodes" '
       if ($3 > limit) refuse($3 " registers, limit " limit)
       # what an H100 can issue while it reads 3 bits: 4 instructions, 2 of them on the integer pipe
       if (nt == 1 && subs == 1 && bits < 16) {
-          few = bits == 8 ? 1.2 : 1.05
+          few = bits == 8 ? 1.25 : 1.05
           if (alu / cols > few) refuse(alu / cols " integer operations per weight, limit " few)
           each = total[$1, $2, "loop"] / cols; most = bits == 8 ? 4.2 : bits == 6 ? 2.7 : 2.5
           if (bytes) most = bits == 4 ? 1.5 : 2.5

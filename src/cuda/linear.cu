@@ -101,7 +101,10 @@ static bal_k_linear_args args_of(const bal_linear_job &job, int cols)
     a.groups = (int)t->groups;
     a.units_per_group = t->group > (size_t)cols ? (int)(t->group / (size_t)cols) : 1;
     a.groups_per_unit = groups_per_unit(t, cols);
-    a.whole = bytes && t->groups == 1 && act_group(job.w) >= t->k && t->k <= most_whole;
+    a.whole =
+        bytes && (t->groups == 1 || t->stepped) && act_group(job.w) >= t->k && t->k <= most_whole;
+    a.stepped = t->stepped;
+    a.block_meta = (int)t->block_meta;
     a.splits = job.splits ? job.splits : bal_linear_splits(t);
     a.paired = t->paired;
     a.add = job.add;

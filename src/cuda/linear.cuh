@@ -47,7 +47,9 @@ struct bal_k_linear_args {
     int groups_per_unit; /* where a unit is a group or more */
     int splits;
     int paired, add;
-    int whole; /* of 8-bit activations: one scale for a row of W and one for a row of x */
+    int whole;      /* of 8-bit activations: one scale for a row of W and one for a row of x */
+    int stepped;    /* groups have integers for scales, and rows a scale (cuda/tiles.h) */
+    int block_meta; /* bytes of a row block */
 };
 
 /* How many halves a staged row has in a tile, and words of info. */
@@ -214,7 +216,7 @@ BAL_DEVICE void bal_linear_fetch(const bal_k_linear_args &a, bal_linear_cursor *
         if (sizes::meta_bytes && lane < 6 * groups) {
             const int group = groups > 1 ? at->unit * groups : at->group;
             bal_cp_async16(stage + sizes::vectors * 512 + lane * 16,
-                           a.meta + ((size_t)at->block * a.groups + group) * 96 + lane * 16);
+                           a.meta + (size_t)at->block * a.block_meta + group * 96 + lane * 16);
         }
         at->unit++;
         if (--at->left == 0) at->left = a.units_per_group, at->group++;
@@ -422,7 +424,7 @@ BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, int unit, const unsi
                 int &sum = y[c][slot / 2][slot % 2 * 2 + e];
                 const int zero = (int)(zeros >> 8 * slot & 255);
                 const int v = dot[c][slot / 2][slot % 2 * 2 + e] - zero * x_sum;
-                sum = a.whole ? sum + v
+                sum = a.whole ? sum + (a.stepped ? __float2int_rn(scale[slot]) * v : v)
                               : __float_as_int(
                                     fmaf((float)v, scale[slot] * x_scale, __int_as_float(sum)));
             }
@@ -448,16 +450,24 @@ BAL_DEVICE T bal_linear_of_splits(const bal_k_linear_args &a, const T *partial, 
     return v;
 }
 
-/* What becomes of sums once they are whole. i: index of a sum, as [nt][half][register][lane]. */
+/* Of a row block whose rows have one: of floats, or stepped. */
+BAL_DEVICE const float *bal_linear_row_scales(const bal_k_linear_args &a, int block)
+{
+    return (const float *)(a.meta + (size_t)block * a.block_meta + a.groups * 96);
+}
+
+/* What becomes of sums once they are whole. i: index of a sum, as [nt][half][register][lane].
+ * scaled: a row's scale is in them. */
 template <int bits>
-BAL_DEVICE void bal_linear_store(const bal_k_linear_args &a, int block, int i, float v, float up)
+BAL_DEVICE void bal_linear_store(const bal_k_linear_args &a, int block, int i, float v, float up,
+                                 bool scaled = false)
 {
     const int lane = i % 32, r = i / 32 % 4, half = i / 128 % 2, c = i / 256;
     const int in_half = lane / 4 + (r & 2) * 4, col = 8 * c + lane % 4 * 2 + (r & 1);
     const int row = a.paired ? block * 16 + in_half : block * 32 + 16 * half + in_half;
     if (row >= a.n || col >= a.m) return;
-    if (bits == 16) {
-        const float *scale = (const float *)a.meta + block * 32 + 16 * half + in_half;
+    if (bits == 16 || (a.stepped && !scaled)) {
+        const float *scale = bal_linear_row_scales(a, block) + 16 * half + in_half;
         v *= scale[0];
         up *= a.paired ? scale[16] : 0;
     }
@@ -475,8 +485,9 @@ BAL_DEVICE void bal_linear_store(const bal_k_linear_args &a, int block, int i, f
 BAL_DEVICE float bal_linear_scaled(const bal_k_linear_args &a, int block, int slot_row, int col,
                                    int v)
 {
-    const uint16_t *scales = (const uint16_t *)(a.meta + (size_t)block * a.groups * 96);
-    const float scale = bal_f16_float(scales[slot_row % 8 * 4 + slot_row / 8]);
+    const uint16_t *scales = (const uint16_t *)(a.meta + (size_t)block * a.block_meta);
+    const float scale = a.stepped ? bal_linear_row_scales(a, block)[slot_row]
+                                  : bal_f16_float(scales[slot_row % 8 * 4 + slot_row / 8]);
     return col < a.m ? fmaf((float)v, scale * a.x_info[col * 8], 0.0f) : 0;
 }
 
@@ -491,7 +502,7 @@ BAL_DEVICE void bal_linear_store(const bal_k_linear_args &a, int block, int i, i
         y = bal_linear_scaled(a, block, slot_row, col, v);
         y_up = a.paired ? bal_linear_scaled(a, block, slot_row + 16, col, up) : 0;
     }
-    bal_linear_store<bits>(a, block, i, y, y_up);
+    bal_linear_store<bits>(a, block, i, y, y_up, a.whole);
 }
 
 template <int bits, int nt, int subs, bool bytes = false>

@@ -125,12 +125,17 @@ static void write_packed_meta(const bal_tiles *t, const bal_packed_view *v, size
     const size_t at = slot_row % 8 * 4 + slot_row / 8, lane = r % BAL_PANEL;
     const uint16_t *scales = bal_packed_scales(v, r / BAL_PANEL);
     const uint8_t *zeros = bal_packed_zeros(v, r / BAL_PANEL);
+    const uint8_t *steps = bal_packed_steps(v, r / BAL_PANEL);
     for (size_t i = 0; i < t->groups && i * t->group < t->k; i++) {
         const size_t from = i * t->group / BAL_UNIT / v->layout.units_per_group * BAL_PANEL + lane;
         uint8_t *group = meta + i * BAL_TILE_GROUP_BYTES;
-        memcpy(group + 2 * at, &scales[from], 2);
+        const uint16_t scale = t->stepped ? bal_f32_to_f16(steps[from]) : scales[from];
+        memcpy(group + 2 * at, &scale, 2);
         group[64 + at] = zeros[from];
     }
+    if (!t->stepped) return;
+    const float scale = bal_f16_to_f32(scales[lane]);
+    memcpy(meta + t->groups * BAL_TILE_GROUP_BYTES + 4 * slot_row, &scale, 4);
 }
 
 static float read_float(const bal_tiles_part *p, size_t i)
@@ -209,10 +214,11 @@ static bal_status check_parts(const bal_tiles_part *parts, int n_parts, size_t k
         if (bal_type_get(parts[i].type)->packed != packed)
             return bal_fail(err, BAL_E_UNSUP, "packed and float rows in one matrix of tiles");
         if (!packed) continue;
-        if (l->kind != BAL_PACKED_GROUPS)
+        if (l->kind == BAL_PACKED_TABLE)
             return bal_fail(err, BAL_E_UNSUP,
-                            "weights in tables or two levels; tiles have a scale and a zero point "
-                            "per group");
+                            "weights in tables; codes of tiles are equal steps apart");
+        if (l->kind != first->kind)
+            return bal_fail(err, BAL_E_UNSUP, "rows of unlike kinds in one matrix of tiles");
         if (l->k != k || l->n != parts[i].n)
             return bal_fail(err, BAL_E_ARG, "part %d of the tiles is %zu x %zu, expected %zu x %zu",
                             i, l->n, l->k, parts[i].n, k);
@@ -249,11 +255,12 @@ bal_status bal_tiles_init(bal_tiles *t, const bal_tiles_part *parts, int n_parts
     t->k_tiles = (k + BAL_TILE_COLS - 1) / BAL_TILE_COLS;
     t->row_blocks = paired ? (n / 2 + 15) / 16 : (n + 31) / 32;
     t->block_codes = t->k_tiles * (size_t)t->bits * 512;
-    t->block_meta = BAL_TILE_FLOAT_BYTES;
+    t->block_meta = BAL_TILE_SCALE_BYTES;
     if (packed) {
         t->group = stored_group(parts[0].packed.layout.group, k, t->k_tiles);
         t->groups = (t->k_tiles * BAL_TILE_COLS + t->group - 1) / t->group;
-        t->block_meta = t->groups * BAL_TILE_GROUP_BYTES;
+        t->stepped = parts[0].packed.layout.kind == BAL_PACKED_TWO_LEVEL;
+        t->block_meta = t->groups * BAL_TILE_GROUP_BYTES + (t->stepped ? BAL_TILE_SCALE_BYTES : 0);
     }
     return BAL_OK;
 }

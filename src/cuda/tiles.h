@@ -22,6 +22,8 @@
  * to it small.
  *
  *   meta, b <= 8   [row blocks][groups]: f16 scale [8 g][4 slots], u8 zero point [8 g][4 slots]
+ *   meta, stepped  [row blocks]: the same with the group's step, an integer, in place of its scale;
+ *                  then f32 scale [32 rows]: w = (q - zero point) * step * scale
  *   meta, b = 16   [row blocks]: f32 scale [32 rows], a power of two: w = f16 * scale
  * Rows and inputs that pad have code 0, scale 0 and zero point 0. */
 #ifndef BAL_CUDA_TILES_H
@@ -34,7 +36,7 @@ enum {
     BAL_TILE_ROWS = 32,
     BAL_TILE_COLS = 128,
     BAL_TILE_GROUP_BYTES = 96, /* of meta: a group of a row block */
-    BAL_TILE_FLOAT_BYTES = 128 /* of meta: a row block of f16 */
+    BAL_TILE_SCALE_BYTES = 128 /* of meta: the scales of a row block, of f16 or stepped */
 };
 
 /* Zeroed, or filled by bal_tiles_init. */
@@ -42,6 +44,7 @@ typedef struct bal_tiles {
     int bits;     /* 2, 3, 4, 6, 8, or 16 for floats */
     bool paired;  /* rows 0 .. n / 2 - 1 (gate) share blocks with the others (up): slots 0 and 1 of
                      block i are gate rows 16 i .., slots 2 and 3 the up rows of those numbers */
+    bool stepped; /* two levels of type/packed.h */
     size_t n, k;  /* rows in all parts, inputs */
     size_t group; /* inputs per scale as stored: 32, 64 or a multiple of 128; 0 for floats */
     size_t row_blocks, k_tiles, groups;

@@ -195,6 +195,7 @@ struct bal_k_embed_args {
     const int32_t *ids;
     float *h;
     int bits, k, k_tiles, group, groups;
+    int stepped, block_meta; /* cuda/tiles.h */
 };
 
 /* Bits [first, first + n) of each half of w. */
@@ -231,18 +232,20 @@ __global__ void __launch_bounds__(THREADS) bal_k_embed(const bal_k_embed_args a)
     bal_grid_wait();
     const int row = a.ids[blockIdx.x], block = row / 32, slot = row % 32 / 8, g = row % 8;
     const uint32_t *codes = a.codes + (size_t)block * a.k_tiles * a.bits * 128;
-    const unsigned char *meta = a.meta + (size_t)block * (a.bits == 16 ? 128 : a.groups * 96);
+    const unsigned char *meta = a.meta + (size_t)block * a.block_meta;
+    const float *scales = (const float *)(meta + a.groups * 96); /* of floats, or stepped */
     float *h = a.h + (size_t)blockIdx.x * a.k;
     for (int c = (int)threadIdx.x; c < a.k; c += THREADS) {
         const int in = c % 128, j = in / 8, lane = 4 * g + in % 8 / 2;
         const uint32_t *w = codes + (size_t)(c / 128) * a.bits * 128 + lane * 4 + slot;
         const uint32_t q = code_at(w, a.bits, j, in % 2);
         if (a.bits == 16) {
-            h[c] = bal_f16_float(q) * ((const float *)meta)[row % 32];
+            h[c] = bal_f16_float(q) * scales[row % 32];
             continue;
         }
         const unsigned char *of_group = meta + c / a.group * 96;
-        const float scale = bal_f16_float(((const uint16_t *)of_group)[4 * g + slot]);
+        const float scale = bal_f16_float(((const uint16_t *)of_group)[4 * g + slot]) *
+                            (a.stepped ? scales[row % 32] : 1);
         h[c] = (float)((int)q - (int)of_group[64 + 4 * g + slot]) * scale;
     }
 }
@@ -261,6 +264,8 @@ cudaError_t bal_cuda_embed(const bal_device_weight *w, bal_dptr ids, int m, bal_
     a.k_tiles = (int)t->k_tiles;
     a.group = (int)(t->group ? t->group : t->k_tiles * 128);
     a.groups = (int)t->groups;
+    a.stepped = t->stepped;
+    a.block_meta = (int)t->block_meta;
     bal_launch_shape shape = {};
     shape.grid = dim3((unsigned)m);
     shape.threads = THREADS;

@@ -15,7 +15,8 @@ static bool stored_alike(const bal_linear *a, const bal_linear *b)
 {
     if (a->type != b->type || a->k != b->k || !bal_act_equal(a->act, b->act)) return false;
     if (!bal_type_get(a->type)->packed) return true;
-    return a->packed.layout.units_per_group == b->packed.layout.units_per_group;
+    return a->packed.layout.kind == b->packed.layout.kind &&
+           a->packed.layout.units_per_group == b->packed.layout.units_per_group;
 }
 
 static bal_device_part part_of(const bal_linear *l)

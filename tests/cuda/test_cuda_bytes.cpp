@@ -57,24 +57,41 @@ struct problem {
     {
         return m.view.layout.units_per_group * 32;
     }
+    size_t group_at(size_t r, size_t k) const
+    {
+        return r * m.view.layout.groups + k / weight_group();
+    }
     int dot(size_t r, size_t from, size_t end) const
     {
         int sum = 0;
         for (size_t k = from; k < end && k < m.k; k++) {
-            const size_t g = r * m.view.layout.groups + k / weight_group();
-            sum += (m.codes[r * m.k + k] - m.zeros[g]) * a[k / 32].q[k % 32];
+            const size_t g = group_at(r, k);
+            const int step = m.steps.empty() || !whole() ? 1 : m.steps[g];
+            sum += (m.codes[r * m.k + k] - m.zeros[g]) * step * a[k / 32].q[k % 32];
         }
         return sum;
     }
+    /* of a row of two levels */
+    float row_scale(size_t r) const
+    {
+        return bal_f16_to_f32(m.scales[r]);
+    }
+    /* of a run: that of its group, or its step */
     float scale(size_t r, size_t k) const
     {
-        const size_t g = r * m.view.layout.groups + k / weight_group();
-        return bal_f16_to_f32(m.scales[g]) * a[k / 32].scale;
+        const size_t g = group_at(r, k);
+        const float w = m.steps.empty() ? bal_f16_to_f32(m.scales[g]) : (float)m.steps[g];
+        return w * a[k / 32].scale;
     }
     /* one scale on both sides of a whole row */
     bool whole() const
     {
-        return weight_group() >= m.k && act_group >= m.k;
+        return (weight_group() >= m.k || !m.steps.empty()) && act_group >= m.k;
+    }
+    float of_row(size_t r) const
+    {
+        const float by = m.steps.empty() ? scale(r, 0) : row_scale(r) * a[0].scale;
+        return fmaf((float)dot(r, 0, m.k), by, 0.0f);
     }
 };
 
@@ -84,7 +101,7 @@ float in_order(const problem &p, const device_weight &w, size_t r, int splits)
 {
     const int cols = p.m.view.layout.bits == 8 ? 64 : 128,
               units = (int)w.tiles.k_tiles * (128 / cols);
-    if (p.whole()) return fmaf((float)p.dot(r, 0, p.m.k), p.scale(r, 0), 0.0f);
+    if (p.whole()) return p.of_row(r);
     size_t run = (size_t)cols;
     if (p.weight_group() < run || p.act_group < run) run = 32;
     if (!splits) splits = bal_linear_splits(&w.tiles);
@@ -102,7 +119,7 @@ float in_order(const problem &p, const device_weight &w, size_t r, int splits)
         }
         y = split ? y + of_split : of_split;
     }
-    return y;
+    return p.m.steps.empty() ? y : y * p.row_scale(r);
 }
 
 /* y [m][n padded] by the CPU's kernel. */
@@ -113,11 +130,20 @@ std::vector<float> by_cpu(const bal_kernels &kernels, const host_matrix &w,
     std::vector<bal_a8> a;
     for (const auto &row : rows) a.insert(a.end(), row.begin(), row.end());
     std::vector<float> y(rows.size() * l.panels * 16);
-    for (size_t p = 0; p < l.panels; p++)
-        bal_kernels_gemm_a8(&kernels, l.bits)(
-            (int)rows.size(), l.units, l.units_per_group, act_group ? act_group / 32 : l.units,
-            a.data(), l.units, bal_packed_codes(&w.view, p), bal_packed_scales(&w.view, p),
-            bal_packed_zeros(&w.view, p), y.data() + p * 16, l.panels * 16);
+    const size_t per_scale = act_group ? act_group / 32 : l.units;
+    for (size_t p = 0; p < l.panels; p++) {
+        const uint32_t *codes = bal_packed_codes(&w.view, p);
+        const uint16_t *scales = bal_packed_scales(&w.view, p);
+        const uint8_t *steps = bal_packed_steps(&w.view, p), *zeros = bal_packed_zeros(&w.view, p);
+        float *to = y.data() + p * 16;
+        if (steps)
+            kernels.gemm_a8d4((int)rows.size(), l.units, l.units_per_group, per_scale, a.data(),
+                              l.units, codes, scales, steps, zeros, to, l.panels * 16);
+        else
+            bal_kernels_gemm_a8(&kernels, l.bits)((int)rows.size(), l.units, l.units_per_group,
+                                                  per_scale, a.data(), l.units, codes, scales,
+                                                  zeros, to, l.panels * 16);
+    }
     return y;
 }
 
@@ -138,8 +164,9 @@ std::vector<float> random_rows(dice &d, int m, size_t k)
     return x;
 }
 
-/* One matrix: 16 rows by the definition, all splits; fewer and more rows with the same bits. */
-void check(const host_matrix &m, size_t act_group, dice &d, bool all, const char *what)
+/* One matrix: 16 rows by the definition; fewer and more rows with the same bits. splits: 0 for
+ * those of the shape. */
+void check(const host_matrix &m, size_t act_group, dice &d, bool all, int splits, const char *what)
 {
     bal_kernels kernels;
     bal_kernels_init(&kernels, 0);
@@ -154,28 +181,25 @@ void check(const host_matrix &m, size_t act_group, dice &d, bool all, const char
     }
     const size_t padded = m.view.layout.panels * 16;
     const std::vector<float> cpu = by_cpu(kernels, m, rows, act_group);
-    for (int splits : {0, 3}) {
-        const std::vector<float> y = run(w, x, act, few, splits);
-        for (size_t i = 0; i < few; i++)
-            for (size_t r = 0; r < m.n; r++) {
-                const problem p = {m, rows[i], act_group ? act_group : m.k};
-                const float e = in_order(p, w, r, splits), c = cpu[i * padded + r];
-                if (bal_f32_bits(y[i * m.n + r]) != bal_f32_bits(e))
-                    fail_msg("%s: row %zu output %zu is %a, defined as %a", what, i, r,
-                             (double)y[i * m.n + r], (double)e);
-                if (p.whole() && bal_f32_bits(c) != bal_f32_bits(e))
-                    fail_msg("%s: row %zu output %zu is %a, on the CPU %a", what, i, r, (double)e,
-                             (double)c);
-            }
-        const int step = WATCHED || !all ? 7 : 1;
-        for (int rows_now = 1; rows_now < few && !splits; rows_now += step) {
-            const std::vector<float> fewer = run(w, x, act, rows_now, splits);
-            assert_memory_equal(fewer.data(), y.data(), fewer.size() * sizeof(float));
+    const std::vector<float> y = run(w, x, act, few, splits);
+    for (size_t i = 0; i < few; i++)
+        for (size_t r = 0; r < m.n; r++) {
+            const problem p = {m, rows[i], act_group ? act_group : m.k};
+            const float e = in_order(p, w, r, splits), c = cpu[i * padded + r];
+            if (bal_f32_bits(y[i * m.n + r]) != bal_f32_bits(e))
+                fail_msg("%s: row %zu output %zu is %a, defined as %a", what, i, r,
+                         (double)y[i * m.n + r], (double)e);
+            if (p.whole() && bal_f32_bits(c) != bal_f32_bits(e))
+                fail_msg("%s: row %zu output %zu is %a, on the CPU %a", what, i, r, (double)e,
+                         (double)c);
         }
-        if (splits && !all) continue;
-        const std::vector<float> more = run(w, x, act, most, splits);
-        assert_memory_equal(more.data(), y.data(), y.size() * sizeof(float));
+    const int step = WATCHED || !all ? 7 : 1;
+    for (int rows_now = 1; rows_now < few; rows_now += step) {
+        const std::vector<float> fewer = run(w, x, act, rows_now, splits);
+        assert_memory_equal(fewer.data(), y.data(), fewer.size() * sizeof(float));
     }
+    const std::vector<float> more = run(w, x, act, most, splits);
+    assert_memory_equal(more.data(), y.data(), y.size() * sizeof(float));
 }
 
 void check_width(int bits, uint64_t seed)
@@ -184,17 +208,18 @@ void check_width(int bits, uint64_t seed)
     const struct {
         size_t n, k, group, act_group;
         bool all;
+        int splits;
     } cases[] = {
-        {37, 420, 128, 0, true},  {70, 1300, 0, 0, false},  {33, 300, 128, 128, false},
-        {9, 290, 32, 0, false},   {5, 290, 128, 32, false}, {40, 200, 64, 64, false},
-        {8, 700, 256, 64, false}, {16, 385, 0, 128, false}, {1, 1, 0, 0, false},
-        {64, 129, 64, 32, false}, {34, 2100, 0, 32, false},
+        {37, 420, 128, 0, true, 0},  {70, 1300, 0, 0, false, 3},  {33, 300, 128, 128, false, 3},
+        {9, 290, 32, 0, false, 0},   {5, 290, 128, 32, false, 0}, {40, 200, 64, 64, false, 0},
+        {8, 700, 256, 64, false, 0}, {16, 385, 0, 128, false, 0}, {1, 1, 0, 0, false, 0},
+        {64, 129, 64, 32, false, 2}, {34, 2100, 0, 32, false, 0},
     };
     for (const auto &c : cases) {
         char what[96];
         snprintf(what, sizeof what, "w%d, %zu x %zu, groups of %zu and %zu", bits, c.n, c.k,
                  c.group, c.act_group);
-        check(random_packed(d, bits, c.n, c.k, c.group), c.act_group, d, c.all, what);
+        check(random_packed(d, bits, c.n, c.k, c.group), c.act_group, d, c.all, c.splits, what);
     }
 }
 
@@ -221,6 +246,16 @@ void test_w6(void **)
 void test_w8(void **)
 {
     check_width(8, 68);
+}
+
+/* Two levels: with one scale for a row of x, sums are integers to the end. */
+void test_d4(void **)
+{
+    dice d(69);
+    check(random_two_level(d, 37, 420, 128), 0, d, true, 0, "d4, groups of 128 and 0");
+    check(random_two_level(d, 33, 1300, 32), 0, d, false, 3, "d4, groups of 32 and 0");
+    check(random_two_level(d, 40, 300, 64), 32, d, false, 0, "d4, groups of 64 and 32");
+    check(random_two_level(d, 5, 300, 0), 128, d, false, 0, "d4, groups of 0 and 128");
 }
 
 /* The largest sums there are: all codes 255 beside zero points of 0, all inputs 127. */
@@ -293,10 +328,11 @@ void test_paired(void **)
 int main()
 {
     const CMUnitTest tests[] = {
-        cmocka_unit_test(test_w2),     cmocka_unit_test(test_w3),
-        cmocka_unit_test(test_w4),     cmocka_unit_test(test_w6),
-        cmocka_unit_test(test_w8),     cmocka_unit_test(test_extremes),
-        cmocka_unit_test(test_paired), cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_w2),         cmocka_unit_test(test_w3),
+        cmocka_unit_test(test_w4),         cmocka_unit_test(test_w6),
+        cmocka_unit_test(test_w8),         cmocka_unit_test(test_d4),
+        cmocka_unit_test(test_extremes),   cmocka_unit_test(test_paired),
+        cmocka_unit_test(test_not_finite),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

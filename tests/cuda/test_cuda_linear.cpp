@@ -85,8 +85,7 @@ struct weight_row {
         if (!bal_type_get(m.type)->packed) return;
         const bal_packed_layout &l = m.view.layout;
         offset = l.bits == 8 ? 512 : 128;
-        for (size_t k = 0; k < m.k; k++)
-            scale[k] = fabsf(bal_f16_to_f32(m.scales[r * l.groups + k / 32 / l.units_per_group]));
+        for (size_t k = 0; k < m.k; k++) scale[k] = fabsf(m.scale(r, k));
     }
 };
 
@@ -208,6 +207,15 @@ void test_w6(void **)
 void test_w8(void **)
 {
     check_width(8, 18);
+}
+
+/* Two levels: steps of groups in the sums, scales of rows behind them. */
+void test_d4(void **)
+{
+    dice d(21);
+    check_rows(random_two_level(d, 37, 420, 128), d, "d4, groups of 128", true);
+    check_rows(random_two_level(d, 33, 290, 32), d, "d4, groups of 32", false);
+    check_rows(random_two_level(d, 5, 300, 0), d, "d4, whole rows", false);
 }
 
 void test_floats(void **)
@@ -383,11 +391,11 @@ int main()
     const CMUnitTest tests[] = {
         cmocka_unit_test(test_w2),         cmocka_unit_test(test_w3),
         cmocka_unit_test(test_w4),         cmocka_unit_test(test_w6),
-        cmocka_unit_test(test_w8),         cmocka_unit_test(test_floats),
-        cmocka_unit_test(test_extremes),   cmocka_unit_test(test_not_finite),
-        cmocka_unit_test(test_splits),     cmocka_unit_test(test_epilogue),
-        cmocka_unit_test(test_many_rows),  cmocka_unit_test(test_paired),
-        cmocka_unit_test(test_truncating),
+        cmocka_unit_test(test_w8),         cmocka_unit_test(test_d4),
+        cmocka_unit_test(test_floats),     cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_not_finite), cmocka_unit_test(test_splits),
+        cmocka_unit_test(test_epilogue),   cmocka_unit_test(test_many_rows),
+        cmocka_unit_test(test_paired),     cmocka_unit_test(test_truncating),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

@@ -118,7 +118,7 @@ std::string outcome(void (*kernel)(Args), size_t shared, const problem &p, uint6
     a.ld = p.m.n, a.rows_staged = 1, a.m = 1, a.n = (int)p.m.n;
     a.row_blocks = (int)w.tiles.row_blocks, a.k_tiles = (int)w.tiles.k_tiles;
     a.groups = (int)w.tiles.groups, a.units_per_group = 1, a.groups_per_unit = 1;
-    a.splits = 2;
+    a.splits = 2, a.block_meta = (int)w.tiles.block_meta;
     bal_launch(kernel, {dim3(2), 256, shared - (size_t)shared_short, s, true}, a);
     cudaStreamSynchronize(s);
     cudaStreamDestroy(s);

@@ -65,15 +65,22 @@ void check_packed(const std::vector<const host_matrix *> &matrices, size_t file_
                              "expected %u",
                              t.bits, t.n, k, block, row, c, code_at(t, w.codes, block, row, c),
                              expected);
-                const uint8_t *meta =
-                    (const uint8_t *)w.meta.data() + (block * t.groups + c / t.group) * 96;
+                const uint8_t *of_block = (const uint8_t *)w.meta.data() + block * t.block_meta;
+                const uint8_t *meta = of_block + c / t.group * 96;
                 const size_t at = row % 8 * 4 + row / 8;
                 if (!real || c >= k) continue;
                 const size_t from = r * groups + (file_group ? c / file_group : 0);
                 uint16_t scale;
                 memcpy(&scale, meta + 2 * at, 2);
-                assert_int_equal(scale, m->scales[from]);
                 assert_int_equal(meta[64 + at], m->zeros[from]);
+                if (!t.stepped) {
+                    assert_int_equal(scale, m->scales[from]);
+                    continue;
+                }
+                float of_row;
+                memcpy(&of_row, of_block + t.groups * 96 + 4 * row, 4);
+                assert_true(bal_f16_to_f32(scale) == (float)m->steps[from]);
+                assert_true(of_row == bal_f16_to_f32(m->scales[r]));
             }
         }
 }
@@ -89,6 +96,15 @@ void test_packed(void **)
         }
     const host_matrix tiny = random_packed(d, 3, 1, 1, 0);
     check_packed({&tiny}, 0, false);
+}
+
+void test_two_levels(void **)
+{
+    dice d(4);
+    for (size_t group : {(size_t)0, (size_t)32, (size_t)96, (size_t)128}) {
+        const host_matrix a = random_two_level(d, 37, 420, group);
+        check_packed({&a}, group, false);
+    }
 }
 
 void test_parts(void **)
@@ -154,9 +170,8 @@ void test_refusals(void **)
 int main()
 {
     const CMUnitTest tests[] = {
-        cmocka_unit_test(test_packed),
-        cmocka_unit_test(test_parts),
-        cmocka_unit_test(test_floats),
+        cmocka_unit_test(test_packed),   cmocka_unit_test(test_two_levels),
+        cmocka_unit_test(test_parts),    cmocka_unit_test(test_floats),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);

@@ -41,7 +41,7 @@ struct dice {
 struct host_matrix {
     bal_type type;
     size_t n, k;
-    std::vector<uint8_t> codes, zeros, packed;
+    std::vector<uint8_t> codes, zeros, steps, packed; /* steps: of two levels */
     std::vector<uint16_t> scales, halves;
     std::vector<float> floats;
     bal_packed_view view = {};
@@ -57,6 +57,15 @@ struct host_matrix {
         return p;
     }
 
+    /* of a packed row's input, the step with it */
+    float scale(size_t r, size_t c) const
+    {
+        const bal_packed_layout &l = view.layout;
+        const size_t group = r * l.groups + c / 32 / l.units_per_group;
+        return steps.empty() ? bal_f16_to_f32(scales[group])
+                             : bal_f16_to_f32(scales[r]) * (float)steps[group];
+    }
+
     /* row r as numbers, out[k] */
     void row(size_t r, float *out) const
     {
@@ -67,6 +76,41 @@ struct host_matrix {
         if (bal_type_get(type)->packed) bal_packed_row(&view, r, out);
     }
 };
+
+/* Packs the codes and what belongs to them. */
+static inline void pack(host_matrix &m, const bal_packed_layout &l)
+{
+    bal_error err = {};
+    const bal_packed_parts parts = {m.codes.data(), m.scales.data(),
+                                    m.steps.empty() ? nullptr : m.steps.data(), m.zeros.data(),
+                                    nullptr};
+    m.packed.resize(l.n_bytes + 3);
+    const size_t shift = (4 - (uintptr_t)m.packed.data() % 4) % 4;
+    uint8_t *bytes = m.packed.data() + shift;
+    assert_int_equal(bal_pack_parts(&l, &parts, bytes, &err), BAL_OK);
+    assert_int_equal(bal_packed_view_init(&m.view, &l, bytes, l.n_bytes, &err), BAL_OK);
+}
+
+/* Weights of two levels: codes of 4 bits, steps of 1 .. 8. */
+static inline host_matrix random_two_level(dice &d, size_t n, size_t k, size_t group)
+{
+    host_matrix m;
+    bal_error err = {};
+    bal_packed_layout l;
+    assert_int_equal(bal_type_from_bits(&m.type, 4, &err), BAL_OK);
+    assert_int_equal(bal_packed_layout_of(&l, {BAL_PACKED_TWO_LEVEL, 4, group}, n, k, &err),
+                     BAL_OK);
+    m.n = n;
+    m.k = k;
+    for (size_t i = 0; i < n * k; i++) m.codes.push_back((uint8_t)d.below(16));
+    for (size_t i = 0; i < n * l.groups; i++) {
+        m.zeros.push_back((uint8_t)d.below(16));
+        m.steps.push_back((uint8_t)(1 + d.below(8)));
+    }
+    for (size_t i = 0; i < n; i++) m.scales.push_back(bal_f32_to_f16(d.even() * 0.01f));
+    pack(m, l);
+    return m;
+}
 
 /* Packed weights of random codes, zero points and scales up to `most`. */
 static inline host_matrix random_packed(dice &d, int bits, size_t n, size_t k, size_t group,
@@ -84,12 +128,7 @@ static inline host_matrix random_packed(dice &d, int bits, size_t n, size_t k, s
         m.zeros.push_back((uint8_t)d.below(1 << bits));
         m.scales.push_back(bal_f32_to_f16(d.even() * most));
     }
-    m.packed.resize(l.n_bytes + 3);
-    const size_t shift = (4 - (uintptr_t)m.packed.data() % 4) % 4;
-    uint8_t *bytes = m.packed.data() + shift;
-    assert_int_equal(bal_pack(&l, m.codes.data(), m.scales.data(), m.zeros.data(), bytes, &err),
-                     BAL_OK);
-    assert_int_equal(bal_packed_view_init(&m.view, &l, bytes, l.n_bytes, &err), BAL_OK);
+    pack(m, l);
     return m;
 }
 

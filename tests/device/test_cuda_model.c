@@ -61,16 +61,16 @@ static void caches(void **state)
 static void packed(void **state)
 {
     (void)state;
-    const int bits[] = {2, 3, 4, 6, 8};
-    for (int i = 0; i < 5; i++) {
+    const int bits[] = {2, 3, 4, 6, 8, 4};
+    for (int i = 0; i < 6; i++) {
         bal_error err = {0};
         char set_bits[16];
         snprintf(set_bits, sizeof set_bits, "bits=%d", bits[i]);
         const char *set[] = {set_bits, i % 2 ? "group=128" : "group=32",
                              i == 2 ? "hadamard=all" : "hadamard=none",
-                             i > 2 ? "act=a8" : "act=a16"};
+                             i > 2 ? "act=a8" : "act=a16", i == 5 ? "grid=two-level" : "grid=asym"};
         const bal_quant_opts opts = {
-            .size = sizeof opts, .recipe = "rtn", .set = set, .n_set = 4, .force = true};
+            .size = sizeof opts, .recipe = "rtn", .set = set, .n_set = 5, .force = true};
         ASSERT_OK(bal_quantize(source_path(TINY), scratch("q.safetensors"), &opts, &err));
         compare(scratch("q.safetensors"), BAL_KV_F16, FEW, i > 2 ? 2e-1 : 5e-2);
     }
