@@ -223,9 +223,10 @@ static bal_status measure(bench *b)
     static const struct {
         int bits;
         bal_act act;
-    } forms[] = {{16, {BAL_ACT_A16, 0}}, {8, {BAL_ACT_A16, 0}}, {4, {BAL_ACT_A16, 0}},
-                 {3, {BAL_ACT_A16, 0}},  {2, {BAL_ACT_A16, 0}}, {8, {BAL_ACT_A8, 0}},
-                 {4, {BAL_ACT_A8, 0}}};
+    } forms[] = {{16, {.kind = BAL_ACT_A16}}, {8, {.kind = BAL_ACT_A16}},
+                 {4, {.kind = BAL_ACT_A16}},  {3, {.kind = BAL_ACT_A16}},
+                 {2, {.kind = BAL_ACT_A16}},  {8, {.kind = BAL_ACT_A8}},
+                 {4, {.kind = BAL_ACT_A8}}};
     const shape *shapes = b->tiny ? tiny_shapes : real_shapes;
     const size_t n = b->tiny ? sizeof tiny_shapes / sizeof *tiny_shapes
                              : sizeof real_shapes / sizeof *real_shapes;

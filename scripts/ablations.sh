@@ -254,7 +254,7 @@ END
 * A6: gradients of the attention block's own loss and attention scores as weights; row groups with their own H.
 * A7: groups of 16, a second table per group, trellis codes.
 * A10: budgets by column block, and costs verified by KL.
-* A11, 8-bit activations, stands in [activations.md](activations.md); a patch for vision rows alone is not built.
+* A11, 8-bit activations, stands in [activations.md](activations.md), its scales from each token or fixed, for all tokens or per modality; a patch for vision rows alone is not built.
 * A12 to A14 are no ablations of the solver.
 END
   } >"$page"

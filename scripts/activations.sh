@@ -36,6 +36,18 @@ w4a8-distort|w4a8|distort=on|searched on the inputs of the model as quantized so
 w4a8-spikes|w4a8|spikes=a16|inputs with spikes keep 16 bits
 w4a8-tail|w4a8|spikes=a16 spike_rule=tail|inputs with a tail keep 16 bits
 w4a8-tail-fine|w4a8|spikes=fine spike_rule=tail|inputs with a tail have a scale per 32
+w8a8-static|w8a8|act_scale=static|SmoothQuant, one scale per linear that calibration fixed (A11)
+w8a8-modality|w8a8|act_scale=static-modality|one for vision tokens and one for text (A11)
+w8a8-static-mse|w8a8|act_scale=static act_clip=mse|one scale, cut where the squared error is least (A11)
+w8a8-modality-mse|w8a8|act_scale=static-modality act_clip=mse|two scales, cut likewise (A11)
+w4a8-static|w4a8|act_scale=static|MBQ, one fixed scale per linear (A11)
+w4a8-modality|w4a8|act_scale=static-modality|one for vision tokens and one for text (A11)
+w4a8-static-mse|w4a8|act_scale=static act_clip=mse|one scale, cut where the squared error is least (A11)
+w4a8-modality-mse|w4a8|act_scale=static-modality act_clip=mse|two scales, cut likewise (A11)
+ballast-a8-static|ballast|bits=4 act=a8 act_scale=static|the default recipe with one fixed scale per linear
+ballast-a8-modality|ballast|bits=4 act=a8 act_scale=static-modality|and with two
+w8-a8-static-turned|rtn|bits=8 group=row grid=sym act=a8 act_scale=static rotate=residual hadamard=all|one fixed scale where no input stands out
+w8-a8-modality-turned|rtn|bits=8 group=row grid=sym act=a8 act_scale=static-modality rotate=residual hadamard=all|two there
 w4d128-a16|rtn|bits=4 grid=two-level|4-bit weights with integer steps per 128 inputs over one scale per output; 16-bit activations
 w4d128-a8|rtn|bits=4 grid=two-level act=a8|the same weights; bytes per token, summed over whole rows
 dgq|dgq||steps and scales searched by the inputs' mean squares
@@ -69,7 +81,7 @@ quantize_all() {
   while IFS='|' read -r name recipe set what; do
     one=()
     for s in $set; do one+=(--set "$s"); done
-    [ "$recipe" = rtn ] || one+=("${data[@]}") # which looks at none
+    [[ $recipe = rtn && $set != *static* ]] || one+=("${data[@]}") # rounding looks at none
     [ -f "$work/$name" ] || "$ballast" quantize demo/model -o "$work/$name" --force -q --recipe "$recipe" "${one[@]}" </dev/null
   done < <(missing)
 }

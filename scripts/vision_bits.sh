@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # What bits of the vision tower and the projector cost on the embedded model, the decoder at 8 bits throughout: figures
-# for all questions and for those that need reading (numbers and words). Makes docs/vision_bits.md; five minutes on two
-# idle cores.
+# for all questions and for those that need reading (numbers and words), with 16-bit inputs and with bytes. Makes
+# docs/vision_bits.md; eight minutes on two idle cores.
 #   vision_bits.sh [QUESTIONS]      480; 0: all 1,440
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -28,12 +28,14 @@ figures() { # models|against
         100 * v["top1"], v["number_n_right"], v["number_n"], v["word_n_right"], v["word_n"] }'
 }
 
-row() { # VISION PROJECTOR
-  local file=$work/$1-$2.safetensors json=$work/$1-$2.json
-  "$ballast" quantize demo/model -o "$file" --recipe rtn --bits 8 --set "vision=$1" --set "projector=$2" --force -q >&2
+row() { # VISION PROJECTOR [INPUTS]
+  local act=${3:-a16} n right kl lo hi top1 number word
+  local file=$work/$1-$2-$act.safetensors json=$work/$1-$2-$act.json
+  "$ballast" quantize demo/model -o "$file" --recipe rtn --bits 8 --set "vision=$1" --set "projector=$2" \
+    --set "vision_act=$act" --force -q >&2
   "$ballast" eval "$file" --against demo/model --data demo/data/eval.jsonl --limit "$limit" --json >"$json"
   read -r n right kl lo hi top1 number word < <(figures models <"$json")
-  echo "| $1 | $2 | $(stat -c %s "$file") | $right of $n | $number | $word | $kl [$lo, $hi] | $top1 |"
+  echo "| $1 | $2 | $act | $(stat -c %s "$file") | $right of $n | $number | $word | $kl [$lo, $hi] | $top1 |"
 }
 
 {
@@ -41,10 +43,11 @@ row() { # VISION PROJECTOR
   echo
   echo "Made by \`scripts/vision_bits.sh $limit\`: the embedded model, decoder at 8 bits (\`rtn\`), tower and projector as said, held-out"
   echo "questions. Number and word: right answers of the questions that need reading. KL in nats to"
-  echo "the float model, with its bootstrap interval over pictures; top-1 agreement in %."
+  echo "the float model, with its bootstrap interval over pictures; top-1 agreement in %. Inputs: what packed linears in"
+  echo "front of the decoder read, 16-bit integers or a byte per value with one scale per patch (\`vision_act\`)."
   echo
-  echo "| vision | projector | bytes | right | number | word | KL | top-1 |"
-  echo "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+  echo "| vision | projector | inputs | bytes | right | number | word | KL | top-1 |"
+  echo "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
   row float float
   row 8 8
   row 8 float
@@ -53,7 +56,11 @@ row() { # VISION PROJECTOR
   row 6 6
   row 4 8
   row 4 4
-  read -r n right _ _ _ _ number word < <(figures against <"$work/8-8.json")
-  echo "| f16 | f16 | $(cat demo/model/*.safetensors | wc -c) | $right of $n | $number | $word | the float model | |"
+  row 8 8 a8
+  row 6 6 a8
+  row 4 8 a8
+  row 4 4 a8
+  read -r n right _ _ _ _ number word < <(figures against <"$work/8-8-a16.json")
+  echo "| f16 | f16 | | $(cat demo/model/*.safetensors | wc -c) | $right of $n | $number | $word | the float model | |"
 } >"$work/page.md"
 mv "$work/page.md" "$page"

@@ -161,6 +161,7 @@ __global__ void __launch_bounds__(STAGE_THREADS) bal_k_stage(const bal_k_stage_a
 static int group_of(bal_act act, size_t k)
 {
     if (act.kind == BAL_ACT_A16) return -1;
+    if (act.scale != BAL_ACT_DYNAMIC) return -2;
     if (act.group == 0 || act.group >= k) return 0;
     return act.group == 32 || act.group == 64 || act.group == 128 ? (int)act.group : -2;
 }

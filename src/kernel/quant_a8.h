@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * Contract: 8-bit activations. A row of floats becomes signed bytes with one scale per group of
- * inputs, the right operand of gemm_a8.h. Class EXACT: all variants agree bit for bit. */
+ * inputs, found in them or given, the right operand of gemm_a8.h. Class EXACT: all variants agree
+ * bit for bit. */
 #ifndef BAL_KERNEL_QUANT_A8_H
 #define BAL_KERNEL_QUANT_A8_H
 
@@ -24,5 +25,11 @@ static_assert(sizeof(bal_a8) == 40, "units are read as raw bytes");
  * absmax below 2^-100 gives scale 0 and q 0 (its reciprocal would overflow). A NaN or infinity in
  * the group gives scale NaN and q 0, so that every result made from it is NaN. */
 typedef void bal_quant_a8_fn(const float *x, size_t k, size_t group, bal_a8 *out);
+
+/* The same with a scale that was fixed before, one for the row, and saturation:
+ *   q = rint(min(max(x * (1 / scale), -127), 127)), ties to even.
+ * scale is a number, not negative; below 2^-100 it gives scale 0 and q 0. A NaN or infinity in the
+ * row gives scale NaN and q 0 throughout. */
+typedef void bal_quant_a8_fixed_fn(const float *x, size_t k, float scale, bal_a8 *out);
 
 #endif

@@ -19,6 +19,7 @@ typedef struct bal_kernels {
     bal_gemm_w_fn *gemm_w2, *gemm_w3, *gemm_w4, *gemm_w6, *gemm_w8;
     bal_gemm_t_fn *gemm_t2, *gemm_t3, *gemm_t4, *gemm_d4;
     bal_quant_a8_fn *quant_a8;
+    bal_quant_a8_fixed_fn *quant_a8_fixed;
     bal_gemm_a8_fn *gemm_a8w2, *gemm_a8w3, *gemm_a8w4, *gemm_a8w6, *gemm_a8w8;
     bal_gemm_a8d_fn *gemm_a8d4;
     bal_gemm_nt_fn *gemm_nt_f32, *gemm_nt_bf16, *gemm_nt_f16;

@@ -292,13 +292,17 @@ static bal_status bind_float_linear(binder *b, const bal_bind_row *r, const bal_
     return BAL_OK;
 }
 
-/* Metadata act.NAME; a16 where there is none. */
-static bal_status bind_act(binder *b, const char *name, bal_linear *l)
+/* Metadata act.NAME; a16 where there is none. Modalities are those of the decoder's rows. */
+static bal_status bind_act(binder *b, const bal_bind_row *r, const char *name, bal_linear *l)
 {
     char key[NAME_SIZE + 8];
     snprintf(key, sizeof key, "act.%s", name);
     const char *id = bal_tensor_meta(&b->m->tensors, key);
     const bal_status st = id ? bal_act_parse(id, &l->act, b->err) : BAL_OK;
+    if (st >= 0 && l->act.scale != BAL_ACT_DYNAMIC && r->owner != BAL_OWNER_DECODER)
+        return bal_fail(b->err, BAL_E_UNSUP,
+                        "%s: metadata %s: only linears of decoder blocks have fixed scales",
+                        b->m->path, key);
     return st < 0 ? bal_fail_in(b->err, st, "%s: metadata %s", b->m->path, key) : st;
 }
 
@@ -376,7 +380,7 @@ static bal_status bind_packed_linear(binder *b, const bal_bind_row *r, const cha
         return wrong(b, t, expected);
     }
     BAL_TRY(bal_type_from_bits(&l->type, format.bits, b->err));
-    BAL_TRY(bind_act(b, name, l));
+    BAL_TRY(bind_act(b, r, name, l));
     BAL_TRY(bind_hadamard(b, r, name, l));
     BAL_TRY(bind_lowrank(b, name, l));
     if (format.kind == BAL_PACKED_TABLE && l->act.kind == BAL_ACT_A8)

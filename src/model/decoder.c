@@ -81,31 +81,34 @@ void bal_decoder_rotate(const bal_exec *e, const bal_text_config *c, const float
     bal_rope_apply(e, k, m, c->kv_heads, c->head_dim, cosine, sine, 1.0f);
 }
 
+static void multiply(const bal_exec *e, const bal_linear *w, const bal_rows *r, const float *x,
+                     float *y)
+{
+    bal_linear_forward_rows(e, w, x, (size_t)w->k, r->modality, r->m, y, (size_t)w->n);
+}
+
 void bal_decoder_attn(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
                       const bal_rows *r, const float *x, bal_decoder_buf *b, float *out)
 {
-    const size_t hidden = (size_t)c->hidden, q = (size_t)c->heads * (size_t)c->head_dim;
-    const size_t kv = (size_t)c->kv_heads * (size_t)c->head_dim;
-    bal_linear_forward(e, &l->q, x, hidden, r->m, b->q, q);
-    bal_linear_forward(e, &l->k, x, hidden, r->m, b->k, kv);
-    bal_linear_forward(e, &l->v, x, hidden, r->m, b->v, kv);
+    multiply(e, &l->q, r, x, b->q);
+    multiply(e, &l->k, r, x, b->k);
+    multiply(e, &l->v, r, x, b->v);
     bal_decoder_rotate(e, c, l->q_norm, l->k_norm, r->m, r->cos, r->sin, b->q, b->k);
-    store_kv(r, b->k, b->v, kv);
+    store_kv(r, b->k, b->v, (size_t)l->k.n);
     bal_attention_cached(e, c->heads, r->kv, r->layer, b->q, r->spans, r->n_spans, NULL, b->ctx,
                          NULL);
     if (l->o.hadamard) bal_hadamard(e, b->ctx, r->m, l->o.k, l->o.hadamard);
-    bal_linear_forward(e, &l->o, b->ctx, q, r->m, out, hidden);
+    multiply(e, &l->o, r, b->ctx, out);
 }
 
-void bal_decoder_mlp(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l, int m,
-                     const float *x, bal_decoder_buf *b, float *out)
+void bal_decoder_mlp(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
+                     const bal_rows *r, const float *x, bal_decoder_buf *b, float *out)
 {
-    const size_t hidden = (size_t)c->hidden, inter = (size_t)c->intermediate;
-    bal_linear_forward(e, &l->gate, x, hidden, m, b->act, inter);
-    bal_linear_forward(e, &l->up, x, hidden, m, b->up, inter);
-    bal_silu_mul(e, b->act, b->up, m, c->intermediate);
-    if (l->down.hadamard) bal_hadamard(e, b->act, m, l->down.k, l->down.hadamard);
-    bal_linear_forward(e, &l->down, b->act, inter, m, out, hidden);
+    multiply(e, &l->gate, r, x, b->act);
+    multiply(e, &l->up, r, x, b->up);
+    bal_silu_mul(e, b->act, b->up, r->m, c->intermediate);
+    if (l->down.hadamard) bal_hadamard(e, b->act, r->m, l->down.k, l->down.hadamard);
+    multiply(e, &l->down, r, b->act, out);
 }
 
 void bal_decoder_block(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
@@ -117,7 +120,7 @@ void bal_decoder_block(const bal_exec *e, const bal_text_config *c, const bal_de
     look(taps, BAL_TAP_ATTN, index, b->out, r->m, c->hidden);
     bal_add(e, h, b->out, n);
     bal_rms_norm(e, h, l->mlp_norm, c->rms_eps, r->m, c->hidden, b->norm);
-    bal_decoder_mlp(e, c, l, r->m, b->norm, b, b->out);
+    bal_decoder_mlp(e, c, l, r, b->norm, b, b->out);
     look(taps, BAL_TAP_MLP, index, b->out, r->m, c->hidden);
     bal_add(e, h, b->out, n);
     look(taps, BAL_TAP_BLOCK, index, h, r->m, c->hidden);

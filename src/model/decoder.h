@@ -34,6 +34,7 @@ typedef struct bal_taps {
 typedef struct bal_rows {
     int m;
     const float *cos, *sin;  /* [m][head_dim / 2], bal_rope_angles */
+    const uint8_t *modality; /* [m] bal_modality, or NULL: all are text */
     const bal_kv_layout *kv; /* what the pages look like, */
     int layer;               /* and which layer of theirs is used */
     const bal_kv_span *spans;
@@ -70,8 +71,8 @@ void bal_decoder_rotate(const bal_exec *e, const bal_text_config *c, const float
 void bal_decoder_attn(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
                       const bal_rows *r, const float *x, bal_decoder_buf *b, float *out);
 /* x [m][hidden], already normed -> out [m][hidden], the down_proj output. */
-void bal_decoder_mlp(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l, int m,
-                     const float *x, bal_decoder_buf *b, float *out);
+void bal_decoder_mlp(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
+                     const bal_rows *r, const float *x, bal_decoder_buf *b, float *out);
 /* h [m][hidden] in place through block `index`. */
 void bal_decoder_block(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
                        const bal_rows *r, float *h, bal_decoder_buf *b, int index, bal_taps taps);

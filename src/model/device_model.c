@@ -41,6 +41,10 @@ static bal_status upload_run(bal_device_model *d, bal_device_group *g, const bal
                 "a matrix of rank %d stands beside packed weights, which is not computed "
                 "on a device",
                 linears[i].rank);
+        if (linears[i].act.scale != BAL_ACT_DYNAMIC)
+            return bal_fail(err, BAL_E_UNSUP,
+                            "8-bit activations have fixed scales, which are not computed on a "
+                            "device; expected act_scale=dynamic");
         parts[i - from] = part_of(&linears[i]);
     }
     BAL_TRY(d->api->weight_create(d->device, &g->part[g->n].w, parts, to - from,

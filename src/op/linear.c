@@ -24,6 +24,7 @@ typedef struct job {
     const bal_linear *w;
     const float *x;
     size_t ldx;
+    const uint8_t *modality; /* [m] or NULL */
     size_t m;
     float *y;
     size_t ldy;
@@ -159,6 +160,15 @@ static void packed_panels(void *ctx, size_t begin, size_t end, int lane)
     for (size_t p = begin; p < end; p++) packed_panel(ctx, p);
 }
 
+void bal_act_quantize(const bal_kernels *kernels, const bal_act *act, int modality, const float *x,
+                      size_t k, bal_a8 *out)
+{
+    if (act->scale == BAL_ACT_DYNAMIC)
+        kernels->quant_a8(x, k, act->group, out);
+    else
+        kernels->quant_a8_fixed(x, k, act->fixed[bal_act_row_of(modality)], out);
+}
+
 static void quantize_rows_a8(void *ctx, size_t begin, size_t end, int lane)
 {
     (void)lane;
@@ -166,7 +176,8 @@ static void quantize_rows_a8(void *ctx, size_t begin, size_t end, int lane)
     bal_a8 *a = (bal_a8 *)(void *)j->e->shared;
     const size_t k = (size_t)j->w->k, units = j->w->packed.layout.units;
     for (size_t i = begin; i < end; i++)
-        j->e->kernels->quant_a8(j->x + i * j->ldx, k, j->w->act.group, a + i * units);
+        bal_act_quantize(j->e->kernels, &j->w->act, j->modality ? j->modality[i] : BAL_PROMPT,
+                         j->x + i * j->ldx, k, a + i * units);
 }
 
 /* Units of a row that share an activation scale. */
@@ -270,12 +281,14 @@ static void packed_forward(job *j)
 {
     const size_t panels = j->w->packed.layout.panels, m = j->m;
     const bool a8 = j->w->act.kind == BAL_ACT_A8;
+    const uint8_t *modality = j->modality;
     const float *x = j->x;
     float *y = j->y;
     for (size_t i = 0; i < m; i += BAL_ROW_CHUNK) {
         j->m = bal_min(BAL_ROW_CHUNK, m - i);
         j->x = x + i * j->ldx;
         j->y = y + i * j->ldy;
+        j->modality = modality ? modality + i : NULL;
         bal_pool_run(j->e->pool, a8 ? quantize_rows_a8 : quantize_rows, j, j->m, 4);
         bal_pool_run(j->e->pool, a8 ? panels_a8 : packed_panels, j, panels, grain_of(j->e, panels));
         if (j->w->rank) add_low(j);
@@ -290,10 +303,17 @@ uint64_t bal_linear_bytes(const bal_linear *w)
     return low + (t->packed ? w->packed.layout.n_bytes : n * k * (uint64_t)t->bits / 8);
 }
 
-void bal_linear_forward(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx, int m,
-                        float *y, size_t ldy)
+void bal_linear_forward_rows(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx,
+                             const uint8_t *modality, int m, float *y, size_t ldy)
 {
-    job j = {.e = e, .w = w, .x = x, .ldx = ldx, .m = (size_t)m, .y = y, .ldy = ldy};
+    job j = {.e = e,
+             .w = w,
+             .x = x,
+             .ldx = ldx,
+             .modality = modality,
+             .m = (size_t)m,
+             .y = y,
+             .ldy = ldy};
     if (m < 1) return;
     if (bal_type_get(w->type)->packed) {
         packed_forward(&j);
@@ -301,6 +321,12 @@ void bal_linear_forward(const bal_exec *e, const bal_linear *w, const float *x, 
     }
     const size_t tiles = bal_ceil_div((size_t)w->n, BAL_OUT_TILE);
     bal_pool_run(e->pool, float_tiles, &j, tiles, grain_of(e, tiles));
+}
+
+void bal_linear_forward(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx, int m,
+                        float *y, size_t ldy)
+{
+    bal_linear_forward_rows(e, w, x, ldx, NULL, m, y, ldy);
 }
 
 /* Columns [c0, c0 + n) of dx: W is widened 64 x 64 elements at a time, rows ascending. */

@@ -36,6 +36,15 @@ uint64_t bal_linear_bytes(const bal_linear *w);
 void bal_linear_forward(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx, int m,
                         float *y, size_t ldy);
 
+/* The same with a modality [m] of each row, which says what scale of act.fixed it gets; NULL, as
+ * above: they are text. */
+void bal_linear_forward_rows(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx,
+                             const uint8_t *modality, int m, float *y, size_t ldy);
+
+/* One row x[k] as bytes, as a linear with this a8 path reads it; out [ceil(k / 32)]. */
+void bal_act_quantize(const bal_kernels *kernels, const bal_act *act, int modality, const float *x,
+                      size_t k, bal_a8 *out);
+
 /* dx [m][k] = dy [m][n] W, the activation gradient; float weights only. dx is overwritten, or
  * added to when `accumulate` is set. */
 void bal_linear_backward(const bal_exec *e, const bal_linear *w, const float *dy, size_t lddy,

@@ -9,7 +9,7 @@
 #include "quant/stats.h"
 #include "type/act.h"
 
-/* The path that the recipe asks for. */
+/* The path that the recipe asks for; scales that are fixed are 0 still. */
 bal_act bal_act_of(const bal_recipe *r);
 
 /* Whether bytes with one scale per token lose most of an input: the step of its largest value,
@@ -23,9 +23,15 @@ bool bal_act_tail(const bal_channel_stats *s);
 /* The path of an input with these statistics, by the recipe's rule. */
 bal_act bal_act_for(const bal_recipe *r, const bal_channel_stats *s);
 
+/* Fixes the scales of a path that has such: clip times the largest |x| / scale of the tokens that
+ * share one, over 127; scale NULL: 1. Tokens of which none was seen get the scale of the others. */
+void bal_act_fix(bal_act *act, const bal_channel_stats *s, const float *scale,
+                 const float clip[BAL_ACT_ROWS]);
+
 /* x [m][k] in place becomes scale * q of kernel/quant_a8.h (the very kernel). s NULL, or [k]: x is
- * divided by s before and multiplied by it after. Nothing happens to x with a16, whose error is far
- * below that of the float arithmetic here. */
-void bal_act_simulate(const bal_exec *e, bal_act act, const float *s, float *x, int m, int k);
+ * divided by s before and multiplied by it after. modality [m], read only where scales are fixed.
+ * Nothing happens to x with a16, whose error is far below that of the float arithmetic here. */
+void bal_act_simulate(const bal_exec *e, bal_act act, const float *s, const uint8_t *modality,
+                      float *x, int m, int k);
 
 #endif

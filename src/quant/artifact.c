@@ -38,7 +38,7 @@ typedef struct builder {
 static bal_status builder_init(builder *b)
 {
     const size_t layers = (size_t)b->engine->model.config.text.layers;
-    b->room_meta = FIXED_META + 3 * layers * BAL_DECODER_LINEARS + b->origin->tower->n;
+    b->room_meta = FIXED_META + 3 * layers * BAL_DECODER_LINEARS + 2 * b->origin->tower->n;
     b->room_tensors = b->engine->model.tensors.n_tensors + 2 + b->origin->tower->n +
                       BAL_TRANSFORM_TENSORS + layers * (4 * BAL_DECODER_LINEARS + BAL_PART_NORMS);
     b->tensors = calloc(b->room_tensors, sizeof *b->tensors);
@@ -231,13 +231,16 @@ static bal_status add_planned(builder *b, int layer)
 /* Without data as long as it is not packed. */
 static bal_status add_tower(builder *b)
 {
-    char text[BAL_PART_NAME + 16], id[BAL_PACKED_ID_SIZE];
+    char text[BAL_PART_NAME + 16], id[BAL_PACKED_ID_SIZE], act[BAL_ACT_ID_SIZE];
     for (size_t i = 0; i < b->origin->tower->n; i++) {
         const bal_tower_linear *t = &b->origin->tower->items[i];
         const bool done = bal_type_get(t->linear->type)->packed;
         snprintf(text, sizeof text, "layout.%s", t->name);
         bal_packed_layout_id(&t->layout, id);
         BAL_TRY(add_kept_meta(b, text, id));
+        snprintf(text, sizeof text, "act.%s", t->name);
+        bal_act_id(t->act, act);
+        if (t->act.kind == BAL_ACT_A8) BAL_TRY(add_kept_meta(b, text, act));
         snprintf(text, sizeof text, "%s.packed", t->name);
         BAL_TRY(
             add_flat(b, text, BAL_ST_U8, done ? t->linear->packed.codes : NULL, t->layout.n_bytes));
@@ -272,9 +275,11 @@ static bal_status add_untouched(builder *b)
 /* The least version whose readers know everything in the file. */
 static const char *format_of(const bal_recipe *r)
 {
+    if (r->act_scale != BAL_ACT_DYNAMIC) return BAL_ARTIFACT_FORMAT_FIXED;
     if (r->hadamard != BAL_MIXING_NONE || r->rank) return BAL_ARTIFACT_FORMAT_MIXED;
     if (bal_recipe_format(r, 0).kind != BAL_PACKED_GROUPS) return BAL_ARTIFACT_FORMAT_STEPS;
-    return r->act == BAL_ACT_A8 ? BAL_ARTIFACT_FORMAT_ACTS : BAL_ARTIFACT_FORMAT;
+    return r->act == BAL_ACT_A8 || r->vision_act == BAL_ACT_A8 ? BAL_ARTIFACT_FORMAT_ACTS
+                                                               : BAL_ARTIFACT_FORMAT;
 }
 
 static bal_status add_origin(builder *b)

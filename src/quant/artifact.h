@@ -17,6 +17,7 @@
 #define BAL_ARTIFACT_FORMAT_ACTS  "1.1"
 #define BAL_ARTIFACT_FORMAT_STEPS "1.2"
 #define BAL_ARTIFACT_FORMAT_MIXED "2.0"
+#define BAL_ARTIFACT_FORMAT_FIXED "2.1"
 
 typedef struct bal_artifact_origin {
     const bal_recipe *recipe;

@@ -30,6 +30,7 @@ static void job_deinit(bal_block_job *j)
     free(j->out);
     free(j->want);
     free(j->rows);
+    free(j->tags);
     free(j->place);
     free(j->sums);
     for (int i = 0; i < BAL_JOB_TALLIES; i++) free(j->tally[i]);
@@ -43,9 +44,10 @@ static bal_status job_rows(bal_block_job *j, bal_error *err)
     j->out = malloc(n * hidden);
     j->want = malloc(n * hidden);
     j->rows = malloc(n * (size_t)j->trial.widest * sizeof(float));
+    j->tags = malloc(n);
     j->place = malloc(n * sizeof *j->place);
     j->sums = malloc(n * sizeof *j->sums);
-    if (j->h && j->out && j->want && j->rows && j->place && j->sums) return BAL_OK;
+    if (j->h && j->out && j->want && j->rows && j->tags && j->place && j->sums) return BAL_OK;
     return bal_nomem(err, n * (size_t)j->trial.widest * sizeof(float), "rows of a sample");
 }
 
@@ -190,14 +192,19 @@ static bal_status search_and_fold(bal_block_job *j, bal_block_result *out, bal_e
 {
     bool any = false;
     for (int g = 0; g < BAL_GROUPS; g++) {
-        const bool inputs = scales(j, g) || j->recipe->clip != BAL_CLIP_NONE;
-        if (j->recipe->distort && inputs) BAL_TRY(collect_distorted(j, g, any, err));
+        const bool fixed = j->act[g].scale != BAL_ACT_DYNAMIC;
+        const bool inputs = scales(j, g) || j->recipe->clip != BAL_CLIP_NONE || fixed;
+        if (j->recipe->distort && inputs) {
+            BAL_TRY(collect_distorted(j, g, any, err));
+            BAL_TRY(bal_job_settle(j, g, NULL, err));
+        }
         if (!scales(j, g)) continue;
         if (searches(j, g))
             BAL_TRY(bal_job_search(j, g, &out->group[g], err));
         else
             BAL_TRY(bal_job_smooth(j, g, &out->group[g], err));
         bal_fold_group(&j->work, j->e->pool, g, out->group[g].scale, j->recipe->arithmetic);
+        BAL_TRY(bal_job_settle(j, g, out->group[g].scale, err));
         any = true;
     }
     return BAL_OK;
@@ -297,11 +304,13 @@ static bal_status calibrated(bal_block_job *j, bal_block_result *out, const char
 {
     const bool solves = bal_recipe_solves(j->recipe);
     const bool spikes = j->recipe->spikes != BAL_SPIKES_KEEP;
-    const unsigned groups = j->recipe->distort && !spikes ? 0u : (1u << BAL_GROUPS) - 1;
+    const bool wanted = spikes || j->recipe->act_scale != BAL_ACT_DYNAMIC;
+    const unsigned groups = j->recipe->distort && !wanted ? 0u : (1u << BAL_GROUPS) - 1;
     bal_error_sums e[BAL_SUBS], ref[BAL_SUBS];
     bal_wide_copy_all(&j->trial, j->e, j->layer);
     BAL_TRY(bal_job_collect(j, j->in_float, groups, true, err));
     for (int g = 0; spikes && g < BAL_GROUPS; g++) j->act[g] = bal_act_for(j->recipe, &j->stats[g]);
+    for (int g = 0; g < BAL_GROUPS; g++) BAL_TRY(bal_job_settle(j, g, NULL, err));
     BAL_TRY(plain_errors(j, out, ref, err));
     BAL_TRY(search_and_fold(j, out, err));
     log_inputs(j, out);

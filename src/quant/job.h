@@ -26,7 +26,8 @@ typedef struct bal_block_job {
     const bal_recipe *recipe;
     bal_quantizer quantizer[BAL_DECODER_LINEARS];
     double ratio[BAL_SUBS];
-    bal_act act[BAL_GROUPS]; /* how each group will read its inputs */
+    bal_act act[BAL_GROUPS];              /* how each group will read its inputs */
+    float clip[BAL_GROUPS][BAL_ACT_ROWS]; /* parts of the largest input that fixed scales hold */
     bal_step_fn *step;
     void *step_ctx;
     long done, total;
@@ -41,7 +42,8 @@ typedef struct bal_block_job {
     int max_rows;                          /* max_len + BAL_JOB_BATCH */
     float *h, *out, *want;                 /* [max_rows][hidden] */
     float *rows;                           /* [max_rows][widest linear input] */
-    size_t *place;                         /* [max_rows] numbers of these rows among all */
+    uint8_t *tags;                         /* [max_rows] modalities of these rows */
+    size_t *place;                         /* [max_rows] and their numbers among all */
     bal_row_error *sums;                   /* [max_rows] */
     bal_row_error *tally[BAL_JOB_TALLIES]; /* [rows of all samples] errors, added when complete */
 } bal_block_job;
@@ -76,6 +78,14 @@ bal_status bal_job_errors(bal_block_job *j, bal_error_sums errors[BAL_SUBS], bal
  * The group reads x / s as j->act says (s NULL: x). */
 bal_status bal_job_group_errors(bal_block_job *j, int group, const float *s, bal_error_sums *sums,
                                 bal_error *err);
+
+/* act[group] at scale s (NULL: none), its fixed scales made for the largest |x| / s in stats[group]
+ * and clip[group]. */
+bal_act bal_job_act(const bal_block_job *j, int group, const float *s);
+/* Chooses clip[group] at scale s as the recipe says and fixes the scales of act[group] with it.
+ * Collective; stats[group] and x[group] must be there. Nothing happens to a path without fixed
+ * scales. */
+bal_status bal_job_settle(bal_block_job *j, int group, const float *s, bal_error *err);
 
 /* SmoothQuant's scale for one group, from the ranges of its inputs and of its columns in work. */
 bal_status bal_job_smooth(bal_block_job *j, int group, bal_group_log *log, bal_error *err);

@@ -243,27 +243,26 @@ static bal_status layout_of(const opener *o, const bal_linear *l, int i, bal_pac
                     id ? id : "nothing");
 }
 
+/* Whether the recipe may have given a linear this path; only the run knows what scales it fixed. */
+static bool may_read(const bal_recipe *r, bal_act act)
+{
+    const bal_act fine = {.kind = BAL_ACT_A8, .group = BAL_SPIKE_GROUP};
+    if (bal_act_alike(act, bal_act_of(r))) return true;
+    if (act.kind == BAL_ACT_A16) return r->spikes == BAL_SPIKES_A16;
+    return r->spikes == BAL_SPIKES_FINE && bal_act_alike(act, fine);
+}
+
 /* The activation path of linear i: the recipe's, or what spikes made of it. */
 static bal_status act_of(const opener *o, int i, bal_act *act)
 {
     char key[BAL_PART_NAME], want[BAL_ACT_ID_SIZE];
-    *act = (bal_act){BAL_ACT_A16, 0};
+    bal_error unused;
     bal_part_act_key(key, o->index, i);
     const char *id = bal_tensor_meta(&o->p->set, key);
+    if (bal_act_parse(id ? id : "a16", act, &unused) == BAL_OK && may_read(o->recipe, *act))
+        return BAL_OK;
     bal_act_id(bal_act_of(o->recipe), want);
-    if (id && strcmp(id, want) == 0) {
-        *act = bal_act_of(o->recipe);
-        return BAL_OK;
-    }
-    const bool may_be_a16 = o->recipe->act == BAL_ACT_A16 || o->recipe->spikes == BAL_SPIKES_A16;
-    if (may_be_a16 && (!id || strcmp(id, "a16") == 0)) return BAL_OK;
-    const bal_act fine = {BAL_ACT_A8, BAL_SPIKE_GROUP};
-    char is[BAL_ACT_ID_SIZE];
-    bal_act_id(fine, is);
-    if (o->recipe->spikes == BAL_SPIKES_FINE && id && strcmp(id, is) == 0) {
-        *act = fine;
-        return BAL_OK;
-    }
+    if (o->recipe->act_scale != BAL_ACT_DYNAMIC) snprintf(want, sizeof want, "fixed scales");
     return bal_fail(o->err, BAL_E_FORMAT, "metadata %s: expected %s, found %.40s", key, want,
                     id ? id : "nothing");
 }

@@ -47,6 +47,7 @@ static bal_status make_angles(bal_pass *p, bal_error *err)
 
 void bal_pass_place(bal_pass *p, const bal_sample *s)
 {
+    p->modality = s->modality;
     if (s->pos) {
         bal_rope_angles(p->config, (const int32_t(*)[3])s->pos, s->n, p->cos, p->sin);
         p->placed = true;
@@ -79,8 +80,13 @@ void bal_pass_destroy(bal_pass *p)
 bal_rows bal_pass_rows(bal_pass *p, int n)
 {
     p->span = (bal_kv_span){.m = n, .pages = p->pages};
-    return (bal_rows){
-        .m = n, .cos = p->cos, .sin = p->sin, .kv = &p->kv, .spans = &p->span, .n_spans = 1};
+    return (bal_rows){.m = n,
+                      .cos = p->cos,
+                      .sin = p->sin,
+                      .modality = p->modality,
+                      .kv = &p->kv,
+                      .spans = &p->span,
+                      .n_spans = 1};
 }
 
 static bool not_finite(float x)

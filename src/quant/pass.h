@@ -17,14 +17,15 @@ typedef struct bal_pass {
     const bal_text_config *config;
     bool placed;      /* the tables are of a sample's own positions, else of 0 .. max_len - 1 */
     float *cos, *sin; /* [max_len][head_dim / 2] */
+    const uint8_t *modality; /* of the sample's rows, borrowed; NULL before the first */
 } bal_pass;
 
 /* c is borrowed. The tables are of positions 0, 1, 2, ... */
 bal_status bal_pass_create(bal_pass *p, const bal_text_config *c, int max_len, bal_error *err);
 void bal_pass_destroy(bal_pass *p); /* idempotent; zeroed struct is fine */
 
-/* Makes the tables those of the sample, until the next call; every use of cos and sin follows one.
- */
+/* Makes the tables and modalities those of the sample, until the next call; every use of them
+ * follows one. */
 void bal_pass_place(bal_pass *p, const bal_sample *s);
 /* The rows of a sample of n <= max_len positions; borrows p's tables and pages until the next call.
  */

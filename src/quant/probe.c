@@ -186,12 +186,12 @@ void bal_probe_transpose(const bal_exec *e, const float *x, size_t ldx, int rows
 }
 
 /* The rows of input `which` as its linears read them. */
-static const float *as_read(const bal_exec *e, const bal_wide_layer *l, int which, const float *x,
-                            int m, int k)
+static const float *as_read(const bal_exec *e, const bal_wide_layer *l, int which,
+                            const uint8_t *modality, const float *x, int m, int k)
 {
     if (l->act[which].kind == BAL_ACT_A16) return x;
     memcpy(l->rows, x, (size_t)m * (size_t)k * sizeof *x);
-    bal_act_simulate(e, l->act[which], NULL, l->rows, m, k);
+    bal_act_simulate(e, l->act[which], NULL, modality, l->rows, m, k);
     return l->rows;
 }
 
@@ -244,7 +244,7 @@ void bal_probe_attn(const bal_exec *e, const bal_text_config *c, const bal_wide_
     attn_job j = {e, c, p, b, (size_t)m};
     const size_t items = bal_ceil_div((size_t)m, BAL_PROBE_ROWS) * (size_t)c->heads;
     const int kv = c->kv_heads * c->head_dim;
-    x = as_read(e, l, 0, x, m, l->w[0].k);
+    x = as_read(e, l, 0, pass->modality, x, m, l->w[0].k);
     bal_probe_linear(e, &l->w[0], x, m, b->q);
     bal_probe_linear(e, &l->w[1], x, m, b->k);
     bal_probe_linear(e, &l->w[2], x, m, b->v);
@@ -252,17 +252,17 @@ void bal_probe_attn(const bal_exec *e, const bal_text_config *c, const bal_wide_
     bal_probe_transpose(e, b->k, (size_t)kv, m, kv, p->keys);
     bal_pool_run(e->pool, attend_items, &j, items, 1);
     if (l->hadamard[1]) bal_hadamard(e, b->ctx, m, l->w[3].k, l->hadamard[1]);
-    bal_probe_linear(e, &l->w[3], as_read(e, l, 1, b->ctx, m, l->w[3].k), m, out);
+    bal_probe_linear(e, &l->w[3], as_read(e, l, 1, pass->modality, b->ctx, m, l->w[3].k), m, out);
 }
 
 void bal_probe_mlp(const bal_exec *e, const bal_text_config *c, const bal_wide_layer *l, int m,
                    const float *x, bal_pass *pass, float *out)
 {
     bal_decoder_buf *b = &pass->buf;
-    x = as_read(e, l, 2, x, m, l->w[4].k);
+    x = as_read(e, l, 2, pass->modality, x, m, l->w[4].k);
     bal_probe_linear(e, &l->w[4], x, m, b->act);
     bal_probe_linear(e, &l->w[5], x, m, b->up);
     bal_silu_mul(e, b->act, b->up, m, c->intermediate);
     if (l->hadamard[3]) bal_hadamard(e, b->act, m, l->w[6].k, l->hadamard[3]);
-    bal_probe_linear(e, &l->w[6], as_read(e, l, 3, b->act, m, l->w[6].k), m, out);
+    bal_probe_linear(e, &l->w[6], as_read(e, l, 3, pass->modality, b->act, m, l->w[6].k), m, out);
 }

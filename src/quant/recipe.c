@@ -47,6 +47,10 @@ static const key KEYS[] = {
      FIELD(projector),
      {{"float", 0}, {"4", 4}, {"6", 6}, {"8", 8}},
      "bits of the projector likewise"},
+    {"vision_act",
+     FIELD(vision_act),
+     {{"a16", BAL_ACT_A16}, {"a8", BAL_ACT_A8}},
+     "inputs of both where they are packed: 16-bit integers, or bytes per patch"},
     {"grid",
      FIELD(grid),
      {{"asym", BAL_GRID_ASYM},
@@ -62,6 +66,16 @@ static const key KEYS[] = {
      FIELD(act_group),
      {{"32", 32}, {"128", 128}, {"row", 0}},
      "inputs that share a scale of a8; row: one scale per token"},
+    {"act_scale",
+     FIELD(act_scale),
+     {{"dynamic", BAL_ACT_DYNAMIC},
+      {"static", BAL_ACT_STATIC},
+      {"static-modality", BAL_ACT_STATIC_MODALITY}},
+     "scales of a8: from each token, fixed by calibration, fixed for vision and text apart"},
+    {"act_clip",
+     FIELD(act_clip),
+     {{"max", BAL_ACT_CLIP_MAX}, {"mse", BAL_ACT_CLIP_MSE}},
+     "what fixed scales hold: all that calibration saw, or what costs the least squared error"},
     {"spikes",
      FIELD(spikes),
      {{"keep", BAL_SPIKES_KEEP}, {"a16", BAL_SPIKES_A16}, {"fine", BAL_SPIKES_FINE}},
@@ -313,7 +327,7 @@ bal_status bal_recipe_set(bal_recipe *r, const char *name, const char *value, ba
     const number_key *number = find_number(name);
     if (k) return set_word(r, k, value, "recipe", err);
     if (number) return set_number(r, number, value, "recipe", err);
-    char keys[400];
+    char keys[600];
     join_keys(keys, sizeof keys);
     return bal_fail(err, BAL_E_ARG, "recipe: no key \"%.60s\"; the keys are %s", name, keys);
 }
@@ -514,7 +528,7 @@ bal_packed_format bal_recipe_format(const bal_recipe *r, int i)
 
 bool bal_recipe_needs_data(const bal_recipe *r)
 {
-    return r->scale != BAL_SCALE_NONE || (r->act == BAL_ACT_A8 && r->spikes) ||
+    return r->scale != BAL_SCALE_NONE || (r->act == BAL_ACT_A8 && (r->spikes || r->act_scale)) ||
            r->clip != BAL_CLIP_NONE || bal_recipe_solves(r) || r->bits == BAL_BITS_AUTO;
 }
 
@@ -571,6 +585,26 @@ static bal_status check_steps(const bal_recipe *r, bal_error *err)
     return BAL_OK;
 }
 
+static bal_status check_act_scale(const bal_recipe *r, bal_error *err)
+{
+    const char *kind = r->act_scale == BAL_ACT_STATIC ? "static" : "static-modality";
+    if (r->act_scale == BAL_ACT_DYNAMIC && r->act_clip != BAL_ACT_CLIP_MAX)
+        return bal_fail(err, BAL_E_ARG,
+                        "recipe %s: act_clip=mse needs act_scale=static or static-modality, found "
+                        "act_scale=dynamic: a token's own scale holds all of it",
+                        r->name);
+    if (r->act_scale == BAL_ACT_DYNAMIC) return BAL_OK;
+    if (r->act != BAL_ACT_A8)
+        return bal_fail(err, BAL_E_ARG, "recipe %s: act_scale=%s needs act=a8, found act=a16",
+                        r->name, kind);
+    if (r->act_group)
+        return bal_fail(err, BAL_E_ARG,
+                        "recipe %s: act_scale=%s fixes one scale for all inputs of a linear: it "
+                        "needs act_group=row, found act_group=%d",
+                        r->name, kind, r->act_group);
+    return BAL_OK;
+}
+
 bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
 {
     BAL_TRY(check_target(r, err));
@@ -594,6 +628,12 @@ bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
         return bal_fail(err, BAL_E_ARG,
                         "recipe %s: shift needs inputs=quantized, found inputs=float: float inputs "
                         "leave nothing to make up for",
+                        r->name);
+    BAL_TRY(check_act_scale(r, err));
+    if (r->vision_act == BAL_ACT_A8 && !r->vision && !r->projector)
+        return bal_fail(err, BAL_E_ARG,
+                        "recipe %s: vision_act=a8 needs vision=4, 6 or 8, or projector likewise: "
+                        "float weights read floats",
                         r->name);
     if (r->spikes != BAL_SPIKES_KEEP && r->act != BAL_ACT_A8)
         return bal_fail(err, BAL_E_ARG,

@@ -53,6 +53,9 @@ typedef enum bal_arith { BAL_ARITH_F32, BAL_ARITH_F16, BAL_ARITH_BF16, BAL_ARITH
 typedef enum bal_spikes { BAL_SPIKES_KEEP, BAL_SPIKES_A16, BAL_SPIKES_FINE } bal_spikes;
 /* what counts as one: bal_act_spikes, bal_act_tail */
 typedef enum bal_spike_rule { BAL_SPIKE_MEAN, BAL_SPIKE_TAIL } bal_spike_rule;
+/* fixed scales of a8 hold: the largest input of calibration; the part of it with the least squared
+ * error */
+typedef enum bal_act_clip { BAL_ACT_CLIP_MAX, BAL_ACT_CLIP_MSE } bal_act_clip;
 /* asym, sym: codes between minimum and maximum, or around zero; table: skewed levels with a signed
  * step per group; two-level: asym with integer steps per group (type/packed.h) */
 typedef enum bal_grid { BAL_GRID_ASYM, BAL_GRID_SYM, BAL_GRID_TABLE, BAL_GRID_TWO_LEVEL } bal_grid;
@@ -113,13 +116,16 @@ typedef uint8_t bal_linear_bits[BAL_RECIPE_LINEARS];
 
 typedef struct bal_recipe {
     char name[64];
-    int bits;      /* 2, 3, 4, 6, 8, or BAL_BITS_AUTO */
-    int group;     /* 32, 64, 128, or 0: the whole row */
-    int vision;    /* bits of the vision tower's linears: 4, 6, 8, or 0: as they are */
-    int projector; /* of the projector's */
+    int bits;                /* 2, 3, 4, 6, 8, or BAL_BITS_AUTO */
+    int group;               /* 32, 64, 128, or 0: the whole row */
+    int vision;              /* bits of the vision tower's linears: 4, 6, 8, or 0: as they are */
+    int projector;           /* of the projector's */
+    bal_act_kind vision_act; /* how both read their inputs where they are packed */
     bal_grid grid;
     bal_act_kind act; /* how the linears read their inputs */
     int act_group;    /* inputs that share a scale of a8: 32, 128, or 0: the token */
+    bal_act_scale act_scale;
+    bal_act_clip act_clip;
     bal_spikes spikes;
     bal_spike_rule spike_rule;
     bal_rotate rotate;

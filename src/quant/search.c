@@ -31,7 +31,7 @@ static void make_candidate(bal_block_job *j, int group, const float *s)
     }
 }
 
-/* Rows that wait for a candidate to run on them: j->rows, j->want and j->place hold n. */
+/* Rows that wait for a candidate to run on them: j->rows, j->want, j->tags and j->place hold n. */
 typedef struct batch {
     int n, width;
     double weight[BAL_MODALITIES];
@@ -55,6 +55,7 @@ static bal_status append_sample(bal_block_job *j, int group, int sample, batch *
             memcpy(j->want + (size_t)b->n * hidden, j->want + (size_t)r * hidden,
                    hidden * sizeof(float));
         }
+        j->tags[b->n] = tag;
         j->place[b->n++] = bal_job_row0(j, sample) + (size_t)(r - first);
     }
     return BAL_OK;
@@ -63,7 +64,8 @@ static bal_status append_sample(bal_block_job *j, int group, int sample, batch *
 /* The group's linears read x / s, as the folded block will. */
 static void run_candidate(bal_block_job *j, int group, const float *s, int n)
 {
-    bal_act_simulate(j->e, j->act[group], s, j->rows, n, bal_job_group_width(j, group));
+    const bal_act act = bal_job_act(j, group, s);
+    bal_act_simulate(j->e, act, s, j->tags, j->rows, n, bal_job_group_width(j, group));
     switch (group) {
     case BAL_GROUP_QKV:
         bal_probe_attn(j->e, j->c, &j->trial, n, j->rows, &j->probe, &j->pass, j->out);

@@ -334,13 +334,14 @@ static bal_status sample_rows(solving *s, int group, int sample, const float *sc
     const size_t n = (size_t)j->samples->items[sample].n;
     if (s->in_quant == s->in_float && j->recipe->inputs == BAL_INPUTS_FLOAT) {
         BAL_TRY(float_inputs(s, group, sample, scale, s->u, err));
-        bal_act_simulate(j->e, j->act[group], NULL, s->u, (int)n, (int)k);
+        bal_act_simulate(j->e, j->act[group], NULL, tags_at(j->samples, sample), s->u, (int)n,
+                         (int)k);
         return BAL_OK;
     }
     BAL_TRY(bal_store_read(s->in_quant, sample, j->h, err));
     run_front(j, group, &j->samples->items[sample]);
     memcpy(s->u, input_of(j, group), n * k * sizeof *s->u);
-    bal_act_simulate(j->e, j->act[group], NULL, s->u, (int)n, (int)k);
+    bal_act_simulate(j->e, j->act[group], NULL, tags_at(j->samples, sample), s->u, (int)n, (int)k);
     if (!shifts(s)) return BAL_OK;
     BAL_TRY(float_inputs(s, group, sample, scale, s->d, err));
     for (size_t i = 0; i < n * k; i++) s->d[i] -= s->u[i];

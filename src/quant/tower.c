@@ -40,7 +40,8 @@ static bal_status add(bal_tower *t, const bal_bind_row *r, bal_linear *l, int pi
     bal_tower_linear *item = item_of(t, l);
     if (!item) {
         item = &t->items[t->n++];
-        *item = (bal_tower_linear){.linear = l, .piece = piece};
+        *item =
+            (bal_tower_linear){.linear = l, .piece = piece, .act = {.kind = recipe->vision_act}};
         BAL_TRY(bal_packed_layout_init(&item->layout, bits, (size_t)l->n, (size_t)l->k,
                                        (size_t)recipe->group, err));
     }
@@ -178,6 +179,7 @@ static bal_status open_piece(const piece *p, bal_tensor_set *set, const char *pa
         BAL_TRY(bal_packed_view_init(&view, &item->layout, t->data, (size_t)t->n_bytes, err));
         BAL_TRY(bal_type_from_bits(&item->linear->type, item->layout.bits, err));
         item->linear->packed = view;
+        item->linear->act = item->act;
         item->linear->w = NULL;
     }
     return BAL_OK;

@@ -17,6 +17,7 @@ typedef struct bal_tower_linear {
     bal_linear *linear;        /* in the model; a packed view once it is packed */
     int piece;                 /* block, or the number of blocks for the projector */
     bal_packed_layout layout;
+    bal_act act; /* how it will read its inputs */
 } bal_tower_linear;
 
 typedef struct bal_tower {

@@ -12,7 +12,8 @@ static size_t row_bytes(const bal_text_config *c, size_t rows, size_t picks)
 {
     const size_t hidden = bal_round_up((size_t)c->hidden, 16);
     const size_t floats = rows * hidden + picks * hidden +
-                          picks * bal_round_up((size_t)c->vocab, 16) + bal_round_up(3 * rows, 16);
+                          picks * bal_round_up((size_t)c->vocab, 16) + bal_round_up(3 * rows, 16) +
+                          bal_round_up(rows, 64) / sizeof(float);
     return floats * sizeof(float);
 }
 
@@ -35,6 +36,7 @@ static bal_status allocate(bal_forward *f, bal_error *err)
     f->picked = f->h + rows * hidden;
     f->logits = f->picked + picks * hidden;
     f->pos = (int32_t(*)[3])(void *)(f->logits + picks * bal_round_up((size_t)c->vocab, 16));
+    f->modality = (uint8_t *)f->memory + bytes - bal_round_up(rows, 64);
     return f->engine->on_device ? BAL_OK : bal_decoder_buf_create(&f->buf, c, f->max_rows, err);
 }
 
@@ -68,8 +70,13 @@ bal_status bal_forward_blocks(bal_forward *f, const bal_kv_layout *kv, const bal
     const bal_model *model = &f->engine->model;
     const bal_text_config *c = &model->config.text;
     bal_rope_angles(c, (const int32_t(*)[3])f->pos, m, f->buf.cos, f->buf.sin);
-    bal_rows rows = {
-        .m = m, .cos = f->buf.cos, .sin = f->buf.sin, .kv = kv, .spans = spans, .n_spans = n_spans};
+    bal_rows rows = {.m = m,
+                     .cos = f->buf.cos,
+                     .sin = f->buf.sin,
+                     .modality = f->modality,
+                     .kv = kv,
+                     .spans = spans,
+                     .n_spans = n_spans};
     for (int l = 0; l < c->layers; l++) {
         rows.layer = l;
         bal_decoder_block(f->exec, c, &model->layers[l], &rows, f->h, &f->buf, l, taps);

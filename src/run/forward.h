@@ -16,6 +16,7 @@ typedef struct bal_forward {
     int max_rows, max_logits;
     float *h;          /* [max_rows][hidden] in: embeddings; out: of the last block */
     int32_t (*pos)[3]; /* [max_rows] in: rotary positions */
+    uint8_t *modality; /* [max_rows] in: bal_modality of each row */
     float *picked;     /* [max_logits][hidden] */
     float *logits;     /* [max_logits][vocab] */
     void *memory;
@@ -30,8 +31,8 @@ bal_status bal_forward_create(bal_forward *f, const bal_engine *engine, const ba
 size_t bal_forward_bytes(const bal_text_config *c, int max_rows, int max_logits);
 void bal_forward_destroy(bal_forward *f); /* idempotent; zeroed struct is fine */
 
-/* f->h and f->pos hold m <= max_rows rows; spans cover them. Keys and values go to the spans'
- * pages, which are laid out as kv says. Fails on a device only. */
+/* f->h, f->pos and f->modality hold m <= max_rows rows; spans cover them. Keys and values go to the
+ * spans' pages, which are laid out as kv says. Fails on a device only. */
 bal_status bal_forward_blocks(bal_forward *f, const bal_kv_layout *kv, const bal_kv_span *spans,
                               int n_spans, int m, bal_taps taps, bal_error *err);
 /* Logits of n <= max_logits of those rows into f->logits. Fails on a device only, which tells here

@@ -328,6 +328,7 @@ static void load_row(bal_scheduler *s, const bal_ticket *t, int at, int row)
     float *h = s->forward.h + (size_t)row * hidden;
     const int from = at < t->n_prompt ? t->feature_rows[at] : -1;
     memcpy(s->forward.pos[row], t->info[at].pos, sizeof s->forward.pos[row]);
+    s->forward.modality[row] = t->info[at].modality;
     if (from < 0) {
         bal_linear_row(&s->engine->model.embed, t->info[at].id, h);
         return;

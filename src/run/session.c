@@ -112,8 +112,10 @@ static bal_status run_blocks(bal_session *s, const float *embeds, int m, bal_tap
     const size_t hidden = (size_t)s->engine->model.config.text.hidden;
     const bal_kv_span span = {.m = m, .first = s->n, .pages = s->seq.data};
     memcpy(s->forward.h, embeds, (size_t)m * hidden * sizeof *embeds);
-    for (int i = 0; i < m; i++)
+    for (int i = 0; i < m; i++) {
         memcpy(s->forward.pos[i], s->info[s->n + i].pos, sizeof s->forward.pos[i]);
+        s->forward.modality[i] = s->info[s->n + i].modality;
+    }
     return bal_forward_blocks(&s->forward, &s->pool.layout, &span, 1, m, taps, err);
 }
 

@@ -1,39 +1,60 @@
 /* SPDX-License-Identifier: MIT
  * Names of activation paths and of transforms in front of them. Refuses runs that do not divide the
- * input. */
+ * input, and fixed scales that are negative or no numbers. */
 #include "type/act.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "base/half.h"
 #include "type/packed.h"
 
 void bal_act_id(bal_act a, char out[BAL_ACT_ID_SIZE])
 {
+    const uint32_t text = bal_f32_bits(a.fixed[BAL_ACT_TEXT]);
     if (a.kind == BAL_ACT_A16)
         snprintf(out, BAL_ACT_ID_SIZE, "a16");
-    else
+    else if (a.scale == BAL_ACT_DYNAMIC)
         snprintf(out, BAL_ACT_ID_SIZE, "a8g%zu", a.group);
+    else if (a.scale == BAL_ACT_STATIC)
+        snprintf(out, BAL_ACT_ID_SIZE, "a8s%08" PRIx32, text);
+    else
+        snprintf(out, BAL_ACT_ID_SIZE, "a8s%08" PRIx32 "v%08" PRIx32, text,
+                 bal_f32_bits(a.fixed[BAL_ACT_VISION]));
+}
+
+/* Whether bits are those of a number that is not negative. */
+static bool is_scale(uint32_t bits)
+{
+    return bits < 0x7f800000u;
+}
+
+/* What text may be the id of; the caller compares. */
+static bal_act read_id(const char *id)
+{
+    uint32_t group = 0, text = 0, vision = 0;
+    if (sscanf(id, "a8g%9" SCNu32, &group) == 1 && group % BAL_UNIT == 0)
+        return (bal_act){.kind = BAL_ACT_A8, .group = group};
+    const int n = sscanf(id, "a8s%8" SCNx32 "v%8" SCNx32, &text, &vision);
+    if (n < 2) vision = text;
+    if (n < 1 || !is_scale(text) || !is_scale(vision)) return (bal_act){0};
+    return (bal_act){.kind = BAL_ACT_A8,
+                     .scale = n == 1 ? BAL_ACT_STATIC : BAL_ACT_STATIC_MODALITY,
+                     .fixed = {bal_f32_from_bits(text), bal_f32_from_bits(vision)}};
 }
 
 bal_status bal_act_parse(const char *id, bal_act *out, bal_error *err)
 {
     char again[BAL_ACT_ID_SIZE];
-    uint32_t group = 0;
-    *out = (bal_act){BAL_ACT_A16, 0};
-    if (!strcmp(id, "a16")) return BAL_OK;
-    if (sscanf(id, "a8g%9" SCNu32, &group) == 1 && group % BAL_UNIT == 0) {
-        const bal_act a = {BAL_ACT_A8, group};
-        bal_act_id(a, again);
-        if (!strcmp(id, again)) {
-            *out = a;
-            return BAL_OK;
-        }
-    }
+    *out = read_id(id);
+    bal_act_id(*out, again);
+    if (!strcmp(id, again)) return BAL_OK;
+    *out = (bal_act){0};
     return bal_fail(err, BAL_E_UNSUP,
                     "activation path '%.40s' is not known to this build; expected a16 or a8gG with "
-                    "G a multiple of %d, 0 for the token",
+                    "G a multiple of %d, 0 for the token, or a8sT or a8sTvV with the bits of fixed "
+                    "scales",
                     id, BAL_UNIT);
 }
 

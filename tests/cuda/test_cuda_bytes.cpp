@@ -171,7 +171,7 @@ void check(const host_matrix &m, size_t act_group, dice &d, bool all, int splits
     bal_kernels kernels;
     bal_kernels_init(&kernels, 0);
     const device_weight w({&m});
-    const bal_act act = {BAL_ACT_A8, act_group};
+    const bal_act act = {BAL_ACT_A8, act_group, BAL_ACT_DYNAMIC, {}};
     const int most = 33, few = 16;
     const std::vector<float> x = random_rows(d, most, m.k);
     std::vector<std::vector<bal_a8>> rows;
@@ -273,7 +273,7 @@ void test_extremes(void **)
         const device_weight w({&m});
         std::vector<float> x(2 * m.k, 1.0f);
         for (size_t k = 0; k < m.k; k++) x[m.k + k] = -1.0f;
-        const std::vector<float> y = run(w, x, {BAL_ACT_A8, 0}, 2, 0);
+        const std::vector<float> y = run(w, x, {BAL_ACT_A8, 0, BAL_ACT_DYNAMIC, {}}, 2, 0);
         std::vector<std::vector<bal_a8>> rows(2, std::vector<bal_a8>(m.view.layout.units));
         bal_kernels kernels;
         bal_kernels_init(&kernels, 0);
@@ -295,7 +295,7 @@ void test_not_finite(void **)
         std::vector<float> x(4 * 300, 0.5f);
         x[300 + 7] = NAN;
         x[2 * 300 + 200] = INFINITY;
-        const std::vector<float> y = run(w, x, {BAL_ACT_A8, 0}, 4, 0);
+        const std::vector<float> y = run(w, x, {BAL_ACT_A8, 0, BAL_ACT_DYNAMIC, {}}, 4, 0);
         for (size_t i = 0; i < 4; i++)
             for (size_t r = 0; r < 40; r++)
                 assert_int_equal(std::isnan(y[i * 40 + r]), i == 1 || i == 2);
@@ -312,7 +312,7 @@ void test_paired(void **)
                               up = random_packed(d, 4, 37, 300, group, 0.2f);
             const device_weight pair({&gate, &up}, true), g({&gate}), u({&up});
             const std::vector<float> x = random_rows(d, 17, 300);
-            const bal_act act = {BAL_ACT_A8, 0};
+            const bal_act act = {BAL_ACT_A8, 0, BAL_ACT_DYNAMIC, {}};
             const int m = splits == 1 ? 3 : 17;
             const std::vector<float> yg = run(g, x, act, m, splits), yu = run(u, x, act, m, splits),
                                      y = run(pair, x, act, m, splits);

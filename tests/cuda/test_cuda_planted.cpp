@@ -104,7 +104,7 @@ std::string outcome(void (*kernel)(Args), size_t shared, const problem &p, uint6
     cudaMemsetAsync(work.p, 0, BAL_LINEAR_ZEROED, s);
     bal_stage_job stage = {};
     stage.x = x.p, stage.out = staged.p, stage.ld = p.m.k, stage.m = 1, stage.k = (int)p.m.k;
-    if (bytes) stage.act = {BAL_ACT_A8, 0};
+    if (bytes) stage.act = {BAL_ACT_A8, 0, BAL_ACT_DYNAMIC, {}};
     bal_stage(stage, s);
     Args a = {};
     a.codes = (const uint4 *)w.weight.codes;

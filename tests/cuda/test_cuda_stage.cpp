@@ -237,11 +237,13 @@ void test_bytes(void **)
     for (size_t c = 0; c < 128; c++) x[3 * (size_t)k + c] = 1e-33f;
     for (size_t group : {(size_t)0, (size_t)32, (size_t)64, (size_t)128}) {
         bal_stage_job job = {};
-        job.ld = (size_t)k, job.m = m, job.k = k, job.act = {BAL_ACT_A8, group};
+        job.ld = (size_t)k, job.m = m, job.k = k,
+        job.act = {BAL_ACT_A8, group, BAL_ACT_DYNAMIC, {}};
         check_bytes(run(job, x), kernels, x, group);
     }
-    assert_true(bal_stage_can({BAL_ACT_A8, 512}, 300));
-    assert_false(bal_stage_can({BAL_ACT_A8, 96}, 300));
+    assert_true(bal_stage_can({BAL_ACT_A8, 512, BAL_ACT_DYNAMIC, {}}, 300));
+    assert_false(bal_stage_can({BAL_ACT_A8, 96, BAL_ACT_DYNAMIC, {}}, 300));
+    assert_false(bal_stage_can({BAL_ACT_A8, 0, BAL_ACT_STATIC, {0.5f, 0.5f}}, 300));
 }
 
 } // namespace

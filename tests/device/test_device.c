@@ -180,6 +180,27 @@ static void packed(void **state)
     compare(scratch("q.safetensors"), BAL_KV_F32, 1e-2);
 }
 
+static void fixed_scales_are_refused(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    bal_engine e;
+    const char *set[] = {"group=32", "act=a8", "act_scale=static", "absent=allow"};
+    const bal_quant_opts opts = {.size = sizeof opts,
+                                 .recipe = "rtn",
+                                 .set = set,
+                                 .n_set = 4,
+                                 .calib = source_path("tests/golden/calib/calib.jsonl"),
+                                 .force = true};
+    ASSERT_OK(bal_quantize(source_path("tests/golden/tiled/model"), scratch("q.safetensors"), &opts,
+                           &err));
+    use("plain_device.so", "");
+    ASSERT_OK(bal_engine_open(&e, scratch("q.safetensors"), 1, NULL, &err));
+    ASSERT_FAILS(BAL_E_UNSUP, "fixed scales, which are not computed on a device",
+                 bal_engine_use_device(&e, "cuda:0", &err));
+    bal_engine_close(&e);
+}
+
 /* ---- Many requests --------------------------------------------------------------------------- */
 
 static void scheduler(void **state)
@@ -218,6 +239,7 @@ int main(void)
         cmocka_unit_test(a_failure_while_running),
         cmocka_unit_test(logits),
         cmocka_unit_test(packed),
+        cmocka_unit_test(fixed_scales_are_refused),
         cmocka_unit_test(scheduler),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);

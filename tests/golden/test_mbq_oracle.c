@@ -173,7 +173,7 @@ static uint8_t *run_packed(bal_layer_copy *copy, int i, const bal_quantized_line
     ASSERT_OK(bal_pack(&layout, q->codes, q->scales, q->zeros, bytes, &err));
     ASSERT_OK(bal_packed_view_init(&l->packed, &layout, bytes, layout.n_bytes, &err));
     ASSERT_OK(bal_type_from_bits(&l->type, q->bits, &err));
-    l->act = (bal_act){BAL_ACT_A8, 0};
+    l->act = (bal_act){.kind = BAL_ACT_A8};
     return bytes;
 }
 

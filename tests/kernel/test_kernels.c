@@ -220,6 +220,25 @@ static bool check_quant_a8(const char *name, bal_quant_a8_fn *fn, bal_quant_a8_f
     return outputs_agree(name, seed, shape);
 }
 
+static bool check_quant_a8_fixed(const char *name, bal_quant_a8_fixed_fn *fn,
+                                 bal_quant_a8_fixed_fn *ref, uint64_t seed)
+{
+    static const float edges[] = {0.0f, 0x1p-101f, 0x1p-100f, 0x1.fffffep127f};
+    const int mode = trial % MODES;
+    const float size = powf(10.0f, (float)(int)pick(0, 56) - 28.0f);
+    const size_t k = pick(1, 300), n_units = (k + 31) / 32;
+    /* from what saturates nearly all inputs to what rounds them all to 0 */
+    const float scale = trial % 5 ? size * exp2f(unit_float() * 9.0f - 7.0f) : edges[trial / 5 % 4];
+    float *x = input_floats(0, k, mode, 0x1.fffffep127f), *want, *got;
+    for (size_t i = 0; i < k && mode == UNIFORM; i++) x[i] *= size;
+    outputs(n_units * sizeof(bal_a8) / sizeof(float), &want, &got);
+    ref(x, k, scale, (void *)want);
+    fn(x, k, scale, (void *)got);
+    char shape[64];
+    snprintf(shape, sizeof shape, "mode=%d k=%zu scale=%a", mode, k, (double)scale);
+    return outputs_agree(name, seed, shape);
+}
+
 /* Rows as quant_a8 could have made them: |q| <= 127, one scale a group. */
 static void fill_rows_a8(bal_a8 *a, size_t rows, size_t stride, size_t units, size_t per_scale,
                          int mode)

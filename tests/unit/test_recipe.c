@@ -82,8 +82,9 @@ static void test_canonical(void **state)
     ASSERT_OK(bal_recipe_to_json(&r, &json, &err));
     assert_string_equal(
         json, "{\"name\":\"rtn\",\"bits\":3,\"group\":\"row\",\"vision\":\"float\",\"projector\":"
-              "\"float\",\"grid\":\"asym\",\"act\":\"a16\","
-              "\"act_group\":\"row\",\"spikes\":\"keep\",\"spike_rule\":\"mean\",\"rotate\":"
+              "\"float\",\"vision_act\":\"a16\",\"grid\":\"asym\",\"act\":\"a16\","
+              "\"act_group\":\"row\",\"act_scale\":\"dynamic\",\"act_clip\":\"max\","
+              "\"spikes\":\"keep\",\"spike_rule\":\"mean\",\"rotate\":"
               "\"none\",\"hadamard\":\"none\","
               "\"scale\":\"none\","
               "\"alpha\":\"0.5\","
@@ -143,7 +144,7 @@ static void test_every_word(void **state)
             free(json);
         }
     }
-    assert_int_equal(n, 41);
+    assert_int_equal(n, 44);
     assert_int_equal(numbers, 2);
 }
 

@@ -2,7 +2,9 @@
  * Many requests on one model: the tokens of each are its own, whatever runs beside it, is cached,
  * is cut or is cancelled; a picture is encoded once; nothing is lost in random histories; what
  * cannot run is refused or ended with a sentence while the others go on. */
-#include "check.h"
+#include "scratch.h"
+
+#include "ballast_quant.h"
 
 #include "run/scheduler.h"
 #include "run/sequence.h"
@@ -252,6 +254,63 @@ static void same_tokens_however_run(void **state)
         bal_engine_close(&one);
         bal_engine_close(&many);
     }
+    bal_picture_release(a);
+    bal_picture_release(b);
+}
+
+/* Makes the scales that vision tokens have in a file 0, so that linears read nothing of them. */
+static void blind(const char *path)
+{
+    char bytes[1 << 15];
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    const size_t n = fread(bytes, 1, sizeof bytes, f);
+    int found = 0;
+    for (size_t i = 0; i + 20 < n; i++)
+        if (memcmp(bytes + i, "\"a8s", 4) == 0 && bytes[i + 12] == 'v') {
+            memset(bytes + i + 13, '0', 8);
+            found++;
+        }
+    assert_true(found > 0 && fseek(f, 0, SEEK_SET) == 0);
+    assert_int_equal(fwrite(bytes, 1, n, f), n);
+    fclose(f);
+}
+
+/* Where a row's bits depend on its modality, small steps mix pictures' rows with others; and the
+ * scale of pictures' rows is theirs alone. */
+static void same_tokens_with_fixed_scales(void **state)
+{
+    (void)state;
+    static question q[PAIRS];
+    static heard want[PAIRS], other[PAIRS];
+    bal_error err = {0};
+    bal_engine e;
+    char path[1024];
+    const char *set[] = {"bits=4", "group=32", "act=a8", "act_scale=static-modality"};
+    const bal_quant_opts opts = {.size = sizeof opts,
+                                 .recipe = "rtn",
+                                 .set = set,
+                                 .n_set = 4,
+                                 .calib = source_path("tests/golden/calib/calib.jsonl"),
+                                 .force = true};
+    bal_picture *a = open_picture(PICTURE), *b = open_picture(OTHER);
+    snprintf(path, sizeof path, "%s", scratch("fixed.safetensors"));
+    ASSERT_OK(bal_quantize(source_path(MODEL), path, &opts, &err));
+    ASSERT_OK(bal_engine_open(&e, path, 2, NULL, &err));
+    make_questions(q, &e, a, b);
+    alone(q, &e, BAL_KV_F32, want);
+    together(q, &e,
+             (bal_scheduler_opts){.kv_type = BAL_KV_F32, .step_tokens = 29, .max_running = 7}, want,
+             "fixed scales");
+    bal_engine_close(&e);
+    blind(path);
+    ASSERT_OK(bal_engine_open(&e, path, 2, NULL, &err));
+    alone(q, &e, BAL_KV_F32, other);
+    for (int i = 0; i < PAIRS; i++)
+        assert_true((memcmp(other[i].logprob, want[i].logprob, sizeof want[i].logprob) == 0) ==
+                    !q[i].picture);
+    free_questions(q, PAIRS);
+    bal_engine_close(&e);
     bal_picture_release(a);
     bal_picture_release(b);
 }
@@ -921,6 +980,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_tokens_however_run),
+        cmocka_unit_test(same_tokens_with_fixed_scales),
         cmocka_unit_test(put_aside_and_taken_up),
         cmocka_unit_test(cancelled_neighbours),
         cmocka_unit_test(a_session_says_the_same),
@@ -936,5 +996,5 @@ int main(void)
         cmocka_unit_test(other_threads_ask),
         cmocka_unit_test(stop_now_and_destroy),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

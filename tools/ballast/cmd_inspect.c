@@ -101,6 +101,9 @@ static void count_packed(sheet *s, item *it)
         char act[BAL_ACT_ID_SIZE];
         const size_t n = strlen(it->storage);
         bal_act_id(l->act, act);
+        if (l->act.scale !=
+            BAL_ACT_DYNAMIC) /* without the scales, so that equal storage is one line */
+            snprintf(act, sizeof act, "%s", l->act.scale == BAL_ACT_STATIC ? "a8s" : "a8sv");
         snprintf(it->storage + n, sizeof it->storage - n, " %s", act);
     }
 }

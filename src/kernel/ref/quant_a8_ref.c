@@ -8,6 +8,7 @@
 #include "base/half.h"
 
 bal_quant_a8_fn bal_quant_a8_ref;
+bal_quant_a8_fixed_fn bal_quant_a8_fixed_ref;
 
 /* n inputs of one group; returns the running sum of q. */
 static int32_t quant_group(const float *x, size_t n, int32_t sum, bal_a8 *out)
@@ -38,4 +39,23 @@ void bal_quant_a8_ref(const float *x, size_t k, size_t group, bal_a8 *out)
     int32_t sum = 0;
     for (size_t at = 0; at < k; at += size)
         sum = quant_group(x + at, k - at < size ? k - at : size, sum, out + at / 32);
+}
+
+void bal_quant_a8_fixed_ref(const float *x, size_t k, float scale, bal_a8 *out)
+{
+    bool finite = true;
+    for (size_t i = 0; i < k; i++)
+        finite = finite && (bal_f32_bits(x[i]) & 0x7fffffffu) < 0x7f800000u;
+    const bool zero = scale < 0x1p-100f;
+    const float inv = 1.0f / scale;
+    int32_t sum = 0;
+    for (size_t u = 0; u * 32 < k; u++) {
+        bal_a8 *a = &out[u];
+        *a = (bal_a8){.scale = !finite ? NAN : zero ? 0.0f : scale};
+        for (size_t i = 0; i < 32 && u * 32 + i < k && finite && !zero; i++) {
+            a->q[i] = (int8_t)rintf(fminf(fmaxf(x[u * 32 + i] * inv, -BAL_A8_MAX), BAL_A8_MAX));
+            sum += a->q[i];
+        }
+        a->sum = sum;
+    }
 }
