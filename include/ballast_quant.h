@@ -59,7 +59,7 @@ typedef struct bal_quant_plan {
     char recipe[2048];                /* as JSON, overrides applied */
     int layers, linears, bits, group; /* bits 0: each linear its own, and sizes are the most they
                                          can be; group 0: the whole row */
-    int vision, projector;            /* bits in front of the decoder, 0: as they are */
+    int vision, projector, head;      /* bits beside the decoder's blocks, 0: as they are */
     bool needs_data;
     int samples; /* 0 without data */
     uint64_t source_bytes, file_bytes, ram_bytes, disk_bytes;

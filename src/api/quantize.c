@@ -195,8 +195,9 @@ static bal_status make_plan(bal_quant_plan *plan, const char *model_dir, const c
     plan->linears = p.layers * BAL_DECODER_LINEARS;
     plan->bits = p.bits;
     plan->group = p.group;
-    plan->vision = p.vision;
-    plan->projector = p.projector;
+    plan->vision = p.side[BAL_SIDE_VISION];
+    plan->projector = p.side[BAL_SIDE_PROJECTOR];
+    plan->head = p.side[BAL_SIDE_HEAD];
     plan->needs_data = p.needs_data;
     plan->samples = p.samples;
     plan->source_bytes = p.source_bytes;

@@ -4,6 +4,7 @@
 #include "quant/block.h"
 
 #include "quant/job.h"
+#include "quant/steps.h"
 
 #include <assert.h>
 #include <math.h>
@@ -388,7 +389,12 @@ bal_status bal_block_solve(bal_block_result *out, const bal_exec *e, const bal_t
 /* ---- Prices -----------------------------------------------------------------------------------
  */
 
-const int bal_widths[BAL_WIDTHS] = {2, 3, 4, 8};
+const int bal_widths[BAL_WIDTHS] = {2, 3, 4, 6, 8};
+
+int bal_width_count(const bal_recipe *r)
+{
+    return r->grid == BAL_GRID_TABLE ? 3 : BAL_WIDTHS;
+}
 
 /* A linear rounded as z says; bits 0: as it is. */
 typedef struct priced {
@@ -402,7 +408,12 @@ static void rounded_row(const void *ctx, int r, float *out, float *work)
     const int k = p->from->k, size = bal_group_size(k, p->z->group);
     (void)work;
     bal_linear_row(p->from, r, out);
-    for (int at = 0; p->z->bits && at < k; at += size)
+    if (!p->z->bits) return;
+    if (bal_has_steps(p->z->grid)) {
+        bal_steps_values(p->z, out, k, out);
+        return;
+    }
+    for (int at = 0; at < k; at += size)
         bal_quantize_group(p->z, out + at, k - at < size ? k - at : size, out + at);
 }
 
@@ -432,7 +443,7 @@ static bal_status price(bal_block_job *j, bal_block_price *out, bal_error *err)
     for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
         const bal_quantizer none = {0};
         const priced back = {&none, bal_layer_linear(j->layer, i)};
-        for (int width = 0; width < BAL_WIDTHS; width++)
+        for (int width = 0; width < bal_width_count(j->recipe); width++)
             BAL_TRY(price_width(j, out, i, width, err));
         bal_wide_fill(&j->trial, j->e, i, rounded_row, &back);
     }

@@ -72,9 +72,12 @@ void bal_block_result_free(bal_block_result *r);
 
 /* Widths that a linear can have, and what each does to the block: the mean squared error of the
  * sub-block's output per modality when this linear alone is rounded to it, all others float. */
-enum { BAL_WIDTHS = 4 };
-extern const int bal_widths[BAL_WIDTHS]; /* 2 3 4 8 */
+enum { BAL_WIDTHS = 5 };
+extern const int bal_widths[BAL_WIDTHS]; /* 2 3 4 6 8 */
+/* How many of them, from the narrowest on, the recipe's grid has: tables end at 4 bits. */
+int bal_width_count(const bal_recipe *r);
 typedef struct bal_block_price {
+    /* 0 at widths that the grid has not */
     double mse[BAL_RECIPE_LINEARS][BAL_WIDTHS][BAL_MODALITIES];
     int64_t rows[BAL_MODALITIES]; /* that were looked at; a modality without weight has none */
 } bal_block_price;

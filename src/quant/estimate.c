@@ -164,13 +164,14 @@ static double gradient_ops(const shape *b)
 }
 
 /* Every linear at every width: q, k, v by attention, gate and up by the MLP, the others alone. */
-static double price_ops(const shape *b)
+static double price_ops(const shape *b, const bal_recipe *r)
 {
     const double part = b->samples > BAL_PRICE_SAMPLES ? BAL_PRICE_SAMPLES / b->samples : 1.0;
     const double alone = 2.0 * (b->n[1] * b->k[1] + b->n[3] * b->k[3]);
+    const double widths = bal_width_count(r);
     return part * b->tokens *
-               (2.0 * (b->attn + b->mlp) + BAL_WIDTHS * (3.0 * b->attn + 2.0 * b->mlp + alone)) +
-           BAL_WIDTHS * (COPY_OPS / 4.0 + ROUND_OPS) * b->weights;
+               (2.0 * (b->attn + b->mlp) + widths * (3.0 * b->attn + 2.0 * b->mlp + alone)) +
+           widths * (COPY_OPS / 4.0 + ROUND_OPS) * b->weights;
 }
 
 static double time_of(const shape *b, const bal_text_config *c, const bal_recipe *r, bool gradients,
@@ -180,7 +181,7 @@ static double time_of(const shape *b, const bal_text_config *c, const bal_recipe
     double f32 = layers * COPY_OPS * b->weights, f64 = 0.0;
     if (b->samples > 0.0) f32 += layers * block_ops(b, c, r);
     if (gradients) f32 += layers * gradient_ops(b);
-    if (r->bits == BAL_BITS_AUTO) f32 += layers * price_ops(b);
+    if (r->bits == BAL_BITS_AUTO) f32 += layers * price_ops(b, r);
     for (int g = 0; bal_recipe_solves(r) && g < BAL_GROUPS; g++)
         f64 +=
             layers * b->k[g] * b->k[g] * b->k[g] * (r->clip == BAL_CLIP_INVERSE ? 2.0 : 1.0) / 3.0;

@@ -465,7 +465,7 @@ static bal_status budget_of(const run *r, const bal_artifact_sizes *sizes, uint6
 {
     const bal_recipe *recipe = &r->recipe;
     uint64_t least, most;
-    BAL_TRY(bal_widths_range(&least, &most, &r->engine.model, recipe->group, r->err));
+    BAL_TRY(bal_widths_range(&least, &most, &r->engine.model, recipe, r->err));
     const double weights = (double)sizes->linear_weights;
     const uint64_t rest = sizes->n_bytes - sizes->linear_bytes;
     if (recipe->target_bpw > 0.0) {
@@ -501,9 +501,9 @@ static bal_status buy(run *r)
     bal_artifact_sizes sizes;
     uint64_t budget, least, most;
     BAL_TRY(check_budget(r, &sizes, &budget));
-    BAL_TRY(bal_widths_range(&least, &most, &r->engine.model, r->recipe.group, r->err));
+    BAL_TRY(bal_widths_range(&least, &most, &r->engine.model, &r->recipe, r->err));
     for (;;) {
-        BAL_TRY(bal_widths_buy(&r->widths, &r->engine.model, r->recipe.group, budget, r->err));
+        BAL_TRY(bal_widths_buy(&r->widths, &r->engine.model, &r->recipe, budget, r->err));
         if (r->recipe.target_size <= 0.0) return BAL_OK;
         BAL_TRY(size_with(r, (const bal_linear_bits *)r->widths.bits, &sizes));
         const uint64_t target = (uint64_t)r->recipe.target_size;
@@ -515,7 +515,7 @@ static bal_status buy(run *r)
 
 static bal_status make_widths(run *r, const char *path)
 {
-    BAL_TRY(bal_widths_create(&r->widths, layers_of(r), r->err));
+    BAL_TRY(bal_widths_create(&r->widths, layers_of(r), &r->recipe, r->err));
     BAL_TRY(bal_widths_measure(&r->widths, &r->exec, &r->engine.model, &r->data.samples,
                                &r->data.embeds, &r->sensitivity, &r->recipe,
                                r->space.output.partial, step_through, r, r->err));
@@ -534,7 +534,7 @@ static bal_status choose_widths(run *r)
         BAL_TRY(make_widths(r, path));
         bal_widths_free(&r->widths);
     }
-    BAL_TRY(bal_widths_read(&r->widths, path, layers_of(r), r->err));
+    BAL_TRY(bal_widths_read(&r->widths, path, layers_of(r), &r->recipe, r->err));
     return bal_record_load(&r->allocation, path, r->err);
 }
 
@@ -867,6 +867,7 @@ static bal_status go(run *r)
     BAL_TRY(bal_tower_pack(&r->tower, &r->exec, &r->space, step_through, r, r->err));
     BAL_TRY(encode_data(r));
     BAL_TRY(measure(r));
+    BAL_TRY(bal_tower_pack_head(&r->tower, &r->exec, &r->space, r->err));
     BAL_TRY(choose_widths(r));
     BAL_TRY(open_streams(r));
     BAL_TRY(do_blocks(r));
@@ -902,8 +903,7 @@ static void fill_plan(bal_pipeline_plan *p, const run *r)
     p->layers = c->text.layers;
     p->bits = r->recipe.bits;
     p->group = r->recipe.group;
-    p->vision = r->recipe.vision;
-    p->projector = r->recipe.projector;
+    memcpy(p->side, r->recipe.side, sizeof p->side);
     p->needs_data = bal_recipe_needs_data(&r->recipe);
     p->samples = (int)r->n;
     p->source_bytes = r->engine.model.tensors.n_file_bytes;
@@ -929,7 +929,7 @@ static bal_status plan_budget(const run *r, bal_artifact_sizes *sizes)
 {
     uint64_t budget, least, most;
     BAL_TRY(check_budget(r, sizes, &budget));
-    BAL_TRY(bal_widths_range(&least, &most, &r->engine.model, r->recipe.group, r->err));
+    BAL_TRY(bal_widths_range(&least, &most, &r->engine.model, &r->recipe, r->err));
     const uint64_t linears = budget < most ? budget : most;
     sizes->n_bytes += linears - least;
     sizes->linear_bytes = linears;

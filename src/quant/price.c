@@ -4,8 +4,6 @@
 #include "quant/price.h"
 
 #include "format/json.h"
-
-#include "format/json.h"
 #include "quant/fold.h"
 #include "quant/part.h"
 #include "quant/pass.h"
@@ -17,9 +15,10 @@
 
 enum { RECORD_BYTES = 1 << 26 };
 
-bal_status bal_widths_create(bal_widths_plan *p, int layers, bal_error *err)
+bal_status bal_widths_create(bal_widths_plan *p, int layers, const bal_recipe *recipe,
+                             bal_error *err)
 {
-    *p = (bal_widths_plan){.layers = layers};
+    *p = (bal_widths_plan){.layers = layers, .widths = bal_width_count(recipe)};
     p->cost = calloc((size_t)layers, sizeof *p->cost);
     p->bits = calloc((size_t)layers, sizeof *p->bits);
     if (p->cost && p->bits) return BAL_OK;
@@ -105,7 +104,7 @@ static bal_status measure(meter *w, const bal_store *embeds, bal_step_fn *step, 
         BAL_TRY(bal_block_price_make(&price, w->e, &w->m->config.text, &w->m->layers[layer], layer,
                                      &w->samples, &w->stream, w->recipe, w->tmp_dir, err));
         for (int i = 0; i < BAL_DECODER_LINEARS; i++)
-            for (int width = 0; width < BAL_WIDTHS; width++)
+            for (int width = 0; width < w->p->widths; width++)
                 w->p->cost[layer][i][width] = cost_of(w, &price, layer, i, width);
         BAL_TRY(advance(w, layer, err));
         if (step && step(step_ctx, "widths", layer + 1, w->p->layers))
@@ -139,50 +138,51 @@ bal_status bal_widths_measure(bal_widths_plan *p, const bal_exec *e, const bal_m
 /* ---- Buying -----------------------------------------------------------------------------------
  */
 
-static bal_status packed_bytes(uint64_t *out, const bal_model *m, int i, int width, int group,
-                               bal_error *err)
+static bal_status packed_bytes(uint64_t *out, const bal_model *m, int i, int width,
+                               const bal_recipe *recipe, bal_error *err)
 {
+    bal_packed_format format = bal_recipe_format(recipe, i);
     bal_packed_layout layout;
     int n, k;
+    format.bits = bal_widths[width];
     bal_part_linear_size(&m->config.text, i, &n, &k);
-    BAL_TRY(bal_packed_layout_init(&layout, bal_widths[width], (size_t)n, (size_t)k, (size_t)group,
-                                   err));
+    BAL_TRY(bal_packed_layout_of(&layout, format, (size_t)n, (size_t)k, err));
     *out = layout.n_bytes;
     return BAL_OK;
 }
 
-bal_status bal_widths_range(uint64_t *least, uint64_t *most, const bal_model *m, int group,
-                            bal_error *err)
+bal_status bal_widths_range(uint64_t *least, uint64_t *most, const bal_model *m,
+                            const bal_recipe *recipe, bal_error *err)
 {
     const uint64_t layers = (uint64_t)m->config.text.layers;
     *least = *most = 0;
     for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
         uint64_t narrow, wide;
-        BAL_TRY(packed_bytes(&narrow, m, i, 0, group, err));
-        BAL_TRY(packed_bytes(&wide, m, i, BAL_WIDTHS - 1, group, err));
+        BAL_TRY(packed_bytes(&narrow, m, i, 0, recipe, err));
+        BAL_TRY(packed_bytes(&wide, m, i, bal_width_count(recipe) - 1, recipe, err));
         *least += layers * narrow;
         *most += layers * wide;
     }
     return BAL_OK;
 }
 
-bal_status bal_widths_buy(bal_widths_plan *p, const bal_model *m, int group, uint64_t budget,
-                          bal_error *err)
+bal_status bal_widths_buy(bal_widths_plan *p, const bal_model *m, const bal_recipe *recipe,
+                          uint64_t budget, bal_error *err)
 {
-    const int units = p->layers * BAL_DECODER_LINEARS;
+    const int units = p->layers * BAL_DECODER_LINEARS, widths = p->widths;
     bal_alloc_option *option = calloc((size_t)units * BAL_WIDTHS, sizeof *option);
     int *choice = calloc((size_t)units, sizeof *choice);
     bal_status st = option && choice
                         ? BAL_OK
                         : bal_nomem(err, (size_t)units * BAL_WIDTHS * sizeof *option, "widths");
     for (int u = 0; st >= 0 && u < units; u++)
-        for (int width = 0; st >= 0 && width < BAL_WIDTHS; width++) {
-            bal_alloc_option *o = &option[u * BAL_WIDTHS + width];
+        for (int width = 0; st >= 0 && width < widths; width++) {
+            bal_alloc_option *o = &option[u * widths + width];
             const int i = u % BAL_DECODER_LINEARS;
             o->cost = p->cost[u / BAL_DECODER_LINEARS][i][width];
-            st = packed_bytes(&o->n_bytes, m, i, width, group, err);
+            st = packed_bytes(&o->n_bytes, m, i, width, recipe, err);
         }
-    const bal_alloc_problem problem = {units, BAL_WIDTHS, option, budget};
+    const bal_alloc_problem problem = {units, widths, option, budget};
     if (st >= 0) st = bal_allocate(choice, &p->result, &problem, err);
     for (int u = 0; st >= 0 && u < units; u++)
         p->bits[u / BAL_DECODER_LINEARS][u % BAL_DECODER_LINEARS] = (uint8_t)bal_widths[choice[u]];
@@ -201,7 +201,7 @@ json_t *bal_widths_to_json(const bal_widths_plan *p)
         json_t *row = json_array(), *block = json_array();
         for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
             json_t *cell = json_array();
-            for (int width = 0; width < BAL_WIDTHS; width++)
+            for (int width = 0; width < p->widths; width++)
                 json_array_append_new(cell, json_real(p->cost[layer][i][width]));
             json_array_append_new(block, cell);
             json_array_append_new(row, json_integer(p->bits[layer][i]));
@@ -214,17 +214,18 @@ json_t *bal_widths_to_json(const bal_widths_plan *p)
                      (json_int_t)p->result.n_bytes, "costs", costs);
 }
 
-static bal_status read_width(uint8_t *out, const bal_json *row, int i, bal_error *err)
+static bal_status read_width(uint8_t *out, const bal_json *row, int i, int widths, bal_error *err)
 {
     const bal_json value = bal_json_at(row, (size_t)i);
     int bits;
     BAL_TRY(bal_json_as_int(&value, 2, 8, &bits, err));
-    for (int width = 0; width < BAL_WIDTHS; width++)
+    for (int width = 0; width < widths; width++)
         if (bits == bal_widths[width]) {
             *out = (uint8_t)bits;
             return BAL_OK;
         }
-    return bal_json_mismatch(&value, err, "2, 3, 4 or 8 bits");
+    return bal_json_mismatch(&value, err,
+                             widths == BAL_WIDTHS ? "2, 3, 4, 6 or 8 bits" : "2, 3 or 4 bits");
 }
 
 static bal_status read_bits(bal_widths_plan *p, const bal_json *root, bal_error *err)
@@ -236,15 +237,16 @@ static bal_status read_bits(bal_widths_plan *p, const bal_json *root, bal_error 
         if (bal_json_len(&row) != BAL_DECODER_LINEARS)
             return bal_json_mismatch(&row, err, "an array of %d widths", BAL_DECODER_LINEARS);
         for (int i = 0; i < BAL_DECODER_LINEARS; i++)
-            BAL_TRY(read_width(&p->bits[layer][i], &row, i, err));
+            BAL_TRY(read_width(&p->bits[layer][i], &row, i, p->widths, err));
     }
     return BAL_OK;
 }
 
-bal_status bal_widths_read(bal_widths_plan *p, const char *path, int layers, bal_error *err)
+bal_status bal_widths_read(bal_widths_plan *p, const char *path, int layers,
+                           const bal_recipe *recipe, bal_error *err)
 {
     bal_json_doc doc;
-    BAL_TRY(bal_widths_create(p, layers, err));
+    BAL_TRY(bal_widths_create(p, layers, recipe, err));
     bal_status st = bal_json_load(&doc, path, RECORD_BYTES, err);
     if (st >= 0) {
         const bal_json root = bal_json_root(&doc);

@@ -14,13 +14,14 @@
 enum { BAL_PRICE_SAMPLES = 32 }; /* that are looked at, at most */
 
 typedef struct bal_widths_plan {
-    int layers;
+    int layers, widths;                             /* the first so many of bal_widths */
     double (*cost)[BAL_RECIPE_LINEARS][BAL_WIDTHS]; /* [layers] nats per answer token */
     bal_linear_bits *bits;                          /* [layers]; all 0 until bought */
     bal_alloc_result result;
 } bal_widths_plan;
 
-bal_status bal_widths_create(bal_widths_plan *p, int layers, bal_error *err);
+bal_status bal_widths_create(bal_widths_plan *p, int layers, const bal_recipe *recipe,
+                             bal_error *err);
 void bal_widths_free(bal_widths_plan *p); /* idempotent; zeroed struct is fine */
 
 /* Measures cost: the float model on the first BAL_PRICE_SAMPLES samples, block by block, memory
@@ -32,17 +33,19 @@ bal_status bal_widths_measure(bal_widths_plan *p, const bal_exec *e, const bal_m
                               bal_error *err);
 
 /* Bytes of all linears of the decoder at their narrowest and at their widest. */
-bal_status bal_widths_range(uint64_t *least, uint64_t *most, const bal_model *m, int group,
-                            bal_error *err);
+bal_status bal_widths_range(uint64_t *least, uint64_t *most, const bal_model *m,
+                            const bal_recipe *recipe, bal_error *err);
 
 /* Chooses bits so that the packed linears take at most `budget` bytes; cost must be there. */
-bal_status bal_widths_buy(bal_widths_plan *p, const bal_model *m, int group, uint64_t budget,
-                          bal_error *err);
+bal_status bal_widths_buy(bal_widths_plan *p, const bal_model *m, const bal_recipe *recipe,
+                          uint64_t budget, bal_error *err);
 
-/* {"bits": [[7 per layer]], "cost", "bound", "proved", "bytes", "costs": [[[4] 7]]}; and back, from
- * a file that others may have written to: layers must agree and every width be one of bal_widths.
+/* {"bits": [[7 per layer]], "cost", "bound", "proved", "bytes", "costs": [[[widths] 7]]}; and back,
+ * from a file that others may have written to: layers must agree and every width be one that the
+ * recipe's grid has.
  * NULL when memory is short. */
 json_t *bal_widths_to_json(const bal_widths_plan *p);
-bal_status bal_widths_read(bal_widths_plan *p, const char *path, int layers, bal_error *err);
+bal_status bal_widths_read(bal_widths_plan *p, const char *path, int layers,
+                           const bal_recipe *recipe, bal_error *err);
 
 #endif

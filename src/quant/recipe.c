@@ -28,6 +28,8 @@ typedef struct key {
 /* enums are stored like the int fields, so one reader and one writer do for all but the bool */
 static_assert(sizeof(bal_grid) == sizeof(int) && sizeof(bal_clip) == sizeof(int), "enum is an int");
 
+const char *const bal_side_names[BAL_SIDES] = {"vision", "projector", "head"};
+
 #define FIELD(f) offsetof(bal_recipe, f), sizeof(((bal_recipe *)0)->f)
 
 static const key KEYS[] = {
@@ -40,13 +42,17 @@ static const key KEYS[] = {
      {{"32", 32}, {"64", 64}, {"128", 128}, {"row", 0}},
      "weights that share a scale and a zero point"},
     {"vision",
-     FIELD(vision),
+     FIELD(side[BAL_SIDE_VISION]),
      {{"float", 0}, {"4", 4}, {"6", 6}, {"8", 8}},
      "bits of the vision tower, rounded to nearest; float: as it is"},
     {"projector",
-     FIELD(projector),
+     FIELD(side[BAL_SIDE_PROJECTOR]),
      {{"float", 0}, {"4", 4}, {"6", 6}, {"8", 8}},
      "bits of the projector likewise"},
+    {"head",
+     FIELD(side[BAL_SIDE_HEAD]),
+     {{"float", 0}, {"4", 4}, {"6", 6}, {"8", 8}},
+     "bits of the head likewise; the embedding table stays"},
     {"vision_act",
      FIELD(vision_act),
      {{"a16", BAL_ACT_A16}, {"a8", BAL_ACT_A8}},
@@ -566,9 +572,10 @@ static bal_status check_steps(const bal_recipe *r, bal_error *err)
     const bool table = r->grid == BAL_GRID_TABLE, two_level = r->grid == BAL_GRID_TWO_LEVEL;
     const char *grid = table ? "table" : "two-level";
     if (!table && !two_level) return BAL_OK;
-    if (table ? r->bits < 2 || r->bits > 4 : r->bits != 4) {
+    const bool any = r->bits == BAL_BITS_AUTO;
+    if (table ? !any && (r->bits < 2 || r->bits > 4) : r->bits != 4) {
         char bits[16] = "auto";
-        if (r->bits != BAL_BITS_AUTO) snprintf(bits, sizeof bits, "%d", r->bits);
+        if (!any) snprintf(bits, sizeof bits, "%d", r->bits);
         return bal_fail(err, BAL_E_ARG, "recipe %s: grid=%s has %s bits, found bits=%s", r->name,
                         grid, table ? "2, 3 or 4" : "4", bits);
     }

@@ -114,13 +114,16 @@ enum { BAL_BITS_AUTO = 0, BAL_RECIPE_LINEARS = 7 };
 enum { BAL_SPIKE_GROUP = 32 }; /* inputs that share a scale with spikes=fine */
 typedef uint8_t bal_linear_bits[BAL_RECIPE_LINEARS];
 
+/* What is packed beside the decoder's blocks, each at bits of its own (keys of the same names). */
+typedef enum bal_side { BAL_SIDE_VISION, BAL_SIDE_PROJECTOR, BAL_SIDE_HEAD, BAL_SIDES } bal_side;
+extern const char *const bal_side_names[BAL_SIDES]; /* "vision", "projector", "head" */
+
 typedef struct bal_recipe {
     char name[64];
     int bits;                /* 2, 3, 4, 6, 8, or BAL_BITS_AUTO */
     int group;               /* 32, 64, 128, or 0: the whole row */
-    int vision;              /* bits of the vision tower's linears: 4, 6, 8, or 0: as they are */
-    int projector;           /* of the projector's */
-    bal_act_kind vision_act; /* how both read their inputs where they are packed */
+    int side[BAL_SIDES];     /* bits of each side's linears: 4, 6, 8, or 0: as they are */
+    bal_act_kind vision_act; /* how tower and projector read their inputs where they are packed */
     bal_grid grid;
     bal_act_kind act; /* how the linears read their inputs */
     int act_group;    /* inputs that share a scale of a8: 32, 128, or 0: the token */

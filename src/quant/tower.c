@@ -14,15 +14,25 @@
 /* ---- The list ---------------------------------------------------------------------------------
  */
 
-/* The field of a row in block `layer`, or NULL: not one of those that are packed. */
-static bal_linear *field_of(bal_model *m, const bal_bind_row *r, int layer)
+static bal_side side_of(const bal_model *m, int piece)
 {
+    const int layers = m->config.vision.layers;
+    if (piece < layers) return BAL_SIDE_VISION;
+    return piece == layers ? BAL_SIDE_PROJECTOR : BAL_SIDE_HEAD;
+}
+
+/* The field of a row in that piece, or NULL: not one of its linears. */
+static bal_linear *field_of(bal_model *m, const bal_bind_row *r, int piece)
+{
+    const bal_side side = side_of(m, piece);
     if (r->kind != BAL_BIND_LINEAR) return NULL;
-    if (r->owner == BAL_OWNER_VISION)
-        return (bal_linear *)(void *)((uint8_t *)&m->vision_layers[layer] + r->offset);
+    if ((r->owner == BAL_OWNER_VISION) != (side == BAL_SIDE_VISION)) return NULL;
+    if (side == BAL_SIDE_VISION)
+        return (bal_linear *)(void *)((uint8_t *)&m->vision_layers[piece] + r->offset);
+    if (r->owner != BAL_OWNER_MODEL) return NULL;
     bal_linear *l = (bal_linear *)(void *)((uint8_t *)m + r->offset);
-    const bool projector = r->owner == BAL_OWNER_MODEL && l >= m->projector && l < m->projector + 2;
-    return projector ? l : NULL;
+    const bool projector = l >= m->projector && l < m->projector + 2;
+    return (side == BAL_SIDE_HEAD ? l == &m->head : projector) ? l : NULL;
 }
 
 static bal_tower_linear *item_of(bal_tower *t, const bal_linear *l)
@@ -32,66 +42,83 @@ static bal_tower_linear *item_of(bal_tower *t, const bal_linear *l)
     return NULL;
 }
 
-static bal_status add(bal_tower *t, const bal_bind_row *r, bal_linear *l, int piece, int bits,
-                      const bal_recipe *recipe, bal_error *err)
+typedef struct lister {
+    bal_tower *t;
+    bal_model *m;
+    const bal_recipe *recipe;
+    bal_error *err;
+} lister;
+
+static bal_status add(const lister *w, const bal_bind_row *r, bal_linear *l, int piece)
 {
+    bal_tower *t = w->t;
+    const bal_side side = side_of(w->m, piece);
     char name[BAL_PART_NAME];
     snprintf(name, sizeof name, r->name, piece);
     bal_tower_linear *item = item_of(t, l);
     if (!item) {
         item = &t->items[t->n++];
-        *item =
-            (bal_tower_linear){.linear = l, .piece = piece, .act = {.kind = recipe->vision_act}};
-        BAL_TRY(bal_packed_layout_init(&item->layout, bits, (size_t)l->n, (size_t)l->k,
-                                       (size_t)recipe->group, err));
+        const bal_act act = {.kind = side == BAL_SIDE_HEAD ? BAL_ACT_A16 : w->recipe->vision_act};
+        *item = (bal_tower_linear){.linear = l, .piece = piece, .side = side, .act = act};
+        BAL_TRY(bal_packed_layout_init(&item->layout, w->recipe->side[side], (size_t)l->n,
+                                       (size_t)l->k, (size_t)w->recipe->group, w->err));
     }
     memcpy(r->part == BAL_PART_WHOLE ? item->name : item->fused, name, sizeof name);
     return BAL_OK;
 }
 
-/* Those of block `piece`, or of the projector. */
-static bal_status add_piece(bal_tower *t, bal_model *m, int piece, const bal_recipe *recipe,
-                            bal_error *err)
+/* Those of block `piece`, of the projector, or the head. */
+static bal_status add_piece(const lister *w, int piece)
 {
-    const bal_family_def *f = bal_family_of(&m->config);
-    const bool projector = piece == m->config.vision.layers;
-    const int bits = projector ? recipe->projector : recipe->vision;
-    for (size_t i = 0; bits && i < f->n_rows; i++) {
-        const bal_bind_row *r = &f->rows[i];
-        if ((r->owner == BAL_OWNER_VISION) == projector) continue;
-        bal_linear *l = field_of(m, r, piece);
-        if (l && l->k) BAL_TRY(add(t, r, l, piece, bits, recipe, err));
+    const bal_family_def *f = bal_family_of(&w->m->config);
+    const bool packs = w->recipe->side[side_of(w->m, piece)] != 0;
+    for (size_t i = 0; packs && i < bal_n_text_rows + f->n_rows; i++) {
+        const bal_bind_row *r =
+            i < bal_n_text_rows ? &bal_text_rows[i] : &f->rows[i - bal_n_text_rows];
+        bal_linear *l = field_of(w->m, r, piece);
+        if (l && l->k) BAL_TRY(add(w, r, l, piece));
     }
     return BAL_OK;
 }
 
-static bal_status list(bal_tower *t, bal_model *m, const bal_recipe *recipe, bal_error *err)
+/* Bits for what the model has not. */
+static bal_status check_sides(const lister *w)
 {
-    if (!recipe->vision && !recipe->projector) return BAL_OK;
-    if (!m->config.has_vision)
-        return bal_fail(err, BAL_E_ARG,
-                        "recipe %s: %s=%d for a model without a vision tower; expected float",
-                        recipe->name, recipe->vision ? "vision" : "projector",
-                        recipe->vision ? recipe->vision : recipe->projector);
-    const size_t layers = (size_t)m->config.vision.layers;
-    t->n_pieces = (int)layers + 1;
-    t->pieces = calloc(layers + 1, sizeof *t->pieces);
-    t->items = calloc(layers * BAL_VISION_LINEARS + 2, sizeof *t->items);
+    for (int s = 0; s < BAL_SIDES; s++)
+        if (w->recipe->side[s] && s != BAL_SIDE_HEAD && !w->m->config.has_vision)
+            return bal_fail(w->err, BAL_E_ARG,
+                            "recipe %s: %s=%d for a model without a vision tower; expected float",
+                            w->recipe->name, bal_side_names[s], w->recipe->side[s]);
+    return BAL_OK;
+}
+
+static bal_status list(const lister *w)
+{
+    bal_tower *t = w->t;
+    const size_t layers = (size_t)w->m->config.vision.layers;
+    bool any = false;
+    for (int s = 0; s < BAL_SIDES; s++) any = any || w->recipe->side[s];
+    BAL_TRY(check_sides(w));
+    if (!any) return BAL_OK;
+    t->n_pieces = (int)layers + 2;
+    t->pieces = calloc(layers + 2, sizeof *t->pieces);
+    t->items = calloc(layers * BAL_VISION_LINEARS + 3, sizeof *t->items);
     if (!t->pieces || !t->items)
-        return bal_nomem(err, layers * BAL_VISION_LINEARS * sizeof *t->items, "vision tower");
-    for (int i = 0; i < t->n_pieces; i++) BAL_TRY(add_piece(t, m, i, recipe, err));
+        return bal_nomem(w->err, layers * BAL_VISION_LINEARS * sizeof *t->items, "vision tower");
+    for (int i = 0; i < t->n_pieces; i++) BAL_TRY(add_piece(w, i));
     for (size_t i = 0; i < t->n; i++)
         if (!t->items[i].name[0])
-            return bal_fail(err, BAL_E_UNSUP,
-                            "%s: a part of %s has no name of its own in family %s", m->path,
-                            t->items[i].fused, bal_family_of(&m->config)->model_type);
+            return bal_fail(w->err, BAL_E_UNSUP,
+                            "%s: a part of %s has no name of its own in family %s", w->m->path,
+                            t->items[i].fused, bal_family_of(&w->m->config)->model_type);
     return BAL_OK;
 }
 
 bal_status bal_tower_list(bal_tower *t, bal_model *m, const bal_recipe *recipe, bal_error *err)
 {
     *t = (bal_tower){0};
-    const bal_status st = list(t, m, recipe, err);
+    const lister w = {t, m, recipe, err};
+    const bal_status st = list(&w);
     if (st < 0) bal_tower_close(t);
     return st;
 }
@@ -204,10 +231,18 @@ static bal_status do_piece(bal_tower *t, int index, const bal_exec *e, const bal
 bal_status bal_tower_pack(bal_tower *t, const bal_exec *e, const bal_workspace *space,
                           bal_step_fn *step, void *step_ctx, bal_error *err)
 {
-    for (int i = 0; t->n && i < t->n_pieces; i++) {
+    const int front = t->n_pieces - 1;
+    if (!t->n || t->items[0].side == BAL_SIDE_HEAD) return BAL_OK;
+    for (int i = 0; i < front; i++) {
         BAL_TRY(do_piece(t, i, e, space, err));
-        if (step && step(step_ctx, "tower", (long)i + 1, (long)t->n_pieces))
+        if (step && step(step_ctx, "tower", (long)i + 1, (long)front))
             return bal_fail(err, BAL_E_CANCELLED, "cancelled while packing the vision tower");
     }
     return BAL_OK;
+}
+
+bal_status bal_tower_pack_head(bal_tower *t, const bal_exec *e, const bal_workspace *space,
+                               bal_error *err)
+{
+    return t->n ? do_piece(t, t->n_pieces - 1, e, space, err) : BAL_OK;
 }

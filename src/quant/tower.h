@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
- * Packing what stands in front of the decoder: the linears of the vision tower's blocks and of the
- * projector, rounded to nearest without data, at bits of their own (recipe keys vision and
- * projector). Patch embedding, norms and biases stay as they are. Tensors that hold q, k and v
+ * Packing what stands beside the decoder's blocks: the linears of the vision tower's blocks, of the
+ * projector, and the head, rounded to nearest without data, at bits of their own (recipe keys
+ * vision, projector and head). Patch embedding, norms, biases and the embedding table stay as they
+ * are: a head that was tied to that table becomes a tensor of its own. Tensors that hold q, k and v
  * together come apart: each becomes a packed tensor under the name it has where it is one. */
 #ifndef BAL_QUANT_TOWER_H
 #define BAL_QUANT_TOWER_H
@@ -15,7 +16,8 @@ typedef struct bal_tower_linear {
     char name[BAL_PART_NAME];  /* canonical, of its weight as a tensor of its own */
     char fused[BAL_PART_NAME]; /* of the tensor whose rows it may be in the checkpoint, or "" */
     bal_linear *linear;        /* in the model; a packed view once it is packed */
-    int piece;                 /* block, or the number of blocks for the projector */
+    int piece; /* block; the number of blocks for the projector, one more for the head */
+    bal_side side;
     bal_packed_layout layout;
     bal_act act; /* how it will read its inputs */
 } bal_tower_linear;
@@ -31,10 +33,15 @@ typedef struct bal_tower {
  * asks for bits that the model has no vision tower for. On failure *t is empty. */
 bal_status bal_tower_list(bal_tower *t, bal_model *m, const bal_recipe *recipe, bal_error *err);
 
-/* Packs all of it piece by piece into files of the workspace and makes the model's linears views
- * of these: from here on the model sees as the finished file will. Memory holds one piece. */
+/* Packs what stands in front of the decoder piece by piece into files of the workspace and makes
+ * the model's linears views of these: from here on the model sees as the finished file will. Memory
+ * holds one piece. */
 bal_status bal_tower_pack(bal_tower *t, const bal_exec *e, const bal_workspace *space,
                           bal_step_fn *step, void *step_ctx, bal_error *err);
+
+/* The same for the head, once nobody asks for gradients any more: these need it as floats. */
+bal_status bal_tower_pack_head(bal_tower *t, const bal_exec *e, const bal_workspace *space,
+                               bal_error *err);
 
 /* Whether the weight of that canonical name is in the list, alone or fused. */
 bool bal_tower_holds(const bal_tower *t, const char *name);

@@ -73,19 +73,21 @@ status 0 "bits per linear" "$ballast" inspect auto.st
 status 0 '"target_bpw":4.4' "$ballast" inspect auto.st
 if "$ballast" inspect a.st | grep -q "bits per linear"; then echo "uniform bits are listed"; exit 1; fi
 
-# the tower and the projector at bits of their own: the same bytes from any number of threads, the
+# the tower, the projector and the head at bits of their own: the same bytes from any number of threads, the
 # size that was planned, and nothing to pack where there is no tower
-tower() { quantize --recipe rtn --bits 4 --group 32 --set vision=6 --set projector=8 "$@"; }
-status 0 "vision tower to 6 bits, projector to 8 bits" tower -o v1.st --dry-run
+tower() { quantize --recipe rtn --bits 4 --group 32 --set vision=6 --set projector=8 --set head=8 "$@"; }
+status 0 "vision tower to 6 bits, projector to 8 bits, head to 8 bits" tower -o v1.st --dry-run
 status 0 "bits per weight" tower -o v1.st --threads 1
 status 0 "bits per weight" tower -o v2.st --threads 2
 same v1.st v2.st "files of one thread and two"
 status 0 "vision tower  *w6g32.p16u32.v1" "$ballast" inspect v1.st
 status 0 "projector  *w8g32.p16u32.v1" "$ballast" inspect v1.st
+status 0 "head  *w8g32.p16u32.v1" "$ballast" inspect v1.st
 status 0 "" "$ballast" run v1.st -i "$golden/tiled/picture0_100x70.png" -p hi -n 4
 status 2 "vision=6 for a model without a vision tower" "$ballast" quantize \
     "$golden/families/qwen2/model" -o t.st --recipe rtn --set vision=6
 status 2 "vision must be one of float, 4, 6, 8" quantize -o t.st --recipe rtn --set vision=5
+status 2 "head must be one of float, 4, 6, 8" quantize -o t.st --recipe rtn --set head=3
 
 # never over what the run reads, nor over what is no file, --force or not
 cp -r "$golden/tiled/model" copy

@@ -263,21 +263,25 @@ static double distance(const float *want, const float *got, size_t n)
     return worst / tap_deviation(want, n);
 }
 
-/* Of the vision tower and the projector NULL: they stay as they are. */
+/* What is NULL of all but the decoder stays as it is. */
 typedef struct bit_widths {
-    const char *decoder, *vision, *projector;
+    const char *decoder, *vision, *projector, *head;
 } bit_widths;
 
 static void quantize(const char *model, const char *calib, const char *recipe, bit_widths bits,
                      const char *out)
 {
     bal_error err = {0};
-    const char *set[] = {bits.decoder, "group=32", "template=legacy", bits.vision, bits.projector};
+    const char *const some[] = {bits.vision, bits.projector, bits.head};
+    const char *set[6] = {bits.decoder, "group=32", "template=legacy"};
+    size_t n_set = 3;
+    for (int i = 0; i < 3; i++)
+        if (some[i]) set[n_set++] = some[i];
     const bal_quant_opts opts = {.size = sizeof opts,
                                  .threads = 2,
                                  .recipe = recipe,
                                  .set = set,
-                                 .n_set = bits.vision ? 5 : 3,
+                                 .n_set = n_set,
                                  .calib = calib,
                                  .force = true};
     ASSERT_OK(bal_quantize(model, out, &opts, &err));
@@ -292,6 +296,17 @@ static void check_counts(const unpacked *u, const bal_config *c, bit_widths bits
         assert_true(u->projector > 0);
     else
         assert_int_equal(u->projector, 0);
+    assert_int_equal(u->head, bits.head != NULL);
+}
+
+/* A packed head is no view of the embedding table, which stays what it was. */
+static void check_head(const bal_model *m, bool packed)
+{
+    assert_false(bal_type_get(m->embed.type)->packed);
+    assert_true(bal_tensor_find(&m->tensors, "model.language_model.embed_tokens.weight") != NULL);
+    const bool is = bal_tensor_find(&m->tensors, "lm_head.weight.packed") != NULL;
+    assert_int_equal(is, packed);
+    if (is) assert_null(bal_tensor_find(&m->tensors, "lm_head.weight"));
 }
 
 static void quantized(const char *name, const char *source, const char *calib, bit_widths bits,
@@ -309,6 +324,7 @@ static void quantized(const char *name, const char *source, const char *calib, b
     open_case(&f, name, out);
     float *packed = logits_of(&f, &n);
     unpacked u;
+    check_head(&f.engine.model, bits.head != NULL);
     unpack_all(&u, &f.engine.model);
     check_counts(&u, &f.engine.model.config, bits);
     float *twin = logits_of(&f, &n);
@@ -333,7 +349,8 @@ static void text_family(const char *name)
     snprintf(text, sizeof text, "%s/text", name);
     parity(text, NULL);
     gradients(text);
-    quantized(text, NULL, case_path("text_calib.jsonl"), (bit_widths){.decoder = "bits=8"}, 0.35);
+    quantized(text, NULL, case_path("text_calib.jsonl"),
+              (bit_widths){.decoder = "bits=8", .head = "head=8"}, 0.35);
     quantized(text, NULL, case_path("text_calib.jsonl"), (bit_widths){.decoder = "bits=3"}, 6.0);
 }
 
@@ -376,14 +393,14 @@ static void vision_family(const char *name)
     vision_parity(name, NULL);
     gradients(path);
     vision_quantized(name, NULL, (bit_widths){.decoder = "bits=3"}, 8.0);
-    vision_quantized(name, NULL, (bit_widths){"bits=8", "vision=8", "projector=8"}, 0.4);
+    vision_quantized(name, NULL, (bit_widths){"bits=8", "vision=8", "projector=8", "head=8"}, 0.4);
 }
 
 /* The same weights under other names answer the same, packed tower and all. */
 static void same_under(const char *model, const char *name)
 {
     vision_parity(name, model);
-    vision_quantized(name, model, (bit_widths){"bits=8", "vision=6", "projector=6"}, 2.0);
+    vision_quantized(name, model, (bit_widths){"bits=8", "vision=6", "projector=6", "head=6"}, 2.0);
 }
 
 #define VISION_FAMILY(name)                                                                        \

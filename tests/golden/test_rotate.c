@@ -268,22 +268,27 @@ static void quantize(const char *model, const char *out, const char *recipe, con
     check_plan(source_path(model), out, &opts);
 }
 
-static void check_file(const char *model, const char *recipe, const char *projector, double limit)
+/* sides: bits of projector and head */
+static void check_file(const char *model, const char *recipe, const char *sides, double limit)
 {
-    const char *const set[] = {"rotate=residual", "bits=8", "group=32", "template=legacy",
-                               projector};
+    char projector[32], head[32];
+    const char *const set[] = {"rotate=residual", "bits=8",  "group=32",
+                               "template=legacy", projector, head};
+    snprintf(projector, sizeof projector, "projector=%s", sides);
+    snprintf(head, sizeof head, "head=%s", sides);
     bench b, packed;
     bal_error err;
     size_t n;
     char out[1100];
     snprintf(out, sizeof out, "%s", scratch("q.safetensors"));
-    quantize(model, out, recipe, set, 5);
+    quantize(model, out, recipe, set, 6);
     bench_open(&b, model, (setting){"none", "none"});
     float *plain = logits_of(&b, &n);
     packed = b;
     ASSERT_OK(bal_engine_open(&packed.engine, out, 2, NULL, &err));
     assert_string_equal(bal_tensor_meta(&packed.engine.model.tensors, "rotation_seed"), "0");
     assert_ptr_not_equal(packed.engine.model.head.w, packed.engine.model.embed.w);
+    assert_int_equal(bal_type_get(packed.engine.model.head.type)->packed, sides[0] == '8');
     float *turned = logits_of(&packed, &n);
     const double d = distance(plain, turned, n);
     printf("%s, %s, %s: 8 bits differ by %.2g\n", model, recipe, projector, d);
@@ -297,9 +302,9 @@ static void check_file(const char *model, const char *recipe, const char *projec
 static void test_file(void **state)
 {
     (void)state;
-    check_file(GOLDEN "tiled/model", "rtn", "projector=float", 0.2);
-    check_file(GOLDEN "tiled/model", "awq+gptq", "projector=8", 0.4);
-    check_file(GOLDEN "qwen2_vl/two/model", "gptq", "projector=float", 0.4);
+    check_file(GOLDEN "tiled/model", "awq+gptq", "8", 0.4);
+    check_file(GOLDEN "tiled/model", "rtn", "float", 0.2);
+    check_file(GOLDEN "qwen2_vl/two/model", "gptq", "float", 0.4);
 }
 
 /* ---- Mixed inputs ------------------------------------------------------------------------------

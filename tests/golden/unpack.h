@@ -11,7 +11,7 @@ enum { MAX_UNPACKED = 256 };
 
 typedef struct unpacked {
     void *owned[MAX_UNPACKED];
-    int n, decoder, tower, projector; /* how many there were of each */
+    int n, decoder, tower, projector, head; /* how many there were of each */
 } unpacked;
 
 static inline int unpack_linear(unpacked *u, bal_linear *w)
@@ -36,6 +36,7 @@ static inline void unpack_all(unpacked *u, bal_model *m)
         for (int i = 0; i < BAL_VISION_LINEARS; i++)
             u->tower += unpack_linear(u, bal_vision_linear(&m->vision_layers[l], i));
     for (int i = 0; i < 2; i++) u->projector += unpack_linear(u, &m->projector[i]);
+    u->head += unpack_linear(u, &m->head);
 }
 
 static inline void unpacked_free(unpacked *u)

@@ -8,13 +8,13 @@
 
 #include <math.h>
 
-enum { UNITS = 7, OPTIONS = 4, LARGE = 196 };
+enum { UNITS = 6, OPTIONS = 5, LARGE = 196 };
 
-/* Widths 2, 3, 4, 8 of tensors of different sizes, errors that fall about fourfold a bit: what real
- * problems look like. `wild`: anything, rising costs included. */
+/* Widths 2, 3, 4, 6, 8 of tensors of different sizes, errors that fall about fourfold a bit: what
+ * real problems look like. `wild`: anything, rising costs included. */
 static void make_problem(bal_rng *rng, int units, bool wild, bal_alloc_option *o)
 {
-    static const int bits[OPTIONS] = {2, 3, 4, 8};
+    static const int bits[OPTIONS] = {2, 3, 4, 6, 8};
     for (int u = 0; u < units; u++) {
         const uint64_t size = 64 * (1 + bal_rng_u64(rng) % (wild ? 5 : 40));
         const double harm = exp(4.0 * (double)bal_rng_f32(rng));
@@ -40,13 +40,15 @@ static double cost_of(const bal_alloc_problem *p, const int *choice)
     return sum;
 }
 
-/* The least cost of all 4^7 allocations within the budget. */
+/* The least cost of all 5^6 allocations within the budget. */
 static double by_force(const bal_alloc_problem *p)
 {
     double best = INFINITY;
-    for (int code = 0; code < 1 << (2 * UNITS); code++) {
-        int choice[UNITS];
-        for (int u = 0; u < UNITS; u++) choice[u] = code >> (2 * u) & 3;
+    int all = 1;
+    for (int u = 0; u < UNITS; u++) all *= OPTIONS;
+    for (int code = 0; code < all; code++) {
+        int choice[UNITS], rest = code;
+        for (int u = 0; u < UNITS; u++, rest /= OPTIONS) choice[u] = rest % OPTIONS;
         if (bytes_of(p, choice) <= p->budget) best = fmin(best, cost_of(p, choice));
     }
     return best;
@@ -108,8 +110,8 @@ static void test_large(void **state)
 static void test_ends(void **state)
 {
     (void)state;
-    bal_alloc_option o[2 * OPTIONS] = {{10, 4.0}, {20, 2.0}, {30, 1.0}, {40, 0.0},
-                                       {10, 1.0}, {20, 1.0}, {30, 1.0}, {40, 1.0}};
+    bal_alloc_option o[2 * OPTIONS] = {{10, 4.0}, {20, 2.0}, {30, 1.0}, {35, 0.5}, {40, 0.0},
+                                       {10, 1.0}, {20, 1.0}, {30, 1.0}, {35, 1.0}, {40, 1.0}};
     bal_alloc_problem p = {2, OPTIONS, o, 20};
     bal_alloc_result r;
     bal_error err = {0};
@@ -118,14 +120,14 @@ static void test_ends(void **state)
     assert_true(choice[0] == 0 && choice[1] == 0 && r.n_bytes == 20);
     p.budget = UINT64_MAX;
     ASSERT_OK(bal_allocate(choice, &r, &p, &err));
-    assert_true(choice[0] == 3 && choice[1] == 0 && r.n_bytes == 50 && r.cost == 1.0);
+    assert_true(choice[0] == 4 && choice[1] == 0 && r.n_bytes == 50 && r.cost == 1.0);
 }
 
 static void test_refused(void **state)
 {
     (void)state;
-    bal_alloc_option o[2 * OPTIONS] = {{10, 4.0}, {20, 2.0}, {30, 1.0}, {40, 0.0},
-                                       {10, 1.0}, {20, 1.0}, {30, 1.0}, {40, 1.0}};
+    bal_alloc_option o[2 * OPTIONS] = {{10, 4.0}, {20, 2.0}, {30, 1.0}, {35, 0.5}, {40, 0.0},
+                                       {10, 1.0}, {20, 1.0}, {30, 1.0}, {35, 1.0}, {40, 1.0}};
     bal_alloc_problem p = {2, OPTIONS, o, 19};
     bal_alloc_result r;
     bal_error err = {0};

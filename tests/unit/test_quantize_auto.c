@@ -12,7 +12,7 @@
 #include <signal.h>
 #include <sys/wait.h>
 
-enum { LAYERS = 3, LINEARS = 7, WIDTHS = 4 };
+enum { LAYERS = 3, LINEARS = 7, WIDTHS = 5 };
 
 static const char *const BPW[] = {"bits=auto", "target_bpw=4.5", "group=32"};
 
@@ -72,8 +72,8 @@ static void test_bits_per_weight(void **state)
     bal_error err;
     ASSERT_OK(bal_model_load(&m, reference(), &err));
     const tally t = count(&m);
-    assert_int_equal(t.of[2] + t.of[3] + t.of[4] + t.of[8], LAYERS * LINEARS);
-    assert_true((t.of[2] > 0) + (t.of[3] > 0) + (t.of[4] > 0) + (t.of[8] > 0) >= 2);
+    assert_int_equal(t.of[2] + t.of[3] + t.of[4] + t.of[6] + t.of[8], LAYERS * LINEARS);
+    assert_true((t.of[2] > 0) + (t.of[3] > 0) + (t.of[4] > 0) + (t.of[6] > 0) >= 2);
     const double bpw = 8.0 * (double)t.n_bytes / (double)t.weights;
     assert_true(bpw <= 4.5 && bpw > 4.3);
     bal_model_unload(&m);
@@ -92,7 +92,7 @@ static void test_record(void **state)
     double sum = 0.0, uniform = 0.0;
     for (size_t layer = 0; layer < LAYERS; layer++)
         for (size_t i = 0; i < LINEARS; i++) {
-            static const int widths[WIDTHS] = {2, 3, 4, 8};
+            static const int widths[WIDTHS] = {2, 3, 4, 6, 8};
             const json_t *cell = json_array_get(json_array_get(costs, layer), i);
             const int chosen =
                 (int)json_integer_value(json_array_get(json_array_get(bits, layer), i));
@@ -110,6 +110,28 @@ static void test_record(void **state)
     assert_true(json_real_value(json_object_get(a, "bound")) <= cost);
     assert_true(cost < uniform); /* 3 bits everywhere would be affordable */
     json_decref(doc);
+}
+
+/* Tables have 2, 3 and 4 bits: of these each linear gets one. */
+static void test_tables(void **state)
+{
+    (void)state;
+    static const char *const set[] = {"bits=auto", "target_bpw=3.3", "group=32"};
+    bal_quant_opts o = options();
+    bal_model m;
+    bal_error err;
+    o.recipe = "table";
+    o.set = set;
+    const char *out = scratch("table.safetensors");
+    make(out, &o);
+    ASSERT_OK(bal_model_load(&m, out, &err));
+    const tally t = count(&m);
+    assert_int_equal(m.layers[0].q.packed.layout.kind, BAL_PACKED_TABLE);
+    assert_int_equal(t.of[2] + t.of[3] + t.of[4], LAYERS * LINEARS);
+    assert_true((t.of[2] > 0) + (t.of[3] > 0) + (t.of[4] > 0) >= 2);
+    const double bpw = 8.0 * (double)t.n_bytes / (double)t.weights;
+    assert_true(bpw <= 3.3 && bpw > 3.1);
+    bal_model_unload(&m);
 }
 
 static void test_threads(void **state)
@@ -268,10 +290,15 @@ static void test_least_is_possible(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bits_per_weight), cmocka_unit_test(test_record),
-        cmocka_unit_test(test_threads),         cmocka_unit_test(test_file_size),
-        cmocka_unit_test(test_kill_and_resume), cmocka_unit_test(test_resume_refused),
-        cmocka_unit_test(test_refused),         cmocka_unit_test(test_least_is_possible),
+        cmocka_unit_test(test_bits_per_weight),
+        cmocka_unit_test(test_record),
+        cmocka_unit_test(test_tables),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_file_size),
+        cmocka_unit_test(test_kill_and_resume),
+        cmocka_unit_test(test_resume_refused),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_least_is_possible),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

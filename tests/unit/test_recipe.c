@@ -81,21 +81,22 @@ static void test_canonical(void **state)
     ASSERT_OK(bal_recipe_assign(&r, "distort=on", &err));
     ASSERT_OK(bal_recipe_to_json(&r, &json, &err));
     assert_string_equal(
-        json, "{\"name\":\"rtn\",\"bits\":3,\"group\":\"row\",\"vision\":\"float\",\"projector\":"
-              "\"float\",\"vision_act\":\"a16\",\"grid\":\"asym\",\"act\":\"a16\","
-              "\"act_group\":\"row\",\"act_scale\":\"dynamic\",\"act_clip\":\"max\","
-              "\"spikes\":\"keep\",\"spike_rule\":\"mean\",\"rotate\":"
-              "\"none\",\"hadamard\":\"none\","
-              "\"scale\":\"none\","
-              "\"alpha\":\"0.5\","
-              "\"balance\":\"off\",\"loss\":\"mse\",\"objective\":\"output\",\"floor\":\"none\","
-              "\"average\":\"sample\","
-              "\"statistic\":\"plain\",\"language\":\"answer\",\"gradient\":\"f32\","
-              "\"arithmetic\":\"f32\",\"distort\":\"on\",\"clip\":\"none\","
-              "\"solver\":\"round\",\"inputs\":\"float\",\"hessian\":\"balanced\","
-              "\"damp\":\"0.01\",\"order\":\"diag\",\"shift\":\"off\",\"ridge\":\"0.1\","
-              "\"polish\":\"none\",\"gain\":\"off\",\"rank\":0,\"undo\":\"off\",\"turns\":\"all\","
-              "\"template\":\"chat\",\"views\":\"anyres\",\"absent\":\"refuse\"}");
+        json,
+        "{\"name\":\"rtn\",\"bits\":3,\"group\":\"row\",\"vision\":\"float\",\"projector\":"
+        "\"float\",\"head\":\"float\",\"vision_act\":\"a16\",\"grid\":\"asym\",\"act\":\"a16\","
+        "\"act_group\":\"row\",\"act_scale\":\"dynamic\",\"act_clip\":\"max\","
+        "\"spikes\":\"keep\",\"spike_rule\":\"mean\",\"rotate\":"
+        "\"none\",\"hadamard\":\"none\","
+        "\"scale\":\"none\","
+        "\"alpha\":\"0.5\","
+        "\"balance\":\"off\",\"loss\":\"mse\",\"objective\":\"output\",\"floor\":\"none\","
+        "\"average\":\"sample\","
+        "\"statistic\":\"plain\",\"language\":\"answer\",\"gradient\":\"f32\","
+        "\"arithmetic\":\"f32\",\"distort\":\"on\",\"clip\":\"none\","
+        "\"solver\":\"round\",\"inputs\":\"float\",\"hessian\":\"balanced\","
+        "\"damp\":\"0.01\",\"order\":\"diag\",\"shift\":\"off\",\"ridge\":\"0.1\","
+        "\"polish\":\"none\",\"gain\":\"off\",\"rank\":0,\"undo\":\"off\",\"turns\":\"all\","
+        "\"template\":\"chat\",\"views\":\"anyres\",\"absent\":\"refuse\"}");
     free(json);
     r.bits = 5;
     ASSERT_FAILS(BAL_E_ARG, "bits", bal_recipe_to_json(&r, &json, &err));
@@ -144,7 +145,7 @@ static void test_every_word(void **state)
             free(json);
         }
     }
-    assert_int_equal(n, 44);
+    assert_int_equal(n, 45);
     assert_int_equal(numbers, 2);
 }
 
@@ -210,7 +211,12 @@ static void test_steps(void **state)
     }
     ASSERT_OK(bal_recipe_assign(&r, "bits=auto", &err));
     ASSERT_OK(bal_recipe_assign(&r, "target_bpw=3", &err));
-    ASSERT_FAILS(BAL_E_ARG, "found bits=auto", bal_recipe_check(&r, &err));
+    ASSERT_OK(bal_recipe_check(&r, &err));
+    ASSERT_OK(bal_recipe_load(&r, "dgq", &err));
+    ASSERT_OK(bal_recipe_assign(&r, "bits=auto", &err));
+    ASSERT_OK(bal_recipe_assign(&r, "target_bpw=3", &err));
+    ASSERT_FAILS(BAL_E_ARG, "grid=two-level has 4 bits, found bits=auto",
+                 bal_recipe_check(&r, &err));
     ASSERT_OK(bal_recipe_load(&r, "dgq", &err));
     assert_true(bal_recipe_solves(&r));
     assert_int_equal(bal_recipe_format(&r, 0).kind, BAL_PACKED_TWO_LEVEL);

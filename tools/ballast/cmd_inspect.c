@@ -87,7 +87,7 @@ static const bal_linear *packed_in(bal_model *m, const bal_tensor_view *t)
         }
     for (int i = 0; i < 2; i++)
         if (m->projector[i].packed.codes == codes) return &m->projector[i];
-    return NULL;
+    return m->head.packed.codes == codes ? &m->head : NULL;
 }
 
 /* Weights behind the packed tensors: their sizes stand in the config, not in the file's shapes. */

@@ -99,16 +99,16 @@ static const char *amount(char out[32], uint64_t n_bytes)
     return out;
 }
 
-/* What stands in front of the decoder, where any of it is packed. */
-static void print_front(FILE *f, const bal_quant_plan *p)
+/* What stands in front of the decoder's blocks and behind them, where any of it is packed. */
+static void print_sides(FILE *f, const bal_quant_plan *p)
 {
     const struct {
         const char *name;
         int bits;
-    } part[] = {{"vision tower", p->vision}, {"projector", p->projector}};
-    if (!p->vision && !p->projector) return;
-    for (int i = 0; i < 2; i++) {
-        fprintf(f, "%s%s ", i ? ", " : "  front    ", part[i].name);
+    } part[] = {{"vision tower", p->vision}, {"projector", p->projector}, {"head", p->head}};
+    if (!p->vision && !p->projector && !p->head) return;
+    for (int i = 0; i < 3; i++) {
+        fprintf(f, "%s%s ", i ? ", " : "  beside   ", part[i].name);
         if (part[i].bits)
             fprintf(f, "to %d bits", part[i].bits);
         else
@@ -138,12 +138,12 @@ static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, cons
     if (p->bits)
         fprintf(f, "%d bits, ", p->bits);
     else
-        fprintf(f, "2, 3, 4 or 8 bits each, ");
+        fprintf(f, "bits of their own, ");
     if (p->group)
         fprintf(f, "groups of %d\n", p->group);
     else
         fprintf(f, "one group per row\n");
-    print_front(f, p);
+    print_sides(f, p);
     fprintf(f, "  data     ");
     if (p->samples)
         fprintf(f, "%d sample%s\n", p->samples, p->samples == 1 ? "" : "s");
