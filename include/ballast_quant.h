@@ -40,7 +40,8 @@ typedef struct bal_quant_opts {
     const char *report;  /* FILE.html to write, with the same as .json beside it; NULL: none.
                             Either existing is BAL_E_EXISTS without force */
     const char *command; /* shown in the report; NULL: left out */
-    bal_progress_fn *progress; /* stages "rotation" (blocks), "tower" (pieces), "pictures"
+    bal_progress_fn *progress; /* stages "rotation" (blocks), "sides" (linears beside the
+                                  blocks), "tower" (pieces), "pictures"
                                   and "sensitivity" (samples), "widths" (blocks), "blocks"
                                   (thousandths of a block); false stops with BAL_E_CANCELLED */
     void *progress_ctx;
@@ -59,7 +60,8 @@ typedef struct bal_quant_plan {
     char recipe[2048];                /* as JSON, overrides applied */
     int layers, linears, bits, group; /* bits 0: each linear its own, and sizes are the most they
                                          can be; group 0: the whole row */
-    int vision, projector, head;      /* bits beside the decoder's blocks, 0: as they are */
+    int vision, projector, head;      /* bits beside the decoder's blocks, 0: as they are,
+                                         -1: each linear its own, and sizes are the most */
     bool needs_data;
     int samples; /* 0 without data */
     uint64_t source_bytes, file_bytes, ram_bytes, disk_bytes;

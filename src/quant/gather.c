@@ -354,21 +354,35 @@ static void mean_rows(const bal_sequence *s, const float *rows, size_t hidden, f
     c->sees = n[1] > 0.0f;
 }
 
+/* What is made of a record's pictures and words. */
+typedef struct onlooker {
+    bal_prospect *c;
+    float *feature; /* NULL: only rows */
+    float *rows;    /* malloc'ed, of all positions */
+    int n_seen;     /* rows of what the model sees, once they stand in front */
+} onlooker;
+
 static bal_status look_at(gatherer *g, const bal_calib_record *r, const bal_sequence *s,
-                          const bal_image *images, bal_prospect *c, float *feature)
+                          const bal_image *images, onlooker *o)
 {
     const size_t hidden = (size_t)g->engine->model.config.text.hidden;
     const size_t n_bytes = (size_t)s->n * hidden * sizeof(float);
-    float *rows = malloc(n_bytes + 1);
-    if (!rows) return bal_nomem(g->err, n_bytes, "embeddings of a sample");
-    bal_status st = bal_sequence_embed(s, g->engine, g->exec, images, rows, (bal_taps){0}, g->err);
-    if (st == BAL_OK) mean_rows(s, rows, hidden, feature, c);
-    free(rows);
-    if (st == BAL_OK) st = hash_turns(g, r, false, c->content);
-    return st == BAL_OK ? hash_turns(g, r, true, c->answer) : st;
+    o->rows = malloc(n_bytes + 1);
+    if (!o->rows) return bal_nomem(g->err, n_bytes, "embeddings of a sample");
+    BAL_TRY(bal_sequence_embed(s, g->engine, g->exec, images, o->rows, (bal_taps){0}, g->err));
+    if (o->feature) {
+        mean_rows(s, o->rows, hidden, o->feature, o->c);
+        BAL_TRY(hash_turns(g, r, false, o->c->content));
+        return hash_turns(g, r, true, o->c->answer);
+    }
+    for (int i = 0; i < s->n; i++)
+        if (s->info[i].modality == BAL_VISION)
+            memmove(o->rows + (size_t)o->n_seen++ * hidden, o->rows + (size_t)i * hidden,
+                    hidden * sizeof *o->rows);
+    return BAL_OK;
 }
 
-static bal_status look(gatherer *g, const bal_calib_record *r, bal_prospect *c, float *feature)
+static bal_status look(gatherer *g, const bal_calib_record *r, onlooker *o)
 {
     bal_sequence s = {0};
     bal_image *images = calloc((size_t)r->n_images + 1, sizeof *images);
@@ -377,16 +391,16 @@ static bal_status look(gatherer *g, const bal_calib_record *r, bal_prospect *c, 
     bal_sequence_free(&s);
     g->n_seen = 0;
     if (st == BAL_OK) st = sequence_of(g, r, &s, images);
-    if (st == BAL_OK) st = look_at(g, r, &s, images, c, feature);
+    if (st == BAL_OK) st = look_at(g, r, &s, images, o);
     for (int i = 0; i < r->n_images; i++) bal_image_free(&images[i]);
     free(images);
     bal_sequence_free(&s);
     return st;
 }
 
-bal_status bal_gather_look(bal_prospect *c, float *feature, const bal_calib *calib,
-                           const bal_calib_record *r, const bal_engine *engine,
-                           const bal_exec *exec, const bal_recipe *recipe, bal_error *err)
+static bal_status look_once(onlooker *o, const bal_calib *calib, const bal_calib_record *r,
+                            const bal_engine *engine, const bal_exec *exec,
+                            const bal_recipe *recipe, bal_error *err)
 {
     bal_gathered out = {.embeds.fd = -1};
     bal_recipe single = *recipe;
@@ -398,14 +412,38 @@ bal_status bal_gather_look(bal_prospect *c, float *feature, const bal_calib *cal
                   .exec = exec,
                   .recipe = &single,
                   .err = err ? err : &local};
-    *c = (bal_prospect){0};
     BAL_TRY(bal_sha256_init(&g.hash, err));
-    const bal_status st = look(&g, r, c, feature);
+    const bal_status st = look(&g, r, o);
     bal_sha256_deinit(&g.hash);
     bal_gathered_free(&out);
+    return st;
+}
+
+bal_status bal_gather_look(bal_prospect *c, float *feature, const bal_calib *calib,
+                           const bal_calib_record *r, const bal_engine *engine,
+                           const bal_exec *exec, const bal_recipe *recipe, bal_error *err)
+{
+    onlooker o = {.c = c, .feature = feature};
+    *c = (bal_prospect){0};
+    const bal_status st = look_once(&o, calib, r, engine, exec, recipe, err);
+    free(o.rows);
     if (st == BAL_OK || st == BAL_E_NOMEM || st == BAL_E_ARG) return st;
     *c = (bal_prospect){.broken = true};
     return BAL_OK;
+}
+
+bal_status bal_gather_see(float **rows, int *n, const bal_calib *calib, const bal_calib_record *r,
+                          const bal_engine *engine, const bal_exec *exec, const bal_recipe *recipe,
+                          bal_error *err)
+{
+    onlooker o = {0};
+    const bal_status st = look_once(&o, calib, r, engine, exec, recipe, err);
+    *rows = o.rows;
+    *n = o.n_seen;
+    if (st == BAL_OK) return BAL_OK;
+    free(o.rows);
+    *rows = NULL;
+    return bal_fail_in(err, st, "record %zu of %.100s", r->number, calib->path);
 }
 
 /* ---- Both --------------------------------------------------------------------------------------

@@ -26,6 +26,11 @@ bal_status bal_gather_look(bal_prospect *c, float *feature, const bal_calib *cal
                            const bal_calib_record *r, const bal_engine *engine,
                            const bal_exec *exec, const bal_recipe *recipe, bal_error *err);
 
+/* What the model sees of a record, each picture in one view: *rows [*n][hidden], malloc'ed. */
+bal_status bal_gather_see(float **rows, int *n, const bal_calib *calib, const bal_calib_record *r,
+                          const bal_engine *engine, const bal_exec *exec, const bal_recipe *recipe,
+                          bal_error *err);
+
 /* First half: order[n] are indices of records. Every picture is opened, hashed and laid out, so an
  * unreadable one is found at once; errors name record, file and picture. The recipe says template,
  * turns and views. On failure *g is empty. */

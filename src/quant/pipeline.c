@@ -12,10 +12,12 @@
 #include "quant/finite.h"
 #include "quant/gather.h"
 #include "quant/price.h"
+#include "quant/side.h"
 #include "quant/stream.h"
 #include "quant/tower.h"
 #include "quant/workspace.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +43,7 @@ typedef struct run {
     bal_sensitivity sensitivity;
     bal_widths_plan widths; /* with bits=auto */
     json_t *allocation;     /* its record */
+    json_t *sides;          /* that of sides with bits=auto */
     bal_part *parts;        /* [layers] */
     json_t *identity, *blocks;
     char model_sha256[BAL_SHA256_HEX];
@@ -198,6 +201,7 @@ static void close_run(run *r)
     bal_sensitivity_free(&r->sensitivity);
     bal_widths_free(&r->widths);
     json_decref(r->allocation);
+    json_decref(r->sides);
     bal_streamer_destroy(&r->streamer);
     bal_store_destroy(&r->quant);
     bal_store_destroy(&r->gradients);
@@ -393,7 +397,8 @@ static bal_artifact_origin origin_of(const run *r)
 /* ---- Measuring ---------------------------------------------------------------------------------
  */
 
-static const char SENSITIVITY[] = "sensitivity.json", WIDTHS[] = "widths.json";
+static const char SENSITIVITY[] = "sensitivity.json", WIDTHS[] = "widths.json",
+                  SIDES[] = "sides.json";
 
 /* The first rank writes; when this returns the file is there for all of them. Takes the record. */
 static bal_status save(const run *r, const char *path, json_t *record)
@@ -470,6 +475,13 @@ static bal_status budget_of(const run *r, const bal_artifact_sizes *sizes, uint6
     const uint64_t rest = sizes->n_bytes - sizes->linear_bytes;
     if (recipe->target_bpw > 0.0) {
         *budget = (uint64_t)(recipe->target_bpw * weights / 8.0);
+        if (*budget > most)
+            return bal_fail(r->err, BAL_E_ARG,
+                            "target_bpw=%.10g cannot be spent: the most possible is %.5f bits per "
+                            "weight (all linears at %d bits); give less, or bits=%d",
+                            recipe->target_bpw, floor(8e5 * (double)most / weights) / 1e5,
+                            bal_widths[bal_width_count(recipe) - 1],
+                            bal_widths[bal_width_count(recipe) - 1]);
         if (*budget >= least) return BAL_OK;
         return bal_fail(
             r->err, BAL_E_ARG,
@@ -536,6 +548,47 @@ static bal_status choose_widths(run *r)
     }
     BAL_TRY(bal_widths_read(&r->widths, path, layers_of(r), &r->recipe, r->err));
     return bal_record_load(&r->allocation, path, r->err);
+}
+
+/* ---- Beside the blocks -------------------------------------------------------------------------
+ */
+
+static bool has_auto_side(const bal_recipe *r)
+{
+    for (int s = 0; s < BAL_SIDES; s++)
+        if (r->side[s] == BAL_SIDE_AUTO) return true;
+    return false;
+}
+
+static bal_status price_sides(run *r)
+{
+    char path[PATH_SIZE];
+    bal_side_plan p;
+    json_t *record = NULL;
+    BAL_TRY(bal_workspace_path(&r->space, path, sizeof path, SIDES, r->err));
+    BAL_TRY(bal_side_plan_create(&p, &r->tower, r->err));
+    bal_status st = bal_side_measure(&p, &r->tower, &r->engine, &r->exec, &r->recipe, &r->calib,
+                                     r->order, r->n, r->o->rank, step_through, r, r->err);
+    if (st == BAL_OK) st = bal_side_buy(&p, &r->tower, &r->recipe, r->err);
+    if (st == BAL_OK && !(record = bal_side_to_json(&p, &r->tower, &r->recipe)))
+        st = bal_nomem(r->err, p.n * sizeof *p.cost, "record of widths");
+    bal_side_plan_free(&p);
+    return st == BAL_OK ? save(r, path, record) : st;
+}
+
+static bal_status choose_sides(run *r)
+{
+    char path[PATH_SIZE];
+    bal_side_plan p;
+    bool measured;
+    if (!has_auto_side(&r->recipe)) return BAL_OK;
+    BAL_TRY(bal_workspace_path(&r->space, path, sizeof path, SIDES, r->err));
+    BAL_TRY(bal_workspace_has(&r->space, SIDES, &measured, r->err));
+    if (!measured) BAL_TRY(r->o->calib ? with_limit(r, price_sides) : price_sides(r));
+    BAL_TRY(bal_side_read(&p, &r->tower, &r->recipe, path, r->err));
+    bal_status st = bal_side_apply(&p, &r->tower, r->err);
+    bal_side_plan_free(&p);
+    return st == BAL_OK ? bal_record_load(&r->sides, path, r->err) : st;
 }
 
 /* The quantized stream starts where the float stream does. */
@@ -779,6 +832,7 @@ static bal_status make_record(const run *r, json_t **out)
     if (r->selection.candidates)
         bad |= json_object_set_new(doc, "selection", selection_json(&r->selection));
     if (r->allocation) bad |= json_object_set(doc, "allocation", r->allocation);
+    if (r->sides) bad |= json_object_set(doc, "sides", r->sides);
     bad |= json_object_set(doc, "blocks", r->blocks);
     *out = bad ? NULL : doc;
     if (!bad) return BAL_OK;
@@ -858,12 +912,14 @@ static bal_status go(run *r)
     BAL_TRY(bal_check_finite(&r->engine.model.tensors, r->err));
     BAL_TRY(lay_out_data(r));
     BAL_TRY(identify(r));
+    BAL_TRY(bal_side_check(&r->tower, &r->recipe, r->err));
     if (r->recipe.bits == BAL_BITS_AUTO) BAL_TRY(check_budget(r, &sizes, &budget));
     BAL_TRY(compare_identities(r));
     BAL_TRY(
         bal_workspace_enter(&r->space, r->o->out, r->o->resume, r->o->force, r->o->rank, r->err));
     if (bal_rank_is_first(r->o->rank)) BAL_TRY(bind(r));
     BAL_TRY(bal_transform_apply(&r->transform, &r->exec, &r->space, step_through, r, r->err));
+    BAL_TRY(choose_sides(r));
     BAL_TRY(bal_tower_pack(&r->tower, &r->exec, &r->space, step_through, r, r->err));
     BAL_TRY(encode_data(r));
     BAL_TRY(measure(r));
@@ -927,7 +983,10 @@ static bal_status fill_needs(bal_pipeline_plan *p, run *r)
 /* The most that the file can be. */
 static bal_status plan_budget(const run *r, bal_artifact_sizes *sizes)
 {
+    const bal_artifact_origin origin = origin_of(r);
     uint64_t budget, least, most;
+    if (r->recipe.bits != BAL_BITS_AUTO)
+        return bal_artifact_size(sizes, &r->engine, &origin, r->err);
     BAL_TRY(check_budget(r, sizes, &budget));
     BAL_TRY(bal_widths_range(&least, &most, &r->engine.model, &r->recipe, r->err));
     const uint64_t linears = budget < most ? budget : most;
@@ -949,10 +1008,11 @@ static bal_status plan(run *r, bal_pipeline_plan *p)
     memset(r->model_sha256, '0', sizeof r->model_sha256 - 1);
     r->identity = json_pack("{s:s}", "source", base_name(r->o->model, source, sizeof source));
     if (!r->identity) return bal_nomem(r->err, sizeof source, "identity of the run");
-    const bal_artifact_origin origin = origin_of(r);
-    BAL_TRY(r->recipe.bits == BAL_BITS_AUTO
-                ? plan_budget(r, &p->sizes)
-                : bal_artifact_size(&p->sizes, &r->engine, &origin, r->err));
+    uint64_t room;
+    BAL_TRY(bal_side_check(&r->tower, &r->recipe, r->err));
+    BAL_TRY(plan_budget(r, &p->sizes));
+    BAL_TRY(bal_side_room(&room, &r->tower, &r->recipe, r->err));
+    p->sizes.n_bytes += room;
     fill_plan(p, r);
     return fill_needs(p, r);
 }

@@ -40,7 +40,7 @@ typedef struct bal_pipeline_opts {
 
 typedef struct bal_pipeline_plan {
     int layers, bits, group; /* bits 0: auto, and sizes are the most there can be; group 0: row */
-    int side[BAL_SIDES];     /* bits beside the decoder's blocks, 0: as they are */
+    int side[BAL_SIDES];     /* bits beside the decoder's blocks, 0: as they are, BAL_SIDE_AUTO */
     bool needs_data;
     int samples; /* that would be used, 0 without data */
     bal_artifact_sizes sizes;

@@ -43,15 +43,15 @@ static const key KEYS[] = {
      "weights that share a scale and a zero point"},
     {"vision",
      FIELD(side[BAL_SIDE_VISION]),
-     {{"float", 0}, {"4", 4}, {"6", 6}, {"8", 8}},
+     {{"float", 0}, {"4", 4}, {"6", 6}, {"8", 8}, {"auto", BAL_SIDE_AUTO}},
      "bits of the vision tower, rounded to nearest; float: as it is"},
     {"projector",
      FIELD(side[BAL_SIDE_PROJECTOR]),
-     {{"float", 0}, {"4", 4}, {"6", 6}, {"8", 8}},
+     {{"float", 0}, {"4", 4}, {"6", 6}, {"8", 8}, {"auto", BAL_SIDE_AUTO}},
      "bits of the projector likewise"},
     {"head",
      FIELD(side[BAL_SIDE_HEAD]),
-     {{"float", 0}, {"4", 4}, {"6", 6}, {"8", 8}},
+     {{"float", 0}, {"4", 4}, {"6", 6}, {"8", 8}, {"auto", BAL_SIDE_AUTO}},
      "bits of the head likewise; the embedding table stays"},
     {"vision_act",
      FIELD(vision_act),
@@ -239,11 +239,18 @@ typedef struct number_key {
     const char *words, *help;
 } number_key;
 
+/* those of the sides last */
 static const number_key NUMBERS[] = {
     {"target_bpw", offsetof(bal_recipe, target_bpw), 1.0, 16.0, "NUMBER",
      "with bits=auto: bits per weight of the quantized linears, scales counted"},
     {"target_size", offsetof(bal_recipe, target_size), 1.0, 9e15, "BYTES",
      "with bits=auto: bytes of the whole file"},
+    {"target_bpw_vision", offsetof(bal_recipe, side_bpw[BAL_SIDE_VISION]), 1.0, 16.0, "NUMBER",
+     "with vision=auto: bits per weight of the vision tower's linears"},
+    {"target_bpw_projector", offsetof(bal_recipe, side_bpw[BAL_SIDE_PROJECTOR]), 1.0, 16.0,
+     "NUMBER", "with projector=auto: likewise of the projector's"},
+    {"target_bpw_head", offsetof(bal_recipe, side_bpw[BAL_SIDE_HEAD]), 1.0, 16.0, "NUMBER",
+     "with head=auto: likewise of the head"},
 };
 enum { N_KEYS = sizeof KEYS / sizeof KEYS[0], N_NUMBERS = sizeof NUMBERS / sizeof NUMBERS[0] };
 
@@ -282,8 +289,9 @@ static void join_keys(char *out, size_t size)
     size_t used = 0;
     for (size_t i = 0; i < N_KEYS && used < size; i++)
         used += (size_t)snprintf(out + used, size - used, "%s%s", i ? ", " : "", KEYS[i].name);
-    for (size_t i = 0; i < N_NUMBERS && used < size; i++)
+    for (size_t i = 0; i < N_NUMBERS - BAL_SIDES && used < size; i++)
         used += (size_t)snprintf(out + used, size - used, ", %s", NUMBERS[i].name);
+    if (used < size) snprintf(out + used, size - used, ", target_bpw_SIDE");
 }
 
 static bal_status set_word(bal_recipe *r, const key *k, const char *text, const char *where,
@@ -535,7 +543,14 @@ bal_packed_format bal_recipe_format(const bal_recipe *r, int i)
 bool bal_recipe_needs_data(const bal_recipe *r)
 {
     return r->scale != BAL_SCALE_NONE || (r->act == BAL_ACT_A8 && (r->spikes || r->act_scale)) ||
-           r->clip != BAL_CLIP_NONE || bal_recipe_solves(r) || r->bits == BAL_BITS_AUTO;
+           r->clip != BAL_CLIP_NONE || bal_recipe_solves(r) || r->bits == BAL_BITS_AUTO ||
+           bal_recipe_prices_sides(r);
+}
+
+bool bal_recipe_prices_sides(const bal_recipe *r)
+{
+    return r->side[BAL_SIDE_VISION] == BAL_SIDE_AUTO ||
+           r->side[BAL_SIDE_PROJECTOR] == BAL_SIDE_AUTO;
 }
 
 bool bal_recipe_solves(const bal_recipe *r)
@@ -563,6 +578,23 @@ static bal_status check_target(const bal_recipe *r, bal_error *err)
     if (!is_auto && (bpw || size))
         return bal_fail(err, BAL_E_ARG, "recipe %s: %s needs bits=auto, found bits=%d", r->name,
                         bpw ? "target_bpw" : "target_size", r->bits);
+    return BAL_OK;
+}
+
+static bal_status check_side_targets(const bal_recipe *r, bal_error *err)
+{
+    for (int s = 0; s < BAL_SIDES; s++) {
+        const char *side = bal_side_names[s];
+        const bool is_auto = r->side[s] == BAL_SIDE_AUTO, bpw = r->side_bpw[s] > 0.0;
+        char bits[16] = "float";
+        if (r->side[s]) snprintf(bits, sizeof bits, "%d", r->side[s]);
+        if (is_auto && !bpw)
+            return bal_fail(err, BAL_E_ARG, "recipe %s: %s=auto needs a budget: target_bpw_%s",
+                            r->name, side, side);
+        if (!is_auto && bpw)
+            return bal_fail(err, BAL_E_ARG, "recipe %s: target_bpw_%s needs %s=auto, found %s=%s",
+                            r->name, side, side, side, bits);
+    }
     return BAL_OK;
 }
 
@@ -615,6 +647,7 @@ static bal_status check_act_scale(const bal_recipe *r, bal_error *err)
 bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
 {
     BAL_TRY(check_target(r, err));
+    BAL_TRY(check_side_targets(r, err));
     BAL_TRY(check_steps(r, err));
     if (r->rank > 0 && r->bits == BAL_BITS_AUTO)
         return bal_fail(

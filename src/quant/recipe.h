@@ -116,13 +116,14 @@ typedef uint8_t bal_linear_bits[BAL_RECIPE_LINEARS];
 
 /* What is packed beside the decoder's blocks, each at bits of its own (keys of the same names). */
 typedef enum bal_side { BAL_SIDE_VISION, BAL_SIDE_PROJECTOR, BAL_SIDE_HEAD, BAL_SIDES } bal_side;
+enum { BAL_SIDE_AUTO = -1 }; /* each linear its own, under the side's target_bpw */
 extern const char *const bal_side_names[BAL_SIDES]; /* "vision", "projector", "head" */
 
 typedef struct bal_recipe {
     char name[64];
     int bits;                /* 2, 3, 4, 6, 8, or BAL_BITS_AUTO */
     int group;               /* 32, 64, 128, or 0: the whole row */
-    int side[BAL_SIDES];     /* bits of each side's linears: 4, 6, 8, or 0: as they are */
+    int side[BAL_SIDES];     /* bits of each side: 4, 6, 8, BAL_SIDE_AUTO, or 0: as they are */
     bal_act_kind vision_act; /* how tower and projector read their inputs where they are packed */
     bal_grid grid;
     bal_act_kind act; /* how the linears read their inputs */
@@ -162,8 +163,9 @@ typedef struct bal_recipe {
     bal_views views;
     bal_absent absent;
 
-    double target_bpw;  /* with bits auto one of the two: bits per weight of the linears */
-    double target_size; /* bytes of the file; 0: not given */
+    double target_bpw;          /* with bits auto one of the two: bits per weight of the linears */
+    double target_size;         /* bytes of the file; 0: not given */
+    double side_bpw[BAL_SIDES]; /* bits per weight of a side that is auto; 0: not given */
     /* With bits auto, the width of each linear (q k v o gate up down) of the block at hand; the
      * pipeline fills it before any solver sees the recipe. */
     bal_linear_bits linear_bits;
@@ -174,6 +176,9 @@ static inline int bal_recipe_bits(const bal_recipe *r, int i)
 {
     return r->bits != BAL_BITS_AUTO ? r->bits : r->linear_bits[i];
 }
+
+/* Whether any side's bits are to be chosen by what its linears do to what the model sees. */
+bool bal_recipe_prices_sides(const bal_recipe *r);
 
 /* How linear i of a block is packed. */
 bal_packed_format bal_recipe_format(const bal_recipe *r, int i);

@@ -42,6 +42,15 @@ static bal_tower_linear *item_of(bal_tower *t, const bal_linear *l)
     return NULL;
 }
 
+const int bal_side_widths[BAL_SIDE_WIDTHS] = {4, 6, 8};
+
+bal_status bal_tower_layout(const bal_tower *t, const bal_tower_linear *item, int bits,
+                            bal_packed_layout *out, bal_error *err)
+{
+    return bal_packed_layout_init(out, bits, (size_t)item->linear->n, (size_t)item->linear->k,
+                                  (size_t)t->group, err);
+}
+
 typedef struct lister {
     bal_tower *t;
     bal_model *m;
@@ -60,8 +69,9 @@ static bal_status add(const lister *w, const bal_bind_row *r, bal_linear *l, int
         item = &t->items[t->n++];
         const bal_act act = {.kind = side == BAL_SIDE_HEAD ? BAL_ACT_A16 : w->recipe->vision_act};
         *item = (bal_tower_linear){.linear = l, .piece = piece, .side = side, .act = act};
-        BAL_TRY(bal_packed_layout_init(&item->layout, w->recipe->side[side], (size_t)l->n,
-                                       (size_t)l->k, (size_t)w->recipe->group, w->err));
+        const int bits = w->recipe->side[side];
+        BAL_TRY(bal_tower_layout(t, item, bits == BAL_SIDE_AUTO ? bal_side_widths[0] : bits,
+                                 &item->layout, w->err));
     }
     memcpy(r->part == BAL_PART_WHOLE ? item->name : item->fused, name, sizeof name);
     return BAL_OK;
@@ -84,11 +94,14 @@ static bal_status add_piece(const lister *w, int piece)
 /* Bits for what the model has not. */
 static bal_status check_sides(const lister *w)
 {
-    for (int s = 0; s < BAL_SIDES; s++)
-        if (w->recipe->side[s] && s != BAL_SIDE_HEAD && !w->m->config.has_vision)
-            return bal_fail(w->err, BAL_E_ARG,
-                            "recipe %s: %s=%d for a model without a vision tower; expected float",
-                            w->recipe->name, bal_side_names[s], w->recipe->side[s]);
+    for (int s = 0; s < BAL_SIDE_HEAD; s++) {
+        char bits[16] = "auto";
+        if (!w->recipe->side[s] || w->m->config.has_vision) continue;
+        if (w->recipe->side[s] > 0) snprintf(bits, sizeof bits, "%d", w->recipe->side[s]);
+        return bal_fail(w->err, BAL_E_ARG,
+                        "recipe %s: %s=%s for a model without a vision tower; expected float",
+                        w->recipe->name, bal_side_names[s], bits);
+    }
     return BAL_OK;
 }
 
@@ -101,6 +114,7 @@ static bal_status list(const lister *w)
     BAL_TRY(check_sides(w));
     if (!any) return BAL_OK;
     t->n_pieces = (int)layers + 2;
+    t->group = w->recipe->group;
     t->pieces = calloc(layers + 2, sizeof *t->pieces);
     t->items = calloc(layers * BAL_VISION_LINEARS + 3, sizeof *t->items);
     if (!t->pieces || !t->items)
@@ -142,10 +156,10 @@ void bal_tower_close(bal_tower *t)
 /* ---- Packing ----------------------------------------------------------------------------------
  */
 
-/* Packed bytes of one linear, malloc'ed. Symmetric around zero: where K leaves a last group of a
- * few columns of one sign, a range from minimum to maximum would not hold zero and saturate. */
-static bal_status round_linear(const bal_exec *e, const bal_tower_linear *item, uint8_t **out,
-                               bal_error *err)
+/* Symmetric around zero: where K leaves a last group of a few columns of one sign, a range from
+ * minimum to maximum would not hold zero and saturate. */
+bal_status bal_tower_round(const bal_exec *e, const bal_tower_linear *item, uint8_t **out,
+                           bal_error *err)
 {
     const bal_linear *l = item->linear;
     const bal_packed_layout *p = &item->layout;
@@ -183,7 +197,7 @@ static bal_status write_piece(piece *p, const bal_exec *e, const char *path, bal
 {
     bal_tensor_view tensors[BAL_VISION_LINEARS] = {0};
     for (size_t i = 0; i < p->n; i++) {
-        BAL_TRY(round_linear(e, &p->items[i], &p->bytes[i], err));
+        BAL_TRY(bal_tower_round(e, &p->items[i], &p->bytes[i], err));
         tensors[i] = (bal_tensor_view){.name = p->items[i].name,
                                        .dtype = BAL_ST_U8,
                                        .n_dims = 1,
@@ -194,6 +208,18 @@ static bal_status write_piece(piece *p, const bal_exec *e, const char *path, bal
     return bal_safetensors_write(path, tensors, p->n, NULL, 0, err);
 }
 
+bal_status bal_tower_view(const bal_tower_linear *item, const uint8_t *data, uint64_t n_bytes,
+                          bal_error *err)
+{
+    bal_packed_view view;
+    BAL_TRY(bal_packed_view_init(&view, &item->layout, data, (size_t)n_bytes, err));
+    BAL_TRY(bal_type_from_bits(&item->linear->type, item->layout.bits, err));
+    item->linear->packed = view;
+    item->linear->act = item->act;
+    item->linear->w = NULL;
+    return BAL_OK;
+}
+
 /* The linears become views of the file that was just written. */
 static bal_status open_piece(const piece *p, bal_tensor_set *set, const char *path, bal_error *err)
 {
@@ -201,13 +227,8 @@ static bal_status open_piece(const piece *p, bal_tensor_set *set, const char *pa
     for (size_t i = 0; i < p->n; i++) {
         const bal_tower_linear *item = &p->items[i];
         const bal_tensor_view *t = bal_tensor_find(set, item->name);
-        bal_packed_view view;
         if (!t) return bal_fail(err, BAL_E_FORMAT, "%s: tensor %s is missing", path, item->name);
-        BAL_TRY(bal_packed_view_init(&view, &item->layout, t->data, (size_t)t->n_bytes, err));
-        BAL_TRY(bal_type_from_bits(&item->linear->type, item->layout.bits, err));
-        item->linear->packed = view;
-        item->linear->act = item->act;
-        item->linear->w = NULL;
+        BAL_TRY(bal_tower_view(item, t->data, t->n_bytes, err));
     }
     return BAL_OK;
 }

@@ -18,20 +18,32 @@ typedef struct bal_tower_linear {
     bal_linear *linear;        /* in the model; a packed view once it is packed */
     int piece; /* block; the number of blocks for the projector, one more for the head */
     bal_side side;
-    bal_packed_layout layout;
-    bal_act act; /* how it will read its inputs */
+    bal_packed_layout layout; /* the narrowest where bits are auto, until they are set */
+    bal_act act;              /* how it will read its inputs */
 } bal_tower_linear;
 
 typedef struct bal_tower {
     bal_tower_linear *items;
     size_t n;
-    int n_pieces;
+    int n_pieces, group;
     bal_tensor_set *pieces; /* [n_pieces], open as far as they are packed */
 } bal_tower;
 
 /* What `recipe` packs of m, which must outlive the list; nothing is packed yet. BAL_E_ARG when it
  * asks for bits that the model has no vision tower for. On failure *t is empty. */
 bal_status bal_tower_list(bal_tower *t, bal_model *m, const bal_recipe *recipe, bal_error *err);
+
+enum { BAL_SIDE_WIDTHS = 3 };
+extern const int bal_side_widths[BAL_SIDE_WIDTHS]; /* 4 6 8 */
+/* The layout of an item at other bits; and to have it so. */
+bal_status bal_tower_layout(const bal_tower *t, const bal_tower_linear *item, int bits,
+                            bal_packed_layout *out, bal_error *err);
+
+/* Packed bytes of one item, malloc'ed, and its linear as a view of them, which must outlive it. */
+bal_status bal_tower_round(const bal_exec *e, const bal_tower_linear *item, uint8_t **out,
+                           bal_error *err);
+bal_status bal_tower_view(const bal_tower_linear *item, const uint8_t *data, uint64_t n_bytes,
+                          bal_error *err);
 
 /* Packs what stands in front of the decoder piece by piece into files of the workspace and makes
  * the model's linears views of these: from here on the model sees as the finished file will. Memory

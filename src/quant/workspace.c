@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 static const char LOCK[] = "lock", RUN[] = "run.json", SENSITIVITY[] = "sensitivity.json",
-                  WIDTHS[] = "widths.json";
+                  WIDTHS[] = "widths.json", SIDES[] = "sides.json";
 static const char OUTPUT[] = "out.safetensors", STORE[] = "ballast-store-";
 
 bal_status bal_workspace_path(const bal_workspace *w, char *out, size_t size, const char *name,
@@ -43,7 +43,8 @@ static bool is_block(const char *name, const char *ending)
 /* A record of a finished piece, as against the run's own and half-written ones. */
 static bool is_piece(const char *name)
 {
-    return strcmp(name, SENSITIVITY) == 0 || strcmp(name, WIDTHS) == 0 || is_block(name, ".json");
+    return strcmp(name, SENSITIVITY) == 0 || strcmp(name, WIDTHS) == 0 ||
+           strcmp(name, SIDES) == 0 || is_block(name, ".json");
 }
 
 static bool is_whole(const char *name)

@@ -65,12 +65,33 @@ holds [ ! -s err.txt ]
 status 2 "exclude each other" quantize -o auto.st --target-bpw 3 --target-size 5000000
 status 2 "give one of the two" quantize -o auto.st --target-bpw 3 --bits 3
 status 2 "the least possible is" quantize -o auto.st --recipe rtn --target-bpw 2 --calib "$golden/calib/calib.jsonl"
+status 2 "the most possible is 8" quantize -o auto.st --recipe rtn --target-bpw 12 --calib "$golden/calib/calib.jsonl"
+status 2 'no part "tower"; the parts are decoder, vision, projector, head' quantize -o auto.st --target-bpw tower=6
+status 2 "has head twice" quantize -o auto.st --target-bpw head=6,decoder=3,head=8
+status 2 'PART=BITS with commas between, found "head="' quantize -o auto.st --target-bpw 3,head=
+status 2 "must be a number" quantize -o auto.st --recipe rtn --target-bpw head=six
+status 2 "contradict each other" quantize -o auto.st --recipe rtn --target-bpw head=7 --set head=8
+status 2 "target_bpw_head=3 cannot be met: the least possible is" quantize -o auto.st --recipe rtn --target-bpw head=3
+status 2 "target_bpw_head=9.5 cannot be spent: the most possible is" quantize -o auto.st --recipe rtn --target-bpw head=9.5
+status 2 "vision=auto needs a budget: target_bpw_vision" quantize -o auto.st --recipe rtn --set vision=auto
+status 2 "target_bpw_projector needs projector=auto, found projector=float" quantize -o auto.st --recipe rtn \
+    --set target_bpw_projector=6
+status 2 "needs calibration data" quantize -o auto.st --recipe rtn --target-bpw vision=8
+status 2 "vision=auto for a model without a vision tower" "$ballast" quantize "$golden/families/qwen2/model" -o t.st \
+    --recipe rtn --target-bpw vision=8
 status 2 "needs calibration data" quantize -o auto.st --recipe rtn --target-bpw 4
 status 0 "at most" quantize -o auto.st --recipe rtn --target-bpw 4 --group 32 --calib "$golden/calib/calib.jsonl" --dry-run
 status 0 "bits per weight" quantize -o auto.st --recipe rtn --target-bpw 4.4 --group 32 --calib "$golden/calib/calib.jsonl" --report auto.html
 grep -q "Bits per linear" auto.html
 status 0 "bits per linear" "$ballast" inspect auto.st
 status 0 '"target_bpw":4.4' "$ballast" inspect auto.st
+
+# budgets of their own: the decoder's bits stay what they are unless one is named for it too
+status 0 "head to bits of its own" quantize -o sides.st --recipe rtn --bits 3 --group 32 --target-bpw head=7 --dry-run
+status 0 "at most" quantize -o sides.st --recipe rtn --bits 3 --group 32 --target-bpw head=7 --dry-run
+status 0 "bits per weight" quantize -o sides.st --recipe rtn --bits 3 --group 32 --target-bpw head=7
+status 0 "head  *w6g32.p16u32.v1" "$ballast" inspect sides.st
+status 0 "decoder linears  *w3g32.p16u32.v1  *21 " "$ballast" inspect sides.st
 if "$ballast" inspect a.st | grep -q "bits per linear"; then echo "uniform bits are listed"; exit 1; fi
 
 # the tower, the projector and the head at bits of their own: the same bytes from any number of threads, the

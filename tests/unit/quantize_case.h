@@ -9,6 +9,9 @@
 
 #include "ballast_quant.h"
 
+#include <signal.h>
+#include <sys/wait.h>
+
 #define MODEL "tests/golden/tiled/model"
 #define DATA  "tests/golden/calib/calib.jsonl"
 
@@ -28,6 +31,35 @@ static inline void assert_same_file(const char *a, const char *b)
     assert_memory_equal(x.data, y.data, x.n_bytes);
     bal_map_close(&x);
     bal_map_close(&y);
+}
+
+/* Ends the process in that stage, as a power cut would. */
+typedef struct killer {
+    const char *stage;
+    uint64_t at;
+} killer;
+
+static inline bool die_in_stage(void *ctx, const bal_progress *p)
+{
+    const killer *k = ctx;
+    if (strcmp(p->stage, k->stage) == 0 && p->done >= k->at) raise(SIGKILL);
+    return true;
+}
+
+static inline void kill_in_stage(const char *out, const bal_quant_opts *opts, killer k)
+{
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        bal_quant_opts o = *opts;
+        o.progress = die_in_stage;
+        o.progress_ctx = &k;
+        bal_quantize(source_path(MODEL), out, &o, NULL);
+        _exit(0);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
 }
 
 #endif

@@ -343,24 +343,35 @@ static void test_kill_and_resume_full(void **state)
     assert_same_file(scratch("whole.html"), scratch("resumed.html"));
 }
 
-/* Error feedback on the quantized stream of a resumed run is that of the run in one piece. */
-static void test_kill_and_resume_solver(void **state)
+static void kill_and_resume_gptq(const char *const *set, size_t n_set)
 {
-    (void)state;
-    static const char *const set[] = {"group=32",       "inputs=quantized", "clip=inverse",
-                                      "shift=residual", "polish=refit",     "gain=row",
-                                      "undo=on",        "hessian=grad2"};
     const char *whole = scratch("whole_gptq.safetensors"), *out = scratch("kill_gptq.safetensors");
     bal_quant_opts o = full_options();
     o.recipe = "gptq";
     o.set = set;
-    o.n_set = sizeof set / sizeof set[0];
+    o.n_set = n_set;
+    o.force = true;
     make(whole, &o);
     kill_at(out, &o, UNITS + 500);
+    o.force = false;
     o.resume = true;
     o.threads = 2;
     make(out, &o);
     assert_same_file(whole, out);
+    assert_int_equal(unlink(out), 0);
+}
+
+/* Error feedback on the quantized stream of a resumed run is that of the run in one piece; so are
+ * weights that each run rotates and mixes anew. */
+static void test_kill_and_resume_solver(void **state)
+{
+    (void)state;
+    static const char *const shifted[] = {"group=32",       "inputs=quantized", "clip=inverse",
+                                          "shift=residual", "polish=refit",     "gain=row",
+                                          "undo=on",        "hessian=grad2"};
+    static const char *const rotated[] = {"group=32", "rotate=residual", "hadamard=all"};
+    kill_and_resume_gptq(shifted, sizeof shifted / sizeof shifted[0]);
+    kill_and_resume_gptq(rotated, sizeof rotated / sizeof rotated[0]);
 }
 
 /* A finished block whose bytes are not what its record says is solved again. */

@@ -9,8 +9,6 @@
 
 #include <jansson.h>
 #include <math.h>
-#include <signal.h>
-#include <sys/wait.h>
 
 enum { LAYERS = 3, LINEARS = 7, WIDTHS = 5 };
 
@@ -164,35 +162,6 @@ static void test_file_size(void **state)
 /* ---- Interruption ------------------------------------------------------------------------------
  */
 
-typedef struct killer {
-    const char *stage;
-    uint64_t at;
-} killer;
-
-static bool die(void *ctx, const bal_progress *p)
-{
-    const killer *k = ctx;
-    if (strcmp(p->stage, k->stage) == 0 && p->done >= k->at) raise(SIGKILL);
-    return true;
-}
-
-static void kill_at(const char *out, const char *stage, uint64_t at)
-{
-    const pid_t child = fork();
-    assert_true(child >= 0);
-    if (child == 0) {
-        killer k = {stage, at};
-        bal_quant_opts o = options();
-        o.progress = die;
-        o.progress_ctx = &k;
-        bal_quantize(source_path(MODEL), out, &o, NULL);
-        _exit(0);
-    }
-    int status;
-    assert_int_equal(waitpid(child, &status, 0), child);
-    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-}
-
 /* In the middle of measuring, and when some blocks are done. */
 static void test_kill_and_resume(void **state)
 {
@@ -201,7 +170,7 @@ static void test_kill_and_resume(void **state)
     const char *out = scratch("kill.safetensors");
     for (size_t i = 0; i < sizeof points / sizeof points[0]; i++) {
         bal_quant_opts o = options();
-        kill_at(out, points[i].stage, points[i].at);
+        kill_in_stage(out, &o, points[i]);
         assert_int_equal(bal_path_exists(scratch("kill.safetensors.partial/widths.json")), i == 1);
         o.resume = true;
         make(out, &o);
@@ -224,7 +193,7 @@ static void test_resume_refused(void **state)
     char path[700];
     bal_error err;
     bal_quant_opts o = options();
-    kill_at(out, "blocks", 1);
+    kill_in_stage(out, &o, (killer){"blocks", 1});
     o.resume = true;
     o.set = other;
     ASSERT_FAILS(BAL_E_EXISTS, "target_bpw 4.5", bal_quantize(source_path(MODEL), out, &o, &err));

@@ -146,7 +146,7 @@ static void test_every_word(void **state)
         }
     }
     assert_int_equal(n, 45);
-    assert_int_equal(numbers, 2);
+    assert_int_equal(numbers, 5);
 }
 
 static void test_fractions(void **state)

@@ -10,7 +10,13 @@
 #include "commands.h"
 #include "console.h"
 
-enum { MAX_SET = BAL_ARG_LIST_MAX + 4 };
+/* What --target-bpw has budgets for; of the decoder's blocks first. */
+enum { PARTS = 4 };
+static const char *const part_names[PARTS] = {"decoder", "vision", "projector", "head"};
+typedef char amount_text[32];
+
+/* --bits, --group, --target-size, and two for each part */
+enum { SHORTHANDS = 3 + 2 * PARTS, MAX_SET = BAL_ARG_LIST_MAX + SHORTHANDS };
 
 typedef struct quantize_flags {
     bal_common common;
@@ -20,6 +26,7 @@ typedef struct quantize_flags {
     const char *select;
     int samples, shots, image_max_tokens;
     bool resume, force, dry_run, help_recipes;
+    amount_text target[PARTS]; /* of --target-bpw, "" where it does not say */
 } quantize_flags;
 
 /* Thousandths of a block are percents on a bar, and blocks in a log. */
@@ -109,7 +116,9 @@ static void print_sides(FILE *f, const bal_quant_plan *p)
     if (!p->vision && !p->projector && !p->head) return;
     for (int i = 0; i < 3; i++) {
         fprintf(f, "%s%s ", i ? ", " : "  beside   ", part[i].name);
-        if (part[i].bits)
+        if (part[i].bits < 0)
+            fprintf(f, "to bits of its own");
+        else if (part[i].bits)
             fprintf(f, "to %d bits", part[i].bits);
         else
             fprintf(f, "as it is");
@@ -128,6 +137,12 @@ static const char *duration(char out[32], double seconds)
     else
         snprintf(out, 32, "%.0f h %.0f min", floor(hours), floor((hours - floor(hours)) * 60.0));
     return out;
+}
+
+/* Where no linear's bits are still to be chosen. */
+static bool is_exact(const bal_quant_plan *p)
+{
+    return p->bits && p->vision >= 0 && p->projector >= 0 && p->head >= 0;
 }
 
 static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, const char *out)
@@ -151,7 +166,7 @@ static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, cons
         fprintf(f, "%s\n", p->needs_data ? "missing" : "none needed");
     char a[32], b[32];
     fprintf(f, "  size     %s -> %s%s (%.2f bits per weight in the linears, %.2f over all)\n",
-            amount(a, p->source_bytes), p->bits ? "" : "at most ", amount(b, p->file_bytes),
+            amount(a, p->source_bytes), is_exact(p) ? "" : "at most ", amount(b, p->file_bytes),
             p->linear_bits_per_weight, p->file_bits_per_weight);
     fprintf(f, "  needs    about %s of memory beside the checkpoint, up to %s of disk\n",
             amount(a, p->ram_bytes), amount(b, p->disk_bytes));
@@ -233,22 +248,72 @@ static bool contradicts(const quantize_flags *f, const char *key, const char *va
     return false;
 }
 
-enum { SHORTHANDS = 4 };
-typedef char shorthand[64];
-
-/* --bits, --group and the targets are shorthands of --set; a target brings bits=auto. */
-static size_t overrides(const quantize_flags *f, const char *set[MAX_SET],
-                        shorthand text[SHORTHANDS])
+/* One PART=BITS of --target-bpw, or BITS alone, which are the decoder's. */
+static bool read_target(quantize_flags *f, const char *text, size_t n)
 {
-    const bool target = f->target_bpw || f->target_size;
-    const char *const values[SHORTHANDS] = {target ? "auto" : f->bits, f->group, f->target_bpw,
-                                            f->target_size};
-    static const char *const keys[SHORTHANDS] = {"bits", "group", "target_bpw", "target_size"};
+    const char *equals = memchr(text, '=', n), *value = equals ? equals + 1 : text;
+    const size_t n_name = equals ? (size_t)(equals - text) : 0, size = n - (size_t)(value - text);
+    int part = equals ? PARTS : 0;
+    bool good = false;
+    for (int i = 0; equals && i < PARTS; i++)
+        if (strlen(part_names[i]) == n_name && memcmp(part_names[i], text, n_name) == 0) part = i;
+    if (part == PARTS)
+        bal_usage("quantize",
+                  "--target-bpw: no part \"%.*s\"; the parts are decoder, vision, projector, head",
+                  (int)n_name, text);
+    else if (f->target[part][0])
+        bal_usage("quantize", "--target-bpw has %s twice", part_names[part]);
+    else if (size == 0 || size >= sizeof f->target[part])
+        bal_usage("quantize",
+                  "--target-bpw: expected bits per weight, or PART=BITS with commas "
+                  "between, found \"%.*s\"",
+                  (int)n, text);
+    else
+        good = snprintf(f->target[part], sizeof f->target[part], "%.*s", (int)size, value) > 0;
+    return good;
+}
+
+static bool read_targets(quantize_flags *f)
+{
+    for (const char *at = f->target_bpw; at;) {
+        const size_t n = strcspn(at, ",");
+        if (!read_target(f, at, n)) return false;
+        at = at[n] ? at + n + 1 : NULL;
+    }
+    return true;
+}
+
+typedef struct shorthand {
+    const char *key, *value; /* NULL: not given */
+} shorthand;
+
+/* --bits, --group and the targets are shorthands of --set; a target brings bits=auto, or that of
+ * its part. */
+static void shorthands(const quantize_flags *f, shorthand out[SHORTHANDS])
+{
+    static const char *const bpw[PARTS] = {"target_bpw", "target_bpw_vision",
+                                           "target_bpw_projector", "target_bpw_head"};
+    const bool decoder = f->target[0][0] || f->target_size;
+    out[0] = (shorthand){"bits", decoder ? "auto" : f->bits};
+    out[1] = (shorthand){"group", f->group};
+    out[2] = (shorthand){"target_size", f->target_size};
+    for (int i = 0; i < PARTS; i++) {
+        const bool given = f->target[i][0] != 0;
+        out[3 + 2 * i] = (shorthand){part_names[i], i && given ? "auto" : NULL};
+        out[4 + 2 * i] = (shorthand){bpw[i], given ? f->target[i] : NULL};
+    }
+}
+
+static size_t overrides(const quantize_flags *f, const char *set[MAX_SET],
+                        char text[SHORTHANDS][64])
+{
+    shorthand all[SHORTHANDS];
     size_t n = 0;
+    shorthands(f, all);
     for (int i = 0; i < f->set.n; i++) set[n++] = f->set.items[i];
     for (int i = 0; i < SHORTHANDS; i++) {
-        if (!values[i]) continue;
-        snprintf(text[i], sizeof text[i], "%s=%.40s", keys[i], values[i]);
+        if (!all[i].value) continue;
+        snprintf(text[i], 64, "%s=%.40s", all[i].key, all[i].value);
         set[n++] = text[i];
     }
     return n;
@@ -257,25 +322,28 @@ static size_t overrides(const quantize_flags *f, const char *set[MAX_SET],
 /* Two flags that cannot both be meant. */
 static bool target_contradicts(const quantize_flags *f)
 {
-    const char *flag = f->target_bpw ? "--target-bpw" : "--target-size";
-    if (f->target_bpw && f->target_size) {
-        bal_usage("quantize", "--target-bpw and --target-size exclude each other");
+    const bool bpw = f->target[0][0] != 0;
+    const char *flag = bpw ? "--target-bpw" : "--target-size";
+    shorthand all[SHORTHANDS];
+    if (bpw && f->target_size) {
+        bal_usage("quantize", "--target-bpw for the decoder and --target-size exclude each other");
         return true;
     }
-    if ((f->target_bpw || f->target_size) && f->bits && strcmp(f->bits, "auto") != 0) {
+    if ((bpw || f->target_size) && f->bits && strcmp(f->bits, "auto") != 0) {
         bal_usage("quantize", "%s chooses the bits, --bits %s fixes them: give one of the two",
                   flag, f->bits);
         return true;
     }
-    return contradicts(f, "bits", f->target_bpw || f->target_size ? "auto" : f->bits) ||
-           contradicts(f, "group", f->group) || contradicts(f, "target_bpw", f->target_bpw) ||
-           contradicts(f, "target_size", f->target_size);
+    shorthands(f, all);
+    for (int i = 0; i < SHORTHANDS; i++)
+        if (contradicts(f, all[i].key, all[i].value)) return true;
+    return false;
 }
 
 static int start(const quantize_flags *f, const char *model, int argc, char **argv)
 {
     const char *set[MAX_SET];
-    shorthand text[SHORTHANDS];
+    char text[SHORTHANDS][64];
     char *command = command_line(argc, argv);
     bal_quant_opts o = {
         .size = sizeof o,
@@ -317,7 +385,9 @@ int bal_cmd_quantize(int argc, char **argv)
         {"--group", 0, BAL_ARG_STRING, &f.group, "G",
          "32, 64, 128 or row (128); short for --set group=G", 0, 0},
         {"--target-bpw", 0, BAL_ARG_STRING, &f.target_bpw, "X",
-         "bits per weight of the linears, scales counted: each gets the width that pays", 0, 0},
+         "bits per weight, scales counted: each linear gets the width that pays. A number for the "
+         "decoder, or PART=X,... of decoder, vision, projector, head",
+         0, 0},
         {"--target-size", 0, BAL_ARG_STRING, &f.target_size, "BYTES",
          "the same for the size of the whole file", 0, 0},
         {"--calib", 0, BAL_ARG_STRING, &f.calib, "FILE",
@@ -362,7 +432,7 @@ int bal_cmd_quantize(int argc, char **argv)
     if (n == 0) return bal_usage("quantize", "MODEL_DIR is missing: the folder of a checkpoint");
     if (!f.out && !f.dry_run) return bal_usage("quantize", "-o is missing: the file to make");
     if (f.out && !f.out[0]) return bal_usage("quantize", "-o is empty: the file to make");
-    if (target_contradicts(&f)) return 2;
+    if (!read_targets(&f) || target_contradicts(&f)) return 2;
     const int known = bal_device_check("quantize", &f.common, true);
     if (known >= 0) return known;
     return start(&f, model, argc, argv);
