@@ -20,6 +20,10 @@ arms() {
 3 bits everywhere|--bits 3
 as many bytes as 3 bits everywhere|--target-bpw 3.191667
 3.2 bits per weight|--target-bpw 3.2
+3.2, vision tower 4 bits everywhere|--target-bpw 3.2 --set vision=4
+3.2, vision tower 5 bits per weight|--target-bpw decoder=3.2,vision=5
+3.2, vision tower 6 bits everywhere|--target-bpw 3.2 --set vision=6
+3.2, vision tower 5.5, projector and head 6.5 bits per weight|--target-bpw decoder=3.2,vision=5.5,projector=6.5,head=6.5
 END
 }
 
@@ -50,10 +54,10 @@ bpw() {
 row() {
   local out
   out=$(file_of "$1")
-  awk -v name="$1" -v bpw="$(bpw "$out.inspect")" -v kl="$(value kl "$out.json")" -v lo="$(value kl_lo "$out.json")" \
+  awk -v name="$1" -v bpw="$(bpw "$out.inspect")" -v bytes="$(stat -c %s "$out.safetensors")" -v kl="$(value kl "$out.json")" -v lo="$(value kl_lo "$out.json")" \
     -v hi="$(value kl_hi "$out.json")" -v nll="$(value nll "$out.json")" -v top="$(value top1 "$out.json")" \
     -v acc="$(value accuracy "$out.json")" 'BEGIN {
-      printf "| %s | %s | %.2f [%.2f, %.2f] | %.4f | %.1f | %.1f |\n", name, bpw, 1e3 * kl, 1e3 * lo, 1e3 * hi, nll,
+      printf "| %s | %s | %.2f | %.2f [%.2f, %.2f] | %.4f | %.1f | %.1f |\n", name, bpw, bytes / 1e6, 1e3 * kl, 1e3 * lo, 1e3 * hi, nll,
         100 * top, 100 * acc}'
 }
 
@@ -65,14 +69,15 @@ while IFS='|' read -r name flags; do measure "$name" "$flags"; done < <(arms)
   echo "conversations, the first $questions held-out questions. KL to the float model in 10⁻³ nats, with its 95 % interval."
   echo "How widths are chosen: [numerics.md](numerics.md)."
   echo
-  echo "| bits | bits per weight | KL | NLL | top-1 % | accuracy % |"
-  echo "| --- | ---: | ---: | ---: | ---: | ---: |"
+  echo "| bits | bits per weight | file, MB | KL | NLL | top-1 % | accuracy % |"
+  echo "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
   while IFS='|' read -r name flags; do row "$name"; done < <(arms)
   cat <<'END'
 
-Widths here are 2, 3, 4 and 8 bits. Costs are local (one linear at a time, rounded, its error times the squared gradient behind it); that they
-order whole files rightly is what the table is for: with as many bytes as 3 bits everywhere the KL should be lower, with fewer bytes not
-much higher. Single questions decide accuracy and top-1; the intervals of KL are over pictures.
+Widths here are 2, 3, 4, 6 and 8 bits, bits per weight those of the decoder's linears. Costs are local (one linear at a time, rounded, its error times
+the squared gradient behind it); that they order whole files rightly is what the table is for: with as many bytes as 3 bits everywhere the KL should be
+lower, with fewer bytes not much higher. Below it the tower has bits too: between 4 and 6 bits everywhere a budget should keep most of what 6 bits
+keep. Single questions decide accuracy and top-1; the intervals of KL are over pictures.
 END
 } >"$page.tmp"
 mv "$page.tmp" "$page"
