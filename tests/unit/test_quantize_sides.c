@@ -302,9 +302,9 @@ static void test_kill_and_resume(void **state)
 static void test_record_refused(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"{}", "[1]", "{\"vision\":{\"bits\":{}}}",
-                                      "{\"vision\":{\"bits\":{\"model.vision_tower.vision_model."
-                                      "encoder.layers.0.self_attn.q_proj.weight\":3}}}"};
+    static const char narrow[] = "{\"vision\":{\"bits\":{\"model.vision_tower.vision_model.encoder."
+                                 "layers.0.self_attn.q_proj.weight\":3}}}";
+    static const char *const bad[] = {"{}", "[1]", "{\"vision\":{\"bits\":{}}}", narrow};
     const char *out = scratch("refused.safetensors");
     char path[700];
     bal_error err;
