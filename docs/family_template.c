@@ -98,4 +98,5 @@ const bal_family_def bal_family_example = {
     .plan = plan,
     .pixels = bal_family_tile_pixels,
     .encode = bal_family_encode_views,
+    .encode_on = bal_family_encode_views_on,
 };

@@ -266,6 +266,23 @@ static void argmax(bal_device *d, bal_dptr x, int m, int n, bal_dptr out)
     if (enter(d)) bal_cuda_keep(d, bal_cuda_argmax(x, m, n, out, queue_of(d)), "the largest");
 }
 
+static void norm(bal_device *d, const bal_norm_args *a)
+{
+    if (enter(d)) bal_cuda_keep(d, bal_cuda_norm(a, queue_of(d)), "a norm");
+}
+
+static void gelu(bal_device *d, bal_device_gelu kind, bal_dptr x, size_t n)
+{
+    if (enter(d))
+        bal_cuda_keep(d, bal_cuda_gelu(kind, x, n, d->processors, queue_of(d)), "an activation");
+}
+
+static void add_scaled(bal_device *d, bal_dptr h, bal_dptr x, bal_dptr scale, int m, int k)
+{
+    if (enter(d))
+        bal_cuda_keep(d, bal_cuda_add_scaled(h, x, scale, m, k, queue_of(d)), "a residual");
+}
+
 static void read_all(bal_device *d, bal_dptr x, size_t n)
 {
     if (enter(d)) bal_cuda_keep(d, bal_cuda_read(x, n, d->processors, queue_of(d)), "reading");
@@ -369,6 +386,9 @@ static const bal_device_api *make_table()
     t.hadamard = hadamard;
     t.rotate = rotate;
     t.attend = attend;
+    t.norm = norm;
+    t.gelu = gelu;
+    t.add_scaled = add_scaled;
     t.gather = gather;
     t.argmax = argmax;
     t.read = read_all;

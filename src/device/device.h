@@ -26,7 +26,7 @@ extern "C" {
 #endif
 
 enum {
-    BAL_DEVICE_ABI = 2,   /* of this header; a backend of another one is refused */
+    BAL_DEVICE_ABI = 3,   /* of this header; a backend of another one is refused */
     BAL_DEVICE_PAGE = 64, /* positions of a cache page */
 };
 
@@ -120,9 +120,11 @@ typedef struct bal_rotate_args {
     bal_device_rows rows;
 } bal_rotate_args;
 
-/* Causal attention over cached pages. q f32 [m][ld], out f32 [m][heads * dim]. Rows are given as
- * tiles: rows first .. first + n - 1 of one sequence at consecutive positions. `keys` bounds the
- * positions any row sees, for the size of the launch; what a row sees stands in rows.at. */
+/* Attention over cached pages: a row sees the keys 0 .. rows.at of its list, which never fall from
+ * one row of a tile to the next. (Where keys went says rotate's own rows.at: causal attention gives
+ * both the same, rows that all see each other give this one the last position to all.) q f32
+ * [m][ld], out f32 [m][heads * dim]. Rows are given as tiles: rows first .. first + n - 1 of one
+ * list. `keys` bounds the positions any row sees, for the size of the launch. */
 typedef struct bal_attend_args {
     bal_dptr q, out;
     size_t ld;
@@ -135,6 +137,22 @@ typedef struct bal_attend_args {
 } bal_attend_args;
 
 enum { BAL_DEVICE_TILE = 64 };
+
+/* x f32 [m][ld]: the first k of each row in place, x / sqrt(mean x^2 + eps) * w, or with `layer`
+ * (x - mean) / sqrt(var + eps) * w + b. */
+typedef struct bal_norm_args {
+    bool layer;
+    bal_dptr x, w, b; /* w, b f32 [k]; b may be 0 */
+    size_t ld;
+    int m, k;
+    float eps;
+} bal_norm_args;
+
+typedef enum bal_device_gelu {
+    BAL_DEVICE_GELU_TANH,
+    BAL_DEVICE_GELU,       /* exact, through erf */
+    BAL_DEVICE_QUICK_GELU, /* x sigmoid(1.702 x) */
+} bal_device_gelu;
 
 /* ---- The table --------------------------------------------------------------------------------
  */
@@ -182,6 +200,11 @@ typedef struct bal_device_api {
     void (*hadamard)(bal_device *d, bal_dptr x, size_t n, int block);
     void (*rotate)(bal_device *d, const bal_rotate_args *a);
     void (*attend)(bal_device *d, const bal_attend_args *a);
+    void (*norm)(bal_device *d, const bal_norm_args *a);
+    void (*gelu)(bal_device *d, bal_device_gelu kind, bal_dptr x,
+                 size_t n); /* x f32 [n] in place */
+    /* h f32 [m][k] += x [m][k] * scale [k] */
+    void (*add_scaled)(bal_device *d, bal_dptr h, bal_dptr x, bal_dptr scale, int m, int k);
     /* out f32 [n][k] = rows index[i] (i32) of x f32 [..][k] */
     void (*gather)(bal_device *d, bal_dptr x, size_t k, bal_dptr index, int n, bal_dptr out);
     /* out i32 [m]: index of the largest of each row of x f32 [m][n], the lowest of equals; -1 if

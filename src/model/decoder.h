@@ -11,7 +11,7 @@
  * call only. `layer` is -1 where it makes no sense. */
 typedef enum bal_tap {
     BAL_TAP_VISION_EMBED, /* after patch embedding and positions */
-    BAL_TAP_VISION_LAYER, /* output of vision block `layer` */
+    BAL_TAP_VISION_LAYER, /* output of vision block `layer`; on a device data is NULL */
     BAL_TAP_VISION_OUT,   /* what enters the projector */
     BAL_TAP_PROJECTOR,    /* projector output, all views */
     BAL_TAP_IMAGE,        /* packed image features with newlines */

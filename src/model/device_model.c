@@ -2,6 +2,7 @@
 #include "model/device_model.h"
 
 #include "base/size.h"
+#include "model/device_vision.h"
 #include "model/rope.h"
 #include "op/kv.h"
 
@@ -65,9 +66,10 @@ static bal_status check_mixing(const bal_device_layer *l, bal_error *err)
                     "of their product, which is not computed on a device");
 }
 
-static bal_status upload_group(bal_device_model *d, bal_device_group *g, const bal_linear *linears,
-                               int n, bal_error *err)
+bal_status bal_device_group_upload(bal_device_model *d, bal_device_group *g,
+                                   const bal_linear *linears, int n, bool gated, bal_error *err)
 {
+    g->gated = gated && stored_alike(&linears[0], &linears[1]);
     for (int from = 0, to; from < n; from = to) {
         to = from + 1;
         while (to < n && stored_alike(&linears[from], &linears[to])) to++;
@@ -76,9 +78,10 @@ static bal_status upload_group(bal_device_model *d, bal_device_group *g, const b
     return BAL_OK;
 }
 
-static void free_group(bal_device_model *d, bal_device_group *g)
+void bal_device_group_free(bal_device_model *d, bal_device_group *g)
 {
     for (int i = 0; i < g->n; i++) d->api->weight_destroy(d->device, g->part[i].w);
+    g->n = 0;
 }
 
 static bal_status upload_linears(bal_device_model *d, bal_device_layer *to,
@@ -87,25 +90,23 @@ static bal_status upload_linears(bal_device_model *d, bal_device_layer *to,
     const bal_linear qkv[] = {l->q, l->k, l->v}, gate_up[] = {l->gate, l->up};
     to->o.hadamard = l->o.hadamard;
     to->down.hadamard = l->down.hadamard;
-    BAL_TRY(upload_group(d, &to->qkv, qkv, 3, err));
-    BAL_TRY(upload_group(d, &to->o, &l->o, 1, err));
-    to->gate_up.gated = stored_alike(&l->gate, &l->up);
+    BAL_TRY(bal_device_group_upload(d, &to->qkv, qkv, 3, false, err));
+    BAL_TRY(bal_device_group_upload(d, &to->o, &l->o, 1, false, err));
+    BAL_TRY(bal_device_group_upload(d, &to->gate_up, gate_up, 2, true, err));
     BAL_TRY(check_mixing(to, err));
-    BAL_TRY(upload_group(d, &to->gate_up, gate_up, 2, err));
-    return upload_group(d, &to->down, &l->down, 1, err);
+    return bal_device_group_upload(d, &to->down, &l->down, 1, false, err);
 }
 
 /* ---- Vectors --------------------------------------------------------------------------------- */
 
-enum { LINE = 64 }; /* floats; vectors begin on 256 bytes */
+enum { LINE = 64 }; /* words; runs begin on 256 bytes */
 
-/* Puts n words behind what was put before; counts only while d->vectors is 0. */
-static bal_dptr put(bal_device_model *d, size_t *at, const void *words, size_t n)
+bal_dptr bal_device_words_put(bal_device_words *w, const void *words, size_t n)
 {
     if (!words) return 0;
-    const bal_dptr to = d->vectors + *at * sizeof(float);
-    *at += bal_round_up(n, LINE);
-    if (d->vectors) d->api->upload(d->device, to, words, n * sizeof(float));
+    const bal_dptr to = w->base + w->at * sizeof(uint32_t);
+    w->at += bal_round_up(n, LINE);
+    if (w->base) w->d->api->upload(w->d->device, to, words, n * sizeof(uint32_t));
     return to;
 }
 
@@ -120,34 +121,34 @@ static void rope_constants(const bal_text_config *c, float *frequency, int32_t *
     }
 }
 
-static size_t put_vectors(bal_device_model *d, const float *frequency, const int32_t *axis)
+static void put_vectors(bal_device_model *d, bal_device_words *w, const float *frequency,
+                        const int32_t *axis)
 {
     const bal_model *m = d->model;
     const bal_text_config *c = &m->config.text;
     const size_t hidden = (size_t)c->hidden, dim = (size_t)c->head_dim;
-    size_t at = 0;
     for (int i = 0; i < c->layers; i++) {
         const bal_decoder_layer *l = &m->layers[i];
         bal_device_layer *to = &d->layers[i];
-        to->attn_norm = put(d, &at, l->attn_norm, hidden);
-        to->mlp_norm = put(d, &at, l->mlp_norm, hidden);
-        to->q_norm = put(d, &at, l->q_norm, dim);
-        to->k_norm = put(d, &at, l->k_norm, dim);
+        to->attn_norm = bal_device_words_put(w, l->attn_norm, hidden);
+        to->mlp_norm = bal_device_words_put(w, l->mlp_norm, hidden);
+        to->q_norm = bal_device_words_put(w, l->q_norm, dim);
+        to->k_norm = bal_device_words_put(w, l->k_norm, dim);
     }
-    d->final_norm = put(d, &at, m->final_norm, hidden);
-    d->frequency = put(d, &at, frequency, dim / 2);
-    d->axis = put(d, &at, axis, dim / 2);
-    return at;
+    d->final_norm = bal_device_words_put(w, m->final_norm, hidden);
+    d->frequency = bal_device_words_put(w, frequency, dim / 2);
+    d->axis = bal_device_words_put(w, axis, dim / 2);
 }
 
 static bal_status upload_vectors(bal_device_model *d, bal_error *err)
 {
     float frequency[BAL_MAX_HEAD_DIM / 2];
     int32_t axis[BAL_MAX_HEAD_DIM / 2];
+    bal_device_words count = {.d = d};
     rope_constants(&d->model->config.text, frequency, axis);
-    const size_t n = put_vectors(d, frequency, axis);
-    BAL_TRY(d->api->alloc(d->device, &d->vectors, n * sizeof(float), "norms", err));
-    put_vectors(d, frequency, axis);
+    put_vectors(d, &count, frequency, axis);
+    BAL_TRY(d->api->alloc(d->device, &d->vectors, count.at * sizeof(float), "norms", err));
+    put_vectors(d, &(bal_device_words){d, d->vectors, 0}, frequency, axis);
     return BAL_OK;
 }
 
@@ -171,11 +172,21 @@ static bal_status upload_ends(bal_device_model *d, bal_error *err)
     if (tied)
         embed.act = m->head.act; /* a row is read alike, whatever the rows it is multiplied with */
     BAL_TRY(d->api->weight_create(d->device, &d->embed, &embed, 1, (size_t)m->embed.k, false, err));
-    if (!tied) return upload_group(d, &d->head, &m->head, 1, err);
+    if (!tied) return bal_device_group_upload(d, &d->head, &m->head, 1, false, err);
     d->head = (bal_device_group){.n = 1, .width = m->head.n};
     d->head.part[0].w = d->embed;
     d->head.part[0].act = m->head.act;
     return BAL_OK;
+}
+
+/* What the backend cannot compute stays on the CPU; everything else is a failure. */
+static bal_status upload_vision(bal_device_model *d, bal_error *err)
+{
+    if (!d->model->config.has_vision) return BAL_OK;
+    bal_status st = bal_device_vision_open(&d->vision, d, &d->no_vision);
+    if (st == BAL_OK) st = d->api->sync(d->device, &d->no_vision);
+    if (st == BAL_OK || st == BAL_E_UNSUP) return BAL_OK;
+    return bal_fail(err, st, "vision tower: %s", d->no_vision.text);
 }
 
 static bal_status upload_all(bal_device_model *d, bal_error *err)
@@ -191,7 +202,8 @@ static bal_status upload_all(bal_device_model *d, bal_error *err)
     BAL_TRY(upload_layers(d, err));
     BAL_TRY(upload_ends(d, err));
     BAL_TRY(upload_vectors(d, err));
-    return d->api->sync(d->device, err);
+    BAL_TRY(d->api->sync(d->device, err));
+    return upload_vision(d, err);
 }
 
 bal_status bal_device_model_open(bal_device_model **out, const bal_model *model, int index,
@@ -218,12 +230,13 @@ static void close_weights(bal_device_model *d)
 {
     for (int i = 0; d->layers && i < d->model->config.text.layers; i++) {
         bal_device_layer *l = &d->layers[i];
-        free_group(d, &l->qkv);
-        free_group(d, &l->o);
-        free_group(d, &l->gate_up);
-        free_group(d, &l->down);
+        bal_device_group_free(d, &l->qkv);
+        bal_device_group_free(d, &l->o);
+        bal_device_group_free(d, &l->gate_up);
+        bal_device_group_free(d, &l->down);
     }
-    if (d->head.n && d->head.part[0].w != d->embed) free_group(d, &d->head);
+    bal_device_vision_close(d->vision);
+    if (d->head.n && d->head.part[0].w != d->embed) bal_device_group_free(d, &d->head);
     d->api->weight_destroy(d->device, d->embed);
     d->api->release(d->device, d->vectors);
 }

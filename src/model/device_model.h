@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
- * The decoder of a bound model, uploaded to a device: weights as the backend keeps them, norms,
- * rotary frequencies. Immutable once open; the vision tower stays on the CPU. Work of several
- * sessions goes through one device, so whoever queues holds the lock. */
+ * A bound model uploaded to a device: weights as the backend keeps them, norms, rotary frequencies.
+ * Immutable once open. The tower's half stands in model/device_vision.h; a tower that the backend
+ * cannot compute stays on the CPU. Work of several sessions goes through one device, so whoever
+ * queues holds the lock. */
 #ifndef BAL_MODEL_DEVICE_MODEL_H
 #define BAL_MODEL_DEVICE_MODEL_H
 
@@ -29,6 +30,8 @@ typedef struct bal_device_layer {
     bal_device_group qkv, o, gate_up, down;
 } bal_device_layer;
 
+typedef struct bal_device_vision bal_device_vision; /* model/device_vision.h */
+
 typedef struct bal_device_model {
     bal_device_handle handle;
     const bal_device_api *api; /* of the handle */
@@ -39,10 +42,12 @@ typedef struct bal_device_model {
     int index;
     bal_device_layer *layers; /* [text.layers] */
     bal_device_weight *embed;
-    bal_device_group head;    /* of the embedding table when tied */
-    bal_dptr vectors;         /* norms, frequencies, axes, one behind the other */
-    bal_dptr final_norm;      /* f32 [hidden] */
-    bal_dptr frequency, axis; /* f32, i32 [head_dim / 2] */
+    bal_device_group head;     /* of the embedding table when tied */
+    bal_dptr vectors;          /* norms, frequencies, axes, one behind the other */
+    bal_dptr final_norm;       /* f32 [hidden] */
+    bal_dptr frequency, axis;  /* f32, i32 [head_dim / 2] */
+    bal_device_vision *vision; /* NULL: no tower, or one that stays on the CPU, */
+    bal_error no_vision;       /* which is why */
 } bal_device_model;
 
 /* `model` must outlive it. Failures name the device, and the tensor where it is one's. */
@@ -52,6 +57,23 @@ void bal_device_model_close(bal_device_model *d); /* NULL is fine */
 
 void bal_device_model_lock(bal_device_model *d);
 void bal_device_model_unlock(bal_device_model *d);
+
+/* n linears that read the same rows, uploaded as few weights: gated (gate, up) only where both are
+ * stored alike. BAL_E_UNSUP names what a device does not compute. */
+bal_status bal_device_group_upload(bal_device_model *d, bal_device_group *g,
+                                   const bal_linear *linears, int n, bool gated, bal_error *err);
+void bal_device_group_free(bal_device_model *d, bal_device_group *g); /* zeroed is fine */
+
+/* Words in device memory, one run behind the other, each on 256 bytes. Filled twice by the same
+ * calls: with `base` 0 it only counts. */
+typedef struct bal_device_words {
+    const bal_device_model *d;
+    bal_dptr base;
+    size_t at; /* words so far */
+} bal_device_words;
+
+/* Where n words of 4 bytes go, 0 for NULL. */
+bal_dptr bal_device_words_put(bal_device_words *w, const void *words, size_t n);
 
 /* Stages rows as each of the group's weights reads them and multiplies: y f32 [m][ld]. stage.act
  * is filled in here, stage.out is work memory of act_bytes(m, k). Inputs that are mixed are so in

@@ -10,6 +10,7 @@
 #include "image/plan.h"
 #include "model/bind.h"
 #include "model/decoder.h"
+#include "model/device_vision.h"
 
 /* How a picture becomes views. auto: one or many by the number of pictures of its sequence, which a
  * family never sees; one: the only picture of its conversation; many: one of several;
@@ -59,6 +60,9 @@ struct bal_family_def {
     /* out [p->n_tokens][text hidden] */
     bal_status (*encode)(const bal_exec *e, const bal_model *m, const bal_view_plan *p,
                          const float *pixels, float *out, bal_taps taps, bal_error *err);
+    /* The same with tower and projector on a device. NULL: they stay on the CPU. */
+    bal_status (*encode_on)(bal_device_vision *t, const bal_view_plan *p, const float *pixels,
+                            float *out, bal_taps taps, bal_error *err);
     /* Bytes of work memory that encode allocates. NULL: those of the usual one. */
     size_t (*work)(const bal_model *m, const bal_view_plan *p);
     /* The pieces in order, p->n_tokens vision positions in all. NULL: just those. */
@@ -114,6 +118,9 @@ extern const size_t bal_n_text_rows;
 /* The usual `encode`: features of the views in order, nothing added. */
 bal_status bal_family_encode_views(const bal_exec *e, const bal_model *m, const bal_view_plan *p,
                                    const float *pixels, float *out, bal_taps taps, bal_error *err);
+bal_status bal_family_encode_views_on(bal_device_vision *t, const bal_view_plan *p,
+                                      const float *pixels, float *out, bal_taps taps,
+                                      bal_error *err);
 /* Work memory of the family's encode, bytes. */
 size_t bal_family_work(const bal_model *m, const bal_view_plan *p);
 /* The usual `pixels` of plans made by image/tiles.h. */

@@ -126,7 +126,7 @@ static const bal_bind_rename prefixes[] = {
         .names = {prefixes, sizeof prefixes / sizeof *prefixes, NULL, 0}, .rows = rows,            \
         .n_rows = sizeof rows / sizeof *rows, .image_token = "<image>", .plan = plan,              \
         .limit = limit, .pixels = bal_family_tile_pixels, .encode = bal_family_encode_views,       \
-        .layout = layout,                                                                          \
+        .encode_on = bal_family_encode_views_on, .layout = layout,                                 \
     }
 
 const bal_family_def bal_family_idefics3 = IDEFICS3(7, "idefics3");

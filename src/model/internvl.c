@@ -281,6 +281,7 @@ const bal_family_def bal_family_internvl = {
     .limit = limit,
     .pixels = bal_family_tile_pixels,
     .encode = bal_family_encode_views,
+    .encode_on = bal_family_encode_views_on,
     .layout = layout,
 };
 
@@ -300,5 +301,6 @@ const bal_family_def bal_family_internvl_chat = {
     .limit = limit,
     .pixels = bal_family_tile_pixels,
     .encode = bal_family_encode_views,
+    .encode_on = bal_family_encode_views_on,
     .layout = layout,
 };

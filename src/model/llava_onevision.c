@@ -196,14 +196,32 @@ static void pack(const bal_model *m, const bal_view_plan *p, const float *proj, 
     }
 }
 
+static bal_status new_views(const bal_model *m, const bal_view_plan *p, float **out, bal_error *err)
+{
+    const size_t rows = (size_t)p->n_views * (size_t)bal_view_tokens(&m->config.vision);
+    const size_t bytes = rows * (size_t)m->config.text.hidden * sizeof **out;
+    *out = malloc(bytes);
+    return *out ? BAL_OK : bal_nomem(err, bytes, "features of views");
+}
+
 static bal_status encode(const bal_exec *e, const bal_model *m, const bal_view_plan *p,
                          const float *in, float *out, bal_taps taps, bal_error *err)
 {
-    const size_t hidden = (size_t)m->config.text.hidden;
-    const size_t rows = (size_t)p->n_views * (size_t)bal_view_tokens(&m->config.vision);
-    float *views = malloc(rows * hidden * sizeof *views);
-    if (!views) return bal_nomem(err, rows * hidden * sizeof *views, "features of views");
+    float *views;
+    BAL_TRY(new_views(m, p, &views, err));
     const bal_status st = bal_vision_views(e, m, in, p->n_views, views, taps, err);
+    if (st == BAL_OK) pack(m, p, views, out);
+    free(views);
+    return st;
+}
+
+static bal_status encode_on(bal_device_vision *t, const bal_view_plan *p, const float *in,
+                            float *out, bal_taps taps, bal_error *err)
+{
+    const bal_model *m = t->on->model;
+    float *views;
+    BAL_TRY(new_views(m, p, &views, err));
+    const bal_status st = bal_device_vision_views(t, in, p->n_views, views, taps, err);
     if (st == BAL_OK) pack(m, p, views, out);
     free(views);
     return st;
@@ -265,5 +283,6 @@ const bal_family_def bal_family_llava_onevision = {
     .plan_by_count = true,
     .pixels = pixels,
     .encode = encode,
+    .encode_on = encode_on,
     .work = work,
 };

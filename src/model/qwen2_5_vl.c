@@ -70,6 +70,7 @@ const bal_family_def bal_family_qwen2_5_vl = {
     .limit = bal_native_limit,
     .pixels = bal_native_pixels,
     .encode = bal_native_encode,
+    .encode_on = bal_device_vision_native,
     .work = bal_native_work,
     .positions = bal_native_positions,
 };

@@ -12,9 +12,6 @@
  * and a bound on memory. */
 enum { BATCH = 8 };
 
-/* nn.LayerNorm's default, which InternVL's projector has */
-static const float projector_norm_eps = 1e-5f;
-
 /* Work memory of one call. */
 typedef struct tower {
     bal_vision_buf block;
@@ -121,9 +118,7 @@ void bal_vision_activate(const bal_exec *e, int act, float *x, int rows, int col
     }
 }
 
-/* A "valid" convolution with stride = kernel is a linear over flattened patches in (channel, row,
- * column) order; pixels past side * patch are unused. */
-static void gather_patches(const bal_vision_config *v, const float *view, float *out)
+void bal_vision_patches(const bal_vision_config *v, const float *view, float *out)
 {
     const int p = v->patch_size, s = v->image_size;
     for (int py = 0; py < v->side; py++)
@@ -144,7 +139,7 @@ static void embed_view(const bal_exec *e, const bal_model *m, const float *pixel
     const bal_vision_config *v = &m->config.vision;
     const size_t hidden = (size_t)v->hidden, cls = (size_t)v->cls;
     const int patches = v->side * v->side;
-    gather_patches(v, pixels, b->patches);
+    bal_vision_patches(v, pixels, b->patches);
     bal_linear_forward(e, &m->patch, b->patches, (size_t)m->patch.k, patches, h + cls * hidden,
                        hidden);
     if (cls) memcpy(h, m->cls, hidden * sizeof *h);
@@ -244,7 +239,7 @@ static void project(const bal_exec *e, const bal_model *m, int n_views, tower *b
         x = b->tokens;
     }
     if (m->projector_norm_w) {
-        bal_layer_norm(e, x, m->projector_norm_w, m->projector_norm_b, projector_norm_eps, rows,
+        bal_layer_norm(e, x, m->projector_norm_w, m->projector_norm_b, BAL_PROJECTOR_NORM_EPS, rows,
                        width, b->tokens);
         x = b->tokens;
     }
@@ -305,4 +300,11 @@ bal_status bal_family_encode_views(const bal_exec *e, const bal_model *m, const 
                                    const float *pixels, float *out, bal_taps taps, bal_error *err)
 {
     return bal_vision_views(e, m, pixels, p->n_views, out, taps, err);
+}
+
+bal_status bal_family_encode_views_on(bal_device_vision *t, const bal_view_plan *p,
+                                      const float *pixels, float *out, bal_taps taps,
+                                      bal_error *err)
+{
+    return bal_device_vision_views(t, pixels, p->n_views, out, taps, err);
 }

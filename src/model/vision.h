@@ -28,8 +28,15 @@ void bal_vision_block(const bal_exec *e, const bal_vision_config *v, const bal_v
 /* The config's norm: LayerNorm with b, or RMSNorm (b NULL). y may be x. */
 void bal_vision_norm_rows(const bal_exec *e, const bal_vision_config *v, const float *x,
                           const float *w, const float *b, int rows, float *y);
+/* "Valid" convolution with stride = kernel is a linear over flattened patches in (channel, row,
+ * column) order: view [3][image_size][image_size] -> out [side * side][3 * patch_size^2]. Pixels
+ * past side * patch_size are unused. */
+void bal_vision_patches(const bal_vision_config *v, const float *view, float *out);
 /* In place over rows * cols values; act is a bal_vision_act. */
 void bal_vision_activate(const bal_exec *e, int act, float *x, int rows, int cols);
+
+/* nn.LayerNorm's default, which InternVL's projector has */
+#define BAL_PROJECTOR_NORM_EPS 1e-5f
 
 /* pixels [n_views][3][image_size][image_size], normalised -> out [n_views * bal_view_tokens][hidden
  * of the decoder], view after view, rows of patches from the top. Views are independent of each

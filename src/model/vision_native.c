@@ -67,6 +67,11 @@ int bal_window_order(int rows, int cols, int side, int32_t *order, int *starts)
     return windows;
 }
 
+float bal_native_frequency(int i, int head_dim)
+{
+    return (float)(1.0 / pow(THETA, 4.0 * i / head_dim));
+}
+
 /* The frequencies of one coordinate: half of the half. */
 static void rope_half(int pos, const float *frequency, int n, float *cos_out, float *sin_out)
 {
@@ -81,7 +86,7 @@ void bal_vision_rope(const int32_t *order, int n, int cols, int merge, int head_
 {
     const int merge2 = merge * merge, quarter = head_dim / 4;
     float frequency[BAL_MAX_HEAD_DIM / 4];
-    for (int i = 0; i < quarter; i++) frequency[i] = (float)(1.0 / pow(THETA, 4.0 * i / head_dim));
+    for (int i = 0; i < quarter; i++) frequency[i] = bal_native_frequency(i, head_dim);
     for (int i = 0; i < n * merge2; i++) {
         const int token = order[i / merge2], inner = i % merge2;
         float *c = cos_out + (size_t)i * 2 * (size_t)quarter;
@@ -173,15 +178,13 @@ static bal_status tower_open(tower *t, bal_error *err)
 /* ---- Patches ----------------------------------------------------------------------------------
  */
 
-/* Patch i as the convolution's weights are laid out: channel, time, row, column. A still picture
- * stands in every moment of time. */
-static void gather_patch(const tower *t, const float *pixels, int i, float *out)
+void bal_native_patch(const bal_vision_config *v, int rows, int cols, int32_t token, int inner,
+                      const float *pixels, float *out)
 {
-    const bal_vision_config *v = t->v;
-    const int p = v->patch_size, merge = v->shuffle, token = t->order[i / t->merge2];
-    const size_t width = (size_t)(t->cols * merge * p), height = (size_t)(t->rows * merge * p);
-    const int y0 = (token / t->cols * merge + i % t->merge2 / merge) * p;
-    const int x0 = (token % t->cols * merge + i % merge) * p;
+    const int p = v->patch_size, merge = v->shuffle;
+    const size_t width = (size_t)(cols * merge * p), height = (size_t)(rows * merge * p);
+    const int y0 = (token / cols * merge + inner / merge) * p;
+    const int x0 = (token % cols * merge + inner % merge) * p;
     for (size_t c = 0; c < 3; c++)
         for (int time = 0; time < v->temporal; time++)
             for (int y = 0; y < p; y++, out += p)
@@ -194,7 +197,9 @@ static void embed(tower *t, const float *pixels)
     const size_t hidden = (size_t)t->v->hidden, k = (size_t)t->m->patch.k;
     for (int at = 0; at < t->n; at += t->chunk) {
         const int rows = t->n - at < t->chunk ? t->n - at : t->chunk;
-        for (int i = 0; i < rows; i++) gather_patch(t, pixels, at + i, t->patches + (size_t)i * k);
+        for (int i = at; i < at + rows; i++)
+            bal_native_patch(t->v, t->rows, t->cols, t->order[i / t->merge2], i % t->merge2, pixels,
+                             t->patches + (size_t)(i - at) * k);
         bal_linear_forward(t->e, &t->m->patch, t->patches, k, rows, t->h + (size_t)at * hidden,
                            hidden);
     }
@@ -232,14 +237,14 @@ static void attend(tower *t, int piece, int at, int rows, int first, int end)
     bal_attention(t->e, &shape, t->q + from, rows, 0, t->pages, end - first, t->ctx + from, NULL);
 }
 
-static bool sees_all(const bal_vision_config *v, int layer)
+bool bal_native_sees_all(const bal_vision_config *v, int layer)
 {
     return v->window < 1 || (uint32_t)v->full_blocks[layer / 32] >> layer % 32 & 1;
 }
 
 static void attend_piece(tower *t, int layer, int at, int rows)
 {
-    if (sees_all(t->v, layer)) {
+    if (bal_native_sees_all(t->v, layer)) {
         attend(t, at, at, rows, 0, t->n);
         return;
     }

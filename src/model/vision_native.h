@@ -23,6 +23,18 @@ int bal_window_count(int rows, int cols, int side);
 void bal_vision_rope(const int32_t *order, int n, int cols, int merge, int head_dim, float *cos_out,
                      float *sin_out);
 
+/* Frequency i < head_dim / 4 of one coordinate. */
+float bal_native_frequency(int i, int head_dim);
+
+/* Whether block `layer` sees the whole picture rather than windows. */
+bool bal_native_sees_all(const bal_vision_config *v, int layer);
+
+/* Patch `inner` of a token (both counted row by row, on a grid of rows x cols tokens) as the
+ * convolution's weights are laid out: channel, time, row, column. A still picture stands in every
+ * moment of time. */
+void bal_native_patch(const bal_vision_config *v, int rows, int cols, int32_t token, int inner,
+                      const float *pixels, float *out);
+
 /* out [p->n_tokens][text hidden] of a plan of h0 x w0 tokens, each shuffle^2 patches; pixels
  * [3][resized_h][resized_w]. Memory: three floats per patch and channel of the tower, and a few
  * rows. */

@@ -37,9 +37,8 @@ bal_status bal_engine_use_chat(bal_engine *e, const char *name, bal_error *err);
  * BAL_E_ARG: none can be that small. BAL_E_UNSUP: the family's rule leaves no choice. A model that
  * cannot see is unchanged. */
 bal_status bal_engine_limit_images(bal_engine *e, int n, bal_error *err);
-/* Where the decoder runs: NULL or "cpu"; "cuda:N", whose failures are the caller's; "auto", a
- * device if there is one that works, else the CPU as before. Before the engine is used. The vision
- * tower stays on the CPU. */
+/* Where the model runs: NULL or "cpu"; "cuda:N", whose failures are the caller's; "auto", a device
+ * if there is one that works, else the CPU as before. Before the engine is used. */
 bal_status bal_engine_use_device(bal_engine *e, const char *name, bal_error *err);
 void bal_engine_close(bal_engine *e); /* idempotent; zeroed struct is fine */
 

@@ -9,6 +9,7 @@
 
 #include "run/sampler.h"
 #include "run/scheduler.h"
+#include "run/sequence.h"
 #include "run/session.h"
 
 #include <math.h>
@@ -100,6 +101,60 @@ static inline void device_greedy(const bal_engine *e, int32_t *ids, int n)
     assert_int_equal(s.n, 3 + n - 1);
     assert_int_equal(s.info[s.n - 1].modality, BAL_ANSWER);
     bal_session_destroy(&s);
+}
+
+/* What the tower makes of a made-up picture of w x h pixels: features [tokens][hidden] as `data`,
+ * `vocab` wide. The layers that taps heard of go into *layers. */
+static inline void device_count_layers(void *ctx, bal_tap tap, int layer, const float *data,
+                                       int rows, int cols)
+{
+    int *layers = ctx;
+    (void)data, (void)rows, (void)cols;
+    if (tap == BAL_TAP_VISION_LAYER && layer + 1 > *layers) *layers = layer + 1;
+}
+
+static inline device_rows device_look(const bal_engine *e, int w, int h, int *layers)
+{
+    bal_error err = {0};
+    bal_exec exec;
+    bal_view_plan plan;
+    bal_image image = {.width = w, .height = h, .rgb = malloc((size_t)(3 * w * h))};
+    uint32_t x = 12345;
+    for (int i = 0; i < 3 * w * h; i++) {
+        x = x * 1664525u + 1013904223u;
+        image.rgb[i] = (uint8_t)((i / 3 % w * 2 + i / (3 * w) + (int)(x >> 28)) & 255);
+    }
+    ASSERT_OK(bal_exec_create(&exec, e->pool, &e->kernels, bal_model_max_k(&e->model), &err));
+    ASSERT_OK(bal_sequence_plan(e, w, h, BAL_VIEW_ONE, &plan, &err));
+    device_rows out = {.vocab = e->model.config.text.hidden, .n = plan.n_tokens};
+    out.data = malloc((size_t)(out.n * out.vocab) * sizeof *out.data);
+    *layers = 0;
+    ASSERT_OK(bal_sequence_look(e, &exec, &plan, &image, out.data,
+                                (bal_taps){device_count_layers, layers}, &err));
+    bal_exec_destroy(&exec);
+    free(image.rgb);
+    return out;
+}
+
+/* Distance of the features on CPU and cuda:0. */
+static inline double device_looks(const char *path, int w, int h)
+{
+    bal_error err = {0};
+    bal_engine e;
+    int layers[2];
+    ASSERT_OK(bal_engine_open(&e, path, 2, NULL, &err));
+    device_rows cpu = device_look(&e, w, h, &layers[0]);
+    ASSERT_OK(bal_engine_use_device(&e, "cuda:0", &err));
+    assert_non_null(e.on_device->vision);
+    device_rows device = device_look(&e, w, h, &layers[1]);
+    const double d = device_distance(&cpu, &device);
+    printf("%s, %d x %d, %d features: %.2g of the deviation\n", path, w, h, cpu.n, d);
+    assert_int_equal(layers[0], layers[1]);
+    assert_int_equal(layers[0], e.model.config.vision.layers);
+    free(cpu.data);
+    free(device.data);
+    bal_engine_close(&e);
+    return d;
 }
 
 /* Requests that run together; their answers. */

@@ -33,6 +33,9 @@ typedef enum op_kind {
     HADAMARD,
     ROTATE,
     ATTEND,
+    NORM,
+    GELU,
+    ADD_SCALED,
     GATHER,
     ARGMAX
 } op_kind;
@@ -48,6 +51,8 @@ typedef struct op {
         bal_device_linear_args linear;
         bal_rotate_args rotate;
         bal_attend_args attend;
+        bal_norm_args norm;
+        bal_device_gelu gelu;
     } u;
 } op;
 
@@ -383,6 +388,27 @@ static void attend(const bal_attend_args *a)
                             floats(a->out) + (size_t)(r * a->heads + h) * (size_t)a->cache.dim);
 }
 
+static void norm(const bal_norm_args *a)
+{
+    for (int r = 0; r < a->m; r++) {
+        float *x = floats(a->x) + (size_t)r * a->ld;
+        norm_row(x, at(a->w), a->b ? at(a->b) : NULL, a->eps, a->layer, a->k, x);
+    }
+}
+
+static float gelu(bal_device_gelu kind, float v)
+{
+    const double x = (double)v, z = 0.79788456080286536 * (x + 0.044715 * x * x * x);
+    if (kind == BAL_DEVICE_GELU) return (float)(0.5 * x * (1.0 + erf(x * M_SQRT1_2)));
+    if (kind == BAL_DEVICE_QUICK_GELU) return (float)(x / (1.0 + exp(-1.702 * x)));
+    return (float)(0.5 * x * (1.0 + tanh(z)));
+}
+
+static void add_scaled(float *h, const float *x, const float *scale, size_t m, size_t k)
+{
+    for (size_t i = 0; i < m * k; i++) h[i] += x[i] * scale[i % k];
+}
+
 static int32_t best_of(const float *x, size_t n)
 {
     size_t best = 0;
@@ -417,6 +443,13 @@ static void run(const op *o)
     case HADAMARD: hadamard(floats(o->to), o->n, o->k); break;
     case ROTATE: rotate(&o->u.rotate); break;
     case ATTEND: attend(&o->u.attend); break;
+    case NORM: norm(&o->u.norm); break;
+    case GELU:
+        for (size_t i = 0; i < o->n; i++) floats(o->to)[i] = gelu(o->u.gelu, floats(o->to)[i]);
+        break;
+    case ADD_SCALED:
+        add_scaled(floats(o->to), floats(o->from), floats(o->index), o->n, o->k);
+        break;
     case EMBED:
     case GATHER:
         for (size_t i = 0; i < o->n; i++) {
@@ -510,6 +543,26 @@ static void push_attend(bal_device *d, const bal_attend_args *a)
     push(d, (op){.kind = ATTEND, .u.attend = *a});
 }
 
+static void push_norm(bal_device *d, const bal_norm_args *a)
+{
+    push(d, (op){.kind = NORM, .u.norm = *a});
+}
+
+static void push_gelu(bal_device *d, bal_device_gelu kind, bal_dptr x, size_t n)
+{
+    push(d, (op){.kind = GELU, .to = x, .n = n, .u.gelu = kind});
+}
+
+static void push_add_scaled(bal_device *d, bal_dptr h, bal_dptr x, bal_dptr scale, int m, int k)
+{
+    push(d, (op){.kind = ADD_SCALED,
+                 .to = h,
+                 .from = x,
+                 .index = scale,
+                 .n = (size_t)m,
+                 .k = (size_t)k});
+}
+
 static void gather(bal_device *d, bal_dptr x, size_t k, bal_dptr index, int n, bal_dptr out)
 {
     push(d, (op){.kind = GATHER, .from = x, .index = index, .n = (size_t)n, .k = k, .to = out});
@@ -588,6 +641,9 @@ static bal_device_api table = {
     .hadamard = push_hadamard,
     .rotate = push_rotate,
     .attend = push_attend,
+    .norm = push_norm,
+    .gelu = push_gelu,
+    .add_scaled = push_add_scaled,
     .gather = gather,
     .argmax = argmax,
     .read = read_all,

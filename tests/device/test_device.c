@@ -60,7 +60,7 @@ static void every_failure_is_a_sentence(void **state)
     use("other_device.so", "");
     ASSERT_FAILS(BAL_E_UNSUP, "has no bal_device_entry", bal_device_open(&h, 0, &err));
     use("plain_device.so", "abi");
-    ASSERT_FAILS(BAL_E_UNSUP, "speaks version 8 of the device contract, expected 2",
+    ASSERT_FAILS(BAL_E_UNSUP, "speaks version 9 of the device contract, expected 3",
                  bal_device_open(&h, 0, &err));
     use("plain_device.so", "none");
     ASSERT_FAILS(BAL_E_UNSUP, "this machine has no cuda device", bal_device_open(&h, 0, &err));
@@ -201,6 +201,27 @@ static void fixed_scales_are_refused(void **state)
     bal_engine_close(&e);
 }
 
+/* Towers with and without class tokens, norms, layer scales, windows and gates; several views, more
+ * than a batch of them, and pictures of their own size. What is left is f16 keys and values. */
+static void towers(void **state)
+{
+    (void)state;
+    use("plain_device.so", "");
+    const struct {
+        const char *model;
+        int w, h;
+    } all[] = {{TINY, 100, 70},
+               {"tests/golden/families/llava/model", 60, 80},
+               {"tests/golden/families/idefics3/model", 170, 90},
+               {"tests/golden/families/internvl/model", 100, 60},
+               {"tests/golden/families/internvl_intern/model", 70, 60},
+               {"tests/golden/families/internvl_chat/model", 200, 90},
+               {"tests/golden/qwen2_vl/small/model", 120, 150},
+               {"tests/golden/qwen2_5_vl/small/model", 150, 120}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        assert_true(device_looks(source_path(all[i].model), all[i].w, all[i].h) < 1e-2);
+}
+
 /* ---- Many requests --------------------------------------------------------------------------- */
 
 static void scheduler(void **state)
@@ -240,6 +261,7 @@ int main(void)
         cmocka_unit_test(logits),
         cmocka_unit_test(packed),
         cmocka_unit_test(fixed_scales_are_refused),
+        cmocka_unit_test(towers),
         cmocka_unit_test(scheduler),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);

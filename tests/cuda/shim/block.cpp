@@ -186,10 +186,14 @@ bal_shim_block::~bal_shim_block()
         bal_shim_fault("a block wrote beside its %zu bytes of shared memory", kernel->shared);
 }
 
+/* Blocks that begin before their kernel may: two kernels' worth of fibers, each a mapping and a
+ * guard page, must stay below what Linux maps for a process. */
+static constexpr size_t begun_most = 32;
+
 void bal_shim_kernel_begin(bal_shim_kernel *k)
 {
     for (unsigned index : shuffled(k->grid.x * k->grid.y * k->grid.z)) {
-        if (k->begun.size() == 64 || fault_set) return;
+        if (k->begun.size() == begun_most || fault_set) return;
         auto b = std::make_shared<bal_shim_block>(k, index);
         k->begun[index] = b;
         run(b.get());
