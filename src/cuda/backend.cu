@@ -266,6 +266,11 @@ static void argmax(bal_device *d, bal_dptr x, int m, int n, bal_dptr out)
     if (enter(d)) bal_cuda_keep(d, bal_cuda_argmax(x, m, n, out, queue_of(d)), "the largest");
 }
 
+static void draw(bal_device *d, bal_dptr x, int m, int n, bal_dptr draws, bal_dptr out)
+{
+    if (enter(d)) bal_cuda_keep(d, bal_cuda_draw(x, m, n, draws, out, queue_of(d)), "drawing");
+}
+
 static void norm(bal_device *d, const bal_norm_args *a)
 {
     if (enter(d)) bal_cuda_keep(d, bal_cuda_norm(a, queue_of(d)), "a norm");
@@ -391,6 +396,7 @@ static const bal_device_api *make_table()
     t.add_scaled = add_scaled;
     t.gather = gather;
     t.argmax = argmax;
+    t.draw = draw;
     t.read = read_all;
     t.record_begin = record_begin;
     t.record_end = record_end;

@@ -27,6 +27,8 @@ cudaError_t bal_cuda_gather(bal_dptr x, size_t k, bal_dptr index, int n, bal_dpt
                             bal_cuda_queue queue);
 cudaError_t bal_cuda_read(bal_dptr x, size_t n, int processors, bal_cuda_queue queue);
 cudaError_t bal_cuda_argmax(bal_dptr x, int m, int n, bal_dptr out, bal_cuda_queue queue);
+cudaError_t bal_cuda_draw(bal_dptr x, int m, int n, bal_dptr draws, bal_dptr out,
+                          bal_cuda_queue queue);
 /* Between the linears of a vision tower. */
 cudaError_t bal_cuda_norm(const bal_norm_args *a, bal_cuda_queue queue);
 cudaError_t bal_cuda_gelu(bal_device_gelu kind, bal_dptr x, size_t n, int processors,

@@ -26,7 +26,7 @@ extern "C" {
 #endif
 
 enum {
-    BAL_DEVICE_ABI = 3,   /* of this header; a backend of another one is refused */
+    BAL_DEVICE_ABI = 4,   /* of this header; a backend of another one is refused */
     BAL_DEVICE_PAGE = 64, /* positions of a cache page */
 };
 
@@ -148,6 +148,15 @@ typedef struct bal_norm_args {
     float eps;
 } bal_norm_args;
 
+/* How a row's next token is drawn (run/sampler.h): from the top_k likeliest (0: all), of those from
+ * as many as make up top_p (1: all), by weights (base/weight.h) and 64 random bits. */
+typedef struct bal_device_draw {
+    uint64_t random;
+    float scale; /* bal_weight_scale */
+    float top_p;
+    int32_t top_k, unused;
+} bal_device_draw;
+
 typedef enum bal_device_gelu {
     BAL_DEVICE_GELU_TANH,
     BAL_DEVICE_GELU,       /* exact, through erf */
@@ -210,6 +219,10 @@ typedef struct bal_device_api {
     /* out i32 [m]: index of the largest of each row of x f32 [m][n], the lowest of equals; -1 if
      * one of them is not finite */
     void (*argmax)(bal_device *d, bal_dptr x, int m, int n, bal_dptr out);
+
+    /* out i32 [m]: what draws [m] (bal_device_draw) find in the rows of x f32 [m][n]; -1 if one of
+     * a row's values is not finite */
+    void (*draw)(bal_device *d, bal_dptr x, int m, int n, bal_dptr draws, bal_dptr out);
 
     /* Reads n bytes (a multiple of 16) and nothing else: the limit that decoding is measured by. */
     void (*read)(bal_device *d, bal_dptr x, size_t n);

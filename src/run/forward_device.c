@@ -59,6 +59,7 @@ static bal_status allocate(bal_device_forward *f, bal_error *err)
         {&f->logits, n * (size_t)c->vocab * w},
         {&f->index, n * w},
         {&f->best, n * w},
+        {&f->draws, n * sizeof(bal_device_draw)},
         {&f->step, step_bytes(f)},
     };
     size_t sum = 0;
@@ -397,26 +398,27 @@ bal_status bal_device_forward_logits(bal_device_forward *f, const int *rows, int
     return st;
 }
 
-static bal_status likeliest_of(bal_device_forward *f, const int *rows, int n, int32_t *ids,
-                               bal_error *err)
+static bal_status tokens_of(bal_device_forward *f, const int *rows, int n,
+                            const bal_device_draw *draws, int32_t *ids, bal_error *err)
 {
     const bal_device_model *d = f->model;
+    const int vocab = d->model->config.text.vocab;
     d->api->upload(d->device, f->index, rows, (size_t)n * sizeof *rows);
+    if (draws) d->api->upload(d->device, f->draws, draws, (size_t)n * sizeof *draws);
     BAL_TRY(queue_head(f, n, err));
-    d->api->argmax(d->device, f->logits, n, d->model->config.text.vocab, f->best);
+    if (draws)
+        d->api->draw(d->device, f->logits, n, vocab, f->draws, f->best);
+    else
+        d->api->argmax(d->device, f->logits, n, vocab, f->best);
     d->api->download(d->device, ids, f->best, (size_t)n * sizeof *ids);
-    BAL_TRY(d->api->sync(d->device, err));
-    for (int i = 0; i < n; i++)
-        if (ids[i] < 0)
-            return bal_fail(err, BAL_E_NUMERIC, "a logit of row %d is not finite", rows[i]);
-    return BAL_OK;
+    return d->api->sync(d->device, err);
 }
 
-bal_status bal_device_forward_likeliest(bal_device_forward *f, const int *rows, int n, int32_t *ids,
-                                        bal_error *err)
+bal_status bal_device_forward_draw(bal_device_forward *f, const int *rows, int n,
+                                   const bal_device_draw *draws, int32_t *ids, bal_error *err)
 {
     bal_device_model_lock(f->model);
-    const bal_status st = likeliest_of(f, rows, n, ids, err);
+    const bal_status st = tokens_of(f, rows, n, draws, ids, err);
     bal_device_model_unlock(f->model);
     return st;
 }

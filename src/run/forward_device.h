@@ -19,7 +19,7 @@ typedef struct bal_device_forward {
     bal_dptr h, qkv, ctx, gate_up; /* f32 [max_rows][...] */
     bal_dptr act, work;            /* staged rows; of attention */
     bal_dptr picked, logits;       /* f32 [max_logits][...] */
-    bal_dptr index, best;          /* i32 [max_logits] */
+    bal_dptr index, best, draws;   /* i32 [max_logits], and bal_device_draw */
     bal_dptr step;                 /* what `words` becomes there */
     int32_t *words;                /* a step's arrays as they are uploaded */
     bal_device_record *blocks[BAL_RECORD_ROWS + 1][BAL_RECORD_KEYS];
@@ -40,9 +40,9 @@ bal_status bal_device_forward_blocks(bal_device_forward *f, const bal_kv_layout 
 /* As bal_forward_logits; waits for them. */
 bal_status bal_device_forward_logits(bal_device_forward *f, const int *rows, int n, float *logits,
                                      bal_error *err);
-/* The likeliest token of each of those rows, chosen there: i32 ids[n]. BAL_E_NUMERIC names a row
- * with a logit that is not finite. */
-bal_status bal_device_forward_likeliest(bal_device_forward *f, const int *rows, int n, int32_t *ids,
-                                        bal_error *err);
+/* The next token of each of those rows, drawn there as draws[n] say, NULL: the likeliest. i32
+ * ids[n]; -1: a logit of the row is not finite. */
+bal_status bal_device_forward_draw(bal_device_forward *f, const int *rows, int n,
+                                   const bal_device_draw *draws, int32_t *ids, bal_error *err);
 
 #endif

@@ -288,15 +288,6 @@ static bool is_end(const bal_dialog *d, int32_t id)
     return id == d->stop_id || bal_is_stop(&d->engine->model.config, id);
 }
 
-/* Appends a token and chooses the next. */
-static bal_status next_token(bal_dialog *d, int32_t *id, bal_error *err)
-{
-    if (d->sampler.s.temperature == 0.0f) return bal_session_next(&d->session, *id, id, err);
-    BAL_TRY(bal_session_push(&d->session, *id, err));
-    *id = bal_sampler_next(&d->sampler, d->session.logits);
-    return BAL_OK;
-}
-
 static bal_status decode_loop(asking *a)
 {
     static const uint8_t tag = BAL_TAG_ANSWER;
@@ -313,7 +304,7 @@ static bal_status decode_loop(asking *a)
         if (a->r->n_generated >= a->opts->max_tokens) return BAL_OK;
         a->r->stop = BAL_STOP_CONTEXT;
         if (d->session.n == d->session.ctx) return BAL_OK;
-        BAL_TRY(next_token(d, &id, a->err));
+        BAL_TRY(bal_session_next(&d->session, id, &d->sampler, &id, a->err));
         d->n_cached++;
     }
 }

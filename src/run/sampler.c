@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "run/sampler.h"
 
+#include "base/weight.h"
+
 #include <math.h>
 #include <stdlib.h>
 
@@ -48,10 +50,10 @@ double bal_log_sum_exp(const float *x, int n)
     return top + log(sum);
 }
 
-/* Higher probability first; of equals the lower id, so that the order is total. */
+/* The likelier first; of equals the lower id, so that the order is total. */
 static bool before(bal_candidate a, bal_candidate b)
 {
-    return a.p != b.p ? a.p > b.p : a.id < b.id;
+    return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
 }
 
 /* Lets work[at] sink to its place in the heap work[0 .. n), the likeliest at 0. */
@@ -67,66 +69,71 @@ static void sink(bal_candidate *work, int n, int at)
     work[at] = c;
 }
 
-/* Probabilities of all tokens that have one, in order of id; their number. */
-static int candidates(const bal_sampler *s, const float *logits)
+/* Tokens by their weights; those behind `last` in the order of likelihood are not drawn. */
+typedef struct lot {
+    const float *logits;
+    float top, scale;
+    bal_candidate last;
+    uint64_t mass; /* of those that may be drawn */
+} lot;
+
+static uint64_t weight(const lot *l, int id)
 {
-    const double top = (double)logits[bal_argmax(logits, s->vocab)];
-    double sum = 0.0;
-    int n = 0;
-    for (int i = 0; i < s->vocab; i++) {
-        const double p = exp(((double)logits[i] - top) / (double)s->s.temperature);
-        sum += p;
-        if ((float)p > 0.0f) s->work[n++] = (bal_candidate){(float)p, i};
-    }
-    for (int i = 0; i < n; i++) s->work[i].p = (float)((double)s->work[i].p / sum);
+    return bal_weight_of(l->logits[id], l->top, l->scale);
+}
+
+static int candidates(const lot *l, bal_candidate *work, int n)
+{
+    for (int i = 0; i < n; i++) work[i] = (bal_candidate){l->logits[i], i};
+    for (int at = n / 2 - 1; at >= 0; at--) sink(work, n, at);
     return n;
 }
 
-static double mass(const bal_candidate *c, int n)
+/* Leaves the k likeliest in the lot, or as many of them as weigh enough: a heap gives them one by
+ * one, so that a vocabulary is not sorted for the few. */
+static void keep_likeliest(lot *l, bal_candidate *work, int n, int k, uint64_t enough)
 {
-    double total = 0.0;
-    for (int i = 0; i < n; i++) total += (double)c[i].p;
-    return total;
+    int left = candidates(l, work, n);
+    l->mass = 0;
+    for (int taken = 0; taken < k && l->mass < enough; taken++) {
+        l->last = work[0];
+        l->mass += weight(l, work[0].id);
+        work[0] = work[--left];
+        if (left) sink(work, left, 0);
+    }
 }
 
-/* Moves the k likeliest of n, or as many of them as reach the probability `enough`, to the end of
- * work[0 .. n), the likeliest last: a heap gives them one by one, so that a vocabulary is not
- * sorted for the few. Returns their number. */
-static int take_likeliest(bal_candidate *work, int n, int k, double enough)
+static int32_t draw(const lot *l, int n, uint64_t random)
 {
-    for (int at = n / 2 - 1; at >= 0; at--) sink(work, n, at);
-    double sum = 0.0;
-    int taken = 0;
-    while (taken < k && (taken == 0 || sum < enough)) {
-        const bal_candidate c = work[0];
-        work[0] = work[n - 1 - taken];
-        work[n - 1 - taken] = c;
-        sink(work, n - 1 - taken, 0);
-        sum += (double)c.p;
-        taken++;
+    uint64_t point = bal_weight_point(random, l->mass);
+    for (int i = 0; i < n; i++) {
+        if (before(l->last, (bal_candidate){l->logits[i], i})) continue;
+        const uint64_t w = weight(l, i);
+        if (point < w) return i;
+        point -= w;
     }
-    return taken;
+    return l->last.id;
+}
+
+bal_device_draw bal_sampling_draw(const bal_sampling *s, bal_rng *rng)
+{
+    if (s->temperature == 0.0f) return (bal_device_draw){.scale = 1.0f, .top_p = 1.0f, .top_k = 1};
+    return (bal_device_draw){.random = bal_rng_u64(rng),
+                             .scale = bal_weight_scale(s->temperature),
+                             .top_p = s->top_p,
+                             .top_k = s->top_k};
 }
 
 int32_t bal_sampler_next(bal_sampler *s, const float *logits)
 {
-    if (s->s.temperature == 0.0f) return bal_argmax(logits, s->vocab);
-    int n = candidates(s, logits);
-    bal_candidate *from = s->work;
-    if (s->s.top_k && s->s.top_k < n) {
-        const int k = take_likeliest(from, n, s->s.top_k, INFINITY);
-        from += n - k;
-        n = k;
-    }
-    if (s->s.top_p < 1.0f) {
-        const int k = take_likeliest(from, n, n, (double)s->s.top_p * mass(from, n));
-        from += n - k;
-        n = k;
-    }
-    double u = (double)bal_rng_f32(&s->rng) * mass(from, n);
-    for (int i = 0; i < n - 1; i++) {
-        u -= (double)from[i].p;
-        if (u < 0.0) return from[i].id;
-    }
-    return from[n - 1].id;
+    const int n = s->vocab;
+    if (s->s.temperature == 0.0f) return bal_argmax(logits, n);
+    lot l = {.logits = logits,
+             .top = logits[bal_argmax(logits, n)],
+             .scale = bal_weight_scale(s->s.temperature),
+             .last = {-INFINITY, n}};
+    for (int i = 0; i < n; i++) l.mass += weight(&l, i);
+    if (s->s.top_k && s->s.top_k < n) keep_likeliest(&l, s->work, n, s->s.top_k, UINT64_MAX);
+    if (s->s.top_p < 1.0f) keep_likeliest(&l, s->work, n, n, bal_weight_enough(s->s.top_p, l.mass));
+    return draw(&l, n, bal_rng_u64(&s->rng));
 }

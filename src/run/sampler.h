@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT
  * The next token from logits: greedy, or temperature, then top-k, then top-p (the order of
- * transformers' logits processors). The same seed and logits give the same tokens. */
+ * transformers' logits processors). Probabilities are integer weights (base/weight.h), one draw
+ * takes 64 bits of the generator, and tokens lie in the order of their ids: the same seed and
+ * logits give the same tokens here and on a device (device/device.h: draw). */
 #ifndef BAL_RUN_SAMPLER_H
 #define BAL_RUN_SAMPLER_H
 
 #include "base/rng.h"
 #include "base/status.h"
+#include "device/device.h"
 
 typedef struct bal_sampling {
     float temperature; /* 0: greedy */
@@ -15,7 +18,7 @@ typedef struct bal_sampling {
 } bal_sampling;
 
 typedef struct bal_candidate {
-    float p;
+    float logit;
     int32_t id;
 } bal_candidate;
 
@@ -30,6 +33,9 @@ typedef struct bal_sampler {
 bal_status bal_sampling_check(const bal_sampling *s, bal_error *err);
 bal_status bal_sampler_create(bal_sampler *s, const bal_sampling *opts, int vocab, bal_error *err);
 void bal_sampler_destroy(bal_sampler *s);
+
+/* What a device is asked for the same token, with the generator's next bits. */
+bal_device_draw bal_sampling_draw(const bal_sampling *s, bal_rng *rng);
 
 /* logits [vocab], finite or -inf (never chosen), at least one finite. Of equal logits the lowest id
  * wins. */

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_CTX = 16384, LOGIT_ROWS = 16 };
+enum { MAX_CTX = 16384 };
 
 /* ---- Lists ----------------------------------------------------------------------------------- */
 
@@ -128,8 +128,8 @@ static bal_status create(bal_scheduler *s, bal_error *err)
     BAL_TRY(bal_exec_create(&s->exec, e->pool, &e->kernels, max_k, err));
     BAL_TRY(bal_exec_create(&s->vision_exec, e->pool, &e->kernels, max_k, err));
     const size_t pages = (size_t)s->opts.max_running * bal_ceil_div((size_t)s->opts.ctx, BAL_PAGE);
-    BAL_TRY(
-        bal_forward_create(&s->forward, e, &s->exec, s->opts.step_tokens, LOGIT_ROWS, pages, err));
+    BAL_TRY(bal_forward_create(&s->forward, e, &s->exec, s->opts.step_tokens, BAL_LOGIT_ROWS, pages,
+                               err));
     return bal_sampler_create(&s->sampler, &(bal_sampling){.top_p = 1.0f},
                               e->model.config.text.vocab, err);
 }

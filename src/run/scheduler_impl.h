@@ -9,6 +9,8 @@
 
 #include <pthread.h>
 
+enum { BAL_LOGIT_ROWS = 16 }; /* rows whose logits are computed together */
+
 typedef struct bal_ticket_list {
     bal_ticket *first, **last; /* last: where the next one is hung */
     int n;
@@ -70,6 +72,8 @@ bool bal_scheduler_encode(bal_scheduler *s);
 bool bal_scheduler_batch(bal_scheduler *s);
 /* Logits of one row: tells or picks a token. False when the ticket has ended. */
 bool bal_scheduler_take_logits(bal_scheduler *s, bal_ticket *t, int at, const float *logits);
+/* The same with its token, drawn on a device; -1: a logit was not finite. */
+bool bal_scheduler_take_token(bal_scheduler *s, bal_ticket *t, int at, int32_t id);
 /* Puts a running ticket aside: its pages become free, it waits again. */
 void bal_scheduler_put_aside(bal_scheduler *s, bal_ticket *t);
 /* Everything of step() but encoding. */

@@ -374,13 +374,45 @@ static void commit_rows(bal_scheduler *s, int n)
     }
 }
 
+/* Whether nothing but the next token is wanted of all these rows, so that a device may draw it. */
+static bool only_tokens(const bal_scheduler *s, const bal_wanted *wanted, int n)
+{
+    if (!s->engine->on_device) return false;
+    for (int i = 0; i < n; i++) {
+        const bal_ticket *t = s->shares[wanted[i].share].ticket;
+        if (!t || t->logprobs || t->prompt_logprobs || bal_rules_any(&t->rules)) return false;
+    }
+    return true;
+}
+
+static bal_status draw_wanted(bal_scheduler *s, const bal_wanted *wanted, const int *rows, int n,
+                              bal_error *err)
+{
+    bal_device_draw draws[BAL_LOGIT_ROWS];
+    int32_t ids[BAL_LOGIT_ROWS];
+    for (int i = 0; i < n; i++) {
+        bal_ticket *t = s->shares[wanted[i].share].ticket;
+        draws[i] = bal_sampling_draw(&t->sampling, &t->rng);
+    }
+    BAL_TRY(bal_device_forward_draw(&s->forward.device, rows, n, draws, ids, err));
+    for (int i = 0; i < n; i++) {
+        bal_share *share = &s->shares[wanted[i].share];
+        if (!bal_scheduler_take_token(s, share->ticket, wanted[i].at, ids[i])) share->ticket = NULL;
+    }
+    return BAL_OK;
+}
+
 static bal_status take_wanted(bal_scheduler *s, int n_wanted, bal_error *err)
 {
     const size_t vocab = (size_t)s->engine->model.config.text.vocab;
     for (int from = 0, n; from < n_wanted; from += n) {
-        int rows[64];
+        int rows[BAL_LOGIT_ROWS];
         n = n_wanted - from < s->forward.max_logits ? n_wanted - from : s->forward.max_logits;
         for (int i = 0; i < n; i++) rows[i] = s->wanted[from + i].row;
+        if (only_tokens(s, s->wanted + from, n)) {
+            BAL_TRY(draw_wanted(s, s->wanted + from, rows, n, err));
+            continue;
+        }
         BAL_TRY(bal_forward_logits(&s->forward, rows, n, (bal_taps){0}, err));
         for (int i = 0; i < n; i++) {
             const bal_wanted *w = &s->wanted[from + i];
@@ -468,13 +500,10 @@ static bal_status pick(bal_scheduler *s, bal_ticket *t, const float *logits, int
     return BAL_OK;
 }
 
-static bool answer(bal_scheduler *s, bal_ticket *t, const float *logits, bal_error *err)
+/* logits NULL: nobody wants them. */
+static bool push_token(bal_scheduler *s, bal_ticket *t, int32_t id, const float *logits,
+                       bal_error *err)
 {
-    int32_t id;
-    if (pick(s, t, logits, &id, err) < 0) {
-        end(s, &s->running, t, BAL_FINISH_ERROR, -1, err);
-        return false;
-    }
     const int index = t->usage.n_generated++;
     s->now.generated_tokens++;
     if (index == 0) {
@@ -492,6 +521,23 @@ static bool answer(bal_scheduler *s, bal_ticket *t, const float *logits, bal_err
     tell_token(t, BAL_EVENT_TOKEN, index, id, logits, s->engine->model.config.text.vocab);
     if (t->usage.n_generated < t->max_new) return true;
     end(s, &s->running, t, t->fills_context ? BAL_FINISH_CONTEXT : BAL_FINISH_LENGTH, -1, NULL);
+    return false;
+}
+
+static bool answer(bal_scheduler *s, bal_ticket *t, const float *logits, bal_error *err)
+{
+    int32_t id;
+    if (pick(s, t, logits, &id, err) == BAL_OK) return push_token(s, t, id, logits, err);
+    end(s, &s->running, t, BAL_FINISH_ERROR, -1, err);
+    return false;
+}
+
+bool bal_scheduler_take_token(bal_scheduler *s, bal_ticket *t, int at, int32_t id)
+{
+    bal_error err = {0};
+    if (id >= 0) return push_token(s, t, id, NULL, &err);
+    bal_fail(&err, BAL_E_NUMERIC, "a logit at position %d is not finite", at);
+    end(s, &s->running, t, BAL_FINISH_ERROR, -1, &err);
     return false;
 }
 

@@ -2,7 +2,6 @@
 #include "run/session.h"
 
 #include "base/size.h"
-#include "run/sampler.h"
 
 #include <string.h>
 
@@ -180,27 +179,43 @@ bal_status bal_session_push(bal_session *s, int32_t id, bal_error *err)
     return bal_session_append(s, &info, s->row, 1, 0, NULL, NULL, (bal_taps){0}, err);
 }
 
-static bal_status next_on_device(bal_session *s, int32_t id, int32_t *next, bal_error *err)
+static bal_status draw_on_device(bal_device_forward *f, bal_sampler *how, int32_t *next,
+                                 bal_error *err)
+{
+    const int row = 0;
+    const bool greedy = !how || how->s.temperature == 0.0f;
+    bal_rng rng = greedy ? (bal_rng){0} : how->rng;
+    bal_device_draw draw;
+    if (!greedy) draw = bal_sampling_draw(&how->s, &rng);
+    BAL_TRY(bal_device_forward_draw(f, &row, 1, greedy ? NULL : &draw, next, err));
+    if (*next < 0) return bal_fail(err, BAL_E_NUMERIC, "a logit is not finite");
+    if (!greedy) how->rng = rng;
+    return BAL_OK;
+}
+
+static bal_status next_on_device(bal_session *s, int32_t id, bal_sampler *how, int32_t *next,
+                                 bal_error *err)
 {
     bal_device_forward *f = &s->forward.device;
     const bal_token_info info = answer_token(s, id);
     const bal_kv_span span = {.m = 1, .first = s->n, .pages = s->seq.data};
-    const int row = 0;
     if (s->n == s->ctx)
         return bal_fail(err, BAL_E_CAPACITY,
                         "context is full: %d positions in use (--ctx makes it larger)", s->n);
     BAL_TRY(bal_device_forward_blocks(f, &s->pool.layout, &span, 1, 1, NULL, &id, &info.pos, err));
-    const bal_status st = bal_device_forward_likeliest(f, &row, 1, next, err);
+    const bal_status st = draw_on_device(f, how, next, err);
     if (st < 0) return bal_fail_in(err, st, "position %d", s->n);
     s->info[s->n++] = info;
     return BAL_OK;
 }
 
-bal_status bal_session_next(bal_session *s, int32_t id, int32_t *next, bal_error *err)
+bal_status bal_session_next(bal_session *s, int32_t id, bal_sampler *how, int32_t *next,
+                            bal_error *err)
 {
-    if (s->engine->on_device) return next_on_device(s, id, next, err);
+    if (s->engine->on_device) return next_on_device(s, id, how, next, err);
     BAL_TRY(bal_session_push(s, id, err));
-    *next = bal_argmax(s->logits, s->engine->model.config.text.vocab);
+    *next = how ? bal_sampler_next(how, s->logits)
+                : bal_argmax(s->logits, s->engine->model.config.text.vocab);
     return BAL_OK;
 }
 

@@ -8,6 +8,7 @@
 #include "base/arena.h"
 #include "run/forward.h"
 #include "run/kv_cache.h"
+#include "run/sampler.h"
 
 typedef struct bal_session {
     const bal_engine *engine;
@@ -47,9 +48,11 @@ bal_status bal_session_append(bal_session *s, const bal_token_info *info, const 
                               bal_taps taps, bal_error *err);
 /* Appends one generated token (ANSWER). */
 bal_status bal_session_push(bal_session *s, int32_t id, bal_error *err);
-/* The same, and which token is then the likeliest. On a device it is looked up and chosen there,
- * and s->logits are not filled. */
-bal_status bal_session_next(bal_session *s, int32_t id, int32_t *next, bal_error *err);
+/* The same, and the token that `how` picks then; NULL: the likeliest. On a device it is looked up
+ * and drawn there, the same one for the same logits, and s->logits are not filled. Of a failure the
+ * sampler knows nothing. */
+bal_status bal_session_next(bal_session *s, int32_t id, bal_sampler *how, int32_t *next,
+                            bal_error *err);
 /* Rotary position of what comes next, bal_next_pos of the last; 0 at the beginning. */
 int32_t bal_session_next_pos(const bal_session *s);
 /* Forgets all positions from n on. */

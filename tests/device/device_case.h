@@ -97,10 +97,48 @@ static inline void device_greedy(const bal_engine *e, int32_t *ids, int n)
     ASSERT_OK(bal_session_create(&s, e, n + 4, &err));
     for (int i = 0; i < 3; i++) ASSERT_OK(bal_session_push(&s, 40 + i, &err));
     ids[0] = bal_argmax(s.logits, e->model.config.text.vocab);
-    for (int i = 1; i < n; i++) ASSERT_OK(bal_session_next(&s, ids[i - 1], &ids[i], &err));
+    for (int i = 1; i < n; i++) ASSERT_OK(bal_session_next(&s, ids[i - 1], NULL, &ids[i], &err));
     assert_int_equal(s.n, 3 + n - 1);
     assert_int_equal(s.info[s.n - 1].modality, BAL_ANSWER);
     bal_session_destroy(&s);
+}
+
+/* n sampled tokens behind three others: drawn where the model runs, or by the host from the logits
+ * that come back. */
+static inline void device_sampled(const bal_engine *e, bool by_host, int32_t *ids, int n)
+{
+    bal_error err = {0};
+    bal_session s;
+    bal_sampler how;
+    const bal_sampling opts = {.temperature = 1.3f, .top_k = 60, .top_p = 0.97f, .seed = 5};
+    const int vocab = e->model.config.text.vocab;
+    ASSERT_OK(bal_session_create(&s, e, n + 4, &err));
+    ASSERT_OK(bal_sampler_create(&how, &opts, vocab, &err));
+    for (int i = 0; i < 3; i++) ASSERT_OK(bal_session_push(&s, 40 + i, &err));
+    ids[0] = bal_sampler_next(&how, s.logits);
+    for (int i = 1; i < n; i++) {
+        if (!by_host) {
+            ASSERT_OK(bal_session_next(&s, ids[i - 1], &how, &ids[i], &err));
+            continue;
+        }
+        ASSERT_OK(bal_session_push(&s, ids[i - 1], &err));
+        ids[i] = bal_sampler_next(&how, s.logits);
+    }
+    bal_sampler_destroy(&how);
+    bal_session_destroy(&s);
+}
+
+/* Both ways, on the device of an engine. */
+static inline void device_draws_as_the_host(const bal_engine *e)
+{
+    enum { N = 24 };
+    int32_t drawn[N], host[N];
+    device_sampled(e, false, drawn, N);
+    device_sampled(e, true, host, N);
+    assert_memory_equal(drawn, host, sizeof drawn);
+    int others = 0;
+    for (int i = 1; i < N; i++) others += drawn[i] != drawn[0];
+    assert_true(others > N / 2); /* no greedy loop */
 }
 
 /* What the tower makes of a made-up picture of w x h pixels: features [tokens][hidden] as `data`,
@@ -182,8 +220,9 @@ static inline void device_event(void *ctx, const bal_request_event *ev)
     snprintf(l->t->why, sizeof l->t->why, "%s", ev->error->text);
 }
 
-/* Prompts that begin alike, of different lengths, so that pages are shared and copied. */
-static inline void device_ask(bal_engine *e, device_told *t)
+/* Prompts that begin alike, of different lengths, so that pages are shared and copied. sampled:
+ * every second answer is. */
+static inline void device_ask(bal_engine *e, device_told *t, bool sampled)
 {
     bal_error err = {0};
     bal_scheduler *s;
@@ -199,7 +238,9 @@ static inline void device_ask(bal_engine *e, device_told *t)
         for (size_t k = 0; k < n; k++) ids[k] = (int32_t)(k * 29 % 280) + (k > 75 ? i : 0);
         listeners[i] = (device_listener){t, i};
         const bal_request r = {.tokens = {ids, tags, n},
-                               .sampling = {.top_p = 1.0f},
+                               .sampling = {.top_p = 1.0f,
+                                            .temperature = sampled && i % 2 ? 0.9f : 0.0f,
+                                            .seed = (uint64_t)i},
                                .ignore_eos = true,
                                .max_tokens = DEVICE_ANSWER,
                                .on_event = device_event,

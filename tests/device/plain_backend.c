@@ -9,6 +9,7 @@
 #include "device/device.h"
 
 #include "base/half.h"
+#include "base/weight.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -37,7 +38,8 @@ typedef enum op_kind {
     GELU,
     ADD_SCALED,
     GATHER,
-    ARGMAX
+    ARGMAX,
+    DRAW
 } op_kind;
 
 typedef struct op {
@@ -419,6 +421,43 @@ static int32_t best_of(const float *x, size_t n)
     return (int32_t)best;
 }
 
+/* Tokens of a row that are likelier than i, or as likely with a lower id. */
+static size_t rank_of(const float *x, size_t n, size_t i)
+{
+    size_t rank = 0;
+    for (size_t j = 0; j < n; j++) rank += x[j] > x[i] || (x[j] == x[i] && j < i);
+    return rank;
+}
+
+static int32_t draw(const bal_device_draw *how, const float *x, size_t n)
+{
+    const int32_t best = best_of(x, n);
+    if (best < 0) return -1;
+    uint64_t *by_rank = calloc(n, sizeof *by_rank), mass = 0, sum = 0;
+    size_t *rank = calloc(n, sizeof *rank), kept = how->top_k ? (size_t)how->top_k : n;
+    if (!by_rank || !rank) abort();
+    for (size_t i = 0; i < n; i++) {
+        rank[i] = rank_of(x, n, i);
+        by_rank[rank[i]] = bal_weight_of(x[i], x[best], how->scale);
+    }
+    if (kept > n) kept = n;
+    for (size_t i = 0; i < kept; i++) mass += by_rank[i];
+    if (how->top_p < 1.0f) {
+        const uint64_t enough = bal_weight_enough(how->top_p, mass);
+        for (kept = 0, mass = 0; mass < enough; kept++) mass += by_rank[kept];
+    }
+    const uint64_t point = bal_weight_point(how->random, mass);
+    int32_t id = 0;
+    for (size_t i = 0; i < n && sum <= point; i++)
+        if (rank[i] < kept) {
+            sum += by_rank[rank[i]];
+            id = (int32_t)i;
+        }
+    free(by_rank);
+    free(rank);
+    return id;
+}
+
 static void hadamard(float *x, size_t n, size_t block)
 {
     for (size_t half = 1; half < block; half *= 2)
@@ -460,6 +499,11 @@ static void run(const op *o)
     case ARGMAX:
         for (size_t i = 0; i < o->n; i++)
             ((int32_t *)at(o->to))[i] = best_of(floats(o->from) + i * o->k, o->k);
+        break;
+    case DRAW:
+        for (size_t i = 0; i < o->n; i++)
+            ((int32_t *)at(o->to))[i] =
+                draw((const bal_device_draw *)at(o->index) + i, floats(o->from) + i * o->k, o->k);
         break;
     }
 }
@@ -573,6 +617,12 @@ static void argmax(bal_device *d, bal_dptr x, int m, int n, bal_dptr out)
     push(d, (op){.kind = ARGMAX, .from = x, .n = (size_t)m, .k = (size_t)n, .to = out});
 }
 
+static void push_draw(bal_device *d, bal_dptr x, int m, int n, bal_dptr draws, bal_dptr out)
+{
+    push(d,
+         (op){.kind = DRAW, .from = x, .index = draws, .n = (size_t)m, .k = (size_t)n, .to = out});
+}
+
 static void read_all(bal_device *d, bal_dptr x, size_t n)
 {
     push(d, (op){.kind = COPY, .to = x, .from = x, .n = n});
@@ -646,6 +696,7 @@ static bal_device_api table = {
     .add_scaled = push_add_scaled,
     .gather = gather,
     .argmax = argmax,
+    .draw = push_draw,
     .read = read_all,
     .record_begin = record_begin,
     .record_end = record_end,

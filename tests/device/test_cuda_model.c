@@ -86,11 +86,12 @@ static void requests(void **state)
     ASSERT_OK(bal_engine_open(&e, source_path(TINY), 2, NULL, &err));
     int32_t greedy[2][12];
     device_greedy(&e, greedy[0], 12);
-    device_ask(&e, &cpu);
+    device_ask(&e, &cpu, false);
     ASSERT_OK(bal_engine_use_device(&e, "cuda:0", &err));
     device_greedy(&e, greedy[1], 12);
     assert_memory_equal(greedy[0], greedy[1], sizeof greedy[0]);
-    device_ask(&e, &device);
+    device_draws_as_the_host(&e);
+    device_ask(&e, &device, false);
     int same = 0;
     for (int i = 0; i < DEVICE_REQUESTS; i++)
         same += memcmp(cpu.id[i], device.id[i], sizeof cpu.id[i]) == 0;

@@ -60,7 +60,7 @@ static void every_failure_is_a_sentence(void **state)
     use("other_device.so", "");
     ASSERT_FAILS(BAL_E_UNSUP, "has no bal_device_entry", bal_device_open(&h, 0, &err));
     use("plain_device.so", "abi");
-    ASSERT_FAILS(BAL_E_UNSUP, "speaks version 9 of the device contract, expected 3",
+    ASSERT_FAILS(BAL_E_UNSUP, "speaks version 10 of the device contract, expected 4",
                  bal_device_open(&h, 0, &err));
     use("plain_device.so", "none");
     ASSERT_FAILS(BAL_E_UNSUP, "this machine has no cuda device", bal_device_open(&h, 0, &err));
@@ -234,17 +234,18 @@ static void scheduler(void **state)
     ASSERT_OK(bal_engine_open(&e, source_path(TINY), 2, NULL, &err));
     int32_t greedy[2][12];
     device_greedy(&e, greedy[0], 12);
-    device_ask(&e, &cpu);
+    device_ask(&e, &cpu, true);
     ASSERT_OK(bal_engine_use_device(&e, "cuda:1", &err));
     device_greedy(&e, greedy[1], 12);
     assert_memory_equal(greedy[0], greedy[1], sizeof greedy[0]);
-    device_ask(&e, &device);
+    device_draws_as_the_host(&e);
+    device_ask(&e, &device, true);
     assert_memory_equal(cpu.id, device.id, sizeof cpu.id);
     bal_engine_close(&e);
     use("plain_device.so", "late");
     ASSERT_OK(bal_engine_open(&e, source_path(TINY), 1, NULL, &err));
     ASSERT_OK(bal_engine_use_device(&e, "cuda:0", &err));
-    device_ask(&e, &device);
+    device_ask(&e, &device, true);
     assert_int_equal(device.failed, DEVICE_REQUESTS);
     assert_non_null(strstr(device.why, "fell off the bus"));
     bal_engine_close(&e);

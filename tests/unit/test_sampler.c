@@ -11,9 +11,14 @@
 
 enum { VOCAB = 500, DRAWS = 40000 };
 
+typedef struct likely {
+    float p;
+    int32_t id;
+} likely;
+
 static int by_probability(const void *a, const void *b)
 {
-    const bal_candidate *x = a, *y = b;
+    const likely *x = a, *y = b;
     if (x->p != y->p) return x->p > y->p ? -1 : 1;
     return (x->id > y->id) - (x->id < y->id);
 }
@@ -21,13 +26,12 @@ static int by_probability(const void *a, const void *b)
 /* Probability of each token after temperature, top-k, top-p; 0: cannot be drawn. */
 static void define(double out[VOCAB], const float *logits, const bal_sampling *s)
 {
-    bal_candidate c[VOCAB];
+    likely c[VOCAB];
     const double top = (double)logits[bal_argmax(logits, VOCAB)];
     double sum = 0.0, head = 0.0, kept = 0.0;
     for (int i = 0; i < VOCAB; i++) sum += exp(((double)logits[i] - top) / (double)s->temperature);
     for (int i = 0; i < VOCAB; i++)
-        c[i] = (bal_candidate){
-            (float)(exp(((double)logits[i] - top) / (double)s->temperature) / sum), i};
+        c[i] = (likely){(float)(exp(((double)logits[i] - top) / (double)s->temperature) / sum), i};
     qsort(c, VOCAB, sizeof *c, by_probability);
     const int k = s->top_k && s->top_k < VOCAB ? s->top_k : VOCAB;
     for (int i = 0; i < k; i++) head += (double)c[i].p;

@@ -258,7 +258,7 @@ static bal_status run_answer(bench *b, bal_error *err)
     int32_t next = text_token(&b->engine.model, 0).id;
     for (int i = 0; i < b->plan->tokens; i++)
         BAL_TRY(b->engine.on_device
-                    ? bal_session_next(&b->session, next, &next, err)
+                    ? bal_session_next(&b->session, next, NULL, &next, err)
                     : bal_session_push(&b->session, text_token(&b->engine.model, i).id, err));
     return BAL_OK;
 }

@@ -339,6 +339,32 @@ static inline int __float2int_rn(float x)
     return (int)rintf(x);
 }
 
+/* Never fused into one another. */
+static inline float __fmul_rn(float a, float b)
+{
+    return a * b;
+}
+
+static inline float __fadd_rn(float a, float b)
+{
+    return a + b;
+}
+
+static inline float __fsub_rn(float a, float b)
+{
+    return a - b;
+}
+
+static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
+{
+    return (unsigned long long)((unsigned __int128)a * b >> 64);
+}
+
+static inline int __ffs(int x)
+{
+    return __builtin_ffs(x);
+}
+
 static inline int __popc(unsigned x)
 {
     return __builtin_popcount(x);
