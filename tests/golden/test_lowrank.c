@@ -87,6 +87,58 @@ static double fitted(const float *d, const float *weights, const float *h, int r
     return loss(d, h, a, b, rank);
 }
 
+/* Eigenvalues of the symmetric g [N][N], which is destroyed, by Jacobi's rotations; into value. */
+static void eigenvalues(double *g, double value[N])
+{
+    for (int sweep = 0; sweep < 30; sweep++)
+        for (int p = 0; p < N; p++)
+            for (int q = p + 1; q < N; q++) {
+                if (g[p * N + q] == 0.0) continue;
+                const double theta = (g[q * N + q] - g[p * N + p]) / (2.0 * g[p * N + q]);
+                const double t = copysign(1.0, theta) / (fabs(theta) + sqrt(theta * theta + 1.0));
+                const double c = 1.0 / sqrt(t * t + 1.0), s = t * c;
+                for (int k = 0; k < N; k++) {
+                    const double x = g[k * N + p], y = g[k * N + q];
+                    g[k * N + p] = c * x - s * y;
+                    g[k * N + q] = s * x + c * y;
+                }
+                for (int k = 0; k < N; k++) {
+                    const double x = g[p * N + k], y = g[q * N + k];
+                    g[p * N + k] = c * x - s * y;
+                    g[q * N + k] = s * x + c * y;
+                }
+            }
+    for (int i = 0; i < N; i++) value[i] = g[i * N + i];
+}
+
+static int falling(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x < y) - (x > y);
+}
+
+/* What no matrix of that rank gets below: the sum of all but the largest eigenvalues of D H D^T. */
+static double least_loss(const float *d, const float *h, int rank)
+{
+    static double dh[N * K], g[N * N];
+    double value[N], sum = 0.0;
+    for (int r = 0; r < N; r++)
+        for (int j = 0; j < K; j++) {
+            dh[r * K + j] = 0.0;
+            for (int i = 0; i < K; i++)
+                dh[r * K + j] += (double)d[r * K + i] * (double)h[i * K + j];
+        }
+    for (int r = 0; r < N; r++)
+        for (int c = 0; c < N; c++) {
+            g[r * N + c] = 0.0;
+            for (int j = 0; j < K; j++) g[r * N + c] += dh[r * K + j] * (double)d[c * K + j];
+        }
+    eigenvalues(g, value);
+    qsort(value, N, sizeof value[0], falling);
+    for (int i = rank; i < N; i++) sum += value[i];
+    return sum;
+}
+
 static void test_fit(void **state)
 {
     (void)state;
@@ -95,8 +147,11 @@ static void test_fit(void **state)
     double before = loss(d, h, NULL, NULL, 0);
     for (int rank = 1; rank <= 16; rank *= 2) {
         const double with = fitted(d, h, h, rank), without = fitted(d, one, h, rank);
+        const double least = least_loss(d, h, rank);
         assert_true(with < before);
         assert_true(with < without);
+        if (!(with >= 0.999 * least && with <= 1.02 * least))
+            fail_msg("rank %d: loss %.9g, the least possible is %.9g", rank, with, least);
         before = with;
     }
     free(d);
