@@ -670,7 +670,7 @@ bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
                         "leave nothing to make up for",
                         r->name);
     BAL_TRY(check_act_scale(r, err));
-    if (r->vision_act == BAL_ACT_A8 && !r->vision && !r->projector)
+    if (r->vision_act == BAL_ACT_A8 && !r->side[BAL_SIDE_VISION] && !r->side[BAL_SIDE_PROJECTOR])
         return bal_fail(err, BAL_E_ARG,
                         "recipe %s: vision_act=a8 needs vision=4, 6 or 8, or projector likewise: "
                         "float weights read floats",

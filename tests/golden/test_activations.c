@@ -937,7 +937,7 @@ static void recipes_check(void **state)
     ASSERT_OK(bal_recipe_load(&r, "rtn", &err));
     r.vision_act = BAL_ACT_A8;
     ASSERT_FAILS(BAL_E_ARG, "vision_act=a8 needs vision=4, 6 or 8", bal_recipe_check(&r, &err));
-    r.projector = 8;
+    r.side[BAL_SIDE_PROJECTOR] = 8;
     ASSERT_OK(bal_recipe_check(&r, &err));
     ASSERT_FAILS(BAL_E_ARG, "act_group must be one of 32, 128, row",
                  bal_recipe_set(&r, "act_group", "64", &err));
