@@ -145,7 +145,7 @@ static void test_every_word(void **state)
             free(json);
         }
     }
-    assert_int_equal(n, 45);
+    assert_int_equal(n, 48);
     assert_int_equal(numbers, 5);
 }
 
