@@ -5,7 +5,7 @@
 # bench/results/*.csv and makes the part of docs/benchmarks.md between its marks of them. Nothing else should run.
 #   bench/cpu.sh [--table]                             --table: only make the page of what is there
 #     --peer NAME PROGRAM FILE.gguf SHAPE              llama-bench of llama.cpp or a relative of it; several times
-#   MATRICES, SHAPES, BITS, THREADS, ROWS, REPEATS, TURNS, PROMPT, TOKENS, ACTS in the environment; see below
+#   MATRICES, SHAPES, BITS, HEAD, THREADS, ROWS, REPEATS, TURNS, PROMPT, TOKENS, ACTS in the environment; see below
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 ballast=${BALLAST:-$root/build/ballast}
@@ -14,6 +14,7 @@ page=${PAGE:-$root/docs/benchmarks.md}
 matrices=${MATRICES:-3584x18944 18944x3584 3584x3584 1536x8960 896x4864}
 shapes=${SHAPES:-qwen2.5-0.5b qwen2.5-1.5b qwen2.5-7b}
 bits=${BITS:-2 3 4 8}
+head=${HEAD:-6} # bits of the models' heads, as peers' files have them
 acts=${ACTS:-a16 a8g128}
 threads=${THREADS:-1 $(nproc)}
 rows=${ROWS:-512}
@@ -72,7 +73,7 @@ measure_peer() { # NAME PROGRAM FILE SHAPE TURN
 measure_ours() { # SHAPE BITS ACT TURN
   local file=$work/$1-w$2$3.safetensors
   "$ballast" bench "$file" --picture none --rows "$prompt" --tokens "$tokens" --ctx $((prompt + tokens + 8)) --repeats 1 \
-    --json -q | json_rows | awk -F, -v OFS=, -v shape="$1" -v name="ballast W$2 $3" -v bytes="$(stat -c %s "$file")" \
+    --json -q | json_rows | awk -F, -v OFS=, -v shape="$1" -v name="ballast W$2 $3, head W$head" -v bytes="$(stat -c %s "$file")" \
     -v turn="$4" '$11 != "" && ($1 == "prefill" || $1 == "decode") { print shape, name, bytes, turn, $1, $11, $13 }' \
     >>"$results/models.csv"
 }
@@ -85,7 +86,7 @@ measure_models() {
     trap 'rm -rf "$work"' EXIT
     for b in $bits; do
       for act in $acts; do
-        "$ballast" bench --shape "$shape" -b "$b" --act "$act" --picture none --rows 1 --tokens 1 --repeats 1 --keep "$work" -q >/dev/null
+        "$ballast" bench --shape "$shape" -b "$b" --head "$head" --act "$act" --picture none --rows 1 --tokens 1 --repeats 1 --keep "$work" -q >/dev/null
         mv "$work/$shape"-w*.safetensors "$work/kept" && mv "$work/kept" "$work/$shape-w$b$act.safetensors"
       done
     done

@@ -85,6 +85,10 @@ bench --shape "$shapes/tiny_text.json" --act a8g32 --keep kept >a8.txt
 holds grep -q "^prefill .* of int8+fma" a8.txt
 status 0 "w3g128.p16u32.v1 a8g32" "$ballast" inspect kept/tiny_text-w3g128a8g32.safetensors
 
+# a packed head beside a table that it shared; tied is the shape's own
+bench --shape "$shapes/tiny_text.json" --head 6 --keep kept >head.txt
+status 0 "head  *w6g128.p16u32.v1" "$ballast" inspect kept/tiny_text-w3g128-head6.safetensors
+
 # a model at hand
 bench "$golden/tiled/model" --picture 100x70 --json >model.json
 holds grep -q '"family": "llava_onevision"' model.json
@@ -96,6 +100,7 @@ refused 2 "3584x18944" "$ballast" bench --shape 3584x18944
 refused 2 "no.json" "$ballast" bench --shape no.json
 refused 2 "exclude" "$ballast" bench --shape llava-ov-7b model
 refused 2 "bits is 5" "$ballast" bench --shape llava-ov-7b --bits 5
+refused 2 "head is 5" "$ballast" bench --shape llava-ov-7b --head 5
 refused 2 "act" "$ballast" bench --shape llava-ov-7b --act a4
 refused 2 "keep goes with" "$ballast" bench --keep kept
 refused 2 "picture is" "$ballast" bench model --picture 12

@@ -71,11 +71,12 @@ static bal_status add(builder *b, const char *name, bal_st_dtype dtype, const ui
     return BAL_OK;
 }
 
-static bal_status add_packed(builder *b, const char *name, const uint64_t *shape, bal_error *err)
+static bal_status add_packed(builder *b, const char *name, const uint64_t *shape, int bits,
+                             bool bytes, bal_error *err)
 {
     char packed[300], id[BAL_PACKED_ID_SIZE];
     item how = {.kind = FILL_PACKED};
-    BAL_TRY(bal_packed_layout_init(&how.layout, b->file->bits, (size_t)shape[0], (size_t)shape[1],
+    BAL_TRY(bal_packed_layout_init(&how.layout, bits, (size_t)shape[0], (size_t)shape[1],
                                    b->file->group, err));
     const uint64_t n_bytes = how.layout.n_bytes;
     bal_st_meta *m = &b->meta[b->n_meta++];
@@ -83,7 +84,7 @@ static bal_status add_packed(builder *b, const char *name, const uint64_t *shape
     snprintf(packed, sizeof packed, "layout.%s", name);
     BAL_TRY(keep(b, packed, &m->key, err));
     BAL_TRY(keep(b, id, &m->value, err));
-    if (b->file->act.kind != BAL_ACT_A16) {
+    if (bytes) {
         m = &b->meta[b->n_meta++];
         snprintf(packed, sizeof packed, "act.%s", name);
         BAL_TRY(keep(b, packed, &m->key, err));
@@ -117,8 +118,12 @@ static bal_status add_tensor(void *ctx, const bal_bind_row *row, const char *nam
 {
     builder *b = ctx;
     const bool block = row->owner == BAL_OWNER_DECODER, packs = b->file->bits < 16;
-    if (strcmp(name, "lm_head.weight") == 0 && !b->file->shape->lm_head) return BAL_OK;
-    if (block && packs && row->kind == BAL_BIND_LINEAR) return add_packed(b, name, shape, err);
+    if (strcmp(name, "lm_head.weight") == 0) {
+        if (b->file->head < 16) return add_packed(b, name, shape, b->file->head, false, err);
+        if (!b->file->shape->lm_head) return BAL_OK;
+    }
+    if (block && packs && row->kind == BAL_BIND_LINEAR)
+        return add_packed(b, name, shape, b->file->bits, b->file->act.kind == BAL_ACT_A8, err);
     const bal_st_dtype dtype = block && packs ? BAL_ST_F32 : b->file->shape->dtype;
     return add(b, name, dtype, shape, n_dims, noise_for(row, name, shape, n_dims), err);
 }
@@ -144,11 +149,10 @@ static void describe(char *out, size_t size, const bal_shape_file *f)
 {
     char act[BAL_ACT_ID_SIZE];
     bal_act_id(f->act, act);
-    if (f->bits == 16)
-        snprintf(out, size, "random weights in the shape of %s", f->shape->name);
-    else
-        snprintf(out, size, "random weights in the shape of %s, w%dg%zu %s", f->shape->name,
-                 f->bits, f->group, act);
+    int n = snprintf(out, size, "random weights in the shape of %s", f->shape->name);
+    if (f->bits < 16)
+        n += snprintf(out + n, size - (size_t)n, ", w%dg%zu %s", f->bits, f->group, act);
+    if (f->head < 16) snprintf(out + n, size - (size_t)n, ", head w%dg%zu", f->head, f->group);
 }
 
 static bal_status collect(builder *b, bal_error *err)
