@@ -8,6 +8,7 @@
 #include "scratch.h"
 
 #include "ballast_quant.h"
+#include "base/file.h"
 
 #include <signal.h>
 #include <sys/wait.h>
@@ -19,6 +20,18 @@ static inline void make(const char *out, const bal_quant_opts *o)
 {
     bal_error err;
     ASSERT_OK(bal_quantize(source_path(MODEL), out, o, &err));
+}
+
+/* Made by the first call, at `path`, for others to compare with; nothing is left beside it. */
+static inline const char *made_once(char path[600], const char *name, const bal_quant_opts *o)
+{
+    char partial[700];
+    if (path[0]) return path;
+    snprintf(path, 600, "%s", scratch(name));
+    make(path, o);
+    snprintf(partial, sizeof partial, "%s.partial", path);
+    assert_false(bal_path_exists(partial));
+    return path;
 }
 
 static inline void assert_same_file(const char *a, const char *b)

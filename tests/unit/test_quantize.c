@@ -35,18 +35,6 @@ static bal_quant_opts full_options(void)
     return o;
 }
 
-/* Made once; other tests compare with them. */
-static const char *made_once(char path[600], const char *name, const bal_quant_opts *o)
-{
-    if (path[0]) return path;
-    snprintf(path, 600, "%s", scratch(name));
-    make(path, o);
-    char partial[700];
-    snprintf(partial, sizeof partial, "%s.partial", path);
-    assert_false(bal_path_exists(partial));
-    return path;
-}
-
 static const char *reference(void)
 {
     static char path[600];

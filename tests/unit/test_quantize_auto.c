@@ -25,16 +25,12 @@ static bal_quant_opts options(void)
                             .samples = -1};
 }
 
-/* Made once, with its report; other tests compare with them. */
 static const char *reference(void)
 {
     static char path[600];
-    if (path[0]) return path;
     bal_quant_opts o = options();
-    snprintf(path, sizeof path, "%s", scratch("reference.safetensors"));
     o.report = scratch("reference.html");
-    make(path, &o);
-    return path;
+    return made_once(path, "reference.safetensors", &o);
 }
 
 typedef struct tally {

@@ -63,7 +63,7 @@ static void test_spread(void **state)
     (void)state;
     static const size_t heap[] = {50, 20, 10, 5, 3, 2};
     set *s = calloc(1, sizeof *s);
-    size_t chosen[6], again[6], of[MOST];
+    size_t chosen[6], again[6], first[6], of[MOST];
     bal_select_log log;
     assert_non_null(s);
     for (size_t h = 0; h < 6; h++)
@@ -71,9 +71,12 @@ static void test_spread(void **state)
             of[s->n] = h;
             add(s, (float)h, true);
         }
+    bool others = false;
     for (uint64_t seed = 0; seed < 5; seed++) {
         bool seen[6] = {0};
         assert_int_equal(choose(s, seed, 6, chosen, &log), 6);
+        if (seed == 0) memcpy(first, chosen, sizeof first);
+        others |= memcmp(first, chosen, sizeof first) != 0;
         assert_int_equal(choose(s, seed, 6, again, &log), 6);
         assert_memory_equal(chosen, again, sizeof chosen);
         assert_int_equal(log.candidates, s->n);
@@ -81,6 +84,7 @@ static void test_spread(void **state)
         for (size_t i = 0; i < 6; i++) seen[of[chosen[i]]] = true;
         for (size_t h = 0; h < 6; h++) assert_true(seen[h]);
     }
+    assert_true(others); /* which of a heap is the seed's to say */
     free(s);
 }
 
