@@ -182,11 +182,12 @@ static bal_status md_pair(FILE *f, const demo_table *t, int set, int bits, const
 static bal_status md_pairs(FILE *f, const demo_table *t, bal_error *err)
 {
     static const char *const pairs[][2] = {
-        {"awq", "rtn"},         {"mbq", "awq"},         {"mbq", "mbq-r1"},
-        {"mbq+", "mbq"},        {"mbq+", "awq+clip"},   {"ballast", "mbq"},
-        {"ballast", "mbq+"},    {"ballast", "gptq"},    {"ballast", "mbq+gptq"},
-        {"table", "ballast"},   {"gptq+shift", "gptq"}, {"vlmq", "gptq"},
-        {"ballast-a8", "w4a8"}, {"qoq", "ballast-a8"},  {"ballast-a8", "ballast"}};
+        {"awq", "rtn"},           {"mbq", "awq"},           {"mbq", "mbq-r1"},
+        {"mbq+", "mbq"},          {"mbq+", "awq+clip"},     {"ballast", "mbq"},
+        {"ballast", "mbq+"},      {"ballast", "gptq"},      {"ballast", "mbq+gptq"},
+        {"table", "ballast"},     {"table+shift", "table"}, {"gptq+shift", "gptq"},
+        {"vlmq", "gptq"},         {"ballast-a8", "w4a8"},   {"qoq", "ballast-a8"},
+        {"ballast-a8", "ballast"}};
     fprintf(f, "\n## Differences, paired over pictures\n\n"
                "A difference inside its interval is not a difference; lower KL is better, higher "
                "accuracy is better.\n\n"
@@ -307,7 +308,7 @@ bal_status demo_print_markdown(FILE *f, const demo_table *t, bal_error *err)
         f,
         "# Results\n\n"
         "Made by `./demo.sh --full`: the embedded model (`demo/model`), %d calibration "
-        "conversations, groups of %d (`table`: 32),\nversion %s. With 8-bit activations: `w8a8`, "
+        "conversations, groups of %d (tables: 32),\nversion %s. With 8-bit activations: `w8a8`, "
         "`w4a8`, `quarot` with a range per output, `dgq` and `qoq` with integer steps per 128 "
         "inputs, and `ballast-a8`, which is `ballast` with `group=row` `grid=sym` `act=a8`. "
         "The rest have 16-bit ones. What the columns mean: "
