@@ -219,11 +219,13 @@ static size_t page_bytes(const pass *p)
     return 2 * (size_t)p->cache.heads * p->cache.tile_bytes;
 }
 
-/* Widest row of the MLP, or of patches. */
+/* Widest row of the MLP, or of patches. Gate and up are one product where they are stored alike,
+ * and each block may be stored in its own way. */
 static size_t widest_piece(const pass *p)
 {
-    const int up = p->t->layers[0].up.width, patch = p->t->on->model->patch.k;
-    return (size_t)(up > patch ? up : patch);
+    size_t most = (size_t)p->t->on->model->patch.k;
+    for (int i = 0; i < p->v->layers; i++) most = bal_max(most, (size_t)p->t->layers[i].up.width);
+    return most;
 }
 
 static size_t widest_input(const pass *p)

@@ -893,6 +893,11 @@ static bal_status lay_out_data(run *r)
     if (!r->o->calib) return BAL_OK;
     BAL_TRY(with_limit(r, layout_pass));
     r->data.samples.rank = r->o->rank;
+    if (bal_recipe_prices_sides(&r->recipe) && r->data.n_images == 0)
+        return bal_fail(r->err, BAL_E_ARG,
+                        "%.200s: none of the %zu samples in use has a picture, and vision=auto and "
+                        "projector=auto choose by pictures",
+                        r->o->calib, r->n);
     return check_modalities(r);
 }
 
@@ -920,6 +925,8 @@ static bal_status go(run *r)
     if (bal_rank_is_first(r->o->rank)) BAL_TRY(bind(r));
     BAL_TRY(bal_transform_apply(&r->transform, &r->exec, &r->space, step_through, r, r->err));
     BAL_TRY(choose_sides(r));
+    /* what the sides took is known now, and gradients are not yet paid for */
+    if (r->recipe.bits == BAL_BITS_AUTO) BAL_TRY(check_budget(r, &sizes, &budget));
     BAL_TRY(bal_tower_pack(&r->tower, &r->exec, &r->space, step_through, r, r->err));
     BAL_TRY(encode_data(r));
     BAL_TRY(measure(r));
@@ -963,6 +970,20 @@ static void fill_plan(bal_pipeline_plan *p, const run *r)
     p->needs_data = bal_recipe_needs_data(&r->recipe);
     p->samples = (int)r->n;
     p->source_bytes = r->engine.model.tensors.n_file_bytes;
+}
+
+/* The packed linears beside the blocks: their files, and the largest of them in f32, as codes and
+ * packed. */
+static void add_tower(bal_pipeline_plan *p, const bal_tower *t, uint64_t room)
+{
+    p->disk_bytes += room;
+    for (size_t i = 0; i < t->n; i++) {
+        const bal_linear *l = t->items[i].linear;
+        const uint64_t weights = (uint64_t)l->n * (uint64_t)l->k;
+        const uint64_t packed = t->items[i].layout.n_bytes;
+        p->disk_bytes += packed;
+        p->ram_bytes = bal_max(p->ram_bytes, weights * (sizeof(float) + 1) + packed);
+    }
 }
 
 /* What it will take, from the samples as they are laid out. */
@@ -1013,8 +1034,12 @@ static bal_status plan(run *r, bal_pipeline_plan *p)
     BAL_TRY(plan_budget(r, &p->sizes));
     BAL_TRY(bal_side_room(&room, &r->tower, &r->recipe, r->err));
     p->sizes.n_bytes += room;
+    if (r->recipe.target_size > 0 && p->sizes.n_bytes > (uint64_t)r->recipe.target_size)
+        p->sizes.n_bytes = (uint64_t)r->recipe.target_size; /* blocks get what sides leave */
     fill_plan(p, r);
-    return fill_needs(p, r);
+    BAL_TRY(fill_needs(p, r));
+    add_tower(p, &r->tower, room);
+    return BAL_OK;
 }
 
 bal_status bal_pipeline_plan_make(bal_pipeline_plan *p, const bal_pipeline_opts *o, bal_error *err)

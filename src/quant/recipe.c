@@ -56,7 +56,7 @@ static const key KEYS[] = {
     {"vision_act",
      FIELD(vision_act),
      {{"a16", BAL_ACT_A16}, {"a8", BAL_ACT_A8}},
-     "inputs of both where they are packed: 16-bit integers, or bytes per patch"},
+     "inputs of tower and projector where they are packed: 16-bit integers, or bytes per patch"},
     {"grid",
      FIELD(grid),
      {{"asym", BAL_GRID_ASYM},
@@ -671,10 +671,11 @@ bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
                         r->name);
     BAL_TRY(check_act_scale(r, err));
     if (r->vision_act == BAL_ACT_A8 && !r->side[BAL_SIDE_VISION] && !r->side[BAL_SIDE_PROJECTOR])
-        return bal_fail(err, BAL_E_ARG,
-                        "recipe %s: vision_act=a8 needs vision=4, 6 or 8, or projector likewise: "
-                        "float weights read floats",
-                        r->name);
+        return bal_fail(
+            err, BAL_E_ARG,
+            "recipe %s: vision_act=a8 needs vision=4, 6, 8 or auto, or projector likewise: "
+            "float weights read floats",
+            r->name);
     if (r->spikes != BAL_SPIKES_KEEP && r->act != BAL_ACT_A8)
         return bal_fail(err, BAL_E_ARG,
                         "recipe %s: spikes=%s needs act=a8, found act=a16: all linears are a16",

@@ -68,6 +68,10 @@ static bal_status search(bal_block_job *j, int group, const float *s, bal_error 
             best[row] = part;
         }
     }
+    /* a modality that was not seen has the other's scale */
+    const int64_t *seen = j->stats[group].count;
+    if (!seen[BAL_VISION]) best[BAL_ACT_VISION] = best[BAL_ACT_TEXT];
+    if (!seen[BAL_PROMPT] && !seen[BAL_ANSWER]) best[BAL_ACT_TEXT] = best[BAL_ACT_VISION];
     memcpy(j->clip[group], best, sizeof best);
     return BAL_OK;
 }

@@ -207,10 +207,13 @@ static double bits(uint64_t n_bytes, uint64_t weights)
     return weights ? 8.0 * (double)n_bytes / (double)weights : 0.0;
 }
 
+/* Of the model: a packed head that was tied to the embedding table is the table once more. */
 static uint64_t all_weights(const sheet *s)
 {
+    const bool tied = s->model.config.text.tied;
     uint64_t n = 0;
-    for (size_t i = 0; i < s->n; i++) n += s->items[i].weights;
+    for (size_t i = 0; i < s->n; i++)
+        if (!tied || s->items[i].part != PART_HEAD) n += s->items[i].weights;
     return n;
 }
 
