@@ -936,7 +936,8 @@ static void recipes_check(void **state)
     ASSERT_FAILS(BAL_E_ARG, "act_scale=static-modality needs act=a8", bal_recipe_check(&r, &err));
     ASSERT_OK(bal_recipe_load(&r, "rtn", &err));
     r.vision_act = BAL_ACT_A8;
-    ASSERT_FAILS(BAL_E_ARG, "vision_act=a8 needs vision=4, 6, 8 or auto", bal_recipe_check(&r, &err));
+    ASSERT_FAILS(BAL_E_ARG, "vision_act=a8 needs vision=4, 6, 8 or auto",
+                 bal_recipe_check(&r, &err));
     r.side[BAL_SIDE_PROJECTOR] = 8;
     ASSERT_OK(bal_recipe_check(&r, &err));
     ASSERT_FAILS(BAL_E_ARG, "act_group must be one of 32, 128, row",

@@ -335,10 +335,33 @@ static void test_sizes(void **state)
     o.set = set;
     o.n_set = N_SET + 1;
     snprintf(target, sizeof target, "target_size=%llu", (unsigned long long)whole - 9000);
+    ASSERT_OK(bal_quantize_plan(&p, source_path(MODEL), NULL, &o, &err));
+    assert_true(p.file_bytes <= whole - 9000); /* the plan holds to the target too */
     const char *out = scratch("size.safetensors");
     make(out, &o);
     assert_int_equal(stat(out, &sb), 0);
     assert_true((uint64_t)sb.st_size <= whole - 9000 && (uint64_t)sb.st_size > whole - 13000);
+}
+
+/* Without a picture there is nothing to choose by, and nothing is begun. */
+static void test_pictures_needed(void **state)
+{
+    (void)state;
+    static const char *const set[] = {"group=32", "vision=auto", "target_bpw_vision=6",
+                                      "absent=allow"};
+    const char *text = scratch("text.jsonl"), *out = scratch("text.safetensors");
+    bal_error err;
+    FILE *f = fopen(text, "w");
+    assert_non_null(f);
+    fprintf(f, "{\"conversations\": [{\"from\": \"human\", \"value\": \"Why?\"}, "
+               "{\"from\": \"gpt\", \"value\": \"So.\"}]}\n");
+    assert_int_equal(fclose(f), 0);
+    bal_quant_opts o = options();
+    o.calib = text;
+    o.set = set;
+    o.n_set = 4;
+    ASSERT_FAILS(BAL_E_ARG, "choose by pictures", bal_quantize(source_path(MODEL), out, &o, &err));
+    assert_false(bal_path_exists(out));
 }
 
 int main(void)
@@ -347,7 +370,7 @@ int main(void)
         cmocka_unit_test(test_budgets),         cmocka_unit_test(test_cheapest),
         cmocka_unit_test(test_costs),           cmocka_unit_test(test_threads),
         cmocka_unit_test(test_kill_and_resume), cmocka_unit_test(test_record_refused),
-        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_sizes),           cmocka_unit_test(test_pictures_needed),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }
