@@ -63,9 +63,11 @@ A7|table inverse gain|gptq|grid=table group=32 clip=inverse gain=row|
 A7|table 64|gptq|grid=table group=64|fewer bits: 0.06 per weight
 A7|table rtn|rtn|grid=table group=32|no error feedback
 A7|table awq+gptq|table||channel scales before
+A7|table awq+gptq shift|table|shift=inputs|and targets that make up for quantized inputs
 A8|sweep|gptq|polish=sweep|coordinate descent behind
 A8|refit|gptq|polish=refit|and of scales
 A8|awq+gptq|awq+gptq||channel scales before
+A8|awq+gptq shift|awq+gptq|shift=inputs|and shifted targets
 A8|mbq+gptq|mbq+gptq||channel scales before
 A8|awq+gptq gain|awq+gptq|gain=row|
 A8|rtn rotated|rtn|rotate=residual|the residual stream in another basis
