@@ -229,8 +229,10 @@ BAL_DEVICE void bal_linear_fetch(const bal_k_linear_args &a, bal_linear_cursor *
     bal_cp_commit();
 }
 
-/* x[.][s] = B fragments of 32 inputs from `first` of the tile on; 0 for rows that are not there. */
-template <int nt, int n>
+/* x[.][s] = B fragments from word `first` of the tile on: 32 inputs of a row at 16 bits, or two
+ * units of 32 bytes. A tile's row has row_words 16-bit words: 128, or 64 of bytes. 0 for rows that
+ * are not there. */
+template <int row_words, int nt, int n>
 BAL_DEVICE void bal_linear_inputs(const bal_k_linear_args &a, size_t tile_row, int first,
                                   uint4 (&x)[nt][n], int s)
 {
@@ -238,7 +240,7 @@ BAL_DEVICE void bal_linear_inputs(const bal_k_linear_args &a, size_t tile_row, i
     BAL_UNROLL
     for (int c = 0; c < nt; c++) {
         const int row = 8 * c + g;
-        const uint16_t *from = a.x + (tile_row + (size_t)row) * 128 + first + 8 * t;
+        const uint16_t *from = a.x + (tile_row + (size_t)row) * row_words + first + 8 * t;
         x[c][s] = row < a.m ? *(const uint4 *)from : make_uint4(0, 0, 0, 0);
     }
 }
@@ -261,7 +263,7 @@ BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, int unit, const unsi
     if (at_once) {
         BAL_UNROLL
         for (int s = 0; s < steps / 2; s++)
-            bal_linear_inputs<nt>(a, tile_row, within + 32 * s, x, s);
+            bal_linear_inputs<128, nt>(a, tile_row, within + 32 * s, x, s);
     }
     uint32_t w[4][sizes::vectors];
     BAL_UNROLL
@@ -306,7 +308,7 @@ BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, int unit, const unsi
         for (int i = 0; i < steps_per_sub; i++) {
             const int s = sub * steps_per_sub + i;
             if (!at_once && s % 2 == 0)
-                bal_linear_inputs<nt>(a, tile_row, within + 16 * s, x, s / 2);
+                bal_linear_inputs<128, nt>(a, tile_row, within + 16 * s, x, s / 2);
             BAL_UNROLL
             for (int h = 0; h < 2; h++) {
                 const uint32_t rows[4] = {
@@ -345,20 +347,6 @@ BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, int unit, const unsi
     }
 }
 
-/* x[.][s] = B fragments of two units of 32 inputs, for bytes. */
-template <int nt, int n>
-BAL_DEVICE void bal_linear_byte_inputs(const bal_k_linear_args &a, size_t tile_row, int half,
-                                       uint4 (&x)[nt][n], int s)
-{
-    const int g = (int)(threadIdx.x % 32) / 4, t = (int)threadIdx.x % 4;
-    BAL_UNROLL
-    for (int c = 0; c < nt; c++) {
-        const int row = 8 * c + g;
-        const uint16_t *from = a.x + (tile_row + (size_t)row) * 64 + half * 32 + 8 * t;
-        x[c][s] = row < a.m ? *(const uint4 *)from : make_uint4(0, 0, 0, 0);
-    }
-}
-
 /* The same with bytes. `subs` runs of inputs with one scale each. */
 template <int bits, int nt, int subs>
 BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, int unit, const unsigned char *stage,
@@ -375,7 +363,7 @@ BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, int unit, const unsi
     uint4 x[nt][steps / 2];
     BAL_UNROLL
     for (int s = 0; s < steps / 2; s++)
-        bal_linear_byte_inputs<nt>(a, tile_row, within / 2 + s, x, s);
+        bal_linear_inputs<64, nt>(a, tile_row, 32 * (within / 2 + s), x, s);
     uint32_t w[4][sizes::vectors];
     BAL_UNROLL
     for (int v = 0; v < sizes::vectors; v++) {

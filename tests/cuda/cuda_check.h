@@ -42,6 +42,24 @@ template <class T> struct device_array {
     }
 };
 
+/* What tests of planted bugs put in a barrier's or a wait's place. */
+static inline void no_barrier()
+{
+}
+
+/* A kernel in front that fills `to` late, so that who does not wait for it reads poison. */
+struct fill_args {
+    float *to;
+    const float *from;
+    int n;
+};
+
+__global__ inline void fill(const fill_args a)
+{
+    bal_grid_wait();
+    for (int i = (int)threadIdx.x; i < a.n; i += 32) a.to[i] = a.from[i];
+}
+
 /* Waits, and says whether the shim found `words` to complain about. */
 static inline bool faulted(const char *words)
 {

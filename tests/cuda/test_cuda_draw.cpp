@@ -13,10 +13,6 @@ extern "C" {
 #include <cmath>
 #include <string>
 
-static inline void no_barrier()
-{
-}
-
 static inline float other_rounding(float a, float b)
 {
     return a * b * (1 + 0x1p-12f); /* of weights: as a careless exponential would have them */
@@ -52,19 +48,6 @@ namespace
 {
 
 typedef cudaError_t draw_fn(bal_dptr, int, int, bal_dptr, bal_dptr, bal_cuda_queue);
-
-/* A kernel in front that writes the logits late. */
-struct fill_args {
-    float *to;
-    const float *from;
-    int n;
-};
-
-__global__ void fill(const fill_args a)
-{
-    bal_grid_wait();
-    for (int i = (int)threadIdx.x; i < a.n; i += 32) a.to[i] = a.from[i];
-}
 
 struct problem {
     int n;

@@ -10,10 +10,6 @@
 #include <string>
 
 /* How the bugs read. */
-static inline void no_barrier()
-{
-}
-
 template <int n> void no_wait()
 {
 }

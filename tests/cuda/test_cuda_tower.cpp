@@ -9,10 +9,6 @@
 #include <cmath>
 #include <string>
 
-static inline void no_barrier()
-{
-}
-
 /* Squares that are not added up. */
 static inline float forgotten_sum(float a, float b, float)
 {
@@ -53,19 +49,6 @@ std::vector<float> random_values(dice &d, size_t n, float size)
     std::vector<float> x(n);
     for (float &v : x) v = size * d.even() + (d.below(40) ? 0 : 5 * size);
     return x;
-}
-
-/* A kernel in front that fills x late, so that who does not wait for it reads poison. */
-struct fill_args {
-    float *to;
-    const float *from;
-    int n;
-};
-
-__global__ void fill(const fill_args a)
-{
-    bal_grid_wait();
-    for (int i = (int)threadIdx.x; i < a.n; i += 32) a.to[i] = a.from[i];
 }
 
 struct norm_case {
