@@ -8,6 +8,7 @@
 #include "kernel/gemm_a8.h"
 #include "kernel/gemm_nn.h"
 #include "kernel/gemm_nt.h"
+#include "kernel/gemm_panel.h"
 #include "kernel/gemm_t.h"
 #include "kernel/gemm_w.h"
 #include "kernel/hadamard.h"
@@ -23,6 +24,9 @@ typedef struct bal_kernels {
     bal_gemm_a8_fn *gemm_a8w2, *gemm_a8w3, *gemm_a8w4, *gemm_a8w6, *gemm_a8w8;
     bal_gemm_a8d_fn *gemm_a8d4;
     bal_gemm_nt_fn *gemm_nt_f32, *gemm_nt_bf16, *gemm_nt_f16;
+    bal_pack_x_fn *pack_x;
+    bal_pack_w_fn *pack_f32, *pack_bf16, *pack_f16;
+    bal_gemm_panel_fn *gemm_panel;
     bal_gemm_nn_f32_fn *gemm_nn_f32;
     bal_softmax_exp_fn *softmax_exp;
     bal_softmax_row_fn *softmax_row;

@@ -11,12 +11,15 @@
 static size_t lane_bytes(size_t k)
 {
     const size_t tile = bal_round_up(BAL_OUT_TILE * k * sizeof(float), 64);
-    return bal_max(bal_max(tile, BAL_GRAD_SCRATCH), BAL_ATTENTION_SCRATCH);
+    const size_t panel = 16 * bal_panel_w_lane(k) * sizeof(float);
+    return bal_max(bal_max(tile, panel), bal_max(BAL_GRAD_SCRATCH, BAL_ATTENTION_SCRATCH));
 }
 
 static size_t shared_bytes(size_t k)
 {
-    return bal_round_up(BAL_ROW_CHUNK * bal_ceil_div(k, BAL_UNIT) * sizeof(bal_a16), 64);
+    const size_t integers = BAL_ROW_CHUNK * bal_ceil_div(k, BAL_UNIT) * sizeof(bal_a16);
+    const size_t blocks = BAL_FLOAT_CHUNK / BAL_PANEL_TOKENS;
+    return bal_round_up(bal_max(integers, blocks * 16 * bal_panel_x_lane(k) * sizeof(float)), 64);
 }
 
 size_t bal_exec_bytes(int threads, int max_k)

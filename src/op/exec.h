@@ -11,6 +11,7 @@
 enum {
     BAL_ROW_CHUNK = 64, /* rows of activations quantized or converted at a time */
     BAL_OUT_TILE = 36,  /* output features per work item of a float linear: what gemm_nt likes */
+    BAL_FLOAT_CHUNK = 5 * BAL_PANEL_TOKENS, /* rows that a float linear packs at a time */
 };
 
 typedef struct bal_exec {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * Blocking and threading only; every multiplication happens in a kernel. Work is split over output
  * features. Float weights of 16 bits are widened tile by tile when there are enough rows to pay
- * for it; widening is exact, so results are the same either way. */
+ * for it, and with more rows both operands are packed; results are the same to the bit. */
 #include "op/linear.h"
 
 #include "base/half.h"
@@ -17,7 +17,10 @@ static_assert(2 * sizeof(float) * BAL_UNIT / 4 <= sizeof(bal_a16), "and for half
 static_assert(BAL_ROW_CHUNK * BAL_OUT_TILE * sizeof(float) <= BAL_GRAD_SCRATCH,
               "a lane holds a tile of outputs");
 
-enum { WIDEN_ROWS = 8 }; /* fewer rows than this: the 16-bit kernels read the weights directly */
+enum {
+    WIDEN_ROWS = 8, /* fewer rows than this: the 16-bit kernels read the weights directly */
+    PACK_ROWS = 48, /* fewer rows than this do not pay for packing weights */
+};
 
 typedef struct job {
     const bal_exec *e;
@@ -98,6 +101,83 @@ static void float_tiles(void *ctx, size_t begin, size_t end, int lane)
         float_tile(j, n0, bal_min(BAL_OUT_TILE, n_out - n0), bal_exec_lane(j->e, lane));
     }
 }
+
+/* ---- Many rows of float inputs: packed ------------------------------------------------------ */
+
+static void pack_rows(void *ctx, size_t begin, size_t end, int lane)
+{
+    (void)lane;
+    const job *j = ctx;
+    const size_t k = (size_t)j->w->k, block = 16 * bal_panel_x_lane(k);
+    float *out = (float *)(void *)j->e->shared;
+    for (size_t g = begin; g < end; g++) {
+        const size_t i = g * BAL_PANEL_GROUP, within = i % BAL_PANEL_TOKENS;
+        j->e->kernels->pack_x(bal_min(BAL_PANEL_GROUP, j->m - i), k, j->x + i * j->ldx, j->ldx,
+                              out + i / BAL_PANEL_TOKENS * block + within * bal_panel_steps(k));
+    }
+}
+
+static bal_pack_w_fn *pack_of(const bal_kernels *k, bal_type type)
+{
+    if (type == BAL_TYPE_BF16) return k->pack_bf16;
+    return type == BAL_TYPE_F16 ? k->pack_f16 : k->pack_f32;
+}
+
+/* A last panel with fewer real outputs goes through a buffer: the kernel writes all 16. */
+static void float_panel(const job *j, size_t panel, float *packed)
+{
+    const size_t k = (size_t)j->w->k, n0 = panel * BAL_PANEL_OUTPUTS;
+    const size_t real = bal_min(BAL_PANEL_OUTPUTS, (size_t)j->w->n - n0);
+    const float *x = (const float *)(const void *)j->e->shared;
+    float tail[BAL_FLOAT_CHUNK * BAL_PANEL_OUTPUTS];
+    float *y = real == BAL_PANEL_OUTPUTS ? j->y + n0 : tail;
+    pack_of(j->e->kernels, j->w->type)(real, k, row_at(j->w, n0, 0), k, packed);
+    j->e->kernels->gemm_panel(j->m, k, x, packed, y, y == tail ? BAL_PANEL_OUTPUTS : j->ldy);
+    for (size_t r = 0; r < j->m && y == tail; r++)
+        memcpy(j->y + r * j->ldy + n0, tail + r * BAL_PANEL_OUTPUTS, real * sizeof *tail);
+    add_bias(j, n0, real);
+}
+
+static void float_panels(void *ctx, size_t begin, size_t end, int lane)
+{
+    const job *j = ctx;
+    for (size_t p = begin; p < end; p++) float_panel(j, p, bal_exec_lane(j->e, lane));
+}
+
+/* Enough pieces for balance, few enough that claiming them costs nothing. */
+static size_t grain_of(const bal_exec *e, size_t items)
+{
+    const size_t pieces = (size_t)bal_pool_size(e->pool) * 8;
+    return bal_max(1, items / pieces);
+}
+
+/* Chunks of about the same size, of whole blocks but the last. */
+static void packed_float(job *j)
+{
+    const size_t m = j->m, panels = bal_ceil_div((size_t)j->w->n, BAL_PANEL_OUTPUTS);
+    const size_t share = bal_ceil_div(m, bal_ceil_div(m, BAL_FLOAT_CHUNK));
+    const size_t rows = bal_round_up(share, BAL_PANEL_TOKENS);
+    const float *x = j->x;
+    float *y = j->y;
+    for (size_t i = 0; i < m; i += rows) {
+        j->m = bal_min(rows, m - i);
+        j->x = x + i * j->ldx;
+        j->y = y + i * j->ldy;
+        bal_pool_run(j->e->pool, pack_rows, j, bal_ceil_div(j->m, BAL_PANEL_GROUP), 1);
+        bal_pool_run(j->e->pool, float_panels, j, panels, grain_of(j->e, panels));
+    }
+}
+
+static void float_forward(job *j)
+{
+    const size_t tiles = bal_ceil_div((size_t)j->w->n, BAL_OUT_TILE);
+    if (j->m >= PACK_ROWS)
+        packed_float(j);
+    else
+        bal_pool_run(j->e->pool, float_tiles, j, tiles, grain_of(j->e, tiles));
+}
+
+/* ---- Packed weights -------------------------------------------------------------------------- */
 
 static void quantize_rows(void *ctx, size_t begin, size_t end, int lane)
 {
@@ -223,13 +303,6 @@ static void panels_a8(void *ctx, size_t begin, size_t end, int lane)
     for (size_t p = begin; p < end; p++) panel_a8(ctx, p);
 }
 
-/* Enough pieces for balance, few enough that claiming them costs nothing. */
-static size_t grain_of(const bal_exec *e, size_t items)
-{
-    const size_t pieces = (size_t)bal_pool_size(e->pool) * 8;
-    return bal_max(1, items / pieces);
-}
-
 /* ---- Small rank -------------------------------------------------------------------------------
  * Inputs of a chunk are in shared as integers no more; there x A^T takes their place, which fits: a
  * rank is at most half of k. */
@@ -315,12 +388,10 @@ void bal_linear_forward_rows(const bal_exec *e, const bal_linear *w, const float
              .y = y,
              .ldy = ldy};
     if (m < 1) return;
-    if (bal_type_get(w->type)->packed) {
+    if (bal_type_get(w->type)->packed)
         packed_forward(&j);
-        return;
-    }
-    const size_t tiles = bal_ceil_div((size_t)w->n, BAL_OUT_TILE);
-    bal_pool_run(e->pool, float_tiles, &j, tiles, grain_of(e, tiles));
+    else
+        float_forward(&j);
 }
 
 void bal_linear_forward(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx, int m,

@@ -410,6 +410,65 @@ static bool check_gemm_nt(const char *name, bal_gemm_nt_fn *fn, bal_gemm_nt_fn *
     return outputs_agree(name, seed, shape);
 }
 
+static bool check_pack_x(const char *name, bal_pack_x_fn *fn, bal_pack_x_fn *ref, uint64_t seed)
+{
+    const int mode = trial % MODES;
+    const size_t m = pick(1, BAL_PANEL_GROUP), k = pick(1, trial % 4 ? 40 : 500);
+    const size_t ldx = k + pick(0, 3);
+    const float *x = input_floats(0, ldx * (m - 1) + k, mode, 0x1.fffffep60f);
+    float *want, *got;
+    outputs(16 * bal_panel_x_lane(k), &want, &got);
+    ref(m, k, x, ldx, want);
+    fn(m, k, x, ldx, got);
+    char shape[64];
+    snprintf(shape, sizeof shape, "mode=%d m=%zu k=%zu", mode, m, k);
+    return outputs_agree(name, seed, shape);
+}
+
+static bool check_pack_w(const char *name, bal_pack_w_fn *fn, bal_pack_w_fn *ref, uint64_t seed,
+                         int type)
+{
+    const int mode = trial % MODES;
+    const size_t n = trial % 2 ? BAL_PANEL_OUTPUTS : pick(1, 16), k = pick(1, trial % 4 ? 40 : 500);
+    const size_t ldw = k + pick(0, 3);
+    const void *w = weights(1, ldw * (n - 1) + k, mode, type);
+    float *want, *got;
+    outputs(16 * bal_panel_w_lane(k), &want, &got);
+    ref(n, k, w, ldw, want);
+    fn(n, k, w, ldw, got);
+    char shape[64];
+    snprintf(shape, sizeof shape, "mode=%d n=%zu k=%zu", mode, n, k);
+    return outputs_agree(name, seed, shape);
+}
+
+/* The definition packs; what it is compared with is gemm_nt's definition, which does not. */
+static bool check_gemm_panel(const char *name, bal_gemm_panel_fn *fn, bal_gemm_panel_fn *ref,
+                             uint64_t seed)
+{
+    (void)ref;
+    const int mode = trial % MODES;
+    const bool deep = trial % 10 == 0;
+    const size_t m = deep ? pick(1, 3) : pick(1, trial % 3 ? 20 : 120);
+    const size_t k = deep ? pick(4000, 4600) : pick(1, 100), ldy = 16 + pick(0, 5);
+    const size_t block = 16 * bal_panel_x_lane(k), blocks = (m - 1) / BAL_PANEL_TOKENS + 1;
+    const float *x = input_floats(0, m * k, mode, 0x1.fffffep60f);
+    const float *w = input_floats(1, 16 * k, mode, 0x1.fffffep60f);
+    float *packed_x = input(2, blocks * block * sizeof *packed_x, 4 * pick(0, 15));
+    float *packed_w = input(3, 16 * bal_panel_w_lane(k) * sizeof *packed_w, 4 * pick(0, 15));
+    for (size_t i = 0; i < m; i += BAL_PANEL_GROUP)
+        bal_pack_x_ref(m - i < BAL_PANEL_GROUP ? m - i : BAL_PANEL_GROUP, k, x + i * k, k,
+                       packed_x + i / BAL_PANEL_TOKENS * block +
+                           i % BAL_PANEL_TOKENS * bal_panel_steps(k));
+    bal_pack_f32_ref(16, k, w, k, packed_w);
+    float *want, *got;
+    outputs(ldy * m, &want, &got);
+    bal_gemm_nt_f32_ref(m, 16, k, x, k, w, k, want, ldy);
+    fn(m, k, packed_x, packed_w, got, ldy);
+    char shape[64];
+    snprintf(shape, sizeof shape, "mode=%d m=%zu k=%zu", mode, m, k);
+    return outputs_agree(name, seed, shape);
+}
+
 static bool check_gemm_nn_f32(const char *name, bal_gemm_nn_f32_fn *fn, bal_gemm_nn_f32_fn *ref,
                               uint64_t seed)
 {
@@ -581,6 +640,9 @@ static bool check_hadamard(const char *name, bal_hadamard_fn *fn, bal_hadamard_f
 #define check_gemm_nt_f32(name, fn, ref, s)  check_gemm_nt(name, fn, ref, s, 0)
 #define check_gemm_nt_bf16(name, fn, ref, s) check_gemm_nt(name, fn, ref, s, 1)
 #define check_gemm_nt_f16(name, fn, ref, s)  check_gemm_nt(name, fn, ref, s, 2)
+#define check_pack_f32(name, fn, ref, s)     check_pack_w(name, fn, ref, s, 0)
+#define check_pack_bf16(name, fn, ref, s)    check_pack_w(name, fn, ref, s, 1)
+#define check_pack_f16(name, fn, ref, s)     check_pack_w(name, fn, ref, s, 2)
 
 /* ---- Accuracy of what everything else is compared with -------------------------------------- */
 

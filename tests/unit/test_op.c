@@ -60,7 +60,7 @@ static double worst_error(const float *got, const float *x, const float *w, cons
 static void linear_float_types(void **state)
 {
     (void)state;
-    enum { N = 37, K = 83, M = 70 };
+    enum { N = 37, K = 83, M = 301 }; /* two packed chunks, the last block not full */
     setup s;
     bal_rng r;
     bal_rng_seed(&r, 5);

@@ -11,6 +11,7 @@
 #include "base/rng.h"
 #include "base/size.h"
 #include "bench_limits.h"
+#include "op/linear.h"
 #include "type/packed.h"
 
 enum {
@@ -42,7 +43,7 @@ typedef struct bench_case {
     bal_gemm_t_fn *gemm_t;
     bal_gemm_a8_fn *gemm_a8;
     bal_gemm_a8d_fn *gemm_a8d;
-    bal_gemm_nt_fn *gemm_nt;
+    bal_type type;  /* CASE_FLOAT */
     size_t n_bytes; /* of weights per call */
     double seconds[MAX_REPEATS];
 } bench_case;
@@ -54,6 +55,7 @@ typedef struct bench {
     float *x, *y;
     bal_a16 *a;
     bal_a8 *a8;
+    bal_exec exec; /* of float weights, on the plan's threads */
     bench_case cases[BAL_BENCH_ROWS];
     int n_cases;
 } bench;
@@ -104,17 +106,12 @@ static void packed_lane(void *ctx, size_t begin, size_t end, int lane)
     (void)lane;
 }
 
-static void float_lane(void *ctx, size_t begin, size_t end, int lane)
+/* Through the op: it decides by the number of rows which kernels multiply floats, and packs. */
+static void float_linear(const bench *b, const bench_case *c, const uint8_t *weights)
 {
-    const job *j = ctx;
-    const bal_bench_plan *plan = j->b->plan;
-    const size_t row_bytes = plan->k * (size_t)j->c->bits / 8;
-    const size_t rows = (size_t)j->c->rows;
-    for (size_t i = 0; i < rows; i += ROW_CHUNK)
-        j->c->gemm_nt(bal_min(rows - i, ROW_CHUNK), end - begin, plan->k, j->b->x + i * plan->k,
-                      plan->k, j->weights + begin * row_bytes, plan->k,
-                      j->b->y + i * plan->n + begin, plan->n);
-    (void)lane;
+    const bal_bench_plan *plan = b->plan;
+    const bal_linear w = {.type = c->type, .n = (int)plan->n, .k = (int)plan->k, .w = weights};
+    bal_linear_forward(&b->exec, &w, b->x, plan->k, c->rows, b->y, plan->n);
 }
 
 /* Pieces small enough to even out a busy core, large enough to amortise a claim. */
@@ -146,9 +143,7 @@ static void call(const bench *b, bench_case *c, bal_pool *pool, const uint8_t *w
                                      b->a + (size_t)i * c->layout.units);
         bal_pool_run(pool, packed_lane, &j, j.panels, grain_of(j.panels, c->threads));
         return;
-    case CASE_FLOAT:
-        bal_pool_run(pool, float_lane, &j, plan->n,
-                     bal_round_up(grain_of(plan->n, c->threads), 12));
+    case CASE_FLOAT: float_linear(b, c, weights);
     }
 }
 
@@ -227,17 +222,17 @@ static bal_status add_matrices(bench *b, int rows, bal_error *err)
     const struct {
         const char *name;
         int bits;
-        bal_gemm_nt_fn *fn;
-    } floats[] = {{"gemm_nt_f32", 32, t->gemm_nt_f32},
-                  {"gemm_nt_bf16", 16, t->gemm_nt_bf16},
-                  {"gemm_nt_f16", 16, t->gemm_nt_f16}};
+        bal_type type;
+    } floats[] = {{"linear_f32", 32, BAL_TYPE_F32},
+                  {"linear_bf16", 16, BAL_TYPE_BF16},
+                  {"linear_f16", 16, BAL_TYPE_F16}};
     static const char *const packed[] = {"gemm_w2", "gemm_w3", "gemm_w4", "gemm_w6", "gemm_w8"};
     static const char *const bytes[] = {"gemm_a8w2", "gemm_a8w3", "gemm_a8w4", "gemm_a8w6",
                                         "gemm_a8w8"};
     static const int bits[] = {2, 3, 4, 6, 8};
     for (int i = 0; i < 3; i++) {
         bench_case *c = add_case(b, CASE_FLOAT, floats[i].name, floats[i].bits, rows, threads);
-        c->gemm_nt = floats[i].fn;
+        c->type = floats[i].type;
         c->n_bytes = plan->n * plan->k * (size_t)floats[i].bits / 8;
     }
     for (int i = 0; i < 5; i++) {
@@ -276,6 +271,7 @@ static bal_status allocate(bench *b, bal_error *err)
     b->buffer = malloc(b->buffer_bytes);
     b->x = malloc(rows * plan->k * sizeof *b->x);
     b->y = malloc(rows * n_pad * sizeof *b->y);
+    BAL_TRY(bal_exec_create(&b->exec, plan->pool, plan->kernels, (int)plan->k, err));
     b->a = malloc(rows * bal_ceil_div(plan->k, BAL_UNIT) * sizeof *b->a);
     b->a8 = malloc(rows * bal_ceil_div(plan->k, BAL_UNIT) * sizeof *b->a8);
     if (!b->buffer || !b->x || !b->y || !b->a || !b->a8)
@@ -294,6 +290,7 @@ static void release(bench *b)
     free(b->y);
     free(b->a);
     free(b->a8);
+    bal_exec_destroy(&b->exec);
     free(b);
 }
 

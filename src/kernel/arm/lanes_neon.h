@@ -37,6 +37,17 @@ ALWAYS_INLINE void vec_store(float *p, vec x)
     vst1q_f32(p, x);
 }
 
+/* *p in every lane */
+ALWAYS_INLINE vec vec_splat(const float *p)
+{
+    return vld1q_dup_f32(p);
+}
+
+ALWAYS_INLINE vec vec_add(vec x, vec y)
+{
+    return vaddq_f32(x, y);
+}
+
 ALWAYS_INLINE vec vec_fma(vec x, vec y, vec z)
 {
     return vfmaq_f32(z, x, y);
@@ -173,6 +184,25 @@ ALWAYS_INLINE void v16_sum_eight(const float *p, float *out)
     }
     vst1q_f32(out, vpaddq_f32(t[0], t[1]));
     vst1q_f32(out + 4, vpaddq_f32(t[2], t[3]));
+}
+
+/* 4 x 4 floats, dst[c][i] = src[i][c]; row strides in elements */
+ALWAYS_INLINE void transpose4(const float *src, size_t ld, float *dst, size_t ldd)
+{
+    const float32x4x2_t a = vtrnq_f32(vld1q_f32(src), vld1q_f32(src + ld));
+    const float32x4x2_t b = vtrnq_f32(vld1q_f32(src + 2 * ld), vld1q_f32(src + 3 * ld));
+    for (size_t c = 0; c < 2; c++) {
+        vst1q_f32(dst + c * ldd, vcombine_f32(vget_low_f32(a.val[c]), vget_low_f32(b.val[c])));
+        vst1q_f32(dst + (c + 2) * ldd,
+                  vcombine_f32(vget_high_f32(a.val[c]), vget_high_f32(b.val[c])));
+    }
+}
+
+/* 8 x 8 of them */
+ALWAYS_INLINE void transpose8(const float *src, size_t ld, float *dst, size_t ldd)
+{
+    for (size_t c = 0; c < 8; c += 4)
+        for (size_t i = 0; i < 8; i += 4) transpose4(src + i * ld + c, ld, dst + c * ldd + i, ldd);
 }
 
 #endif

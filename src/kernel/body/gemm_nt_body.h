@@ -6,29 +6,19 @@
  * partial sums of all lanes wait in `part` between blocks of k, which is exact. */
 #include <stdbool.h>
 
+#include "kernel/body/convert_body.h"
 #include "kernel/gemm_nt.h"
 
 bal_gemm_nt_f32_fn ISA(bal_gemm_nt_f32);
 bal_gemm_nt_bf16_fn ISA(bal_gemm_nt_bf16);
 bal_gemm_nt_f16_fn ISA(bal_gemm_nt_f16);
 
-enum { F32, BF16, F16 };
 /* L1 holds K_BLOCK inputs of M_L1 tokens and NR rows, 22 to 24 KiB. L2 holds those of M_BLOCK
  * tokens (128 KiB) and N_BLOCK rows (72 KiB; whole tiles for NR 3 and 4), and `part` (144 KiB). */
 enum { M_BLOCK = 64, N_BLOCK = 36, K_BLOCK = 512, M_L1 = 8, STREAMS = 4 };
 
 /* Rows of a copied block are not a power of two apart: 1.1 times faster on Zen 3. */
 enum { COPY_LD = K_BLOCK + 32 };
-
-ALWAYS_INLINE size_t element_size(const int type)
-{
-    return type == F32 ? sizeof(float) : sizeof(uint16_t);
-}
-
-ALWAYS_INLINE v16 load_w(const int type, const void *p)
-{
-    return type == F32 ? v16_load(p) : type == BF16 ? v16_from_bf16(p) : v16_from_f16(p);
-}
 
 /* Starts (first) or continues the 16 sums of mr x nr outputs over 16 * steps inputs, f32 weights,
  * steps >= 0; xt, if not NULL, has the inputs of one step more, [mr][16], whose weights follow the
@@ -110,22 +100,6 @@ ALWAYS_INLINE void streams(const int type, size_t nr, size_t steps, const float 
     if (nr == 2) stream(type, 2, steps, x, w, w_stride, part);
     if (nr == 3) stream(type, 3, steps, x, w, w_stride, part);
     if (nr == 4) stream(type, 4, steps, x, w, w_stride, part);
-}
-
-/* Rows of `count` elements to f32 rows of `width` >= count, the rest zero. */
-ALWAYS_INLINE void convert(const int type, const uint8_t *w, size_t w_stride, size_t nr,
-                           size_t count, float *out, size_t width)
-{
-    for (size_t j = 0; j < nr; j++, w += w_stride, out += width) {
-        size_t c = 0;
-        for (; c + 16 <= count; c += 16)
-            v16_store(out + c, load_w(type, w + c * element_size(type)));
-        if (c < count) {
-            float tail[16] = {0}; /* the bytes of any type; zero bytes are zeros */
-            memcpy(tail, w + c * element_size(type), (count - c) * element_size(type));
-            v16_store(out + c, load_w(type, tail));
-        }
-    }
 }
 
 /* The last k % 16 inputs of one token: x and w padded with zeros, one step. */

@@ -37,6 +37,17 @@ ALWAYS_INLINE void vec_store(float *p, vec x)
     _mm256_storeu_ps(p, x);
 }
 
+/* *p in every lane */
+ALWAYS_INLINE vec vec_splat(const float *p)
+{
+    return _mm256_broadcast_ss(p);
+}
+
+ALWAYS_INLINE vec vec_add(vec x, vec y)
+{
+    return _mm256_add_ps(x, y);
+}
+
 ALWAYS_INLINE vec vec_fma(vec x, vec y, vec z)
 {
     return _mm256_fmadd_ps(x, y, z);

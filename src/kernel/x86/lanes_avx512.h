@@ -38,6 +38,17 @@ ALWAYS_INLINE void vec_store(float *p, vec x)
     _mm512_storeu_ps(p, x);
 }
 
+/* *p in every lane */
+ALWAYS_INLINE vec vec_splat(const float *p)
+{
+    return _mm512_set1_ps(*p);
+}
+
+ALWAYS_INLINE vec vec_add(vec x, vec y)
+{
+    return _mm512_add_ps(x, y);
+}
+
 ALWAYS_INLINE vec vec_fma(vec x, vec y, vec z)
 {
     return _mm512_fmadd_ps(x, y, z);

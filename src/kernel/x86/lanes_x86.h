@@ -26,4 +26,24 @@ ALWAYS_INLINE void v16_sum_eight(const float *p, float *out)
     _mm256_storeu_ps(out, _mm256_permutevar8x32_ps(sums, order));
 }
 
+/* 8 x 8 floats, dst[c][i] = src[i][c]; row strides in elements */
+ALWAYS_INLINE void transpose8(const float *src, size_t ld, float *dst, size_t ldd)
+{
+    __m256 a[8], t[8];
+    for (int i = 0; i < 8; i++) a[i] = _mm256_loadu_ps(src + (size_t)i * ld);
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int h = 0; h < 2; h++) {
+            a[i + 2 * h] = _mm256_shuffle_ps(t[i + h], t[i + 2 + h], 0x44);
+            a[i + 2 * h + 1] = _mm256_shuffle_ps(t[i + h], t[i + 2 + h], 0xee);
+        }
+    for (int c = 0; c < 4; c++) {
+        _mm256_storeu_ps(dst + (size_t)c * ldd, _mm256_permute2f128_ps(a[c], a[c + 4], 0x20));
+        _mm256_storeu_ps(dst + (size_t)(c + 4) * ldd, _mm256_permute2f128_ps(a[c], a[c + 4], 0x31));
+    }
+}
+
 #endif
