@@ -218,7 +218,7 @@ table() {
 Made by \`scripts/ablations.sh\` from [ablations.csv](ablations.csv), where each single measurement stands with its interval: the embedded
 model (\`demo/model\`), groups of 128 where nothing else is said, $samples of 128 calibration conversations chosen by $seeds seeds, the first $questions held-out questions and
 $descriptions descriptions. KL to the float model in 10⁻³ nats: the mean over seeds [least, most]; accuracy on the questions in %, its mean. A range
-that is a point is one seed. What the options mean: [numerics.md](numerics.md).
+that is a point does not depend on the seed. What the options mean: [numerics.md](numerics.md).
 END
     for bits in 2 3; do
       printf '\n## %d bits\n\n' "$bits"
