@@ -161,9 +161,10 @@ static bal_status quantize(demo_state *s, const demo_job *job, bal_error *err)
 /* The widths of weights that the recipes are compared at, and 8-bit activations beside them. */
 static bal_status quantize_full(demo_state *s, bal_error *err)
 {
-    static const char *const recipes[] = {
-        "rtn",       "awq",  "awq+clip", "mbq",     "mbq-r1", "mbq+",        "gptq", "gptq+shift",
-        "quantease", "vlmq", "mbq+gptq", "ballast", "table",  "table+shift", "lqer"};
+    static const char *const recipes[] = {"rtn",       "awq",   "awq+clip",    "mbq",
+                                          "mbq-r1",    "mbq+",  "gptq",        "gptq+shift",
+                                          "quantease", "vlmq",  "awq+gptq",    "mbq+gptq",
+                                          "ballast",   "table", "table+shift", "lqer"};
     static const demo_job bytes[] = {{.label = "w8a8", .recipe = "w8a8", .bits = 8},
                                      {.label = "w4a8", .recipe = "w4a8", .bits = 4},
                                      {.label = "dgq", .recipe = "dgq", .bits = 4},

@@ -181,13 +181,24 @@ static bal_status md_pair(FILE *f, const demo_table *t, int set, int bits, const
 
 static bal_status md_pairs(FILE *f, const demo_table *t, bal_error *err)
 {
-    static const char *const pairs[][2] = {
-        {"awq", "rtn"},           {"mbq", "awq"},           {"mbq", "mbq-r1"},
-        {"mbq+", "mbq"},          {"mbq+", "awq+clip"},     {"ballast", "mbq"},
-        {"ballast", "mbq+"},      {"ballast", "gptq"},      {"ballast", "mbq+gptq"},
-        {"table", "ballast"},     {"table+shift", "table"}, {"gptq+shift", "gptq"},
-        {"vlmq", "gptq"},         {"ballast-a8", "w4a8"},   {"qoq", "ballast-a8"},
-        {"ballast-a8", "ballast"}};
+    static const char *const pairs[][2] = {{"awq", "rtn"},
+                                           {"mbq", "awq"},
+                                           {"mbq", "mbq-r1"},
+                                           {"mbq+", "mbq"},
+                                           {"mbq+", "awq+clip"},
+                                           {"ballast", "mbq"},
+                                           {"ballast", "mbq+"},
+                                           {"ballast", "gptq"},
+                                           {"ballast", "mbq+gptq"},
+                                           {"ballast", "awq+gptq"},
+                                           {"table", "awq+gptq"},
+                                           {"table+shift", "table"},
+                                           {"table+shift", "ballast"},
+                                           {"gptq+shift", "gptq"},
+                                           {"vlmq", "gptq"},
+                                           {"ballast-a8", "w4a8"},
+                                           {"qoq", "ballast-a8"},
+                                           {"ballast-a8", "ballast"}};
     fprintf(f, "\n## Differences, paired over pictures\n\n"
                "A difference inside its interval is not a difference; lower KL is better, higher "
                "accuracy is better.\n\n"
