@@ -230,6 +230,7 @@ END
           missing+=("$number $name")
           continue
         fi
+        set=${set//%/$bits}
         echo "| $number | $name | \`$recipe\`${set:+ \`${set// /\` \`}\`} | $ask | $(cells "$name" "$bits") |"
       done < <(arms)
       [ ${#missing[@]} = 0 ] || printf '\nNot measured with these counts: %s.\n' "$(IFS=';'; echo "${missing[*]}" | sed 's/;/; /g')"
@@ -257,7 +258,6 @@ END
 * A7: groups of 16, a second table per group, trellis codes.
 * A10: budgets by column block, and costs verified by KL.
 * A11, 8-bit activations, stands in [activations.md](activations.md), its scales from each token or fixed, for all tokens or per modality; a patch for vision rows alone is not built.
-* A12 to A14 are no ablations of the solver.
 END
   } >"$page"
 }

@@ -140,7 +140,7 @@ END
   awk -F, 'NR > 1 { if (!($1 in seen)) { seen[$1] = 1; order[++n] = $1; bits[$1] = $3 }
       cell[$1, $5 "x" $6] = sprintf("%.0f / %.0f %%", $9, 100 * $12) }
     END { for (i = 1; i <= n; i++) { k = order[i]
-        printf "| %s | %d bits | %s | %s | %s | %s |\n", k, bits[k], k ~ /a8/ ? "bytes" : k ~ /nt/ ? "f32" : "16 bits",
+        printf "| %s | %d bits | %s | %s | %s | %s |\n", k, bits[k], k ~ /a8/ ? "bytes" : k ~ /linear/ ? "f32" : "16 bits",
           cell[k, "3584x18944"], cell[k, "3584x3584"], cell[k, "896x4864"] } }' "$speeds"
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * A family: everything in which its models differ from others that is not a field of the config.
- * One constant per family, in a file of its own, and one line in the list of family.c; nothing else
+ * One constant per family, in a file of its own, and a word in the list below; nothing else
  * asks which family a model belongs to. How to add one: docs/families.md. */
 #ifndef BAL_MODEL_FAMILY_H
 #define BAL_MODEL_FAMILY_H
