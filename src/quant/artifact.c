@@ -198,7 +198,11 @@ static bal_status add_planned(builder *b, int layer)
 {
     const bal_text_config *c = &b->engine->model.config.text;
     char name[BAL_PART_NAME], id[BAL_PACKED_ID_SIZE], act[BAL_ACT_ID_SIZE];
-    bal_act_id(bal_act_of(b->origin->recipe), act);
+    bal_act widest = bal_act_of(b->origin->recipe); /* by the length of its id */
+    if (b->origin->recipe->spikes == BAL_SPIKES_FINE && widest.scale == BAL_ACT_DYNAMIC &&
+        !widest.group)
+        widest.group = BAL_SPIKE_GROUP;
+    bal_act_id(widest, act);
     for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
         bal_packed_layout layout;
         int n, k;
@@ -405,9 +409,9 @@ static bal_status add_configs(bal_sha256 *h, const char *dir, bal_error *err)
                                           "generation_config.json", NULL};
     static const char *const tokenizer[] = {"tokenizer.json", NULL};
     static const char *const old_tokenizer[] = {
-        "vocab.json", "merges.txt",        "encoder.json",
-        "vocab.bpe",  "added_tokens.json", "tokenizer_config.json",
-        NULL};
+        "tokenizer.model",       "vocab.json", "merges.txt",
+        "encoder.json",          "vocab.bpe",  "added_tokens.json",
+        "tokenizer_config.json", NULL};
     static const char *const index[] = {"model.safetensors.index.json", NULL};
     BAL_TRY(add_files(h, dir, configs, err));
     BAL_TRY(add_files(h, dir, is_there(dir, tokenizer[0]) ? tokenizer : old_tokenizer, err));

@@ -427,7 +427,9 @@ bal_status bal_gather_look(bal_prospect *c, float *feature, const bal_calib *cal
     *c = (bal_prospect){0};
     const bal_status st = look_once(&o, calib, r, engine, exec, recipe, err);
     free(o.rows);
-    if (st == BAL_OK || st == BAL_E_NOMEM || st == BAL_E_ARG) return st;
+    if (st == BAL_OK || st == BAL_E_NOMEM) return st;
+    if (st == BAL_E_ARG && r->n_images && !engine->model.config.has_vision) /* as any would be */
+        return bal_fail_in(err, st, "record %zu of %.100s", r->number, calib->path);
     *c = (bal_prospect){.broken = true};
     return BAL_OK;
 }

@@ -173,6 +173,7 @@ static bal_status choose(run *r, bool planning)
         bal_calib_choose(&r->calib, first ? 0 : (int)pool, r->o->seed, &r->order, &r->n, r->err));
     if (first) r->n = want;
     r->want = want;
+    if (diverse) BAL_TRY(bal_engine_check_chat(&r->engine, r->err));
     if (diverse) BAL_TRY(with_limit(r, pick));
     BAL_TRY(bal_calib_join(&r->calib, r->order, &r->n, (int)shots, r->err));
     bal_calib_keep(&r->calib, r->order, r->n);
@@ -869,8 +870,16 @@ static bal_status finish(run *r)
 static bal_status check_modalities(const run *r)
 {
     const bool vision = r->engine.model.config.has_vision;
-    if (!bal_recipe_needs_data(&r->recipe) || r->recipe.absent == BAL_ABSENT_ALLOW) return BAL_OK;
+    if (!bal_recipe_needs_data(&r->recipe)) return BAL_OK;
     if (!vision || r->data.tokens[BAL_VISION] > 0) return BAL_OK;
+    if (r->recipe.balance == BAL_BALANCE_GRADIENT)
+        return bal_fail(r->err, BAL_E_ARG,
+                        "%.200s: none of the %zu samples in use has a picture, and "
+                        "balance=gradient measures how much vision tokens weigh: add some, or take "
+                        "a recipe that weighs all tokens alike, as ballast does, with --set "
+                        "absent=allow",
+                        r->o->calib, r->n);
+    if (r->recipe.absent == BAL_ABSENT_ALLOW) return BAL_OK;
     return bal_fail(r->err, BAL_E_ARG,
                     "%.200s: none of the %zu samples in use has a picture, so no layer of this "
                     "model sees a vision token; add some, or --set absent=allow",

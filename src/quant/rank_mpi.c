@@ -14,7 +14,9 @@ static bool has_others(void)
         const char *n = getenv(sizes[i]);
         if (n && atoi(n) > 1) return true;
     }
-    return getenv("PMIX_RANK") && !getenv("OMPI_COMM_WORLD_SIZE");
+    if (!getenv("PMIX_RANK") || getenv("OMPI_COMM_WORLD_SIZE")) return false;
+    const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
+    return !tasks || atoi(tasks) > 1;
 }
 
 #if BAL_HAVE_MPI

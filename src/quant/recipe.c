@@ -327,10 +327,11 @@ static bal_status set_number(bal_recipe *r, const number_key *k, const char *tex
 {
     char *end;
     const double x = strtod(text, &end);
-    if (end == text || *end || !(x >= k->least && x <= k->most))
+    if (end == text || *end || !(x == 0.0 || (x >= k->least && x <= k->most)))
         return bal_fail(err, BAL_E_ARG,
-                        "%s: %s must be a number from %.15g to %.15g, found \"%.60s\"", where,
-                        k->name, k->least, k->most, text);
+                        "%s: %s must be a number from %.15g to %.15g, or 0 for none, found "
+                        "\"%.60s\"",
+                        where, k->name, k->least, k->most, text);
     memcpy((char *)r + k->offset, &x, sizeof x);
     return BAL_OK;
 }
@@ -624,6 +625,28 @@ static bal_status check_steps(const bal_recipe *r, bal_error *err)
     return BAL_OK;
 }
 
+/* Steps that a recipe asks for and that would have nothing to work on. */
+static bal_status check_idle(const bal_recipe *r, bal_error *err)
+{
+    const bool solves = bal_recipe_solves(r);
+    const bool ranges = r->solver != BAL_SOLVER_ROUND || r->clip != BAL_CLIP_NONE;
+    const struct {
+        bool idle;
+        const char *key, *needs;
+    } steps[] = {
+        {r->gain && !(solves && ranges), "gain=row",
+         "solver=gptq or descent, or ranges by clip=diag, block, inverse or pivot behind rank"},
+        {r->undo && !solves, "undo=on", "solver=gptq or descent, or rank"},
+        {r->hessian >= BAL_HESSIAN_GRAD2 && !solves, "hessian by gradients of tokens",
+         "solver=gptq or descent, or rank"},
+    };
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++)
+        if (steps[i].idle)
+            return bal_fail(err, BAL_E_ARG, "recipe %s: %s needs %s: without it changes nothing",
+                            r->name, steps[i].key, steps[i].needs);
+    return BAL_OK;
+}
+
 static bal_status check_act_scale(const bal_recipe *r, bal_error *err)
 {
     const char *kind = r->act_scale == BAL_ACT_STATIC ? "static" : "static-modality";
@@ -698,12 +721,12 @@ bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
         return bal_fail(err, BAL_E_ARG,
                         "recipe %s: polish needs solver=gptq or descent, found solver=round",
                         r->name);
-    if (r->solver != BAL_SOLVER_ROUND && r->clip == BAL_CLIP_AWQ)
+    if ((r->solver != BAL_SOLVER_ROUND || r->rank > 0) && r->clip == BAL_CLIP_AWQ)
         return bal_fail(err, BAL_E_ARG,
-                        "recipe %s: clip=awq clamps weights, a solver needs ranges: use "
+                        "recipe %s: clip=awq clamps weights, a solver and rank need ranges: use "
                         "clip=diag, block, inverse or pivot",
                         r->name);
-    return BAL_OK;
+    return check_idle(r, err);
 }
 
 bool bal_recipe_describe(size_t i, const char **name, char words[80], const char **help)

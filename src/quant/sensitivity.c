@@ -372,8 +372,14 @@ static bal_status check_linears(const bal_model *m, bal_error *err)
     return BAL_OK;
 }
 
+/* A ratio of vision's weight to that of answers has nothing to be of without vision. */
+static bool may_lack_vision(const bal_recipe *r)
+{
+    return r->absent == BAL_ABSENT_ALLOW && r->balance != BAL_BALANCE_GRADIENT;
+}
+
 static bal_status check_samples(const bal_model *m, const bal_samples *samples,
-                                const bal_store *embeds, bal_error *err)
+                                const bal_store *embeds, const bal_recipe *recipe, bal_error *err)
 {
     bool vision = false;
     if (samples->n < 1) return bal_fail(err, BAL_E_ARG, "no calibration samples");
@@ -390,7 +396,7 @@ static bal_status check_samples(const bal_model *m, const bal_samples *samples,
         }
         if (!answer) return bal_fail(err, BAL_E_ARG, "calibration sample %d: no answer token", i);
     }
-    if (m->config.has_vision && !vision)
+    if (m->config.has_vision && !vision && !may_lack_vision(recipe))
         return bal_fail(err, BAL_E_ARG,
                         "none of the %d calibration samples has vision tokens, but the model has a "
                         "vision tower: their weight cannot be measured",
@@ -437,7 +443,7 @@ bal_status bal_sensitivity_run(bal_sensitivity *out, const bal_exec *e, const ba
     walk w = {0};
     *out = (bal_sensitivity){.layers = m->config.text.layers};
     BAL_TRY(check_linears(m, err));
-    BAL_TRY(check_samples(m, samples, embeds, err));
+    BAL_TRY(check_samples(m, samples, embeds, recipe, err));
     out->cell = calloc((size_t)out->layers, sizeof *out->cell);
     bal_status st = out->cell ? walk_init(&w, e, m, samples, recipe, err)
                               : bal_nomem(err, (size_t)out->layers, "sensitivity");

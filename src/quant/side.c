@@ -234,8 +234,12 @@ static bal_status price(const meter *w, const bal_tower *t, const bal_tower_line
                         double cost[BAL_SIDE_WIDTHS])
 {
     if (item->side == BAL_SIDE_HEAD) return weight_errors(w, t, item, cost);
-    for (int width = 0; width < BAL_SIDE_WIDTHS; width++)
+    for (int width = 0; width < BAL_SIDE_WIDTHS; width++) {
         BAL_TRY(packed_error(w, t, item, bal_side_widths[width], &cost[width]));
+        if (!isfinite(cost[width]))
+            return bal_fail(w->err, BAL_E_NUMERIC, "%s at %d bits: an error of %g", item->name,
+                            bal_side_widths[width], cost[width]);
+    }
     return BAL_OK;
 }
 

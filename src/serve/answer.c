@@ -108,11 +108,21 @@ static bal_status fill_record(bal_token_record *r, const bal_request_event *e, b
     return BAL_OK;
 }
 
+/* The bytes of a token, less the tokenizer's own space in front of a text that begins here. */
+static bal_token_view bytes_of(bal_answer *a, int32_t id, bool special_text)
+{
+    bal_token_view t = bal_tokenizer_decode(a->tokenizer, id, special_text);
+    if (!a->own_text || bal_tokenizer_is_special(a->tokenizer, id)) return t;
+    a->own_text = false;
+    if (t.n && *t.bytes == ' ' && bal_tokenizer_drops_space(a->tokenizer)) t.bytes++, t.n--;
+    return t;
+}
+
 bal_status bal_answer_prefix(bal_answer *a, const int32_t *ids, size_t n, bal_error *err)
 {
     for (size_t i = 0; i < n; i++) {
         if (a->keep_records) BAL_TRY(add_record(a, ids[i], err));
-        BAL_TRY(add_bytes(a, bal_tokenizer_decode(a->tokenizer, ids[i], true), true, err));
+        BAL_TRY(add_bytes(a, bytes_of(a, ids[i], true), true, err));
     }
     a->n_prefix = a->n_records;
     return end_text(a, true, err);
@@ -126,7 +136,7 @@ static bal_status take_token(bal_answer *a, const bal_request_event *e, bal_erro
         BAL_TRY(add_record(a, e->id, err));
         BAL_TRY(fill_record(&a->records[a->n_records - 1], e, err));
     }
-    return add_bytes(a, bal_tokenizer_decode(a->tokenizer, e->id, false), false, err);
+    return add_bytes(a, bytes_of(a, e->id, false), false, err);
 }
 
 static bal_status take_end(bal_answer *a, const bal_request_event *e, bal_error *err)

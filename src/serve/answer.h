@@ -27,6 +27,7 @@ typedef struct bal_answer {
     size_t n_text, cap_text;
     size_t n_decoded, n_chars; /* of the text with what is held back */
     bool keep_records, mute;   /* mute: tokens do not count (nothing was asked for) */
+    bool own_text; /* it begins a text: a space that the tokenizer puts in front is none of it */
     bal_token_record *records;
     size_t n_records, cap_records, n_prefix;
     int n_tokens;

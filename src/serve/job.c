@@ -314,6 +314,8 @@ static bal_status open_choice(bal_job *j, int index, bal_refusal *f)
     c->port = (bal_exchange_port){&j->exchange, index};
     bal_answer_init(&c->answer, j->model->engine.tokenizer, r->stops, r->n_stops, r->logprobs);
     c->answer.mute = r->max_tokens == 0;
+    /* without echo a completion goes on in its prompt's text */
+    c->answer.own_text = r->kind == BAL_REQUEST_CHAT || r->echo;
     const bal_chat_tokens *t = &j->prompts[index / r->n];
     if (r->echo && bal_answer_prefix(&c->answer, t->ids, t->n, &err) < 0) return no_memory(f);
     if (r->format == BAL_FORMAT_TEXT) return BAL_OK;
@@ -617,7 +619,9 @@ static void work_on(bal_job *j, const bal_note *note)
         bal_scheduler_cancel(j->model->scheduler, c->id);
     count_note(j, &c->answer, note);
     if (c->answer.done) judge_end(j, &c->answer);
-    if (j->request.stream) send_progress(j, note->choice);
+    /* log-probabilities of an echoed prompt come before the first token, one by one */
+    if (j->request.stream && note->event.kind != BAL_EVENT_PROMPT_TOKEN)
+        send_progress(j, note->choice);
 }
 
 bool bal_job_pump(bal_job *j, double seconds)
@@ -698,6 +702,7 @@ static json_t *text_json(bal_job *j, bal_refusal *f)
     bal_answer a;
     bal_error err;
     bal_answer_init(&a, j->model->engine.tokenizer, NULL, 0, false);
+    a.own_text = true;
     json_t *v = NULL;
     if (p->text)
         bal_refuse(f, 400, "invalid_type", "tokens", "tokens: expected an array of token ids");

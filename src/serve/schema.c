@@ -6,7 +6,14 @@
 #include <string.h>
 
 #define PARAM "response_format.json_schema.schema"
-enum { MAX_REFS = 512, MAX_COUNT = 4096, DIGITS = 15, SPACES = 20, MAX_NESTING = 128 };
+enum {
+    MAX_REFS = 512,
+    MAX_COUNT = 4096,
+    DIGITS = 15,
+    SPACES = 20,
+    MAX_NESTING = 128,
+    MAX_TYPES = 7
+};
 
 typedef struct compiler {
     bal_grammar *g;
@@ -340,16 +347,6 @@ static int32_t ref_node(compiler *c, const json_t *schema, const char *path, int
 
 /* ---- Types ----------------------------------------------------------------------------------- */
 
-static bool is_required(const json_t *schema, const char *key)
-{
-    const json_t *list = json_object_get(schema, "required");
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        const char *name = json_string_value(json_array_get(list, i));
-        if (name && strcmp(name, key) == 0) return true;
-    }
-    return false;
-}
-
 /* "key": value */
 static int32_t member_node(compiler *c, const char *key, const json_t *schema, const char *path,
                            int32_t next)
@@ -369,6 +366,7 @@ typedef struct members {
     const char **keys;
     const json_t **schemas;
     size_t n;
+    json_t *required; /* an object with these keys */
 } members;
 
 /* The properties in order, then what is required without being one. */
@@ -380,17 +378,19 @@ static bool gather(compiler *c, members *m, const json_t *schema, const char *pa
     const size_t max = json_object_size(list) + json_array_size(required) + 1;
     m->keys = calloc(max, sizeof *m->keys);
     m->schemas = calloc(max, sizeof *m->schemas);
-    if (!m->keys || !m->schemas) return c->g->failed = true, false;
+    m->required = json_object();
+    if (!m->keys || !m->schemas || !m->required) return c->g->failed = true, false;
     for (void *it = json_object_iter(list); it; it = json_object_iter_next(list, it)) {
         m->keys[m->n] = json_object_iter_key(it);
         m->schemas[m->n++] = json_object_iter_value(it);
     }
     for (size_t i = 0; i < json_array_size(required); i++) {
         const char *key = json_string_value(json_array_get(required, i));
-        bool known = json_object_get(list, key ? key : "") != NULL;
-        for (size_t j = 0; key && j < m->n; j++) known |= strcmp(m->keys[j], key) == 0;
         if (!key) return refuse(c, path, "required: expected an array of strings"), false;
-        if (known) continue;
+        if (json_object_get(m->required, key)) continue;
+        if (json_object_set_new(m->required, key, json_true()) != 0)
+            return c->g->failed = true, false;
+        if (json_object_get(list, key)) continue;
         if (json_is_false(others))
             return refuse(c, path, "required: a property that additionalProperties forbids"), false;
         m->keys[m->n] = key;
@@ -401,15 +401,14 @@ static bool gather(compiler *c, members *m, const json_t *schema, const char *pa
 
 /* From the last property to the first: `later` is entered where a property stands already, `first`
  * where none does. */
-static int32_t members_node(compiler *c, const members *m, const json_t *schema, const char *path,
-                            int32_t next)
+static int32_t members_node(compiler *c, const members *m, const char *path, int32_t next)
 {
     bal_grammar *g = c->g;
     int32_t later = bal_grammar_call(g, c->space, text(c, "}", next)), first = later;
-    for (size_t i = m->n; i-- > 0;) {
+    for (size_t i = m->n; i-- > 0 && !c->f->http && !g->failed;) {
         const int32_t member = member_node(c, m->keys[i], m->schemas[i], path, later);
         const int32_t comma = text(c, ",", bal_grammar_call(g, c->space, member));
-        if (is_required(schema, m->keys[i])) {
+        if (json_object_get(m->required, m->keys[i])) {
             later = comma;
             first = member;
         } else {
@@ -440,9 +439,10 @@ static int32_t object_node(compiler *c, const json_t *schema, const char *path, 
         return map_of(c, schema_node(c, others, inner, 0), next);
     }
     members m = {0};
-    const int32_t at = gather(c, &m, schema, path) ? members_node(c, &m, schema, path, next) : 0;
+    const int32_t at = gather(c, &m, schema, path) ? members_node(c, &m, path, next) : 0;
     free(m.keys);
     free(m.schemas);
+    json_decref(m.required);
     return at;
 }
 
@@ -551,6 +551,8 @@ static int32_t keyword_node(compiler *c, const json_t *schema, const char *path,
     const json_t *constant = json_object_get(schema, "const");
     if (json_is_true(schema)) return bal_grammar_call(c->g, c->value, next);
     if (!json_is_object(schema)) return refuse(c, path, "expected a schema: an object or true");
+    if (json_array_size(json_object_get(schema, "type")) > MAX_TYPES)
+        return refuse(c, path, "type: more names than there are types");
     if (json_object_get(schema, "$ref")) return ref_node(c, schema, path, next);
     if (json_object_get(schema, "anyOf")) return any_of_node(c, schema, path, next);
     if (constant) {

@@ -264,6 +264,7 @@ bal_status bal_served_warm_up(bal_served *m, bal_error *err)
     bal_status st = BAL_OK;
     if (m->engine.model.config.has_vision) st = gray_picture(&picture, err);
     if (st == BAL_OK) st = warm_up(m, &x, picture, err);
+    if (st == BAL_E_ARG && picture) st = warm_up(m, &x, NULL, err); /* no room for a picture */
     if (st == BAL_OK) bal_scheduler_reset_counters(m->scheduler);
     bal_picture_release(picture);
     bal_exchange_deinit(&x);

@@ -19,7 +19,8 @@ struct bal_server {
     bal_server_opts opts;
     bal_http http;
     bal_served models[BAL_SERVER_MAX_MODELS];
-    int n_open; /* of them */
+    char *media_dir; /* absolute */
+    int n_open;      /* of them */
     int port;
     pthread_t watcher;
     bool has_watcher, has_connections, has_semaphore, quiesced;
@@ -36,6 +37,11 @@ static void fill_defaults(bal_server_opts *o)
     if (!o->max_memory) o->max_memory = (size_t)1 << 30;
     if (!o->max_images) o->max_images = 16;
     if (!o->max_choices) o->max_choices = 16;
+    if (!o->max_running) o->max_running = 64;
+    if (!o->max_waiting) o->max_waiting = 256;
+    /* a request of more would find the queue full of itself, whenever it came back */
+    if (o->max_choices > o->max_running + o->max_waiting)
+        o->max_choices = o->max_running + o->max_waiting;
     if (!o->max_connections) o->max_connections = 256;
     if (!(o->receive_s > 0.0)) o->receive_s = 60.0;
     if (!(o->send_s > 0.0)) o->send_s = 60.0;
@@ -60,7 +66,7 @@ static bal_status fill_service(bal_server *s, bal_error *err)
     v->n_models = o->n_models;
     v->limits = (bal_request_limits){.max_images = o->max_images, .max_choices = o->max_choices};
     v->pictures = (bal_picture_rules){
-        .media_dir = o->media_dir,
+        .media_dir = s->media_dir,
         .fetch = {.allow = o->allow_urls,
                   .n_allow = o->n_allow_urls,
                   .may_connect = o->allow_private_urls ? any_address : bal_address_is_public,
@@ -78,9 +84,15 @@ static bal_status fill_service(bal_server *s, bal_error *err)
 }
 
 /* What would only be noticed when somebody sends a picture. */
-static bal_status check_sources(const bal_server_opts *o, bal_error *err)
+static bal_status check_sources(bal_server *s, bal_error *err)
 {
-    if (o->media_dir) BAL_TRY(bal_media_dir_check(o->media_dir, "--media-dir", err));
+    const bal_server_opts *o = &s->opts;
+    if (o->media_dir) {
+        BAL_TRY(bal_media_dir_check(o->media_dir, "--media-dir", err));
+        s->media_dir = o->media_dir[0] == '/' ? strdup(o->media_dir) : realpath(o->media_dir, NULL);
+        if (!s->media_dir)
+            return bal_fail(err, BAL_E_IO, "--media-dir: %s: %s", o->media_dir, strerror(errno));
+    }
     for (int i = 0; i < o->n_allow_urls; i++)
         BAL_TRY(bal_url_rule_check(o->allow_urls[i], "--allow-url", err));
     return BAL_OK;
@@ -152,7 +164,7 @@ static bal_status open_all(bal_server *s, bal_error *err)
     bool ipv6 = false;
     if (curl_global_init(CURL_GLOBAL_DEFAULT) != 0)
         return bal_fail(err, BAL_E_NOMEM, "libcurl does not start");
-    BAL_TRY(check_sources(&s->opts, err));
+    BAL_TRY(check_sources(s, err));
     BAL_TRY(bal_page_policy(s->http.policy, sizeof s->http.policy, (const char *)bal_page_html,
                             bal_page_html_bytes, err));
     BAL_TRY(fill_service(s, err));
@@ -282,5 +294,6 @@ void bal_server_close(bal_server *s)
         sem_destroy(&s->http.service.fetching);
     }
     if (s->has_connections) bal_connections_deinit(&s->http.connections);
+    free(s->media_dir);
     free(s);
 }

@@ -15,6 +15,8 @@ status 0 "usage: ballast run MODEL" "$ballast" help run
 refused 2 "MODEL missing" "$ballast" run
 refused 2 "unknown flag '--max-token'; did you mean '--max-tokens'" run -p hi --max-token 3
 refused 2 "unknown flag '-z'" run -p hi -z
+refused 2 "unknown flag '--seed'" "$ballast" inspect --seed 1 "$model"
+refused 2 "unknown flag '--ctx'" "$ballast" quantize --ctx 100 "$model"
 refused 2 "unexpected operand 'more'" run more -p hi
 refused 2 "-p is missing" run
 refused 2 "needs a value" run -p

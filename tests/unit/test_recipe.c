@@ -188,6 +188,47 @@ static void test_contradictions(void **state)
     ASSERT_OK(bal_recipe_check(&r, &err));
     ASSERT_OK(bal_recipe_assign(&r, "clip=awq", &err));
     ASSERT_FAILS(BAL_E_ARG, "clip=diag, block, inverse or pivot", bal_recipe_check(&r, &err));
+    ASSERT_OK(bal_recipe_load(&r, "awq+clip", &err));
+    ASSERT_OK(bal_recipe_assign(&r, "rank=8", &err));
+    ASSERT_FAILS(BAL_E_ARG, "a solver and rank need ranges", bal_recipe_check(&r, &err));
+}
+
+/* What a recipe asks for and would not get is refused. */
+static void test_idle(void **state)
+{
+    (void)state;
+    static const char *const cases[][3] = {
+        {"mbq", "gain=row", "gain=row needs solver=gptq"},
+        {"lqer", "gain=row", "gain=row needs solver=gptq"},
+        {"awq", "undo=on", "undo=on needs solver=gptq"},
+        {"awq", "hessian=grad2", "hessian by gradients of tokens needs solver=gptq"}};
+    bal_recipe r;
+    bal_error err;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        ASSERT_OK(bal_recipe_load(&r, cases[i][0], &err));
+        ASSERT_OK(bal_recipe_assign(&r, cases[i][1], &err));
+        ASSERT_FAILS(BAL_E_ARG, cases[i][2], bal_recipe_check(&r, &err));
+        ASSERT_OK(bal_recipe_assign(&r, "solver=gptq", &err));
+        ASSERT_OK(bal_recipe_check(&r, &err));
+    }
+}
+
+/* A budget that a recipe has can be taken back. */
+static void test_no_target(void **state)
+{
+    (void)state;
+    bal_recipe r;
+    bal_error err;
+    ASSERT_OK(bal_recipe_load(&r, "gptq", &err));
+    ASSERT_OK(bal_recipe_assign(&r, "bits=auto", &err));
+    ASSERT_OK(bal_recipe_assign(&r, "target_bpw=3.2", &err));
+    ASSERT_OK(bal_recipe_check(&r, &err));
+    ASSERT_OK(bal_recipe_assign(&r, "bits=3", &err));
+    ASSERT_FAILS(BAL_E_ARG, "target_bpw needs bits=auto", bal_recipe_check(&r, &err));
+    ASSERT_FAILS(BAL_E_ARG, "from 1 to 16, or 0 for none",
+                 bal_recipe_assign(&r, "target_bpw=0.5", &err));
+    ASSERT_OK(bal_recipe_assign(&r, "target_bpw=0", &err));
+    ASSERT_OK(bal_recipe_check(&r, &err));
 }
 
 /* Grids with steps have no other bits, clips and activations than those they say. */
@@ -292,7 +333,8 @@ int main(void)
         cmocka_unit_test(test_fractions),     cmocka_unit_test(test_contradictions),
         cmocka_unit_test(test_names),         cmocka_unit_test(test_extends_file),
         cmocka_unit_test(test_steps),         cmocka_unit_test(test_abouts),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_refused),       cmocka_unit_test(test_idle),
+        cmocka_unit_test(test_no_target),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

@@ -233,6 +233,25 @@ static void completions_echo_with_logprobs(void **state)
     assert_int_equal(usage_of(&r, "completion_tokens"), 0);
     assert_int_equal(json_array_size(json_object_get(r.json, "choices")), 2);
     reply_free(&r);
+    /* streamed: the same records, when there is something in them */
+    r = post(
+        port, "/v1/completions",
+        "{\"prompt\":\"What is\",\"echo\":true,\"logprobs\":2,\"max_tokens\":1,\"stream\":true}");
+    bool done;
+    json_t *chunks = chunks_of(r.body, &done), *chunk;
+    size_t i, n = 0, with = 0;
+    json_array_foreach(chunks, i, chunk)
+    {
+        l = json_object_get(json_array_get(json_object_get(chunk, "choices"), 0), "logprobs");
+        const json_t *values = json_object_get(l, "token_logprobs");
+        for (size_t j = 0; j < json_array_size(values); j++, n++)
+            with += json_is_real(json_array_get(values, j));
+    }
+    assert_true(done);
+    assert_int_equal(n, 3);
+    assert_int_equal(with, 2); /* all but the first of the prompt */
+    json_decref(chunks);
+    reply_free(&r);
 }
 
 static void tokens_go_there_and_back(void **state)
@@ -518,6 +537,12 @@ static void a_full_queue_says_429(void **state)
         reply_free(&asks[i].r);
     }
     assert_true(good >= 3 && full >= 1);
+    free(body);
+    /* more answers than the queue ever holds: coming back later would not help */
+    body = chat_body("Hello", NULL, 0, ",\"max_tokens\":4,\"n\":4");
+    reply many = post(bal_server_port(s), "/v1/chat/completions", body);
+    ASSERT_ERROR(many, 400, "invalid_value", "n");
+    reply_free(&many);
     free(body);
     bal_server_close(s);
 }

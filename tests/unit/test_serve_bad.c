@@ -22,13 +22,24 @@ static void on_log(void *ctx, const char *line)
         atomic_fetch_add(&n_lost, 1);
 }
 
+/* An absolute path from here. */
+static void relative(char *out, size_t size, const char *path)
+{
+    char here[1024];
+    size_t n = 0;
+    assert_non_null(getcwd(here, sizeof here));
+    for (const char *p = here; (p = strchr(p, '/')); p++)
+        if (p[1]) n += (size_t)snprintf(out + n, size - n, "../");
+    snprintf(out + n, size - n, "%s", path + 1);
+}
+
 static int group_setup(void **state)
 {
     static char media[1024];
     static const char *const urls[] = {"*"};
     if (scratch_setup(state) != 0) return -1;
-    snprintf(media, sizeof media, "%s", scratch("media"));
-    mkdir(media, 0700);
+    mkdir(scratch("media"), 0700);
+    relative(media, sizeof media, scratch("media")); /* URLs below are absolute all the same */
     snprintf(picture_file, sizeof picture_file, "%s",
              source_path("demo/data/pictures/eval238.png"));
     picture = data_url_of_file("image/png", picture_file);

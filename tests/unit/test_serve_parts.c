@@ -4,6 +4,7 @@
 #include "check.h"
 
 #include "base/rng.h"
+#include "serve/answer.h"
 #include "serve/fetch.h"
 #include "serve/metrics.h"
 #include "serve/page.h"
@@ -62,6 +63,43 @@ static void stop_strings_do_not_depend_on_pieces(void **state)
         assert_int_equal(t.stopped, wanted < N || (n_stops && end_of(text, N, stops, n_stops) < N));
         bal_stop_text_deinit(&t);
     }
+}
+
+/* ---- The text of an answer --------------------------------------------------------------------
+ */
+
+/* The space that sentencepiece puts in front of a text is no part of an answer, and is part of what
+ * goes on in a prompt's text. */
+static void an_answer_has_no_space_in_front(void **state)
+{
+    (void)state;
+    bal_tokenizer *t;
+    bal_error err;
+    int32_t *ids;
+    size_t n;
+    ASSERT_OK(bal_tokenizer_open_dir(&t, source_path("tests/golden/text/spm"), &err));
+    assert_true(bal_tokenizer_drops_space(t));
+    ASSERT_OK(bal_tokenizer_encode(t, "what it is", 10, &ids, &n, &err));
+    for (int own = 0; own < 2; own++) {
+        bal_answer prompt, answer;
+        bal_answer_init(&prompt, t, NULL, 0, false);
+        bal_answer_init(&answer, t, NULL, 0, true);
+        prompt.own_text = answer.own_text = own;
+        ASSERT_OK(bal_answer_prefix(&prompt, ids, n, &err));
+        for (size_t i = 0; i < n; i++) {
+            const bal_note note = {.event = {.kind = BAL_EVENT_TOKEN, .id = ids[i]}};
+            ASSERT_OK(bal_answer_take(&answer, &note, &err));
+        }
+        const char *want = own ? "what it is" : " what it is";
+        assert_int_equal(prompt.n_text, strlen(want));
+        assert_memory_equal(prompt.text, want, strlen(want));
+        assert_int_equal(answer.n_text, strlen(want));
+        assert_memory_equal(answer.text, want, strlen(want));
+        bal_answer_deinit(&prompt);
+        bal_answer_deinit(&answer);
+    }
+    free(ids);
+    bal_tokenizer_close(t);
 }
 
 /* ---- Addresses and URLs ---------------------------------------------------------------------- */
@@ -360,6 +398,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stop_strings_do_not_depend_on_pieces),
+        cmocka_unit_test(an_answer_has_no_space_in_front),
         cmocka_unit_test(addresses_are_told_apart),
         cmocka_unit_test(urls_are_held_to_rules),
         cmocka_unit_test(rules_that_hold_nothing_are_refused),

@@ -7,6 +7,8 @@
 
 #include "run/engine.h"
 
+#include <time.h>
+
 /* ---- Texts ----------------------------------------------------------------------------------- */
 
 typedef struct compiled {
@@ -312,9 +314,50 @@ static void long_answers_stay_right(void **state)
     compiled_free(&c);
 }
 
+/* Many properties, all required: refused as too large before it costs more than reading it. */
+static void many_properties_cost_little(void **state)
+{
+    (void)state;
+    enum { N = 60000 };
+    json_t *schema = json_object(), *properties = json_object(), *required = json_array();
+    for (int i = 0; i < N; i++) {
+        char key[16];
+        snprintf(key, sizeof key, "k%d", i);
+        json_object_set_new(properties, key, json_true());
+        json_array_append_new(required, json_sprintf("r%d", i));
+    }
+    json_object_set_new(schema, "type", json_string("object"));
+    json_object_set_new(schema, "properties", properties);
+    json_object_set_new(schema, "required", required);
+    bal_grammar g;
+    bal_refusal f;
+    const clock_t start = clock();
+    assert_int_equal(bal_schema_compile(&g, schema, &f), BAL_E_ARG);
+    assert_non_null(strstr(f.message, "too large"));
+    assert_true(clock() - start < 5 * CLOCKS_PER_SEC);
+    bal_grammar_free(&g);
+    json_decref(schema);
+}
+
+static void types_are_counted(void **state)
+{
+    (void)state;
+    json_t *schema = json_loads("{\"type\":[\"null\",\"null\",\"null\",\"null\",\"null\",\"null\","
+                                "\"null\",\"null\"]}",
+                                0, NULL);
+    bal_grammar g;
+    bal_refusal f;
+    assert_int_equal(bal_schema_compile(&g, schema, &f), BAL_E_ARG);
+    assert_non_null(strstr(f.message, "more names than there are types"));
+    bal_grammar_free(&g);
+    json_decref(schema);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(many_properties_cost_little),
+        cmocka_unit_test(types_are_counted),
         cmocka_unit_test(texts_are_judged),
         cmocka_unit_test(what_is_written_satisfies),
         cmocka_unit_test(masks_are_what_trying_gives),

@@ -114,6 +114,14 @@ typedef struct arg_set {
     bool help;
 } arg_set;
 
+static bool goes_without(const bal_command *cmd, const char *name)
+{
+    const size_t n = strlen(name);
+    for (const char *p = cmd->without; p; p = strchr(p, ' ') ? strchr(p, ' ') + 1 : NULL)
+        if (strncmp(p, name, n) == 0 && (p[n] == ' ' || p[n] == 0)) return true;
+    return false;
+}
+
 static void set_init(arg_set *s, const bal_command *cmd, bal_common *c)
 {
     const bal_arg common[COMMON_ARGS] = {
@@ -122,7 +130,8 @@ static void set_init(arg_set *s, const bal_command *cmd, bal_common *c)
          "where to compute: cpu, cuda:N, auto (cpu)", 0, 0},
         {"--isa", 0, BAL_ARG_CHOICE, &c->isa, BAL_ISA_LEVELS, "use at most these instructions", 0,
          0},
-        {"--ctx", 0, BAL_ARG_INT, &c->ctx, "N", "positions of context (the model's)", 1, 1 << 24},
+        {"--ctx", 0, BAL_ARG_INT, &c->ctx, "N", "positions of context (the model's, at most 16384)",
+         1, 1 << 24},
         {"--seed", 0, BAL_ARG_U64, &c->seed, "S", "seed of everything random (0)", 0, 0},
         {"--quiet", 'q', BAL_ARG_BOOL, &c->quiet, "", "no progress, no statistics", 0, 0},
         {"--verbose", 'v', BAL_ARG_BOOL, &c->verbose, "", "statistics even off a terminal", 0, 0},
@@ -136,8 +145,7 @@ static void set_init(arg_set *s, const bal_command *cmd, bal_common *c)
     for (size_t i = 0; i < COMMON_ARGS; i++) {
         bool shadowed = false; /* a command may give a common flag a meaning of its own */
         for (size_t j = 0; j < own; j++) shadowed |= strcmp(s->all[j]->name, common[i].name) == 0;
-        const bool hidden = cmd->no_json && common[i].out == &c->json;
-        if (!shadowed && !hidden) s->all[s->n++] = &s->common[i];
+        if (!shadowed && !goes_without(cmd, common[i].name)) s->all[s->n++] = &s->common[i];
     }
 }
 

@@ -45,7 +45,7 @@ typedef struct bal_command {
     const bal_arg *args;
     size_t n_args;
     int min_operands, max_operands;
-    bool no_json; /* it has no --json */
+    const char *without; /* the common flags that mean nothing to it: "--json --seed"; NULL: none */
 } bal_command;
 
 /* Flags that every command takes. */

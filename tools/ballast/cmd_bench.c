@@ -395,7 +395,7 @@ int bal_cmd_bench(int argc, char **argv)
         sizeof args / sizeof *args,
         0,
         1,
-        false};
+        "--seed"};
     int n_operands = 0;
     const int done = bal_args_read(&cmd, &f.common, argc, argv, &f.model, &n_operands);
     if (done >= 0) return done;

@@ -273,7 +273,7 @@ int bal_cmd_chat(int argc, char **argv)
                              sizeof args / sizeof args[0],
                              1,
                              1,
-                             true};
+                             "--json"};
     const char *model;
     int n;
     const int st = bal_args_read(&cmd, &s.common, argc, argv, &model, &n);

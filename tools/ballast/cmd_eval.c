@@ -301,7 +301,7 @@ int bal_cmd_eval(int argc, char **argv)
         sizeof args / sizeof args[0],
         1,
         MAX_MODELS,
-        false};
+        NULL};
     const int st = bal_args_read(&cmd, &f.common, argc, argv, f.paths, &f.n_models);
     if (st >= 0) return st;
     if (!f.data) return bal_usage("eval", "--data is missing: a JSONL file of questions");

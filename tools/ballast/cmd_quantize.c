@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "ballast_quant.h"
 #include "commands.h"
@@ -191,8 +192,13 @@ static int print_json(json_t *o)
     return status ? status : bal_finish("quantize", 0);
 }
 
-static int print_done(const quantize_flags *f, const bal_quant_plan *p, const char *model)
+/* Of the finished file: its size as it is. Bits per weight are the plan's, an upper bound where
+ * widths were still to be chosen. */
+static int print_done(const quantize_flags *f, const bal_quant_plan *plan, const char *model)
 {
+    struct stat file;
+    bal_quant_plan done = *plan, *p = &done;
+    if (stat(f->out, &file) == 0) done.file_bytes = (uint64_t)file.st_size;
     if (f->common.json) {
         json_t *o = plan_json(p, model);
         json_object_set_new(o, "out", json_string(f->out));
@@ -200,8 +206,9 @@ static int print_done(const quantize_flags *f, const bal_quant_plan *p, const ch
         return print_json(o);
     }
     char size[32];
-    printf("%s: %s, %.2f bits per weight in the linears, %.2f over the whole file\n", f->out,
-           amount(size, p->file_bytes), p->linear_bits_per_weight, p->file_bits_per_weight);
+    printf("%s: %s, %s%.2f bits per weight in the linears, %.2f over the whole file\n", f->out,
+           amount(size, p->file_bytes), is_exact(p) ? "" : "at most ", p->linear_bits_per_weight,
+           p->file_bits_per_weight);
     if (f->report) printf("report: %s\n", f->report);
     return bal_finish("quantize", 0);
 }
@@ -420,7 +427,7 @@ int bal_cmd_quantize(int argc, char **argv)
                              sizeof args / sizeof args[0],
                              0,
                              1,
-                             false};
+                             "--ctx"};
     const char *model = NULL;
     int n;
     const int st = bal_args_read(&cmd, &f.common, argc, argv, &model, &n);

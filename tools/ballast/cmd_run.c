@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * ballast run: one question about any number of pictures, the answer streamed to stdout. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,13 +21,17 @@ static char *read_stdin(void)
 {
     enum { MAX = 1 << 20 };
     char *text = malloc(MAX + 1);
-    if (!text) return NULL;
+    if (!text) {
+        bal_failure("run", "-p -: no memory for %d bytes of text", MAX);
+        return NULL;
+    }
     const size_t n = fread(text, 1, MAX, stdin);
     if (ferror(stdin) || n == MAX || n == 0 || memchr(text, 0, n)) {
         bal_failure("run", "-p -: standard input %s",
-                    n == MAX ? "is longer than 1 MiB"
-                    : n      ? "is not text"
-                             : "is empty");
+                    ferror(stdin) ? strerror(errno)
+                    : n == MAX    ? "is longer than 1 MiB"
+                    : n           ? "is not text"
+                                  : "is empty");
         free(text);
         return NULL;
     }
@@ -154,7 +159,7 @@ int bal_cmd_run(int argc, char **argv)
                              sizeof args / sizeof args[0],
                              1,
                              1,
-                             false};
+                             NULL};
     const char *model;
     int n;
     const int st = bal_args_read(&cmd, &f.common, argc, argv, &model, &n);

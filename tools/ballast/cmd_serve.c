@@ -259,7 +259,7 @@ int bal_cmd_serve(int argc, char **argv)
         sizeof args / sizeof args[0],
         1,
         BAL_SERVER_MAX_MODELS,
-        true};
+        "--json --seed"};
     const char *models[BAL_SERVER_MAX_MODELS];
     int n;
     const int st = bal_args_read(&cmd, &f.common, argc, argv, models, &n);
