@@ -654,8 +654,22 @@ static bal_status finished_record(const run *r, const block_paths *p, json_t **r
     return BAL_OK;
 }
 
-static bal_status hash_result(const bal_block_result *result, uint8_t digest[BAL_SHA256_BYTES],
-                              bal_error *err)
+/* What a block has beside its linears. */
+static bal_status hash_rest(bal_sha256 *hash, const bal_block_result *result, size_t hidden,
+                            bal_error *err)
+{
+    BAL_TRY(bal_sha256_update(hash, result->attn_norm, hidden * sizeof(float), err));
+    BAL_TRY(bal_sha256_update(hash, result->mlp_norm, hidden * sizeof(float), err));
+    for (int g = 0; g < BAL_GROUPS; g++) {
+        char id[BAL_ACT_ID_SIZE];
+        bal_act_id(result->act[g], id);
+        BAL_TRY(bal_sha256_update(hash, id, strlen(id), err));
+    }
+    return BAL_OK;
+}
+
+static bal_status hash_result(const bal_block_result *result, size_t hidden,
+                              uint8_t digest[BAL_SHA256_BYTES], bal_error *err)
 {
     bal_sha256 hash;
     BAL_TRY(bal_sha256_init(&hash, err));
@@ -673,6 +687,7 @@ static bal_status hash_result(const bal_block_result *result, uint8_t digest[BAL
         if (st == BAL_OK && low) st = bal_sha256_update(&hash, q->low_a, low * (size_t)q->k, err);
         if (st == BAL_OK && low) st = bal_sha256_update(&hash, q->low_b, low * (size_t)q->n, err);
     }
+    if (st == BAL_OK) st = hash_rest(&hash, result, hidden, err);
     if (st == BAL_OK) st = bal_sha256_final(&hash, digest, err);
     bal_sha256_deinit(&hash);
     return st;
@@ -685,7 +700,7 @@ static bal_status compare_results(const run *r, const bal_block_result *result)
     uint8_t mine[BAL_SHA256_BYTES], first[BAL_SHA256_BYTES];
     bal_rank *rank = r->o->rank;
     if (!rank) return BAL_OK;
-    BAL_TRY(hash_result(result, mine, r->err));
+    BAL_TRY(hash_result(result, (size_t)r->engine.model.config.text.hidden, mine, r->err));
     memcpy(first, mine, sizeof first);
     BAL_TRY(bal_rank_share(rank, first, sizeof first, 0, r->err));
     if (memcmp(mine, first, sizeof first) == 0) return BAL_OK;

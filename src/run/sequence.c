@@ -183,13 +183,19 @@ void bal_sequence_free(bal_sequence *s)
 /* ---- Embeddings -------------------------------------------------------------------------------
  */
 
-/* On a device where there is one and it computes this family's tower. */
-static bal_status encode(const bal_engine *engine, const bal_exec *exec, const bal_view_plan *plan,
-                         const float *pixels, float *out, bal_taps taps, bal_error *err)
+bool bal_sequence_encodes_on_device(const bal_engine *engine)
+{
+    return engine->on_device && engine->on_device->vision &&
+           bal_family_of(&engine->model.config)->encode_on;
+}
+
+bal_status bal_sequence_encode(const bal_engine *engine, const bal_exec *exec,
+                               const bal_view_plan *plan, const float *pixels, float *out,
+                               bal_taps taps, bal_error *err)
 {
     const bal_family_def *f = bal_family_of(&engine->model.config);
-    bal_device_vision *on = engine->on_device ? engine->on_device->vision : NULL;
-    if (on && f->encode_on) return f->encode_on(on, plan, pixels, out, taps, err);
+    if (bal_sequence_encodes_on_device(engine))
+        return f->encode_on(engine->on_device->vision, plan, pixels, out, taps, err);
     return f->encode(exec, &engine->model, plan, pixels, out, taps, err);
 }
 
@@ -203,7 +209,7 @@ bal_status bal_sequence_look(const bal_engine *engine, const bal_exec *exec,
     float *pixels = malloc(bytes);
     if (!pixels) return bal_nomem(err, bytes, "views of a picture");
     bal_status st = f->pixels(&m->config, plan, image, pixels, err);
-    if (st == BAL_OK) st = encode(engine, exec, plan, pixels, out, taps, err);
+    if (st == BAL_OK) st = bal_sequence_encode(engine, exec, plan, pixels, out, taps, err);
     if (st == BAL_OK && taps.fn)
         taps.fn(taps.ctx, BAL_TAP_IMAGE, -1, out, plan->n_tokens, m->config.text.hidden);
     free(pixels);

@@ -37,6 +37,14 @@ bal_status bal_sequence_embed(const bal_sequence *s, const bal_engine *engine, c
  * on. */
 bal_sequence bal_sequence_part(const bal_sequence *s, int at, bal_view_plan *plans);
 
+/* Where a tower runs: on the engine's device, if that has one of this family. */
+bool bal_sequence_encodes_on_device(const bal_engine *engine);
+
+/* Features [plan->n_tokens][hidden] of a picture's normalised views, [plan->n_floats]. */
+bal_status bal_sequence_encode(const bal_engine *engine, const bal_exec *exec,
+                               const bal_view_plan *plan, const float *pixels, float *out,
+                               bal_taps taps, bal_error *err);
+
 /* Features of one picture, [plan->n_tokens][hidden]. */
 bal_status bal_sequence_look(const bal_engine *engine, const bal_exec *exec,
                              const bal_view_plan *plan, const bal_image *image, float *out,

@@ -270,7 +270,8 @@ static bal_status run_stage(bench *b, int i, bal_error *err)
     switch (i) {
     case PIXELS: return f->pixels(&m->config, &b->view, &b->image, b->pixels, err);
     case ENCODE:
-        return f->encode(&b->session.exec, m, &b->view, b->pixels, b->features, (bal_taps){0}, err);
+        return bal_sequence_encode(&b->engine, &b->session.exec, &b->view, b->pixels, b->features,
+                                   (bal_taps){0}, err);
     case PREFILL: return run_prompt(b, err);
     case DECODE: return run_answer(b, err);
     default:
@@ -322,7 +323,8 @@ static bal_status measure(bench *b, bal_error *err)
         BAL_TRY(step(b, err));
     }
     size_t planned;
-    BAL_TRY(bal_session_bytes(&planned, &b->engine, b->plan->ctx, BAL_KV_F32, err));
+    BAL_TRY(bal_session_bytes(&planned, &b->engine, b->plan->ctx,
+                              b->engine.on_device ? BAL_KV_F16 : BAL_KV_F32, err));
     r->planned = (double)planned;
     BAL_TRY(prepare_prompt(b, err));
     BAL_TRY(run_prompt(b, err));
@@ -407,7 +409,10 @@ static void report_picture(bench *b)
     set_rates(b, row, &w, tokens);
     row->bits = bal_type_get(b->engine.model.vision_layers[0].fc1.type)->bits;
     row->group = 0;
-    limit_by_multiplying(row, &w, b->out->rows);
+    if (bal_sequence_encodes_on_device(&b->engine))
+        on_device(b, row);
+    else
+        limit_by_multiplying(row, &w, b->out->rows);
 }
 
 static void report_text(bench *b)
