@@ -5,7 +5,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 jobs=${JOBS:-$(nproc)}
 
 build_packages=(gcc libc6-dev cmake ninja-build pkg-config libjansson-dev libjpeg62-turbo-dev libpng-dev
-  libwebp-dev libpcre2-dev libutf8proc-dev libssl-dev libedit-dev libopenblas-serial-dev
+  libwebp-dev libpcre2-dev libutf8proc-dev libssl-dev libedit-dev libopenblas-pthread-dev
   liblapacke-dev libmicrohttpd-dev libcurl4-openssl-dev)
 test_packages=(g++ clang libclang-rt-14-dev clang-format libcmocka-dev libsimde-dev binutils)
 cross_packages=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)

@@ -5,9 +5,8 @@
 #include "quant/cholesky.h"
 
 #include "base/size.h"
+#include "quant/blas.h"
 
-#include <cblas.h>
-#include <lapacke.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -48,21 +47,15 @@ typedef struct column_job {
     size_t at; /* the column of tiles */
 } column_job;
 
-static blasint narrow(size_t n)
-{
-    return (blasint)n;
-}
-
 /* Tile (i, at) less what the columns before account for. */
 static void take_up(const bal_lower *l, size_t i, size_t at)
 {
     const size_t before = at * TILE;
     double *row = bal_lower_panel(l, i);
     if (before == 0) return;
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, narrow(tile_size(l, i)),
-                narrow(tile_size(l, at)), narrow(before), -1.0, row, narrow(bal_lower_stride(l, i)),
-                bal_lower_panel(l, at), narrow(bal_lower_stride(l, at)), 1.0, row + before,
-                narrow(bal_lower_stride(l, i)));
+    bal_blas_gemm(true, tile_size(l, i), tile_size(l, at), before, -1.0, row,
+                  bal_lower_stride(l, i), bal_lower_panel(l, at), bal_lower_stride(l, at), 1.0,
+                  row + before, bal_lower_stride(l, i));
 }
 
 static void column_tiles(void *ctx, size_t begin, size_t end, int lane)
@@ -73,30 +66,19 @@ static void column_tiles(void *ctx, size_t begin, size_t end, int lane)
     const size_t first = j->at * TILE;
     for (size_t i = j->at + 1 + begin; i < j->at + 1 + end; i++) {
         take_up(l, i, j->at);
-        cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit,
-                    narrow(tile_size(l, i)), narrow(tile_size(l, j->at)), 1.0,
-                    bal_lower_panel(l, j->at) + first, narrow(bal_lower_stride(l, j->at)),
-                    bal_lower_panel(l, i) + first, narrow(bal_lower_stride(l, i)));
+        bal_blas_solve(BAL_BLAS_XLT, tile_size(l, i), tile_size(l, j->at),
+                       bal_lower_panel(l, j->at) + first, bal_lower_stride(l, j->at),
+                       bal_lower_panel(l, i) + first, bal_lower_stride(l, i));
     }
-}
-
-/* The serial build has one thread anyway; where a system puts another build in its place, this
- * keeps the order of sums what it is. */
-static void one_thread(void)
-{
-    openblas_set_num_threads(1);
 }
 
 bool bal_lower_factor(bal_lower *l, bal_pool *pool)
 {
     const size_t tiles = tiles_of(l);
-    one_thread();
     for (size_t at = 0; at < tiles; at++) {
         take_up(l, at, at);
-        /* rows of a lower triangle are columns of an upper one */
-        if (LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'U', narrow(tile_size(l, at)),
-                                bal_lower_panel(l, at) + at * TILE,
-                                narrow(bal_lower_stride(l, at))) != 0)
+        if (!bal_blas_factor(tile_size(l, at), bal_lower_panel(l, at) + at * TILE,
+                             bal_lower_stride(l, at)))
             return false;
         column_job j = {l, at};
         if (at + 1 < tiles) bal_pool_run(pool, column_tiles, &j, tiles - at - 1, 1);
@@ -121,14 +103,12 @@ static void invert_column(const bal_lower *l, size_t at, double *x)
     for (size_t i = 0; i < n; i++) x[i * n + i] = 1.0;
     for (size_t i = at; i < tiles_of(l); i++) {
         const double *row = bal_lower_panel(l, i);
-        const blasint ld = narrow(bal_lower_stride(l, i)), rows = narrow(tile_size(l, i));
+        const size_t ld = bal_lower_stride(l, i), rows = tile_size(l, i);
         double *out = x + (i * TILE - first) * n;
         if (i > at)
-            cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, narrow(n),
-                        narrow(i * TILE - first), -1.0, row + first, ld, x, narrow(n), 0.0, out,
-                        narrow(n));
-        cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasNonUnit, rows,
-                    narrow(n), 1.0, row + i * TILE, ld, out, narrow(n));
+            bal_blas_gemm(false, rows, n, i * TILE - first, -1.0, row + first, ld, x, n, 0.0, out,
+                          n);
+        bal_blas_solve(BAL_BLAS_LX, rows, n, row + i * TILE, ld, out, n);
     }
 }
 
@@ -151,7 +131,6 @@ bal_status bal_lower_inverse_diagonal(const bal_lower *l, bal_pool *pool, double
 {
     const size_t doubles = (size_t)bal_pool_size(pool) * (size_t)l->k * TILE;
     inverse_job j = {l, d, malloc(doubles * sizeof(double))};
-    one_thread();
     if (!j.lanes) return bal_nomem(err, doubles * sizeof(double), "columns of an inverse");
     bal_pool_run(pool, inverse_columns, &j, tiles_of(l), 1);
     free(j.lanes);
@@ -163,26 +142,21 @@ bal_status bal_lower_inverse_diagonal(const bal_lower *l, bal_pool *pool, double
 
 void bal_lower_solve(const bal_lower *l, double *rows, size_t n)
 {
-    const blasint m = narrow(n), k = narrow((size_t)l->k);
-    const size_t tiles = tiles_of(l);
+    const size_t k = (size_t)l->k, tiles = tiles_of(l);
     for (size_t p = 0; p < tiles; p++) { /* y L^T = b */
-        const size_t first = p * TILE;
+        const size_t first = p * TILE, ld = bal_lower_stride(l, p), cols = tile_size(l, p);
         const double *row = bal_lower_panel(l, p);
-        const blasint ld = narrow(bal_lower_stride(l, p)), cols = narrow(tile_size(l, p));
         if (p > 0)
-            cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, cols, narrow(first), -1.0, rows,
-                        k, row, ld, 1.0, rows + first, k);
-        cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit, m, cols, 1.0,
-                    row + first, ld, rows + first, k);
+            bal_blas_gemm(true, n, cols, first, -1.0, rows, k, row, ld, 1.0, rows + first, k);
+        bal_blas_solve(BAL_BLAS_XLT, n, cols, row + first, ld, rows + first, k);
     }
     for (size_t p = tiles; p-- > 0;) { /* x L = y */
-        const size_t first = p * TILE;
-        const blasint cols = narrow(tile_size(l, p));
+        const size_t first = p * TILE, cols = tile_size(l, p);
         for (size_t q = p + 1; q < tiles; q++)
-            cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, cols, narrow(tile_size(l, q)),
-                        -1.0, rows + q * TILE, k, bal_lower_panel(l, q) + first,
-                        narrow(bal_lower_stride(l, q)), 1.0, rows + first, k);
-        cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, CblasNoTrans, CblasNonUnit, m, cols, 1.0,
-                    bal_lower_panel(l, p) + first, narrow(bal_lower_stride(l, p)), rows + first, k);
+            bal_blas_gemm(false, n, cols, tile_size(l, q), -1.0, rows + q * TILE, k,
+                          bal_lower_panel(l, q) + first, bal_lower_stride(l, q), 1.0, rows + first,
+                          k);
+        bal_blas_solve(BAL_BLAS_XL, n, cols, bal_lower_panel(l, p) + first, bal_lower_stride(l, p),
+                       rows + first, k);
     }
 }

@@ -4,12 +4,12 @@
 #include "quant/estimate.h"
 
 #include "base/size.h"
+#include "quant/blas.h"
 #include "quant/block.h"
 #include "quant/price.h"
 #include "quant/job.h"
 #include "quant/stats.h"
 
-#include <cblas.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -48,8 +48,7 @@ static void multiply_f64(void *ctx, size_t begin, size_t end, int lane)
     const speed_job *j = ctx;
     double *a = j->f64 + (size_t)lane * 3 * TILE * TILE, *b = a + TILE * TILE, *c = b + TILE * TILE;
     for (size_t i = begin; i < end; i++)
-        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, TILE, TILE, TILE, 1.0, a, TILE, b,
-                    TILE, 0.0, c, TILE);
+        bal_blas_gemm(true, TILE, TILE, TILE, 1.0, a, TILE, b, TILE, 0.0, c, TILE);
 }
 
 static double seconds(void)
@@ -79,7 +78,6 @@ bal_status bal_speed_measure(bal_speed *s, const bal_exec *e, bal_error *err)
     *s = (bal_speed){0};
     const bool room = j.f32 && j.f64;
     if (room) {
-        openblas_set_num_threads(1);
         s->f32 = 2.0 * SPEED_ROWS * SPEED_K * SPEED_N * rate(e, multiply_f32, &j);
         s->f64 = 2.0 * TILE * TILE * TILE * rate(e, multiply_f64, &j);
     }

@@ -6,18 +6,12 @@
 #include "base/size.h"
 #include "quant/cholesky.h"
 
-#include <cblas.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { SOLVE_ROWS = 64 }; /* right sides of one work item */
 #define MOST_DAMPING 1.0
-
-const char *bal_blas_name(void)
-{
-    return openblas_get_config();
-}
 
 bal_status bal_damped_matrix(float **out, const bal_moments *m, double damp, bal_error *err)
 {

@@ -33,7 +33,4 @@ bal_status bal_damped_matrix(float **out, const bal_moments *m, double damp, bal
 bal_status bal_shift_create(float **inputs, float **residual, const bal_exec *e, bal_moments *m,
                             double ridge, bal_error *err);
 
-/* Name and build of the BLAS in use, for records. */
-const char *bal_blas_name(void);
-
 #endif

@@ -7,6 +7,7 @@
 #include "base/build_id.h"
 #include "base/size.h"
 #include "model/family.h"
+#include "quant/blas.h"
 #include "quant/estimate.h"
 #include "quant/factor.h"
 #include "quant/finite.h"

@@ -6,6 +6,7 @@
 
 #include "base/half.h"
 #include "base/rng.h"
+#include "quant/blas.h"
 #include "quant/cholesky.h"
 #include "quant/factor.h"
 #include "quant/ldlq.h"
@@ -238,12 +239,70 @@ static void test_not_definite(void **state)
     bench_close(&b);
 }
 
+/* ---- BLAS from many threads -------------------------------------------------------------------
+ */
+
+enum { SIDE = 128, CALLS = 4000, CALLERS = 4 };
+
+typedef struct crowd {
+    const double *a, *l, *b;
+    const double *product, *solved;       /* what one thread alone gets */
+    double got[CALLERS][2 * SIDE * SIDE]; /* by lane */
+    int wrong[CALLERS];
+} crowd;
+
+static void call_blas(const crowd *c, double *product, double *solved)
+{
+    memcpy(product, c->b, SIDE * SIDE * sizeof *product);
+    memcpy(solved, c->b, SIDE * SIDE * sizeof *solved);
+    bal_blas_gemm(true, SIDE, SIDE, SIDE, -1.0, c->a, SIDE, c->a, SIDE, 1.0, product, SIDE);
+    bal_blas_solve(BAL_BLAS_XLT, SIDE, SIDE, c->l, SIDE, solved, SIDE);
+}
+
+static void call_many(void *ctx, size_t begin, size_t end, int lane)
+{
+    crowd *c = ctx;
+    double *product = c->got[lane], *solved = product + SIDE * SIDE;
+    for (size_t i = begin; i < end; i++) {
+        call_blas(c, product, solved);
+        c->wrong[lane] += memcmp(product, c->product, SIDE * SIDE * sizeof *product) != 0 ||
+                          memcmp(solved, c->solved, SIDE * SIDE * sizeof *solved) != 0;
+    }
+}
+
+/* Without the lock, of OpenBLAS built without threads one call in a thousand comes out wrong. */
+static void test_callers(void **state)
+{
+    (void)state;
+    enum { N = SIDE * SIDE };
+    bal_rng r;
+    bal_error err;
+    bal_pool *pool;
+    bal_rng_seed(&r, 3);
+    double *m = calloc(5 * N, sizeof *m), *a = m, *l = m + N, *b = m + 2 * N;
+    crowd *c = calloc(1, sizeof *c);
+    assert_true(m && c);
+    for (int i = 0; i < N; i++) {
+        a[i] = (double)bal_rng_f32(&r) - 0.5;
+        b[i] = (double)bal_rng_f32(&r) - 0.5;
+        l[i] = i % SIDE < i / SIDE ? a[i] / SIDE : i % SIDE == i / SIDE;
+    }
+    *c = (crowd){.a = a, .l = l, .b = b, .product = m + 3 * N, .solved = m + 4 * N};
+    call_blas(c, m + 3 * N, m + 4 * N);
+    ASSERT_OK(bal_pool_create(&pool, CALLERS, &err));
+    bal_pool_run(pool, call_many, c, CALLS, 8);
+    for (int lane = 0; lane < CALLERS; lane++) assert_int_equal(c->wrong[lane], 0);
+    bal_pool_destroy(pool);
+    free(c);
+    free(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_factor),       cmocka_unit_test(test_feed),
         cmocka_unit_test(test_form),         cmocka_unit_test(test_codes),
-        cmocka_unit_test(test_not_definite),
+        cmocka_unit_test(test_not_definite), cmocka_unit_test(test_callers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
