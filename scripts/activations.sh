@@ -44,24 +44,24 @@ w4a8-static|w4a8|act_scale=static|MBQ, one fixed scale per linear (A11)
 w4a8-modality|w4a8|act_scale=static-modality|one for vision tokens and one for text (A11)
 w4a8-static-mse|w4a8|act_scale=static act_clip=mse|one scale, cut where the squared error is least (A11)
 w4a8-modality-mse|w4a8|act_scale=static-modality act_clip=mse|two scales, cut likewise (A11)
-ballast-a8-static|ballast|bits=4 act=a8 act_scale=static|the default recipe with one fixed scale per linear
-ballast-a8-modality|ballast|bits=4 act=a8 act_scale=static-modality|and with two
+awq+gptq-a8-static|awq+gptq|bits=4 act=a8 act_scale=static|channel scales and error feedback with one fixed scale per linear
+awq+gptq-a8-modality|awq+gptq|bits=4 act=a8 act_scale=static-modality|and with two
 w8-a8-static-turned|rtn|bits=8 group=row grid=sym act=a8 act_scale=static rotate=residual hadamard=all|one fixed scale where no input stands out
 w8-a8-modality-turned|rtn|bits=8 group=row grid=sym act=a8 act_scale=static-modality rotate=residual hadamard=all|two there
 w4d128-a16|rtn|bits=4 grid=two-level|4-bit weights with integer steps per 128 inputs over one scale per output; 16-bit activations
 w4d128-a8|rtn|bits=4 grid=two-level act=a8|the same weights; bytes per token, summed over whole rows
 dgq|dgq||steps and scales searched by the inputs' mean squares
 qoq|qoq||GPTQ on such steps
-ballast-a16|ballast|bits=4|the default recipe, groups of 128; 16-bit activations
-ballast-a8|ballast|bits=4 act=a8|the default recipe with bytes per token
-ballast-row-a8|ballast|bits=4 group=row grid=sym act=a8|and one range per output
-ballast-two-level-a8|ballast|bits=4 grid=two-level act=a8|and integer steps per 128 inputs
+awq+gptq-a16|awq+gptq|bits=4|channel scales and error feedback, groups of 128; 16-bit activations
+awq+gptq-a8|awq+gptq|bits=4 act=a8|channel scales and error feedback with bytes per token
+awq+gptq-row-a8|awq+gptq|bits=4 group=row grid=sym act=a8|and one range per output
+awq+gptq-two-level-a8|awq+gptq|bits=4 grid=two-level act=a8|and integer steps per 128 inputs
 w8-a8-turned|rtn|bits=8 group=row grid=sym act=a8 rotate=residual hadamard=all|every input in a basis where none stands out
 w4row-a8-down|rtn|bits=4 group=row grid=sym act=a8 hadamard=down|inputs of down mixed
 w4row-a8-rotated|rtn|bits=4 group=row grid=sym act=a8 rotate=residual|the residual stream rotated
 w4row-a8-turned|rtn|bits=4 group=row grid=sym act=a8 rotate=residual hadamard=all|both, and o too (QuaRot's, rounded)
-ballast-row-a8-down|ballast|bits=4 group=row grid=sym act=a8 hadamard=down|error feedback, inputs of down mixed
-ballast-row-a8-turned|ballast|bits=4 group=row grid=sym act=a8 rotate=residual hadamard=all|error feedback, all inputs turned
+awq+gptq-row-a8-down|awq+gptq|bits=4 group=row grid=sym act=a8 hadamard=down|error feedback, inputs of down mixed
+awq+gptq-row-a8-turned|awq+gptq|bits=4 group=row grid=sym act=a8 rotate=residual hadamard=all|error feedback, all inputs turned
 END
 }
 

@@ -151,20 +151,27 @@ static size_t grain_of(const bal_exec *e, size_t items)
     return bal_max(1, items / pieces);
 }
 
-/* Chunks of about the same size, of whole blocks but the last. */
-static void packed_float(job *j)
+/* Rows from `at` on, `rows` of them or those that are left. */
+static job rows_of(const job *all, size_t at, size_t rows)
 {
-    const size_t m = j->m, panels = bal_ceil_div((size_t)j->w->n, BAL_PANEL_OUTPUTS);
+    job j = *all;
+    j.m = bal_min(rows, all->m - at);
+    j.x += at * j.ldx;
+    j.y += at * j.ldy;
+    if (j.modality) j.modality += at;
+    return j;
+}
+
+/* Chunks of about the same size, of whole blocks but the last. */
+static void packed_float(const job *all)
+{
+    const size_t m = all->m, panels = bal_ceil_div((size_t)all->w->n, BAL_PANEL_OUTPUTS);
     const size_t share = bal_ceil_div(m, bal_ceil_div(m, BAL_FLOAT_CHUNK));
     const size_t rows = bal_round_up(share, BAL_PANEL_TOKENS);
-    const float *x = j->x;
-    float *y = j->y;
     for (size_t i = 0; i < m; i += rows) {
-        j->m = bal_min(rows, m - i);
-        j->x = x + i * j->ldx;
-        j->y = y + i * j->ldy;
-        bal_pool_run(j->e->pool, pack_rows, j, bal_ceil_div(j->m, BAL_PANEL_GROUP), 1);
-        bal_pool_run(j->e->pool, float_panels, j, panels, grain_of(j->e, panels));
+        job j = rows_of(all, i, rows);
+        bal_pool_run(j.e->pool, pack_rows, &j, bal_ceil_div(j.m, BAL_PANEL_GROUP), 1);
+        bal_pool_run(j.e->pool, float_panels, &j, panels, grain_of(j.e, panels));
     }
 }
 
@@ -350,21 +357,15 @@ static void add_low(job *j)
     bal_pool_run(j->e->pool, low_outputs, j, tiles, grain_of(j->e, tiles));
 }
 
-static void packed_forward(job *j)
+static void packed_forward(const job *all)
 {
-    const size_t panels = j->w->packed.layout.panels, m = j->m;
-    const bool a8 = j->w->act.kind == BAL_ACT_A8;
-    const uint8_t *modality = j->modality;
-    const float *x = j->x;
-    float *y = j->y;
-    for (size_t i = 0; i < m; i += BAL_ROW_CHUNK) {
-        j->m = bal_min(BAL_ROW_CHUNK, m - i);
-        j->x = x + i * j->ldx;
-        j->y = y + i * j->ldy;
-        j->modality = modality ? modality + i : NULL;
-        bal_pool_run(j->e->pool, a8 ? quantize_rows_a8 : quantize_rows, j, j->m, 4);
-        bal_pool_run(j->e->pool, a8 ? panels_a8 : packed_panels, j, panels, grain_of(j->e, panels));
-        if (j->w->rank) add_low(j);
+    const size_t panels = all->w->packed.layout.panels;
+    const bool a8 = all->w->act.kind == BAL_ACT_A8;
+    for (size_t i = 0; i < all->m; i += BAL_ROW_CHUNK) {
+        job j = rows_of(all, i, BAL_ROW_CHUNK);
+        bal_pool_run(j.e->pool, a8 ? quantize_rows_a8 : quantize_rows, &j, j.m, 4);
+        bal_pool_run(j.e->pool, a8 ? panels_a8 : packed_panels, &j, panels, grain_of(j.e, panels));
+        if (j.w->rank) add_low(&j);
     }
 }
 
