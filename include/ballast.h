@@ -54,7 +54,7 @@ typedef enum bal_status {
 /* Optional detail, filled only on failure. Lives in the caller's frame. */
 typedef struct bal_error {
     bal_status status;
-    char text[400]; /* names the file, tensor, key or argument at fault */
+    char text[1000]; /* names the file, tensor, key or argument at fault */
 } bal_error;
 
 const char *bal_status_text(bal_status status);

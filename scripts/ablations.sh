@@ -77,6 +77,9 @@ A8|rtn rank 4|rtn|rank=4|a matrix of small rank beside the codes
 A8|gptq rank 4|gptq|rank=4|more bits: 0.4 per weight
 A8|gptq rank 8|gptq|rank=8|more bits: 0.8 per weight
 A8|undo|gptq|gain=row clip=inverse shift=residual polish=refit undo=on|all of it, what worsens held-out error undone
+A8|table sweep|table|polish=sweep|coordinate descent behind tables
+A8|table refit|table|polish=refit|and of their scales
+A8|awq+gptq shift undo|awq+gptq|shift=inputs undo=on|each step of a group kept only if held-out error falls
 A10|auto|gptq|bits=auto target_bpw=%.19|widths per linear under the size of one width
 END
 }

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 # What 8-bit activations cost the embedded model, beside the same weights with 16 bits, and what the recipes for them
 # make of it. Files stay in build/activations and rows in docs/activations.csv, so a run that was stopped goes on, and only
-# arms that are missing there are measured; docs/activations.md is made of the rows.
+# arms that are missing there are measured; docs/activations.md is made of the rows. Arms marked A11 are measured with
+# three choices of the conversations. Remove build/activations when the program has changed.
 #   activations.sh [--table | --speed]     --table: only make the page of the csv that is there; --speed: measure a
 #                                          prompt of 512 tokens through the kernels instead, on an idle machine
 #   QUESTIONS, SAMPLES, ROUNDS in the environment: 240, 16, 7
@@ -44,8 +45,8 @@ w4a8-static|w4a8|act_scale=static|MBQ, one fixed scale per linear (A11)
 w4a8-modality|w4a8|act_scale=static-modality|one for vision tokens and one for text (A11)
 w4a8-static-mse|w4a8|act_scale=static act_clip=mse|one scale, cut where the squared error is least (A11)
 w4a8-modality-mse|w4a8|act_scale=static-modality act_clip=mse|two scales, cut likewise (A11)
-awq+gptq-a8-static|awq+gptq|bits=4 act=a8 act_scale=static|channel scales and error feedback with one fixed scale per linear
-awq+gptq-a8-modality|awq+gptq|bits=4 act=a8 act_scale=static-modality|and with two
+awq+gptq-a8-static|awq+gptq|bits=4 act=a8 act_scale=static|channel scales and error feedback with one fixed scale per linear (A11)
+awq+gptq-a8-modality|awq+gptq|bits=4 act=a8 act_scale=static-modality|and with two (A11)
 w8-a8-static-turned|rtn|bits=8 group=row grid=sym act=a8 act_scale=static rotate=residual hadamard=all|one fixed scale where no input stands out
 w8-a8-modality-turned|rtn|bits=8 group=row grid=sym act=a8 act_scale=static-modality rotate=residual hadamard=all|two there
 w4d128-a16|rtn|bits=4 grid=two-level|4-bit weights with integer steps per 128 inputs over one scale per output; 16-bit activations
@@ -65,33 +66,37 @@ awq+gptq-row-a8-turned|awq+gptq|bits=4 group=row grid=sym act=a8 rotate=residual
 END
 }
 
-header=arm,samples,questions,linear_bpw,kl,kl_lo,kl_hi,nll,accuracy,accuracy_lo,accuracy_hi,change,change_lo,change_hi,top1
+header=arm,samples,seed,questions,linear_bpw,kl,kl_lo,kl_hi,nll,accuracy,accuracy_lo,accuracy_hi,change,change_lo,change_hi,top1
 
-# The arms without a row for these counts.
+seeds_of() { case $1 in *A11*) echo 0 1 2 ;; *) echo 0 ;; esac } # WHAT
+
+# The arms without a row for these counts, as lines: file | arm | seed | recipe | overrides
 missing() {
-  local name rest
-  while IFS='|' read -r name rest; do
-    grep -q "^$name,$samples,$questions," "$csv" || echo "$name|$rest"
+  local name recipe set what seed
+  while IFS='|' read -r name recipe set what; do
+    for seed in $(seeds_of "$what"); do
+      grep -q "^$name,$samples,$seed,$questions," "$csv" || echo "$work/$name-$samples-$seed|$name|$seed|$recipe|$set"
+    done
   done < <(arms)
 }
 
 quantize_all() {
-  local name recipe set what one s
+  local file name seed recipe set one s
   local data=(--calib demo/data/calib.jsonl --samples "$samples")
-  while IFS='|' read -r name recipe set what; do
-    one=()
+  while IFS='|' read -r file name seed recipe set; do
+    one=(--seed "$seed")
     for s in $set; do one+=(--set "$s"); done
     [[ $recipe = rtn && $set != *static* ]] || one+=("${data[@]}") # rounding looks at none
-    [ -f "$work/$name" ] || "$ballast" quantize demo/model -o "$work/$name" --force -q --recipe "$recipe" "${one[@]}" </dev/null
+    [ -f "$file" ] || "$ballast" quantize demo/model -o "$file" --force -q --recipe "$recipe" "${one[@]}" </dev/null
   done < <(missing)
 }
 
 # From what eval --json prints, a line per model; the bits of the linears come from inspect.
 evaluate_all() {
-  local names=() name rest bpw
-  while IFS='|' read -r name rest; do names+=("$work/$name"); done < <(missing)
-  [ ${#names[@]} != 0 ] || return 0
-  printf '%s\0' "${names[@]}" |
+  local files=() file rest bpw name
+  while IFS='|' read -r file rest; do files+=("$file"); done < <(missing)
+  [ ${#files[@]} != 0 ] || return 0
+  printf '%s\0' "${files[@]}" |
     xargs -0 -n 6 "$ballast" eval --against demo/model -d demo/data/eval.jsonl --limit "$questions" --json -q |
     awk -F'[:,]' '{ gsub(/[" ]/, "", $1); gsub(/[" ]/, "", $2) }
       $1 == "model" { sub(".*/", "", $2); name = $2; split("", v) }
@@ -99,9 +104,10 @@ evaluate_all() {
       $1 == "accuracy_change_hi" && name != "" { printf "%s %.9f,%.9f,%.9f,%.9f,%.6f,%.6f,%.6f,%.6f,%.6f,%.6f,%.6f\n", name, v["kl"],
         v["kl_lo"], v["kl_hi"], v["nll"], v["accuracy"], v["accuracy_lo"], v["accuracy_hi"], v["accuracy_change"],
         v["accuracy_change_lo"], v["accuracy_change_hi"], v["top1"]; name = "" }' |
-    while read -r name rest; do
-      bpw=$("$ballast" inspect "$work/$name" | awk '/^ *decoder linears/ { print $NF; exit }')
-      echo "$name,$samples,$questions,$bpw,$rest" >>"$csv"
+    while read -r file rest; do
+      bpw=$("$ballast" inspect "$work/$file" | awk '/^ *decoder linears/ { print $NF; exit }')
+      name=${file%-*-*}
+      echo "$name,$samples,${file##*-},$questions,$bpw,$rest" >>"$csv"
     done
 }
 
@@ -140,7 +146,7 @@ END
   awk -F, 'NR > 1 { if (!($1 in seen)) { seen[$1] = 1; order[++n] = $1; bits[$1] = $3 }
       cell[$1, $5 "x" $6] = sprintf("%.0f / %.0f %%", $9, 100 * $12) }
     END { for (i = 1; i <= n; i++) { k = order[i]
-        printf "| %s | %d bits | %s | %s | %s | %s |\n", k, bits[k], k ~ /a8/ ? "bytes" : k ~ /linear/ ? "f32" : "16 bits",
+        printf "| %s | %d bits | %s | %s | %s | %s |\n", k, bits[k], k ~ /a8/ ? "bytes" : k ~ /^(linear|gemm_nt)_/ ? "f32" : "16 bits",
           cell[k, "3584x18944"], cell[k, "3584x3584"], cell[k, "896x4864"] } }' "$speeds"
 }
 
@@ -152,15 +158,32 @@ table() {
 
 Made by \`scripts/activations.sh\` from [activations.csv](activations.csv): the embedded model (\`demo/model\`), $samples of 128 calibration
 conversations, the first $questions held-out questions. KL to the float model in 10⁻³ nats and accuracy in %, with 95 % intervals; the change
-of accuracy against the float model in points, paired over pictures. What the options mean: [numerics.md](numerics.md).
+of accuracy against the float model in points, paired over pictures. Arms with A11 stand for three choices of the conversations, and have the
+mean and, in braces, the least and the most of them. What the options mean: [numerics.md](numerics.md).
 
 | arm | recipe | what it is | bits per weight | KL | accuracy | change | top-1 |
 | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |
 END
     while IFS='|' read -r name recipe set what; do
-      awk -F, -v a="$name" -v r="\`$recipe\`${set:+ \`${set// /\` \`}\`}" -v w="$what" '$1 == a {
-        printf "| %s | %s | %s | %s | %.3f [%.3f, %.3f] | %.1f [%.1f, %.1f] | %+.1f [%+.1f, %+.1f] | %.1f |\n", a, r, w, $4,
-          1000 * $5, 1000 * $6, 1000 * $7, 100 * $9, 100 * $10, 100 * $11, 100 * $12, 100 * $13, 100 * $14, 100 * $15 }' "$csv"
+      awk -F, -v a="$name" -v r="\`$recipe\`${set:+ \`${set// /\` \`}\`}" -v w="$what" -v n="$samples" -v q="$questions" '
+        function spread(at, scale, form,   i, sum, lo, hi) {
+          lo = hi = v[1, at]
+          for (i = 1; i <= rows; i++) { sum += v[i, at]; if (v[i, at] < lo) lo = v[i, at]; if (v[i, at] > hi) hi = v[i, at] }
+          return sprintf(form " {" form ", " form "}", scale * sum / rows, scale * lo, scale * hi)
+        }
+        function interval(at, scale, form) {
+          return sprintf(form " [" form ", " form "]", scale * v[1, at], scale * v[1, at + 1], scale * v[1, at + 2])
+        }
+        $1 == a && $2 == n && $4 == q { rows++; for (i = 5; i <= NF; i++) v[rows, i] = $i }
+        END {
+          if (rows == 0) exit
+          if (rows == 1)
+            printf "| %s | %s | %s | %s | %s | %s | %s | %.1f |\n", a, r, w, v[1, 5], interval(6, 1000, "%.3f"), interval(10, 100, "%.1f"),
+              interval(13, 100, "%+.1f"), 100 * v[1, 16]
+          else
+            printf "| %s | %s | %s | %s | %s | %s | %s | %s |\n", a, r, w, v[1, 5], spread(6, 1000, "%.3f"), spread(10, 100, "%.1f"),
+              spread(13, 100, "%+.1f"), spread(16, 100, "%.1f")
+        }' "$csv"
     done < <(arms)
     [ ! -f "$speeds" ] || speed_table
   } >"$page"
@@ -172,7 +195,8 @@ case "${1:-}" in
   --speed) measure_speed ;;
   *)
     [ -f "$csv" ] || echo "$header" >"$csv"
-    quantize_all && evaluate_all
+    quantize_all
+    evaluate_all
     ;;
 esac
 table

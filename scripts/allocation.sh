@@ -27,7 +27,7 @@ as many bytes as 3 bits everywhere|--target-bpw 3.191667
 END
 }
 
-file_of() { echo "$work/$(echo "$1" | tr -c 'a-z0-9.\n' '_')"; }
+file_of() { echo "$work/$(echo "$recipe $samples $questions $1" | tr -c 'a-z0-9.\n' '_')"; }
 
 measure() {
   local out

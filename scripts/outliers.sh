@@ -17,7 +17,7 @@ questions=${QUESTIONS:-240}
 samples=${SAMPLES:-16}
 jobs=${JOBS:-$(nproc)}
 # recipe and overrides
-recipes=("rtn" "awq" "mbq" "gptq" "awq+gptq" "rtn rotate=residual" "gptq rotate=residual"
+recipes=("rtn" "awq" "mbq" "gptq" "gptq+shift" "awq+gptq" "ballast" "table+shift" "rtn rotate=residual" "gptq rotate=residual"
   "rtn rotate=residual hadamard=down" "gptq rotate=residual hadamard=down")
 factors=(64 8 1)
 
@@ -33,9 +33,9 @@ measure() { # FACTOR "RECIPE KEY=VALUE ..."
   read -r name s <<<"$2"
   for s in $s; do set+=(--set "$s"); done
   "$ballast" quantize "$work/x$1" -o "$file" --force -q --bits "$bits" --recipe "$name" "${set[@]}" --threads 1 \
-    --calib demo/data/calib.jsonl --samples "$samples"
+    --calib demo/data/calib.jsonl --samples "$samples" || return 1
   row=$("$ballast" eval "$file" --against demo/model -d demo/data/eval.jsonl --limit "$questions" --threads 1 \
-    --json -q | figures)
+    --json -q | figures) || return 1
   rm "$file"
   echo "$1,$2,$bits,$samples,$questions,$row" >>"$csv"
 }
@@ -43,14 +43,22 @@ measure() { # FACTOR "RECIPE KEY=VALUE ..."
 measure_all() {
   local f r
   for f in "${factors[@]}"; do
-    [ -d "$work/x$f" ] || python3 scripts/blow_up.py demo/model "$work/x$f" "$f" 1
+    if [ ! -d "$work/x$f" ]; then # whole or not at all
+      rm -rf "$work/half"
+      python3 scripts/blow_up.py demo/model "$work/half" "$f" 1
+      mv "$work/half" "$work/x$f"
+    fi
     for r in "${recipes[@]}"; do
       ! grep -q "^$f,$r,$bits,$samples,$questions," "$csv" || continue
-      [ "$(jobs -rp | wc -l)" -lt "$jobs" ] || wait -n
-      measure "$f" "$r" </dev/null >/dev/null &
+      [ "$(jobs -rp | wc -l)" -lt "$jobs" ] || wait -n || true
+      { measure "$f" "$r" </dev/null >/dev/null || echo "$f $r" >>"$work/failed"; } &
     done
   done
   wait
+  [ ! -e "$work/failed" ] || {
+    echo "outliers: these failed: $(paste -sd, "$work/failed")" >&2
+    exit 1
+  }
 }
 
 table() {
@@ -65,12 +73,13 @@ calibration conversations, the first $questions held-out questions. Accuracy in 
 | weights × | recipe | accuracy | KL |
 | ---: | --- | ---: | ---: |
 END
-    awk -F, -v b="$bits" 'NR > 1 && $3 == b { printf "| %d | `%s` | %.1f [%.1f, %.1f] | %.2f [%.2f, %.2f] |\n", $1, $2, 100 * $9,
-      100 * $10, 100 * $11, 1000 * $6, 1000 * $7, 1000 * $8 }' "$csv"
+    sort -t, -k1,1rn -s "$csv" | awk -F, -v b="$bits" -v n="$samples" -v q="$questions" '$3 == b && $4 == n && $5 == q { printf "| %d | `%s` | %.1f [%.1f, %.1f] | %.2f [%.2f, %.2f] |\n", $1, $2, 100 * $9,
+      100 * $10, 100 * $11, 1000 * $6, 1000 * $7, 1000 * $8 }'
   } >"$page"
 }
 
 mkdir -p "$work"
+rm -f "$work/failed"
 [ -f "$csv" ] || echo "factor,recipe,bits,samples,questions,kl,kl_lo,kl_hi,accuracy,accuracy_lo,accuracy_hi" >"$csv"
 if [ "${1:-}" != --table ]; then
   measure_all

@@ -2,14 +2,16 @@
 # Memory and time of quantizing a decoder as wide as a 7B, with random weights: how docs/scale.md was made.
 #
 #   scripts/scale_7b.sh [--layers N] [--samples N] [--recipe NAME] [--set KEY=VALUE ...]
-#   scripts/scale_7b.sh --same [...]    instead: one run, one killed after its first block and resumed, and two
-#                                       ranks under mpirun must make the same file; prints the seconds of each
+#   scripts/scale_7b.sh --same [...]    instead: one run of two threads, one killed after its first block and
+#                                       resumed, and two ranks of one thread under mpirun must make the same file;
+#                                       prints the seconds of each
 #
-# Needs 1 GB of disk for the checkpoint (two blocks) and about as much again for a run, in build/scale.
+# Needs 1 GB of disk for the checkpoint (two blocks), half as much for a file, and 4.4 GB for intermediate data of 128
+# conversations, in build/scale.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 layers=2 samples=128 recipe=ballast sets=() same=
-usage() { sed -n '2,8p' "$0" >&2; exit 2; }
+usage() { sed -n '2,10p' "$0" >&2; exit 2; }
 while [ $# -gt 0 ]; do
   if [ "$1" = --same ]; then
     same=1
@@ -30,8 +32,12 @@ cd "$root"
 cmake --preset release -DBALLAST_TESTS=ON >/dev/null
 cmake --build build --target make_wide measure_quantize ballast_tool
 work=build/scale model=build/scale/model$layers
-mkdir -p "$model"
-[ -e "$model/model.safetensors" ] || build/tests/make_wide demo/model "$model" "$layers"
+mkdir -p "$work"
+if [ ! -e "$model/model.safetensors" ]; then # whole or not at all
+  mkdir -p "$model.half"
+  build/tests/make_wide demo/model "$model.half" "$layers"
+  mv -T "$model.half" "$model"
+fi
 if [ -z "$same" ]; then
   exec build/tests/measure_quantize "$model" "$work/out.safetensors" demo/data/calib.jsonl "$samples" "$(nproc)" \
     "$recipe" ${sets[@]+"${sets[@]}"}
@@ -49,9 +55,9 @@ timed() { # NAME COMMAND...
   echo "$1: $((SECONDS - start)) s"
 }
 
-quantize=(build/ballast quantize "$model" "${arguments[@]}")
-rm -rf "$work"/{one,resumed,thread,ranks}.safetensors{,.partial}
-timed "one process, $(nproc) threads" "${quantize[@]}" -o "$work/one.safetensors"
+quantize=(build/ballast quantize "$model" "${arguments[@]}" --threads 2)
+rm -rf "$work"/{one,resumed,ranks}.safetensors{,.partial}
+timed "one process, 2 threads" "${quantize[@]}" -o "$work/one.safetensors"
 
 "${quantize[@]}" -o "$work/resumed.safetensors" </dev/null >/dev/null 2>&1 &
 victim=$!
@@ -65,7 +71,7 @@ wait "$victim" || true
 [ ! -e "$work/resumed.safetensors" ]
 timed "killed after its first block, the rest" "${quantize[@]}" -o "$work/resumed.safetensors" --resume
 
-timed "one process, 1 thread" "${quantize[@]}" -o "$work/thread.safetensors" --threads 1
-timed "two ranks of 1 thread" mpirun -n 2 "${quantize[@]}" -o "$work/ranks.safetensors" --threads 1
-for file in resumed thread ranks; do cmp "$work/one.safetensors" "$work/$file.safetensors"; done
+timed "two ranks of 1 thread" mpirun -n 2 build/ballast quantize "$model" "${arguments[@]}" --threads 1 \
+  -o "$work/ranks.safetensors"
+for file in resumed ranks; do cmp "$work/one.safetensors" "$work/$file.safetensors"; done
 echo "the same bytes: $(sha256sum <"$work/one.safetensors" | cut -c1-16)"

@@ -328,7 +328,7 @@ bal_status bal_json_choice(const bal_json *obj, const char *key, const char *con
     const char *s = json_string_value(v.value);
     *index = 0;
     if (s && name_index(names, n, s, index)) return BAL_OK;
-    char list[150];
+    char list[600];
     join_names(list, sizeof list, names, n);
     return bal_json_mismatch(&v, err, "%s", list);
 }
@@ -369,7 +369,7 @@ bal_status bal_json_only_keys(const bal_json *obj, const char *const allowed[], 
          it = json_object_iter_next((json_t *)(uintptr_t)obj->value, it)) {
         const char *key = json_object_iter_key(it);
         if (name_index(allowed, n, key, &index)) continue;
-        char list[220];
+        char list[800];
         join_names(list, sizeof list, allowed, n);
         const bal_json v = bal_json_get(obj, key);
         return bal_fail(err, BAL_E_FORMAT, "%.80s: unknown key %.80s; known are %s", obj->file,

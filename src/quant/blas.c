@@ -14,7 +14,7 @@ static bool one_at_a_time;
 static void look(void)
 {
     openblas_set_num_threads(1);
-    one_at_a_time = openblas_get_parallel() == OPENBLAS_SEQUENTIAL;
+    one_at_a_time = openblas_get_parallel() != OPENBLAS_THREAD;
 }
 
 static void enter(void)

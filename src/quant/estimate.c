@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * Operations of each stage of a block, added up. The allowances (what a stage reaches of the speed
- * of a large product) were measured at a width of 18944; docs/numerics.md has the figures. */
+ * of a large product) were measured at a width of 18944; docs/scale.md has the figures. */
 #include "quant/estimate.h"
 
 #include "base/size.h"
@@ -128,6 +128,27 @@ static double search_ops(const shape *b, const bal_recipe *r, int g)
     return b->weighed * k * k + points * rows * k * (k / PANEL_SPEED + ROUND_OPS);
 }
 
+/* Whether the group's shift is solved for at its outputs, which are fewer than its inputs. */
+static bool through_weight(const shape *b, int g)
+{
+    return bal_group_table[g].count == 1 && b->n[g] < b->k[g];
+}
+
+/* Cross moments of one group, and what its targets are moved by. */
+static double shift_ops(const shape *b, int g)
+{
+    const double n = b->n[g], k = b->k[g];
+    return through_weight(b, g) ? 4.0 * n * k * b->weighed : 2.0 * k * k * (b->weighed + n);
+}
+
+/* In double: factors of one group, and its shift solved for. */
+static double factor_ops(const shape *b, const bal_recipe *r, int g)
+{
+    const double k = b->k[g], rows = through_weight(b, g) ? b->n[g] : k;
+    const double factors = (r->clip == BAL_CLIP_INVERSE ? 2.0 : 1.0) + (r->shift ? 1.0 : 0.0);
+    return factors * k * k * k / 3.0 + (r->shift ? 2.0 * k * k * rows : 0.0);
+}
+
 /* Moments, front passes, codes, gain and the two verdicts of one group. */
 static double solve_ops(const shape *b, const bal_recipe *r, int g)
 {
@@ -137,6 +158,7 @@ static double solve_ops(const shape *b, const bal_recipe *r, int g)
     double ops = b->tokens * front[g] + b->weighed * k * k + 2.0 * half * judged;
     ops += 4.0 * b->samples * k * k; /* adding a sample's products up in double */
     ops += n * k * k / PANEL_SPEED * (r->gain ? 3.0 : 1.0);
+    if (r->shift) ops += shift_ops(b, g);
     if (r->polish != BAL_POLISH_NONE) ops += 4.0 * n * k * k;
     if (r->rank) ops += n * k * k / PANEL_SPEED + 16.0 * r->rank * (4.0 * n * k + 2.0 * k * k);
     return ops + COPY_OPS * n * k;
@@ -181,20 +203,31 @@ static double time_of(const shape *b, const bal_text_config *c, const bal_recipe
     if (gradients) f32 += layers * gradient_ops(b);
     if (r->bits == BAL_BITS_AUTO) f32 += layers * price_ops(b, r);
     for (int g = 0; bal_recipe_solves(r) && g < BAL_GROUPS; g++)
-        f64 +=
-            layers * b->k[g] * b->k[g] * b->k[g] * (r->clip == BAL_CLIP_INVERSE ? 2.0 : 1.0) / 3.0;
+        f64 += layers * factor_ops(b, r, g);
     return f32 / speed.f32 + f64 / speed.f64;
 }
 
 /* ---- Space ------------------------------------------------------------------------------------
  */
 
+static double widest(const shape *b)
+{
+    double k = 0.0;
+    for (int g = 0; g < BAL_GROUPS; g++) k = b->k[g] > k ? b->k[g] : k;
+    return k;
+}
+
+/* What every thread has for itself: rows of inputs and codes, and a panel of the inverse. */
+static double lanes_bytes(const shape *b, const bal_recipe *r, int lanes)
+{
+    return lanes * widest(b) * (448.0 + (r->clip == BAL_CLIP_INVERSE ? 8.0 * TILE : 0.0));
+}
+
 /* Second moments of the widest input: packed in double, the factor beside them, and what is read of
  * both in f32; cross moments, and the square that descent reads. */
 static double moments_bytes(const shape *b, const bal_recipe *r)
 {
-    double k = 0.0;
-    for (int g = 0; g < BAL_GROUPS; g++) k = b->k[g] > k ? b->k[g] : k;
+    const double k = widest(b);
     const bool fast = r->scale == BAL_SCALE_SEARCH && r->objective == BAL_OBJECTIVE_MOMENTS;
     if (!bal_recipe_solves(r)) return fast ? 6.0 * k * k : 0.0;
     const double apart =
@@ -207,11 +240,12 @@ static double moments_bytes(const shape *b, const bal_recipe *r)
 }
 
 static double solving_bytes(const shape *b, const bal_text_config *c, const bal_recipe *r,
-                            double longest)
+                            double longest, bool ranks)
 {
     const double wide = c->intermediate > c->hidden ? c->intermediate : c->hidden;
+    const double sent = ranks ? 12.0 * longest * wide : 0.0;
     const double rows = (longest + 256.0) * 4.0 * (4.0 * wide + 8.0 * c->hidden) +
-                        (bal_recipe_solves(r) ? longest * 16.0 * wide : 0.0);
+                        (bal_recipe_solves(r) ? longest * 16.0 * wide + sent : 0.0);
     return 9.3 * b->weights + moments_bytes(b, r) + (b->samples > 0.0 ? rows : 0.0);
 }
 
@@ -224,11 +258,12 @@ static double gradient_bytes(const shape *b, const bal_text_config *c, double lo
 }
 
 bal_estimate bal_estimate_make(const bal_text_config *c, const bal_samples *samples,
-                               const bal_recipe *r, bool gradients, bal_speed speed)
+                               const bal_recipe *r, bool gradients, bal_speed speed, int lanes)
 {
     const shape b = shape_of(c, samples, r);
     const double longest = samples->max_len, q = (double)c->heads * c->head_dim;
-    double ram = solving_bytes(&b, c, r, longest);
+    double ram =
+        solving_bytes(&b, c, r, longest, samples->rank != NULL) + lanes_bytes(&b, r, lanes);
     const double first = gradients ? gradient_bytes(&b, c, longest) : 0.0;
     if (first > ram) ram = first;
     const double row = 4.0 * ((bal_recipe_solves(r) ? 8.0 : 6.0) * c->hidden + q + c->intermediate);

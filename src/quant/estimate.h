@@ -24,8 +24,8 @@ typedef struct bal_estimate {
     double seconds;       /* without the vision tower and the writing of the file */
 } bal_estimate;
 
-/* samples: laid out; n 0 for a recipe without data. */
+/* samples: laid out; n 0 without data. lanes: threads. */
 bal_estimate bal_estimate_make(const bal_text_config *c, const bal_samples *samples,
-                               const bal_recipe *r, bool gradients, bal_speed speed);
+                               const bal_recipe *r, bool gradients, bal_speed speed, int lanes);
 
 #endif

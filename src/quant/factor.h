@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * What solvers need of H + damp mean(diag H) I: the order of columns, the unit triangular factor
- * along it, its pivots, 1 / [H^-1]_jj, and the shift of targets. All LAPACK is behind this file
- * (docs/numerics.md, "Error feedback"). */
+ * along it, its pivots, 1 / [H^-1]_jj, and the shift of targets (docs/numerics.md, "Error
+ * feedback"). */
 #ifndef BAL_QUANT_FACTOR_H
 #define BAL_QUANT_FACTOR_H
 

@@ -96,8 +96,8 @@ static void search(group_search *g, const bal_quantizer *z)
 {
     const bool sym = z->grid == BAL_GRID_SYM, few = z->bits <= 3;
     const float half = (float)(1 << (z->bits - 1));
-    float lo = g->w[0], hi = g->w[0];
-    for (int i = 1; i < g->n; i++) {
+    float lo = z->range == BAL_EXTENT_ZERO ? 0.0f : g->w[0], hi = lo;
+    for (int i = 0; i < g->n; i++) {
         lo = fminf(lo, g->w[i]);
         hi = fmaxf(hi, g->w[i]);
     }

@@ -1015,10 +1015,11 @@ static void add_tower(bal_pipeline_plan *p, const bal_tower *t, uint64_t room)
 static bal_status fill_needs(bal_pipeline_plan *p, run *r)
 {
     bal_speed speed;
-    if (bal_recipe_needs_data(&r->recipe)) BAL_TRY(lay_out_data(r));
+    if (r->o->calib) BAL_TRY(lay_out_data(r));
     BAL_TRY(bal_speed_measure(&speed, &r->exec, r->err));
-    const bal_estimate e = bal_estimate_make(&r->engine.model.config.text, &r->data.samples,
-                                             &r->recipe, needs_sensitivity(&r->recipe), speed);
+    const bal_estimate e =
+        bal_estimate_make(&r->engine.model.config.text, &r->data.samples, &r->recipe,
+                          needs_sensitivity(&r->recipe), speed, bal_pool_size(r->engine.pool));
     p->ram_bytes = e.ram_bytes;
     p->seconds = e.seconds;
     p->disk_bytes = p->sizes.n_bytes + p->sizes.linear_bytes + e.spill_bytes +

@@ -38,8 +38,11 @@ float bal_arith_round(bal_arith arith, float x)
 
 bal_quantizer bal_quantizer_of(const bal_recipe *r)
 {
-    return (bal_quantizer){
-        .bits = r->bits, .group = r->group, .grid = r->grid, .arith = r->arithmetic};
+    return (bal_quantizer){.bits = r->bits,
+                           .group = r->group,
+                           .grid = r->grid,
+                           .range = r->range,
+                           .arith = r->arithmetic};
 }
 
 int bal_group_size(int k, int group)
@@ -72,8 +75,9 @@ static inline __attribute__((always_inline)) params group_params(const bal_quant
 {
     const float top = (float)((1 << q->bits) - 1), half = (float)(1 << (q->bits - 1));
     const float least = rd(a, 1e-5f);
-    float lo = w[0], hi = w[0];
-    for (int i = 1; i < n; i++) {
+    const bool zero = q->range == BAL_EXTENT_ZERO;
+    float lo = zero ? 0.0f : w[0], hi = lo;
+    for (int i = 0; i < n; i++) {
         lo = w[i] < lo ? w[i] : lo;
         hi = w[i] > hi ? w[i] : hi;
     }

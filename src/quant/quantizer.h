@@ -15,6 +15,7 @@ typedef struct bal_quantizer {
     int bits, group; /* group 0, or longer than the row: the whole row */
     bal_grid grid;
     bal_arith arith;
+    bal_extent range; /* of asym */
 } bal_quantizer;
 
 /* What a file will hold (type/packed.h). */
@@ -100,8 +101,8 @@ int bal_group_count(int k, int group);
  * - 1: asym  S = f16(rd(max(rd(max w - min w), rd(1e-5)) / top)), Z = clamp(-rint(rd(min w / S)),
  * 0, top) sym   S = f16(rd(max(max |w|, rd(1e-5)) / (2^(bits-1) - 1))),  Z = 2^(bits-1) q =
  * clamp(rint(rd(w / S)) + Z, 0, top) An S that vanishes in f16 becomes the smallest subnormal, one
- * that overflows the largest f16. The range is not widened to hold 0, so a one-sided group
- * saturates (as the published code). */
+ * that overflows the largest f16. min w and max w are those of the group, so that a one-sided group
+ * saturates (the published code), or, with range zero, of the group and 0. */
 void bal_quantize_row(const bal_quantizer *z, const float *w, int k, uint8_t *codes,
                       uint16_t *scales, uint8_t *zeros);
 

@@ -64,7 +64,10 @@ bal_status bal_rank_join(bal_rank **out, bal_error *err)
     world *w = calloc(1, sizeof *w);
     if (!w) return bal_nomem(err, sizeof *w, "ranks");
     w->ours = !started;
-    if (!started) MPI_Init(NULL, NULL);
+    if (!started) {
+        int offered; /* only the thread that opened it calls MPI; every build gives that much */
+        MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &offered);
+    }
     w->rank = (bal_rank){.ops = &ops, .ctx = w};
     MPI_Comm_rank(MPI_COMM_WORLD, &w->rank.index);
     MPI_Comm_size(MPI_COMM_WORLD, &w->rank.count);

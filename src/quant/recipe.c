@@ -64,6 +64,10 @@ static const key KEYS[] = {
       {"table", BAL_GRID_TABLE},
       {"two-level", BAL_GRID_TWO_LEVEL}},
      "codes between minimum and maximum, around zero, in skewed tables, or with integer steps"},
+    {"range",
+     FIELD(range),
+     {{"minmax", BAL_EXTENT_MINMAX}, {"zero", BAL_EXTENT_ZERO}},
+     "what a range of grid=asym holds: minimum and maximum, or 0 besides"},
     {"act",
      FIELD(act),
      {{"a16", BAL_ACT_A16}, {"a8", BAL_ACT_A8}},
@@ -342,7 +346,7 @@ bal_status bal_recipe_set(bal_recipe *r, const char *name, const char *value, ba
     const number_key *number = find_number(name);
     if (k) return set_word(r, k, value, "recipe", err);
     if (number) return set_number(r, number, value, "recipe", err);
-    char keys[600];
+    char keys[800];
     join_keys(keys, sizeof keys);
     return bal_fail(err, BAL_E_ARG, "recipe: no key \"%.60s\"; the keys are %s", name, keys);
 }

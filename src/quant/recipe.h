@@ -59,6 +59,10 @@ typedef enum bal_act_clip { BAL_ACT_CLIP_MAX, BAL_ACT_CLIP_MSE } bal_act_clip;
 /* asym, sym: codes between minimum and maximum, or around zero; table: skewed levels with a signed
  * step per group; two-level: asym with integer steps per group (type/packed.h) */
 typedef enum bal_grid { BAL_GRID_ASYM, BAL_GRID_SYM, BAL_GRID_TABLE, BAL_GRID_TWO_LEVEL } bal_grid;
+/* what ranges of grid asym hold: minimum and maximum only, so that a group of one sign saturates
+ * and a constant one is lost (AWQ's and MBQ's programs); or 0 too (GPTQ's program). Groups with
+ * both signs are the same. Grids table and two-level always hold 0, sym is around it. */
+typedef enum bal_extent { BAL_EXTENT_MINMAX, BAL_EXTENT_ZERO } bal_extent;
 /* none; awq = AWQ's symmetric clip by output error of group partial sums; diag = clip weighted by
  * the balanced diag(H); block = by the group's block of the balanced H; inverse = by 1 / [H^-1]_jj,
  * what an error costs that all other columns make up for; pivot = by D_jj of H = M D M^T, what one
@@ -126,6 +130,7 @@ typedef struct bal_recipe {
     int side[BAL_SIDES];     /* bits of each side: 4, 6, 8, BAL_SIDE_AUTO, or 0: as they are */
     bal_act_kind vision_act; /* how tower and projector read their inputs where they are packed */
     bal_grid grid;
+    bal_extent range;
     bal_act_kind act; /* how the linears read their inputs */
     int act_group;    /* inputs that share a scale of a8: 32, 128, or 0: the token */
     bal_act_scale act_scale;

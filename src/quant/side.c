@@ -198,7 +198,8 @@ static void round_rows(void *ctx, size_t begin, size_t end, int lane)
     for (size_t r = begin; r < end; r++) {
         bal_linear_row(j->l, (int)r, row);
         for (int width = 0; width < BAL_SIDE_WIDTHS; width++) {
-            const bal_quantizer z = {bal_side_widths[width], j->group, BAL_GRID_SYM, BAL_ARITH_F32};
+            const bal_quantizer z = {
+                .bits = bal_side_widths[width], .group = j->group, .grid = BAL_GRID_SYM};
             double sum = 0.0;
             for (int at = 0; at < k; at += size)
                 bal_quantize_group(&z, row + at, k - at < size ? k - at : size, back + at);

@@ -163,7 +163,7 @@ bal_status bal_tower_round(const bal_exec *e, const bal_tower_linear *item, uint
 {
     const bal_linear *l = item->linear;
     const bal_packed_layout *p = &item->layout;
-    const bal_quantizer z = {p->bits, (int)p->group, BAL_GRID_SYM, BAL_ARITH_F32};
+    const bal_quantizer z = {.bits = p->bits, .group = (int)p->group, .grid = BAL_GRID_SYM};
     bal_quantized_linear q = {0};
     float *w = malloc(p->n * p->k * sizeof *w);
     *out = aligned_alloc(BAL_PACKED_ALIGN, p->n_bytes);

@@ -234,37 +234,40 @@ bal_status bal_workspace_commit(bal_workspace *w, const char *part_name, bal_err
     return BAL_OK;
 }
 
-static bal_status differs(const bal_workspace *w, const char *key, const json_t *was,
-                          const json_t *is, bal_error *err)
+static bal_status differs(const bal_workspace *w, const char *part, const char *key,
+                          const json_t *was, const json_t *is, bal_error *err)
 {
     const size_t flags = JSON_ENCODE_ANY | JSON_COMPACT;
     char *a = was ? json_dumps(was, flags) : NULL, *b = is ? json_dumps(is, flags) : NULL;
     bal_fail(err, BAL_E_EXISTS,
-             "%.120s was made with %s %.60s, this run has %.60s; without --resume, --force starts "
-             "over",
-             w->output.partial, key, a ? a : "nothing", b ? b : "nothing");
+             "%.120s was made with %s%s %.60s, this run has %.60s; without --resume, --force "
+             "starts over",
+             w->output.partial, part, key, a ? a : "nothing", b ? b : "nothing");
     free(a);
     free(b);
     return BAL_E_EXISTS;
 }
 
-/* Recipes are long: name the option that differs, not the whole. */
-static bal_status compare(const bal_workspace *w, const json_t *was, const json_t *is,
-                          bal_error *err)
+/* Recipes are long: name the option that differs, not the whole. part: "calibration ", "recipe "
+ * or nothing. */
+static bal_status compare(const bal_workspace *w, const char *part, const json_t *was,
+                          const json_t *is, bal_error *err)
 {
+    char inner[40];
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)(uintptr_t)is, key, value)
     {
         const json_t *old = json_object_get(was, key);
-        if (json_is_object(value) && json_is_object(old))
-            BAL_TRY(compare(w, old, value, err));
-        else if (!json_equal(old, value))
-            return differs(w, key, old, value, err);
+        if (json_is_object(value) && json_is_object(old)) {
+            snprintf(inner, sizeof inner, "%s ", key);
+            BAL_TRY(compare(w, inner, old, value, err));
+        } else if (!json_equal(old, value))
+            return differs(w, part, key, old, value, err);
     }
     json_object_foreach((json_t *)(uintptr_t)was, key, value)
     {
-        if (!json_object_get(is, key)) return differs(w, key, value, NULL, err);
+        if (!json_object_get(is, key)) return differs(w, part, key, value, NULL, err);
     }
     return BAL_OK;
 }
@@ -276,7 +279,7 @@ bal_status bal_workspace_bind(bal_workspace *w, const json_t *identity, bal_erro
     BAL_TRY(bal_workspace_path(w, path, sizeof path, RUN, err));
     if (!bal_path_exists(path)) return bal_record_save(path, identity, err);
     BAL_TRY(bal_record_load(&was, path, err));
-    const bal_status st = compare(w, was, identity, err);
+    const bal_status st = compare(w, "", was, identity, err);
     json_decref(was);
     return st;
 }

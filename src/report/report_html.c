@@ -319,14 +319,19 @@ static bool has_steps(const json_t *r)
 
 static void write_steps(FILE *f, const json_t *r)
 {
+    const char *undo = json_string_value(get(get(r, "recipe", NULL), "undo", NULL));
     if (!has_steps(r)) return;
-    fputs("<h2>Solver steps</h2>\n<p>Balanced squared error of the residual stream behind the "
-          "sub-block on the quantized stream, as a part of what plain rounding of the same group "
-          "leaves; measured on samples the solver has not seen where there are enough. Struck out: "
-          "the step was worse and undone.</p>\n<details open><summary>every layer</summary>"
-          "<div class=\"wide\"><table><tr><th>layer</th><th>q k v</th><th>o</th><th>gate, up</th>"
-          "<th>down</th></tr>\n",
-          f);
+    fprintf(f,
+            "<h2>Solver steps</h2>\n<p>Balanced squared error of the residual stream behind the "
+            "sub-block on the quantized stream, as a part of what plain rounding of the same group "
+            "leaves; %s</p>\n<details open><summary>every layer</summary>"
+            "<div class=\"wide\"><table><tr><th>layer</th><th>q k v</th><th>o</th><th>gate, "
+            "up</th><th>down</th></tr>\n",
+            undo && strcmp(undo, "on") == 0
+                ? "measured on samples the solver has not seen where there are enough. Struck out: "
+                  "the step was worse and undone."
+                : "all steps of the recipe at once, measured on every eighth sample where there "
+                  "are enough; the solver has seen them, and nothing is undone (undo=off).");
     for (int i = 0; i < layers_of(r); i++) {
         const json_t *b = json_array_get(get(r, "blocks", NULL), (size_t)i);
         const json_t *groups = get(b, "groups", NULL);

@@ -201,7 +201,7 @@ enum { DEVICE_REQUESTS = 5, DEVICE_ANSWER = 9 };
 typedef struct device_told {
     int32_t id[DEVICE_REQUESTS][DEVICE_ANSWER];
     int n[DEVICE_REQUESTS], done, failed;
-    char why[400];
+    char why[1000];
 } device_told;
 
 typedef struct device_listener {

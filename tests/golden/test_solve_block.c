@@ -195,7 +195,7 @@ static void test_worse_steps_are_undone(void **state)
         bal_block_result_free(&r);
     }
     printf("steps: %d kept, %d undone\n", kept, undone);
-    assert_true(kept >= 20);
+    assert_true(kept >= 20 && undone > 0);
     drift_close(&d);
 }
 
@@ -463,7 +463,9 @@ static void test_odd_blocks(void **state)
     free(h);
     ASSERT_OK(bal_block_solve(&out, &d.q.exec, c, &copy.l, 0, &d.q.samples, &d.q.embeds, &d.quant,
                               half, &r, "/tmp", NULL, NULL, &err));
-    for (int sub = 0; sub < BAL_SUBS; sub++) assert_true(isfinite(balanced(&out.final[sub])));
+    /* the solver still does more than rounding, and what the outlier leaves is a number */
+    for (int sub = 0; sub < BAL_SUBS; sub++)
+        assert_true(balanced(&out.final[sub]) < balanced(&out.rtn[sub]));
     bal_block_result_free(&out);
     bal_layer_copy_destroy(&copy);
     drift_close(&d);

@@ -28,7 +28,7 @@ static void make_data(data *d, int n, int length)
     d->all = (bal_samples){.n = n, .max_len = length, .items = d->items};
 }
 
-static bal_estimate estimate(const char *recipe, const char *set, int n, int length)
+static bal_estimate with_lanes(const char *recipe, const char *set, int n, int length, int lanes)
 {
     static data d;
     bal_error err = {0};
@@ -37,7 +37,12 @@ static bal_estimate estimate(const char *recipe, const char *set, int n, int len
     ASSERT_OK(bal_recipe_load(&r, recipe, &err));
     if (set) ASSERT_OK(bal_recipe_assign(&r, set, &err));
     return bal_estimate_make(&wide, &d.all, &r, r.balance == BAL_BALANCE_GRADIENT,
-                             (bal_speed){1e11, 5e10});
+                             (bal_speed){1e11, 5e10}, lanes);
+}
+
+static bal_estimate estimate(const char *recipe, const char *set, int n, int length)
+{
+    return with_lanes(recipe, set, n, length, 2);
 }
 
 /* 5.7 GB were measured for four conversations, most of it moments and their factor; shifted targets
@@ -55,6 +60,9 @@ static void test_memory(void **state)
     assert_true(estimate("ballast", NULL, 4, 4 * LENGTH).ram_bytes > few.ram_bytes);
     assert_true(estimate("ballast", "polish=refit", 4, LENGTH).ram_bytes > few.ram_bytes);
     assert_true(estimate("rtn", NULL, 0, 0).ram_bytes < 2500000000u);
+    const double inverse = (double)with_lanes("gptq", "clip=inverse", 4, LENGTH, 64).ram_bytes;
+    const double alone = (double)with_lanes("gptq", "clip=inverse", 4, LENGTH, 1).ram_bytes;
+    assert_true(inverse > alone + 63.0 * 18944 * 256 * 8); /* a panel of the inverse per thread */
     assert_true(estimate("ballast", NULL, SAMPLES, 4 * LENGTH).ram_bytes < 8000000000u);
 }
 
@@ -66,6 +74,11 @@ static void test_time(void **state)
     assert_true(moments < 0.5 * output);
     assert_true(estimate("ballast", NULL, SAMPLES, 2 * LENGTH).seconds > 1.5 * output);
     assert_true(estimate("awq", NULL, SAMPLES, LENGTH).seconds < output);
+    /* a second factor, and two triangular solves of what each group is shifted by */
+    const double k[] = {3584, 3584, 3584, 18944}, rows[] = {3584, 3584, 3584, 3584};
+    double shift = 0.0;
+    for (int g = 0; g < 4; g++) shift += k[g] * k[g] * (k[g] / 3.0 + 2.0 * rows[g]);
+    assert_true(output - estimate("awq+gptq", NULL, SAMPLES, LENGTH).seconds > 28 * shift / 5e10);
     assert_true(estimate("mbq", NULL, SAMPLES, LENGTH).seconds >
                 estimate("mbq-r1", NULL, SAMPLES, LENGTH).seconds);
     assert_true(estimate("rtn", NULL, 0, 0).seconds < 60.0);

@@ -100,6 +100,66 @@ static void test_extremes(void **state)
     for (int i = 0; i < 32; i++) assert_true(out[i] == 15 * s);
 }
 
+/* With range zero the same group, and a constant one, end within half a step; what holds both signs
+ * does not change. */
+static void test_range_with_zero(void **state)
+{
+    (void)state;
+    static const float ends[][2] = {{10, 11}, {0.75f, 0.75f}, {-3, -1}, {-60000, -1}};
+    bal_rng rng;
+    bal_rng_seed(&rng, 6);
+    for (int turn = 0; turn < 200; turn++) {
+        const bal_quantizer zero = {.bits = (int[]){2, 3, 4, 8}[turn % 4],
+                                    .arith = turn % 8 < 4 ? BAL_ARITH_F32 : BAL_ARITH_F16,
+                                    .range = BAL_EXTENT_ZERO};
+        bal_quantizer plain = zero;
+        plain.range = BAL_EXTENT_MINMAX;
+        const float lo = ends[turn / 50][0], hi = ends[turn / 50][1];
+        const float top = (float)((1 << zero.bits) - 1), step = fmaxf(fabsf(lo), fabsf(hi)) / top;
+        const float half = (0.51f + top * 0x1p-10f) * step; /* S and w / S have 11 bits */
+        float w[32], out[32], same[32];
+        for (int i = 0; i < 32; i++) w[i] = lo + bal_rng_f32(&rng) * (hi - lo);
+        bal_quantize_group(&zero, w, 32, out);
+        for (int i = 0; i < 32; i++) assert_true(fabsf(out[i] - w[i]) <= half);
+        w[turn % 32] *= -1.0f;
+        bal_quantize_group(&zero, w, 32, out);
+        bal_quantize_group(&plain, w, 32, same);
+        assert_memory_equal(out, same, sizeof out);
+    }
+}
+
+/* Codes between minimum and maximum are binary codes (LUT-GEMM, arXiv 2206.09557, eq. 3): bit i of
+ * q is beta_i = +-1 with alpha_i = S 2^i / 2, and o = S ((2^b - 1) / 2 - Z); exactly. */
+static void test_is_a_binary_code(void **state)
+{
+    (void)state;
+    enum { N = 3, GROUP = 32, GROUPS = 3 };
+    bal_rng rng;
+    bal_rng_seed(&rng, 8);
+    for (int bits = 2; bits <= 8; bits += bits < 4 ? 1 : 2) {
+        const bal_quantizer z = {.bits = bits, .group = GROUP};
+        bal_error err;
+        bal_quantized_linear q;
+        float w[N * K], row[K];
+        for (int i = 0; i < N * K; i++) w[i] = bal_rng_f32(&rng) - 0.3f;
+        ASSERT_OK(bal_quantized_linear_create(&q, N, K, bits, GROUP, &err));
+        for (int r = 0; r < N; r++) {
+            bal_quantize_row(&z, w + r * K, K, q.codes + r * K, q.scales + r * GROUPS,
+                             q.zeros + r * GROUPS);
+            bal_quantized_row(&q, r, row);
+            for (int c = 0; c < K; c++) {
+                const float s = bal_f16_to_f32(q.scales[r * GROUPS + c / GROUP]);
+                const float zero = q.zeros[r * GROUPS + c / GROUP];
+                float sum = s * ((float)((1 << bits) - 1) / 2 - zero);
+                for (int i = 0; i < bits; i++)
+                    sum += s * ldexpf(0.5f, i) * (q.codes[r * K + c] >> i & 1 ? 1.0f : -1.0f);
+                assert_true(sum == row[c]);
+            }
+        }
+        bal_quantized_linear_free(&q);
+    }
+}
+
 /* The same operations one after the other, without the code under test. */
 static void definition(const float *w, int n, int bits, bal_arith a, float *out)
 {
@@ -212,9 +272,10 @@ static void test_sizes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden_edges), cmocka_unit_test(test_extremes),
-        cmocka_unit_test(test_definition),   cmocka_unit_test(test_ties_go_to_even),
-        cmocka_unit_test(test_symmetric),    cmocka_unit_test(test_scale_candidates),
+        cmocka_unit_test(test_golden_edges),    cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_range_with_zero), cmocka_unit_test(test_is_a_binary_code),
+        cmocka_unit_test(test_definition),      cmocka_unit_test(test_ties_go_to_even),
+        cmocka_unit_test(test_symmetric),       cmocka_unit_test(test_scale_candidates),
         cmocka_unit_test(test_sizes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

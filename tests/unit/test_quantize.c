@@ -391,16 +391,17 @@ static void test_resume_needs_the_same_run(void **state)
     kill_at(out, &o, UNITS + 1);
     o.resume = true;
     o.samples = 2;
-    ASSERT_FAILS(BAL_E_EXISTS, "sha256", bal_quantize(source_path(MODEL), out, &o, &err));
+    ASSERT_FAILS(BAL_E_EXISTS, "calibration sha256",
+                 bal_quantize(source_path(MODEL), out, &o, &err));
     o = options();
     o.resume = true;
     o.seed = 9;
-    ASSERT_FAILS(BAL_E_EXISTS, "seed 0, this run has 9",
+    ASSERT_FAILS(BAL_E_EXISTS, "calibration seed 0, this run has 9",
                  bal_quantize(source_path(MODEL), out, &o, &err));
     o = options();
     o.resume = true;
     o.set = (const char *const[]){"group=32", "bits=4"};
-    ASSERT_FAILS(BAL_E_EXISTS, "bits 3, this run has 4",
+    ASSERT_FAILS(BAL_E_EXISTS, "recipe bits 3, this run has 4",
                  bal_quantize(source_path(MODEL), out, &o, &err));
     o = options();
     o.resume = true;

@@ -211,7 +211,7 @@ enum { ROOM = 1 << 20 };
 /* Mean squared error of what is seen with the linear's weights rounded to so many bits, as f32. */
 static double error_at(eye *e, bal_linear *l, int bits, const float *want, float *got)
 {
-    const bal_quantizer z = {bits, 32, BAL_GRID_SYM, BAL_ARITH_F32};
+    const bal_quantizer z = {.bits = bits, .group = 32, .grid = BAL_GRID_SYM};
     const bal_linear was = *l;
     const size_t k = (size_t)l->k;
     float *w = malloc((size_t)l->n * k * sizeof *w);

@@ -570,6 +570,58 @@ static void test_identity_before_pictures(void **state)
     assert_int_equal(calls, 0);
 }
 
+/* A weight, a picture or a word of the data that changed under an interrupted run: it does not go
+ * on, and says which. */
+static void test_resume_of_other_inputs(void **state)
+{
+    (void)state;
+    static const char *const files[] = {"calib.jsonl", "calib0_100x70.png", "calib1_60x90.png",
+                                        "calib2_48x48.png"};
+    bal_quant_opts o = options();
+    bal_error err;
+    char model[600], out[600], data[600], picture[600];
+    int blocks = 1;
+    copy_model("inputs");
+    for (int i = 0; i < 4; i++) {
+        char from[200];
+        snprintf(from, sizeof from, "tests/golden/calib/%s", files[i]);
+        copy_file(source_path(from), scratch(files[i]));
+    }
+    snprintf(model, sizeof model, "%s", scratch("inputs"));
+    snprintf(out, sizeof out, "%s", scratch("inputs.safetensors"));
+    snprintf(data, sizeof data, "%s", scratch("calib.jsonl"));
+    snprintf(picture, sizeof picture, "%s", scratch("calib1_60x90.png"));
+    o.calib = data;
+    o.progress = stop_at_block;
+    o.progress_ctx = &blocks;
+    ASSERT_FAILS(BAL_E_CANCELLED, "after 1 of 3", bal_quantize(model, out, &o, &err));
+    o.progress = NULL;
+    o.resume = true;
+
+    scratch_patch(data, "red circle", "red square");
+    ASSERT_FAILS(BAL_E_EXISTS, "calibration sha256", bal_quantize(model, out, &o, &err));
+    scratch_patch(data, "red square", "red circle");
+    copy_file(source_path("tests/golden/calib/calib2_48x48.png"), picture);
+    ASSERT_FAILS(BAL_E_EXISTS, "calibration sha256", bal_quantize(model, out, &o, &err));
+    copy_file(source_path("tests/golden/calib/calib1_60x90.png"), picture);
+    bal_tensor_set set;
+    uint8_t *bytes;
+    size_t n;
+    ASSERT_OK(bal_read_file(&bytes, &n, scratch("inputs/model.safetensors"), 1 << 26, &err));
+    ASSERT_OK(bal_tensor_set_open_bytes(&set, bytes, n, "model", &err));
+    const size_t at =
+        (size_t)(bal_tensor_find(&set, "model.language_model.layers.2.mlp.up_proj.weight")->data -
+                 bytes);
+    bal_tensor_set_close(&set);
+    bytes[at] ^= 1;
+    scratch_write(scratch("inputs/model.safetensors"), bytes, n);
+    ASSERT_FAILS(BAL_E_EXISTS, "made with model_sha256", bal_quantize(model, out, &o, &err));
+    bytes[at] ^= 1;
+    scratch_write(scratch("inputs/model.safetensors"), bytes, n);
+    free(bytes);
+    ASSERT_OK(bal_quantize(model, out, &o, &err)); /* all as it was */
+}
+
 static bool stop_at_pictures(void *ctx, const bal_progress *p)
 {
     (void)ctx;
@@ -608,6 +660,7 @@ int main(void)
         cmocka_unit_test(test_pictures_change),
         cmocka_unit_test(test_record_of_inputs),
         cmocka_unit_test(test_identity_before_pictures),
+        cmocka_unit_test(test_resume_of_other_inputs),
         cmocka_unit_test(test_cancel_counts_kept_blocks),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);

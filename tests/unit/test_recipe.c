@@ -42,16 +42,13 @@ static void test_published_mbq(void **state)
 static void test_builtin(void **state)
 {
     (void)state;
-    static const char *const names[] = {"rtn",       "awq",  "awq+clip",   "mbq",      "mbq+",
-                                        "mbq-r1",    "gptq", "ballast",    "awq+gptq", "mbq+gptq",
-                                        "quantease", "vlmq", "gptq+shift", "w8a8",     "w4a8",
-                                        "quarot",    "lqer"};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+    size_t n = 0;
+    for (const bal_recipe_text *t = bal_recipe_builtin; t->name; t++, n++) {
         bal_recipe a, b;
         bal_error err;
         char relative[80], *ja, *jb;
-        snprintf(relative, sizeof relative, "recipes/%s.json", names[i]);
-        ASSERT_OK(bal_recipe_load(&a, names[i], &err));
+        snprintf(relative, sizeof relative, "recipes/%s.json", t->name);
+        ASSERT_OK(bal_recipe_load(&a, t->name, &err));
         ASSERT_OK(bal_recipe_load(&b, source_path(relative), &err));
         ASSERT_OK(bal_recipe_to_json(&a, &ja, &err));
         ASSERT_OK(bal_recipe_to_json(&b, &jb, &err));
@@ -59,6 +56,7 @@ static void test_builtin(void **state)
         free(ja);
         free(jb);
     }
+    assert_int_equal(n, scratch_count(source_path("recipes")));
     bal_recipe r1, plus;
     bal_error err;
     ASSERT_OK(bal_recipe_load(&r1, "mbq-r1", &err));
@@ -81,22 +79,22 @@ static void test_canonical(void **state)
     ASSERT_OK(bal_recipe_assign(&r, "distort=on", &err));
     ASSERT_OK(bal_recipe_to_json(&r, &json, &err));
     assert_string_equal(
-        json,
-        "{\"name\":\"rtn\",\"bits\":3,\"group\":\"row\",\"vision\":\"float\",\"projector\":"
-        "\"float\",\"head\":\"float\",\"vision_act\":\"a16\",\"grid\":\"asym\",\"act\":\"a16\","
-        "\"act_group\":\"row\",\"act_scale\":\"dynamic\",\"act_clip\":\"max\","
-        "\"spikes\":\"keep\",\"spike_rule\":\"mean\",\"rotate\":"
-        "\"none\",\"hadamard\":\"none\","
-        "\"scale\":\"none\","
-        "\"alpha\":\"0.5\","
-        "\"balance\":\"off\",\"loss\":\"mse\",\"objective\":\"output\",\"floor\":\"none\","
-        "\"average\":\"sample\","
-        "\"statistic\":\"plain\",\"language\":\"answer\",\"gradient\":\"f32\","
-        "\"arithmetic\":\"f32\",\"distort\":\"on\",\"clip\":\"none\","
-        "\"solver\":\"round\",\"inputs\":\"float\",\"hessian\":\"balanced\","
-        "\"damp\":\"0.01\",\"order\":\"diag\",\"shift\":\"off\",\"ridge\":\"0.1\","
-        "\"polish\":\"none\",\"gain\":\"off\",\"rank\":0,\"undo\":\"off\",\"turns\":\"all\","
-        "\"template\":\"chat\",\"views\":\"anyres\",\"absent\":\"refuse\"}");
+        json, "{\"name\":\"rtn\",\"bits\":3,\"group\":\"row\",\"vision\":\"float\",\"projector\":"
+              "\"float\",\"head\":\"float\",\"vision_act\":\"a16\",\"grid\":\"asym\",\"range\":"
+              "\"zero\",\"act\":\"a16\","
+              "\"act_group\":\"row\",\"act_scale\":\"dynamic\",\"act_clip\":\"max\","
+              "\"spikes\":\"keep\",\"spike_rule\":\"mean\",\"rotate\":"
+              "\"none\",\"hadamard\":\"none\","
+              "\"scale\":\"none\","
+              "\"alpha\":\"0.5\","
+              "\"balance\":\"off\",\"loss\":\"mse\",\"objective\":\"output\",\"floor\":\"none\","
+              "\"average\":\"sample\","
+              "\"statistic\":\"plain\",\"language\":\"answer\",\"gradient\":\"f32\","
+              "\"arithmetic\":\"f32\",\"distort\":\"on\",\"clip\":\"none\","
+              "\"solver\":\"round\",\"inputs\":\"float\",\"hessian\":\"balanced\","
+              "\"damp\":\"0.01\",\"order\":\"diag\",\"shift\":\"off\",\"ridge\":\"0.1\","
+              "\"polish\":\"none\",\"gain\":\"off\",\"rank\":0,\"undo\":\"off\",\"turns\":\"all\","
+              "\"template\":\"chat\",\"views\":\"anyres\",\"absent\":\"refuse\"}");
     free(json);
     r.bits = 5;
     ASSERT_FAILS(BAL_E_ARG, "bits", bal_recipe_to_json(&r, &json, &err));
@@ -145,7 +143,7 @@ static void test_every_word(void **state)
             free(json);
         }
     }
-    assert_int_equal(n, 48);
+    assert_int_equal(n, 49);
     assert_int_equal(numbers, 5);
 }
 

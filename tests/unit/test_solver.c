@@ -329,7 +329,7 @@ static void test_ranges_of_odd_groups(void **state)
     bal_error err = {0};
     bench b;
     bal_quantized_linear q;
-    const bal_quantizer z = {.bits = 2, .group = GROUP};
+    const bal_quantizer z = {.bits = 2, .group = GROUP, .range = BAL_EXTENT_ZERO};
     double d[K];
     bench_open(&b, 1);
     for (int i = 0; i < K; i++)
@@ -349,9 +349,13 @@ static void test_ranges_of_odd_groups(void **state)
             assert_true(isfinite(row[c]));
             assert_true(q.codes[r * K + c] < 4);
         }
-        if (r == 1)
-            for (int c = 0; c < K; c++) assert_true(row[c] == 0.0f);
-        if (r == 2) assert_true(fabsf(row[3] - 1e6f) <= 1e6f); /* f16 has no more than 65504 */
+        for (int c = 0; c < K; c++) {
+            if (r == 0) assert_true(fabsf(row[c] - 0.25f) < 0.001f);
+            if (r == 1) assert_true(row[c] == 0.0f);
+            if (r == 3) assert_true(fabsf(row[c] - 1.02f) <= 0.025f);
+        }
+        /* a scale is at most 65504, and there are 3 steps */
+        if (r == 2) assert_true(row[3] == 3 * 65504.0f && row[4] == 0.0f);
     }
     bal_quantized_linear_free(&q);
     bench_close(&b);
@@ -495,6 +499,16 @@ static void test_outlier(void **state)
     golden_grid(&b, 3, &q);
     ASSERT_OK(bal_ldlq(&b.e, &f, b.w, &q, &err));
     for (int i = 0; i < K; i++) assert_true(isfinite(f.inverse[i]) && f.inverse[i] > 0.0);
+    /* what the damping, a part of the outlier's square, leaves to the other columns is rounding */
+    for (int r = 0; r < N; r++) {
+        float row[K];
+        bal_quantized_row(&q, r, row);
+        for (int c = 0; c < K; c++) {
+            const float s = bal_f16_to_f32(q.scales[r * (K / GROUP) + c / GROUP]);
+            const int top = q.codes[r * K + c] == 0 || q.codes[r * K + c] == 7;
+            assert_true(fabsf(row[c] - b.w[r * K + c]) <= (top ? 1.0f : 0.51f) * s);
+        }
+    }
     bal_quantized_linear_free(&q);
     bal_factor_destroy(&f);
     bal_moments_destroy(&m);

@@ -57,10 +57,12 @@ static void bench_close(bench *b)
     bal_pool_destroy(b->pool);
 }
 
-static const bal_quantizer grids[] = {
-    {2, 32, BAL_GRID_TABLE, BAL_ARITH_F32},     {3, 32, BAL_GRID_TABLE, BAL_ARITH_F32},
-    {4, 32, BAL_GRID_TABLE, BAL_ARITH_F32},     {3, 64, BAL_GRID_TABLE, BAL_ARITH_F32},
-    {4, 32, BAL_GRID_TWO_LEVEL, BAL_ARITH_F32}, {4, 0, BAL_GRID_TWO_LEVEL, BAL_ARITH_F32}};
+static const bal_quantizer grids[] = {{.bits = 2, .group = 32, .grid = BAL_GRID_TABLE},
+                                      {.bits = 3, .group = 32, .grid = BAL_GRID_TABLE},
+                                      {.bits = 4, .group = 32, .grid = BAL_GRID_TABLE},
+                                      {.bits = 3, .group = 64, .grid = BAL_GRID_TABLE},
+                                      {.bits = 4, .group = 32, .grid = BAL_GRID_TWO_LEVEL},
+                                      {.bits = 4, .group = 0, .grid = BAL_GRID_TWO_LEVEL}};
 enum { N_GRIDS = sizeof grids / sizeof *grids };
 
 static void make(bal_quantized_linear *q, const bal_quantizer *z)
@@ -117,7 +119,7 @@ static void test_protective_range(void **state)
     (void)state;
     bal_quantized_linear q;
     bal_error err = {0};
-    const bal_quantizer z = {4, 32, BAL_GRID_TWO_LEVEL, BAL_ARITH_F32};
+    const bal_quantizer z = {.bits = 4, .group = 32, .grid = BAL_GRID_TWO_LEVEL};
     const bal_packed_format f = {BAL_PACKED_TWO_LEVEL, 4, 32};
     float w[64] = {119.0f}; /* group 0 keeps the scale at 1 */
     int most = 0, codes = 0;
@@ -233,7 +235,7 @@ static void test_tables_beat_ranges(void **state)
     bal_error err = {0};
     bench_open(&b);
     for (int bits = 2; bits <= 3; bits++) {
-        const bal_quantizer asym = {bits, 128, BAL_GRID_ASYM, BAL_ARITH_F32};
+        const bal_quantizer asym = {.bits = bits, .group = 128, .grid = BAL_GRID_ASYM};
         const bal_quantizer *table = &grids[bits - 2];
         bal_quantized_linear q;
         double error[2];

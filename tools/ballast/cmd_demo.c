@@ -14,6 +14,7 @@
 #include "commands.h"
 #include "demo_table.h"
 #include "format/json.h"
+#include "measured.h"
 #include "run/sampler.h"
 #include "run/session.h"
 
@@ -43,41 +44,11 @@ typedef struct demo_state {
     char paths[DEMO_MODELS][1100];
 } demo_state;
 
-static double clock_s(clockid_t clock)
-{
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static double now(void)
 {
-    return clock_s(CLOCK_MONOTONIC);
-}
-
-/* ---- Memory ------------------------------------------------------------------------------------
- */
-
-/* Lets the system's mark of the most resident memory start anew; where it cannot, the mark stays
- * that of the whole run so far. */
-static void forget_peak(void)
-{
-    FILE *f = fopen("/proc/self/clear_refs", "w");
-    if (!f) return;
-    fputs("5", f);
-    fclose(f);
-}
-
-/* MB, the mapped checkpoint included; 0 where the system does not tell. */
-static double peak_mb(void)
-{
-    char line[128];
-    double kb = 0.0;
-    FILE *f = fopen("/proc/self/status", "r");
-    while (f && fgets(line, sizeof line, f))
-        if (strncmp(line, "VmHWM:", 6) == 0) kb = strtod(line + 6, NULL);
-    if (f) fclose(f);
-    return kb * 1024.0 / 1e6;
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 /* ---- Quantize ----------------------------------------------------------------------------------
@@ -141,22 +112,21 @@ static bal_status quantize(demo_state *s, const demo_job *job, bal_error *err)
                                  .report = report,
                                  .progress = show_step,
                                  .progress_ctx = s};
-    forget_peak();
-    const double start = now(), cpu = clock_s(CLOCK_PROCESS_CPUTIME_ID);
-    bal_status st = bal_quantize(model, s->paths[i], &opts, err);
+    s->bar.stage = "recipe"; /* the process that quantizes draws; what it leaves is cleared here */
+    BAL_TRY(bal_quantize_measured(model, s->paths[i], &opts, &r->quantize, err));
     bal_bar_clear(&s->bar);
-    if (st < 0) return st;
     r->recipe = job->label;
     r->bits = bits;
-    r->quantize_s = now() - start;
-    r->quantize_cpu_s = clock_s(CLOCK_PROCESS_CPUTIME_ID) - cpu;
-    r->quantize_mb = peak_mb();
     s->table.n_rows++;
-    fprintf(s->out, "  %-10s W%d  %5.1f s   %s\n", job->label, bits, r->quantize_s, s->paths[i]);
+    fprintf(s->out, "  %-11s W%d  %5.1f s   %s\n", job->label, bits, r->quantize.seconds,
+            s->paths[i]);
     fflush(s->out);
     snprintf(report, sizeof report, "%s.json", base);
     return load_record(r, report, &s->table.calibration, err);
 }
+
+/* Weights with a range per output, as integer sums over whole rows want them, times bytes. */
+#define BYTES "group=row", "grid=sym", "act=a8"
 
 /* The widths of weights that the recipes are compared at, and 8-bit activations beside them. */
 static bal_status quantize_full(demo_state *s, bal_error *err)
@@ -165,15 +135,19 @@ static bal_status quantize_full(demo_state *s, bal_error *err)
                                           "mbq-r1",    "mbq+",  "gptq",        "gptq+shift",
                                           "quantease", "vlmq",  "awq+gptq",    "mbq+gptq",
                                           "ballast",   "table", "table+shift", "lqer"};
-    static const demo_job bytes[] = {{.label = "w8a8", .recipe = "w8a8", .bits = 8},
-                                     {.label = "w4a8", .recipe = "w4a8", .bits = 4},
-                                     {.label = "dgq", .recipe = "dgq", .bits = 4},
-                                     {.label = "qoq", .recipe = "qoq", .bits = 4},
-                                     {.label = "quarot", .recipe = "quarot", .bits = 4},
-                                     {.label = "ballast-a8",
-                                      .recipe = "ballast",
-                                      .bits = 4,
-                                      .set = {"group=row", "grid=sym", "act=a8"}}};
+    static const demo_job bytes[] = {
+        {.label = "rtn-a8", .recipe = "rtn", .bits = 8, .set = {BYTES}},
+        {.label = "w8a8", .recipe = "w8a8", .bits = 8},
+        {.label = "gptq-a8", .recipe = "gptq", .bits = 8, .set = {BYTES}},
+        {.label = "ballast-a8", .recipe = "ballast", .bits = 8, .set = {BYTES}},
+        {.label = "rtn-a8", .recipe = "rtn", .bits = 4, .set = {BYTES}},
+        {.label = "awq-a8", .recipe = "awq", .bits = 4, .set = {BYTES}},
+        {.label = "w4a8", .recipe = "w4a8", .bits = 4},
+        {.label = "gptq-a8", .recipe = "gptq", .bits = 4, .set = {BYTES}},
+        {.label = "dgq", .recipe = "dgq", .bits = 4},
+        {.label = "qoq", .recipe = "qoq", .bits = 4},
+        {.label = "quarot", .recipe = "quarot", .bits = 4},
+        {.label = "ballast-a8", .recipe = "ballast", .bits = 4, .set = {BYTES}}};
     for (int bits = 4; bits >= 2; bits--)
         for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++)
             BAL_TRY(quantize(

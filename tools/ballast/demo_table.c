@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "demo_table.h"
 
+#include "base/status.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,19 +32,37 @@ static void sums_of(const bal_evaldata *data, const bal_eval_result *r, double *
     }
 }
 
+/* Sums of a, and behind them those of b. The caller frees. */
+static bal_status sums_of_both(double **out, const demo_table *t, int set, const demo_row *a,
+                               const demo_row *b, bal_error *err)
+{
+    const size_t g = t->data[set].n_groups;
+    *out = calloc(2 * SUMS * g, sizeof **out);
+    if (!*out) return bal_nomem(err, 2 * SUMS * g * sizeof **out, "sums of groups");
+    sums_of(&t->data[set], &a->eval[set], *out);
+    sums_of(&t->data[set], &b->eval[set], *out + SUMS * g);
+    return BAL_OK;
+}
+
+bal_status demo_part(bal_interval *out, const demo_table *t, int set, const demo_row *a,
+                     const demo_row *b, bal_error *err)
+{
+    double *x;
+    BAL_TRY(sums_of_both(&x, t, set, a, b, err));
+    const bal_quotient part = {.top = x, .bottom = x + SUMS * t->data[set].n_groups};
+    const bal_status st =
+        bal_bootstrap(out, &part, (size_t)a->eval[set].n_groups, BAL_EVAL_DRAWS, 0, err);
+    free(x);
+    return st;
+}
+
 bal_status demo_compare(demo_difference *out, const demo_table *t, int set, const demo_row *a,
                         const demo_row *b, bal_error *err)
 {
-    const bal_evaldata *data = &t->data[set];
-    const size_t g = data->n_groups, used = (size_t)a->eval[set].n_groups;
-    double *x = calloc(2 * SUMS * g, sizeof *x), *y = x + SUMS * g;
-    if (!x) {
-        err->status = BAL_E_NOMEM;
-        snprintf(err->text, sizeof err->text, "out of memory: sums of %zu groups", g);
-        return BAL_E_NOMEM;
-    }
-    sums_of(data, &a->eval[set], x);
-    sums_of(data, &b->eval[set], y);
+    const size_t g = t->data[set].n_groups, used = (size_t)a->eval[set].n_groups;
+    double *x;
+    BAL_TRY(sums_of_both(&x, t, set, a, b, err));
+    const double *y = x + SUMS * g;
     const bal_quotient kl = {x, x + SUM_POSITIONS * g, y, y + SUM_POSITIONS * g};
     const bal_quotient right = {x + SUM_RIGHT * g, x + SUM_QUESTIONS * g, y + SUM_RIGHT * g,
                                 y + SUM_QUESTIONS * g};
@@ -158,6 +178,14 @@ static void md_set(FILE *f, const demo_table *t, int set)
     }
 }
 
+/* Whether the row's linears read 8-bit activations. */
+static bool reads_bytes(const demo_row *r)
+{
+    const json_t *recipe = json_object_get(r->record, "recipe");
+    const char *act = json_string_value(json_object_get(recipe, "act"));
+    return act && strcmp(act, "a8") == 0;
+}
+
 static const char *verdict(const bal_interval *i)
 {
     if (i->hi < 0) return "lower";
@@ -196,19 +224,46 @@ static bal_status md_pairs(FILE *f, const demo_table *t, bal_error *err)
                                            {"table+shift", "ballast"},
                                            {"gptq+shift", "gptq"},
                                            {"vlmq", "gptq"},
+                                           {"ballast-a8", "w8a8"},
                                            {"ballast-a8", "w4a8"},
+                                           {"gptq-a8", "w4a8"},
+                                           {"awq-a8", "w4a8"},
                                            {"qoq", "ballast-a8"},
                                            {"ballast-a8", "ballast"}};
     fprintf(f, "\n## Differences, paired over pictures\n\n"
                "A difference inside its interval is not a difference; lower KL is better, higher "
                "accuracy is better.\n\n"
                "| | bits | set | KL | accuracy, points |\n| --- | ---: | --- | --- | --- |\n");
-    for (int bits = 4; bits >= 2; bits--)
+    static const int widths[] = {8, 4, 3, 2};
+    for (size_t w = 0; w < sizeof widths / sizeof *widths; w++)
         for (size_t p = 0; p < sizeof pairs / sizeof *pairs; p++)
             for (int set = 0; set < DEMO_SETS; set++) {
-                const bal_status st = md_pair(f, t, set, bits, pairs[p][0], pairs[p][1], err);
+                const bal_status st = md_pair(f, t, set, widths[w], pairs[p][0], pairs[p][1], err);
                 if (st < 0) return st;
             }
+    return BAL_OK;
+}
+
+/* What each recipe leaves of the KL of mbq at the same width. */
+static bal_status md_parts(FILE *f, const demo_table *t, bal_error *err)
+{
+    fprintf(f, "\n## KL as a part of `mbq`'s at the same width, %%\n\n| recipe | bits | bpw |");
+    for (int set = 0; set < DEMO_SETS && t->rows[0].eval[set].n; set++)
+        fprintf(f, " %s |", set_titles[set]);
+    fprintf(f, "\n| --- | ---: | ---: |");
+    for (int set = 0; set < DEMO_SETS && t->rows[0].eval[set].n; set++) fprintf(f, " ---: |");
+    fprintf(f, "\n");
+    for (int i = 1; i < t->n_rows; i++) {
+        const demo_row *r = &t->rows[i], *mbq = demo_find(t, "mbq", r->bits);
+        if (!mbq || mbq == r || reads_bytes(r)) continue;
+        fprintf(f, "| %s | %d | %.2f |", r->recipe, r->bits, r->linear_bpw);
+        for (int set = 0; set < DEMO_SETS && r->eval[set].n; set++) {
+            bal_interval part;
+            BAL_TRY(demo_part(&part, t, set, r, mbq, err));
+            fprintf(f, " %.0f [%.0f, %.0f] |", 100 * part.value, 100 * part.lo, 100 * part.hi);
+        }
+        fprintf(f, "\n");
+    }
     return BAL_OK;
 }
 
@@ -258,7 +313,8 @@ static void md_sizes(FILE *f, const demo_table *t)
         if (i == 0)
             fprintf(f, " | | |");
         else
-            fprintf(f, " %.1f | %.1f | %.0f |", r->quantize_s, r->quantize_cpu_s, r->quantize_mb);
+            fprintf(f, " %.1f | %.1f | %.0f |", r->quantize.seconds, r->quantize.cpu_seconds,
+                    r->quantize.mb);
         fprintf(f, " %.0f [%.0f, %.0f] |\n", r->tokens_per_s, r->speed_lo, r->speed_hi);
     }
 }
@@ -321,14 +377,14 @@ bal_status demo_print_markdown(FILE *f, const demo_table *t, bal_error *err)
         "Made by `./demo.sh --full`: the embedded model (`demo/model`), %d calibration "
         "conversations, groups of %d (tables: 32),\nversion %s. With 8-bit activations: `w8a8`, "
         "`w4a8`, `quarot` with a range per output, `dgq` and `qoq` with integer steps per 128 "
-        "inputs, and `ballast-a8`, which is `ballast` with `group=row` `grid=sym` `act=a8`. "
-        "The rest have 16-bit ones. What the columns mean: "
+        "inputs, and what ends in `-a8`, the recipe of that name with `group=row` `grid=sym` "
+        "`act=a8`. The rest have 16-bit ones. What the columns mean: "
         "[numerics.md](numerics.md), section Evaluation. Brackets are 95 %% intervals.\n",
         t->calibration, t->group, t->version);
     for (int set = 0; set < DEMO_SETS; set++) md_set(f, t, set);
     md_types(f, t);
-    const bal_status st = md_pairs(f, t, err);
-    if (st < 0) return st;
+    BAL_TRY(md_pairs(f, t, err));
+    BAL_TRY(md_parts(f, t, err));
     fprintf(f, "\n## Measured sensitivity per block\n\n"
                "Mean |gradient| of the answer loss over vision tokens, divided by that over answer "
                "tokens, at the output of each sub-block;\n\"used\" is the ratio after the recipe's "

@@ -7,6 +7,7 @@
 #include <jansson.h>
 #include <stdio.h>
 
+#include "measured.h"
 #include "run/evaluate.h"
 
 enum { DEMO_SETS = 3, DEMO_MODELS = 64 };
@@ -19,10 +20,9 @@ typedef struct demo_row {
     int bits;
     double linear_bpw, file_bpw; /* bits per quantized weight; per weight of the whole file */
     uint64_t bytes;
-    double quantize_s, quantize_cpu_s; /* time; of the processor, over all threads */
-    double quantize_mb;                /* most memory resident meanwhile; 0: unknown */
-    double tokens_per_s;               /* decoding, median of the rounds */
-    double speed_lo, speed_hi;         /* slowest and fastest round */
+    bal_cost quantize;
+    double tokens_per_s;       /* decoding, median of the rounds */
+    double speed_lo, speed_hi; /* slowest and fastest round */
     bal_eval_result eval[DEMO_SETS];
     json_t *record; /* what quantize measured, NULL for float */
 } demo_row;
@@ -44,6 +44,9 @@ typedef struct demo_difference {
 
 bal_status demo_compare(demo_difference *out, const demo_table *t, int set, const demo_row *a,
                         const demo_row *b, bal_error *err);
+/* KL of a as a part of that of b on a set, paired likewise. */
+bal_status demo_part(bal_interval *out, const demo_table *t, int set, const demo_row *a,
+                     const demo_row *b, bal_error *err);
 const demo_row *demo_find(const demo_table *t, const char *recipe, int bits);
 
 void demo_print_table(FILE *f, const demo_table *t);
