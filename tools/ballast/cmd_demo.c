@@ -61,19 +61,6 @@ static bool show_step(void *ctx, const bal_progress *p)
     return !bal_interrupted();
 }
 
-/* *calibration: conversations, if the recipe used any. */
-static bal_status load_record(demo_row *r, const char *path, int *calibration, bal_error *err)
-{
-    bal_json_doc doc;
-    const bal_status st = bal_json_load(&doc, path, (size_t)64 << 20, err);
-    if (st < 0) return st;
-    r->record = json_incref(doc.root);
-    const json_t *samples = json_object_get(json_object_get(r->record, "calibration"), "samples");
-    if (json_is_integer(samples)) *calibration = (int)json_integer_value(samples);
-    bal_json_close(&doc);
-    return BAL_OK;
-}
-
 /* One row: a recipe at a width, and what else is set. */
 typedef struct demo_job {
     const char *label; /* of the row and its files */
@@ -121,8 +108,7 @@ static bal_status quantize(demo_state *s, const demo_job *job, bal_error *err)
     fprintf(s->out, "  %-11s W%d  %5.1f s   %s\n", job->label, bits, r->quantize.seconds,
             s->paths[i]);
     fflush(s->out);
-    snprintf(report, sizeof report, "%s.json", base);
-    return load_record(r, report, &s->table.calibration, err);
+    return BAL_OK;
 }
 
 /* Weights with a range per output, as integer sums over whole rows want them, times bytes. */
@@ -164,6 +150,34 @@ static bal_status quantize_all(demo_state *s, bal_error *err)
     if (s->f->full) return quantize_full(s, err);
     for (size_t i = 0; i < sizeof quick / sizeof *quick; i++)
         BAL_TRY(quantize(s, &(demo_job){.label = quick[i], .recipe = quick[i], .bits = 3}, err));
+    return BAL_OK;
+}
+
+/* ---- Records -----------------------------------------------------------------------------------
+ */
+
+/* *calibration: conversations, if the recipe used any. */
+static bal_status load_record(demo_row *r, const char *path, int *calibration, bal_error *err)
+{
+    bal_json_doc doc;
+    const bal_status st = bal_json_load(&doc, path, (size_t)64 << 20, err);
+    if (st < 0) return st;
+    r->record = json_incref(doc.root);
+    const json_t *samples = json_object_get(json_object_get(r->record, "calibration"), "samples");
+    if (json_is_integer(samples)) *calibration = (int)json_integer_value(samples);
+    bal_json_close(&doc);
+    return BAL_OK;
+}
+
+/* Only behind all quantizing: what this process holds counts as memory of those it starts. */
+static bal_status load_records(demo_state *s, bal_error *err)
+{
+    for (int i = 1; i < s->table.n_rows; i++) {
+        char report[1100];
+        const size_t base = strlen(s->paths[i]) - strlen(".safetensors");
+        snprintf(report, sizeof report, "%.*s.json", (int)base, s->paths[i]);
+        BAL_TRY(load_record(&s->table.rows[i], report, &s->table.calibration, err));
+    }
     return BAL_OK;
 }
 
@@ -396,6 +410,7 @@ static bal_status tour(demo_state *s, bal_error *err)
 {
     s->table.n_rows = 1; /* the float model */
     BAL_TRY(quantize_all(s, err));
+    BAL_TRY(load_records(s, err));
     BAL_TRY(open_all(s, err));
     for (int i = 1; i < s->table.n_rows; i++)
         if (&s->table.rows[i] == demo_find(&s->table, "ballast", 3))
