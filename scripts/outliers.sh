@@ -75,6 +75,12 @@ calibration conversations, the first $questions held-out questions. Accuracy in 
 END
     sort -t, -k1,1rn -s "$csv" | awk -F, -v b="$bits" -v n="$samples" -v q="$questions" '$3 == b && $4 == n && $5 == q { printf "| %d | `%s` | %.1f [%.1f, %.1f] | %.2f [%.2f, %.2f] |\n", $1, $2, 100 * $9,
       100 * $10, 100 * $11, 1000 * $6, 1000 * $7, 1000 * $8 }'
+    cat <<'END'
+
+Recipes that search channel scales keep the accuracy at either factor, though not all of the KL. Plain rounding collapses at 64; at 8 only its KL tells. Error
+feedback alone (`gptq`, `gptq+shift`) collapses with it: one channel's range swallows its group's, and no feedback gives that back. A rotation spreads
+the loud channels of the residual stream, and needs the transform at run time (`hadamard=down`) for those inside the MLP.
+END
   } >"$page"
 }
 
