@@ -204,6 +204,11 @@ static void test_plan(void **state)
     o.samples = 2;
     ASSERT_OK(bal_quantize_plan(&p, source_path(MODEL), NULL, &o, &err));
     assert_int_equal(p.samples, 2);
+    /* data given to a recipe that needs none is run through the model all the same */
+    const uint64_t beside = p.disk_bytes - p.file_bytes;
+    o.calib = NULL;
+    ASSERT_OK(bal_quantize_plan(&p, source_path(MODEL), NULL, &o, &err));
+    assert_true(beside > p.disk_bytes - p.file_bytes);
 }
 
 /* ---- Interruption ------------------------------------------------------------------------------

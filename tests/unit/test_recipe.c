@@ -302,6 +302,7 @@ static void test_refused(void **state)
     ASSERT_FAILS(BAL_E_ARG, "2, 3, 4, 6, 8", bal_recipe_assign(&r, "bits=5", &err));
     ASSERT_FAILS(BAL_E_ARG, "32, 64, 128, row", bal_recipe_assign(&r, "group=100", &err));
     ASSERT_FAILS(BAL_E_ARG, "statistic", bal_recipe_assign(&r, "colour=red", &err));
+    assert_non_null(strstr(err.text, "target_bpw_SIDE")); /* the list is whole */
     ASSERT_FAILS(BAL_E_ARG, "KEY=VALUE", bal_recipe_assign(&r, "bits", &err));
     ASSERT_FAILS(BAL_E_ARG, "KEY=VALUE", bal_recipe_assign(&r, "=4", &err));
     ASSERT_FAILS(BAL_E_ARG, "found \"\"", bal_recipe_assign(&r, "bits=", &err));
@@ -309,6 +310,7 @@ static void test_refused(void **state)
 
     const char *p = write_text("key.json", "{\"extends\": \"mbq\", \"bitz\": 4}");
     ASSERT_FAILS(BAL_E_FORMAT, "bitz", bal_recipe_load(&r, p, &err));
+    assert_non_null(strstr(err.text, "or target_bpw_head"));
     assert_int_equal(r.bits, 0);
     p = write_text("value.json", "{\"extends\": \"mbq\", \"bits\": 7}");
     ASSERT_FAILS(BAL_E_ARG, "value.json: bits", bal_recipe_load(&r, p, &err));

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -28,6 +29,7 @@ static double seconds_of(struct timeval t)
 static void run_child(int to, const char *model, const char *out, const bal_quant_opts *opts)
 {
     bal_error said = {0};
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* nobody is left to read it once the caller is killed */
     said.status = bal_quantize(model, out, opts, &said);
     const ssize_t n = write(to, &said, sizeof said);
     _exit(n == (ssize_t)sizeof said ? 0 : 1);
