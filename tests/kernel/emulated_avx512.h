@@ -3,13 +3,14 @@
  * SIMDe emulates the intrinsics, and this file adds the few that SIMDe 0.7 lacks or does not round
  * as the processor does (its multiply-add is not fused without FMA). Single headers: the whole of
  * SIMDe takes half a minute to compile. Force-included ahead of those files, whose functions then
- * end in _emulated. */
+ * end in _emulated or _emulatedvnni. */
 #ifndef BAL_TESTS_EMULATED_AVX512_H
 #define BAL_TESTS_EMULATED_AVX512_H
 
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512/add.h>
 #include <simde/x86/avx512/and.h>
+#include <simde/x86/avx512/broadcast.h>
 #include <simde/x86/avx512/cast.h>
 #include <simde/x86/avx512/div.h>
 #include <simde/x86/avx512/dpbusd.h>
@@ -23,10 +24,12 @@
 #include <simde/x86/avx512/or.h>
 #include <simde/x86/avx512/set1.h>
 #include <simde/x86/avx512/setzero.h>
+#include <simde/x86/avx512/shuffle.h>
 #include <simde/x86/avx512/slli.h>
 #include <simde/x86/avx512/srli.h>
 #include <simde/x86/avx512/storeu.h>
 #include <simde/x86/avx512/sub.h>
+#include <simde/x86/avx512/ternarylogic.h>
 #include <simde/x86/avx512/xor.h>
 #include <math.h>
 #include <string.h>
@@ -34,7 +37,8 @@
 #include "base/half.h"
 
 #define BAL_EMULATED_AVX512
-#define ISA(name) name##_emulated
+#define ISA(name)  name##_emulated
+#define VNNI(name) name##_emulatedvnni
 
 static inline __m512 emulated_fmadd_ps(__m512 a, __m512 b, __m512 c)
 {
@@ -109,6 +113,15 @@ static inline __m512i emulated_cvtepu8_epi32(__m128i a)
     return simde_mm512_loadu_si512(r);
 }
 
+static inline __m512i emulated_cvtepi8_epi32(__m128i a)
+{
+    int8_t x[16];
+    int32_t r[16];
+    simde_mm_storeu_si128((void *)x, a);
+    for (int i = 0; i < 16; i++) r[i] = x[i];
+    return simde_mm512_loadu_si512(r);
+}
+
 static inline __m256 emulated_extractf32x8_ps(__m512 a, int part)
 {
     float x[16];
@@ -126,6 +139,7 @@ static inline __m256 emulated_extractf32x8_ps(__m512 a, int part)
 #undef _mm512_cvtph_ps
 #undef _mm512_cvtepu16_epi32
 #undef _mm512_cvtepu8_epi32
+#undef _mm512_cvtepi8_epi32
 #undef _mm512_extractf32x8_ps
 #define _mm512_roundscale_ps(a, how) emulated_rint_ps(a)
 #define _mm512_madd_epi16(a, b)      simde_mm512_madd_epi16(a, b)
@@ -137,6 +151,7 @@ static inline __m256 emulated_extractf32x8_ps(__m512 a, int part)
 #define _mm512_cvtph_ps(a)           emulated_cvtph_ps(a)
 #define _mm512_cvtepu16_epi32(a)     emulated_cvtepu16_epi32(a)
 #define _mm512_cvtepu8_epi32(a)      emulated_cvtepu8_epi32(a)
+#define _mm512_cvtepi8_epi32(a)      emulated_cvtepi8_epi32(a)
 #define _mm512_extractf32x8_ps(a, n) emulated_extractf32x8_ps(a, n)
 
 #endif

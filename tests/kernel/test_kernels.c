@@ -695,11 +695,12 @@ static int check_exp(void)
 #define DECLARE_ref(op)
 #define DECLARE_avx2(op)
 #define DECLARE_avx512(op)     bal_##op##_fn bal_##op##_emulated;
-#define DECLARE_avx512vnni(op) DECLARE_avx512(op)
+#define DECLARE_avx512vnni(op) bal_##op##_fn bal_##op##_emulatedvnni;
 #include "kernel/kernels.def"
 #undef KERNEL
-#define TWIN_avx512vnni(op) TWIN_avx512(op)
-#define TWIN(op, variant)   TWIN_##variant(op)
+#define TWIN_avx512vnni(op)                                                                        \
+    if (!filter || strstr(#op "_emulatedvnni", filter)) RUN(op, emulatedvnni, " (in SIMDe)");
+#define TWIN(op, variant) TWIN_##variant(op)
 #else
 #define TWIN(op, variant)
 #endif

@@ -10,7 +10,18 @@
 
 /* STEPS: loop steps of a piece on lanes of one element; PIECES for each thread even out a busy core
  */
-enum { READ_CHUNK = 1 << 20, STEPS = 1 << 22, CHAINS = 12, INT8_CHAINS = 8, PIECES = 4 };
+enum {
+    READ_CHUNK = 1 << 20,
+    STEPS = 1 << 22,
+    CHAINS = 12,
+    INT8_CHAINS = 8,
+    PIECES = 4,
+    CACHE_BYTES = 512 << 10,
+    CACHE_ROUNDS = 64,
+    CLOCK_STEPS = 1 << 20,
+    CLOCK_CYCLES = 3, /* of one multiplication */
+    BARRIERS = 2000
+};
 
 double bal_bench_now(void)
 {
@@ -19,10 +30,27 @@ double bal_bench_now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+static const struct {
+    const char *name;
+    int bits;
+    bool reads;
+} limits[BAL_LIMITS] = {{"read", 0, true},    {"fma", 32, false}, {"int8", 8, false},
+                        {"bf16", 16, false},  {"cache", 0, true}, {"clock", 0, false},
+                        {"barrier", 0, false}};
+
 const char *bal_limit_name(bal_limit limit)
 {
-    static const char *const names[BAL_LIMITS] = {"read", "fma", "int8"};
-    return names[limit];
+    return limits[limit].name;
+}
+
+int bal_limit_bits(bal_limit limit)
+{
+    return limits[limit].bits;
+}
+
+bool bal_limit_reads(bal_limit limit)
+{
+    return limits[limit].reads;
 }
 
 typedef struct job {
@@ -192,6 +220,46 @@ static fma_fn *int8_loop(const char *isa, int *lanes)
     return *lanes = 1, int8_scalar;
 }
 
+/* ---- bf16 ------------------------------------------------------------------------------------ */
+
+#if BAL_X86
+__attribute__((target("avx512f,avx512bf16"))) static float bf16_avx512(size_t steps)
+{
+    __m512 s0 = _mm512_setzero_ps(), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
+    __m512i q = _mm512_set1_epi16(0x3f00);
+    for (size_t t = 0; t < steps; t++) {
+#define DOT(s, q, x) _mm512_dpbf16_ps(s, (__m512bh)(q), (__m512bh)(x))
+        const __m512i x = q;
+        INT8_STEP(s0, DOT)
+        INT8_STEP(s1, DOT)
+        INT8_STEP(s2, DOT)
+        INT8_STEP(s3, DOT)
+        INT8_STEP(s4, DOT)
+        INT8_STEP(s5, DOT)
+        INT8_STEP(s6, DOT)
+        INT8_STEP(s7, DOT)
+#undef DOT
+    }
+    float out[16];
+    s0 = _mm512_add_ps(_mm512_add_ps(_mm512_add_ps(s0, s1), _mm512_add_ps(s2, s3)),
+                       _mm512_add_ps(_mm512_add_ps(s4, s5), _mm512_add_ps(s6, s7)));
+    _mm512_storeu_ps(out, s0);
+    return out[0];
+}
+#endif
+
+/* NULL where the processor has no such products. */
+static fma_fn *bf16_loop(const char *isa, int *lanes)
+{
+    *lanes = 1;
+#if BAL_X86
+    if (!strncmp(isa, "avx512", 6) && __builtin_cpu_supports("avx512bf16"))
+        return *lanes = 32, bf16_avx512;
+#endif
+    (void)isa;
+    return NULL;
+}
+
 /* ---- Runs ------------------------------------------------------------------------------------ */
 
 static void read_lane(void *ctx, size_t begin, size_t end, int lane)
@@ -203,26 +271,93 @@ static void read_lane(void *ctx, size_t begin, size_t end, int lane)
     (void)lane;
 }
 
+static void cache_lane(void *ctx, size_t begin, size_t end, int lane)
+{
+    const job *j = ctx;
+    volatile uint64_t keep = 0;
+    for (size_t i = begin; i < end; i++)
+        for (int r = 0; r < CACHE_ROUNDS; r++)
+            keep ^= read_loop(j->isa)(j->data + (size_t)lane * READ_CHUNK, CACHE_BYTES);
+    (void)keep;
+}
+
+static void clock_lane(void *ctx, size_t begin, size_t end, int lane)
+{
+    volatile uint64_t factor = 3;
+    const uint64_t by = factor;
+    uint64_t v = begin + end;
+    for (int i = 0; i < CLOCK_STEPS; i++) {
+        v *= by;
+        __asm__ volatile("" : "+r"(v)); /* no two of them become one */
+    }
+    factor = v;
+    (void)ctx;
+    (void)lane;
+}
+
+static void nothing(void *ctx, size_t begin, size_t end, int lane)
+{
+    (void)ctx;
+    (void)begin;
+    (void)end;
+    (void)lane;
+}
+
+static fma_fn *loop_of(const job *j, int *lanes)
+{
+    if (j->limit == BAL_LIMIT_BF16) return bf16_loop(j->isa, lanes);
+    return j->limit == BAL_LIMIT_FMA ? fma_loop(j->isa, lanes) : int8_loop(j->isa, lanes);
+}
+
 static void multiply_lane(void *ctx, size_t begin, size_t end, int lane)
 {
     const job *j = ctx;
     int lanes;
-    fma_fn *fn = j->limit == BAL_LIMIT_FMA ? fma_loop(j->isa, &lanes) : int8_loop(j->isa, &lanes);
+    fma_fn *fn = loop_of(j, &lanes);
     volatile float keep = 0;
     for (size_t i = begin; i < end; i++) keep += fn(STEPS / (size_t)lanes);
     (void)keep;
     (void)lane;
 }
 
+static double run_multiply(job *j, bal_pool *pool)
+{
+    const size_t pieces = (size_t)bal_pool_size(pool) * PIECES;
+    int lanes;
+    if (!loop_of(j, &lanes)) return 0;
+    bal_pool_run(pool, multiply_lane, j, pieces, 1);
+    /* STEPS is a multiple of every number of lanes */
+    return (double)pieces * (j->limit == BAL_LIMIT_FMA ? CHAINS : INT8_CHAINS) * STEPS;
+}
+
+/* Cycles of one core, counted on each at once. */
+static double run_clock(job *j, bal_pool *pool)
+{
+#ifdef __x86_64__
+    bal_pool_run(pool, clock_lane, j, (size_t)bal_pool_size(pool), 1);
+    return (double)CLOCK_CYCLES * CLOCK_STEPS;
+#else
+    (void)j;
+    (void)pool;
+    return 0;
+#endif
+}
+
 double bal_limit_run(bal_limit limit, const char *isa, bal_pool *pool, bal_limit_buffer buffer)
 {
     job j = {limit, isa, buffer.data};
-    if (limit == BAL_LIMIT_READ) {
-        bal_pool_run(pool, read_lane, &j, buffer.n_bytes / READ_CHUNK, 1);
-        return (double)(buffer.n_bytes / READ_CHUNK * READ_CHUNK);
+    const size_t chunks = buffer.n_bytes / READ_CHUNK, lanes = (size_t)bal_pool_size(pool);
+    switch (limit) {
+    case BAL_LIMIT_READ:
+        bal_pool_run(pool, read_lane, &j, chunks, 1);
+        return (double)(chunks * READ_CHUNK);
+    case BAL_LIMIT_CACHE:
+        bal_pool_run(pool, cache_lane, &j, lanes * PIECES, 1);
+        return (double)(lanes * PIECES) * CACHE_ROUNDS * CACHE_BYTES;
+    case BAL_LIMIT_CLOCK: return run_clock(&j, pool);
+    case BAL_LIMIT_BARRIER:
+        for (int i = 0; i < BARRIERS; i++) bal_pool_run(pool, nothing, NULL, lanes, 1);
+        return BARRIERS;
+    default: return run_multiply(&j, pool);
     }
-    const size_t pieces = (size_t)bal_pool_size(pool) * PIECES;
-    bal_pool_run(pool, multiply_lane, &j, pieces, 1);
-    /* STEPS is a multiple of every number of lanes */
-    return (double)pieces * (limit == BAL_LIMIT_INT8 ? INT8_CHAINS : CHAINS) * STEPS;
 }

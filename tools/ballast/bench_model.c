@@ -16,9 +16,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { BUFFER = 256 << 20, STAGES = BAL_LIMITS + 4, WARM_STEPS = 2, ENOUGH_S = 20 };
+enum {
+    BUFFER = 256 << 20,
+    LIMITS = BAL_LIMIT_INT8 + 1,
+    STAGES = LIMITS + 4,
+    WARM_STEPS = 2,
+    ENOUGH_S = 20
+};
 
-typedef enum stage { PIXELS = BAL_LIMITS, ENCODE, PREFILL, DECODE } stage;
+typedef enum stage { PIXELS = LIMITS, ENCODE, PREFILL, DECODE } stage;
 
 typedef struct bench {
     const bal_model_bench *plan;
@@ -35,7 +41,7 @@ typedef struct bench {
     double load[BAL_MODEL_ROUNDS], first[BAL_MODEL_ROUNDS];
     double seconds[STAGES][BAL_MODEL_ROUNDS], spent[STAGES];
     int rounds[STAGES];
-    double work[BAL_LIMITS];
+    double work[LIMITS];
     int step, steps;
 } bench;
 
@@ -359,11 +365,10 @@ static bal_bench_row *add_stage(bench *b, const char *name, int i, int rows)
 
 static void add_limit(bench *b, bal_limit limit)
 {
-    static const int bits[BAL_LIMITS] = {0, 32, 8};
     bal_bench_row *row = add_stage(b, bal_limit_name(limit), (int)limit, 0);
     const double rate = b->work[limit] / row->seconds;
-    row->bits = bits[limit];
-    *(limit == BAL_LIMIT_READ ? &row->bytes_per_s : &row->weights_per_s) = rate;
+    row->bits = bal_limit_bits(limit);
+    *(bal_limit_reads(limit) ? &row->bytes_per_s : &row->weights_per_s) = rate;
 }
 
 static void set_rates(const bench *b, bal_bench_row *row, const bal_work *w, double tokens)
@@ -467,7 +472,7 @@ static void report_model(bench *b)
 static void report(bench *b)
 {
     report_model(b);
-    for (int i = 0; i < BAL_LIMITS; i++) add_limit(b, (bal_limit)i);
+    for (int i = 0; i < LIMITS; i++) add_limit(b, (bal_limit)i);
     add_row(b, "load", b->load, b->plan->repeats, 0);
     bal_bench_row *row = add_row(b, "first_token", b->first, b->plan->repeats, 1);
     row->tokens_per_s = 1 / row->seconds;

@@ -5,13 +5,13 @@
 
 #include <stddef.h>
 
-/* weights_per_s counts a weight once per call whatever the rows; for "fma" and "int8" it is
- * multiply-adds and for "read" 0. bytes_per_s counts weights with their scales and zero points, and
- * in the rows of a model the keys and values that are read. */
+/* weights_per_s counts a weight once per call whatever the rows; of limits it is multiply-adds,
+ * cycles ("clock") or jobs ("barrier"), and 0 of those that read. bytes_per_s counts weights with
+ * their scales and zero points, and in the rows of a model the keys and values that are read. */
 typedef struct bal_bench_row {
     char name[24];
     const char *isa;
-    int bits;           /* 32 for "fma", 8 for "int8", 0 for "read" */
+    int bits;           /* of a limit: of what it multiplies, else 0 */
     size_t group, n, k; /* 0 where it does not apply */
     int rows, threads;
     double weights_per_s, bytes_per_s;

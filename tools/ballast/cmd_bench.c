@@ -20,7 +20,7 @@ enum { MAX_SIDE = 1 << 20, MAX_ROWS = 4096, PATH_SIZE = 1200 };
 
 typedef struct bench_flags {
     bal_common common;
-    bool limits, kernels, cold;
+    bool limits, kernels, resident, cold;
     const char *model, *shape, *matrix, *keep, *picture, *act;
     int bits, head, group, rows, tokens, repeats, image_max_tokens;
     bal_bar bar;
@@ -75,6 +75,8 @@ static void print_row(const bal_bench_row *r)
     if (r->n) snprintf(shape, sizeof shape, "%zux%zu", r->n, r->k);
     if (r->weights_per_s > 0) snprintf(rate, sizeof rate, "%.2f", r->weights_per_s * 1e-9);
     share_of(share, sizeof share, r);
+    if (!strcmp(r->name, "barrier"))
+        snprintf(share, sizeof share, "%.2f us each", 1e6 / r->weights_per_s);
     printf("%-13s %-7s %-12s %5d %7d %10s %8.2f %6.2f-%-5.2f %s\n", r->name, r->isa, shape, r->rows,
            r->threads, rate, r->bytes_per_s * 1e-9, r->slowest, r->fastest, share);
 }
@@ -118,6 +120,7 @@ static int bench_machine(const bench_flags *f)
     bal_kernels table;
     bal_kernels_init(&table, isa);
     bal_bench_plan plan = {.kernels = &table, .isa = bal_isa_name(isa), .rows = f->rows};
+    plan.resident = f->resident;
     plan.group = (size_t)f->group, plan.repeats = f->repeats ? f->repeats : 9;
     if (!parse_pair(f->matrix, 1, &plan.n, &plan.k))
         return bal_usage("bench", "--matrix is '%s'; expected NxK with both from 1 to %d",
@@ -363,6 +366,8 @@ int bal_cmd_bench(int argc, char **argv)
          "matrix kernels beside those limits (the default)", 0, 0},
         {"--matrix", 0, BAL_ARG_STRING, &f.matrix, "NxK",
          "of the kernels: outputs x inputs (3584x18944)", 0, 0},
+        {"--resident", 0, BAL_ARG_BOOL, &f.resident, "",
+         "of the kernels: one copy of the matrix, for a cache to keep", 0, 0},
         {"--shape", 0, BAL_ARG_STRING, &f.shape, "NAME",
          "random weights in the shape of a published model; a wrong name lists them", 0, 0},
         {"--bits", 'b', BAL_ARG_INT, &f.bits, "B", "of a shape's decoder: 2, 3, 4, 6, 8, 16 (3)", 2,

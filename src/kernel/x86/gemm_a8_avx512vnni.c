@@ -1,27 +1,27 @@
 /* SPDX-License-Identifier: MIT
  * gemm_a8 for AVX-512 with VNNI: one register holds a quad of all 16 outputs of a panel, and
  * vpdpbusd adds four products of unsigned codes with signed bytes to a 32-bit lane, which no
- * segment overflows. Few tokens take codes out of the words as they go; more tokens take them out
- * once for all, some units at a time (see gemm_a8_avx2.c). */
+ * segment overflows. Few tokens take codes out of the words as they go, and out only: a mask leaves
+ * a code where it stands in its byte, that is times a power of two, and products of the same power
+ * have a sum of their own, which the end of a segment shifts down; 10 masks and 10 products are all
+ * that 3-bit codes cost a unit. More tokens have codes taken out whole, once for all, some units at
+ * a time (see gemm_a8_avx2.c). */
 #include "kernel/gemm_a8.h"
+#include "kernel/x86/codes_avx512.h"
 
-#ifndef BAL_EMULATED_AVX512
-#include <immintrin.h>
-#define ISA(name) name##_avx512vnni
-#endif
-#include <string.h>
+#include <stdbool.h>
 
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-
-bal_gemm_a8w2_fn ISA(bal_gemm_a8w2);
-bal_gemm_a8w3_fn ISA(bal_gemm_a8w3);
-bal_gemm_a8w4_fn ISA(bal_gemm_a8w4);
-bal_gemm_a8w6_fn ISA(bal_gemm_a8w6);
-bal_gemm_a8w8_fn ISA(bal_gemm_a8w8);
+bal_gemm_a8w2_fn VNNI(bal_gemm_a8w2);
+bal_gemm_a8w3_fn VNNI(bal_gemm_a8w3);
+bal_gemm_a8w4_fn VNNI(bal_gemm_a8w4);
+bal_gemm_a8w6_fn VNNI(bal_gemm_a8w6);
+bal_gemm_a8w8_fn VNNI(bal_gemm_a8w8);
 
 enum {
-    MR = 8,    /* tokens multiplied at once: as many independent sums as hide vpdpbusd's latency */
-    BLOCK = 32 /* units taken out at once: 16 KiB of bytes */
+    MR = 8,     /* tokens multiplied at once: as many independent sums as hide vpdpbusd's latency */
+    FEW = 4,    /* tokens up to which codes are taken out as they are needed */
+    POWERS = 5, /* most sums of one token that differ in the power of two */
+    BLOCK = 32  /* units taken out at once: 16 KiB of bytes */
 };
 
 /* Bits of codes that take no taking out: bytes, as 8-bit codes are. */
@@ -33,54 +33,76 @@ typedef struct panel {
     const uint8_t *zeros;
 } panel;
 
-ALWAYS_INLINE __m512i bcast4(const int8_t *p)
+/* Sum s of one token is this power of two too large. Where the words have fewer powers than sums,
+ * several sums share one, which makes more chains. */
+ALWAYS_INLINE unsigned power_of(const int bits, const int s)
 {
-    int32_t v;
-    memcpy(&v, p, sizeof v);
-    return _mm512_set1_epi32(v);
+    if (bits == 2) return 2 * (unsigned)s;
+    if (bits == 4) return 4 * (unsigned)(s % 2);
+    if (bits == 3) return s == 0 ? 0 : s == 1 ? 3 : s == 2 ? 6 : s == 3 ? 4 : 5;
+    if (bits == 6) return s < 2 ? 0 : s == 2 ? 6 : s == 3 ? 4 : 2;
+    return 0;
 }
 
-ALWAYS_INLINE __m512i word(const uint32_t *unit, int v)
+ALWAYS_INLINE int sums_of(const int bits)
 {
-    return _mm512_loadu_si512((const void *)(unit + 16 * v));
+    return bits == 3 || bits == 6 ? POWERS : 4;
 }
 
-ALWAYS_INLINE __m512i field(__m512i w, const unsigned shift, int mask)
+/* sum s of mr tokens += masked codes * quad j of the activations */
+ALWAYS_INLINE void add(const int mr, const int s, const int j, __m512i codes, const bal_a8 *a,
+                       size_t a_stride, __m512i (*sum)[POWERS])
 {
-    const __m512i m = _mm512_set1_epi8((char)mask);
-    return _mm512_and_si512(shift ? _mm512_srli_epi32(w, shift) : w, m);
+    for (int i = 0; i < mr; i++)
+        sum[i][s] =
+            _mm512_dpbusd_epi32(sum[i][s], codes, bcast4(a[(size_t)i * a_stride].q + 4 * j));
 }
 
-ALWAYS_INLINE __m512i six_bits(const uint32_t *unit, const int j)
+/* Adds quad j of a unit where it stands. */
+ALWAYS_INLINE void add_quad(const int bits, const int mr, const int j, const bal_a8 *a,
+                            size_t a_stride, const uint32_t *unit, __m512i (*sum)[POWERS])
 {
-    if (j < 6) return field(word(unit, j), 0, 63);
-    const int v = 3 * (j - 6);
-    const __m512i low = field(word(unit, v), 6, 3), mid = field(word(unit, v + 1), 4, 12);
-    return _mm512_or_si512(_mm512_or_si512(low, mid), field(word(unit, v + 2), 2, 48));
+#define ADD(s, w, mask) add(mr, s, j, masked(w, mask), a, a_stride, sum)
+    if (bits == 8) add(mr, j % 4, j, word(unit, j), a, a_stride, sum);
+    if (bits == 2) ADD(j % 4, word(unit, j / 4), 3 << 2 * (j % 4));
+    if (bits == 4) ADD(j % 4, word(unit, j / 2), 15 << 4 * (j % 2));
+    if (bits == 3 && j < 6) ADD(j % 2, word(unit, j / 2), 7 << 3 * (j % 2));
+    if (bits == 3 && j >= 6) {
+        ADD(2, word(unit, j - 6), 192);
+        ADD(j - 3, word(unit, 2), 1 << j);
+    }
+    if (bits == 6 && j < 6) ADD(j % 2, word(unit, j), 63);
+    if (bits == 6 && j >= 6)
+        for (int v = 0; v < 3; v++) ADD(2 + v, word(unit, 3 * (j - 6) + v), 192);
+#undef ADD
 }
 
-/* Codes of quad j, four per lane. */
-ALWAYS_INLINE __m512i quad(const int bits, const uint32_t *unit, const int j)
+/* dot += sum of code * q_x over n units of few tokens */
+ALWAYS_INLINE void add_in_place(const int bits, const int mr, size_t n, const bal_a8 *a,
+                                size_t a_stride, const uint32_t *codes, __m512i *dot)
 {
-    if (bits == 8) return word(unit, j);
-    if (bits == 2) return field(word(unit, j / 4), 2 * (unsigned)(j % 4), 3);
-    if (bits == 4) return field(word(unit, j / 2), 4 * (unsigned)(j % 2), 15);
-    if (bits == 6) return six_bits(unit, j);
-    if (j < 6) return field(word(unit, j / 2), 3 * (unsigned)(j % 2), 7);
-    return _mm512_or_si512(field(word(unit, j - 6), 6, 3),
-                           field(word(unit, 2), (unsigned)j - 2, 4));
-}
-
-#define ALL_QUADS(call) call(0) call(1) call(2) call(3) call(4) call(5) call(6) call(7)
-
-/* dot += sum of code * q_x over n units */
-ALWAYS_INLINE void add_units(const int bits, const int mr, size_t n, const bal_a8 *a,
-                             size_t a_stride, const uint32_t *codes, __m512i *dot)
-{
+    __m512i sum[FEW][POWERS];
+    for (int i = 0; i < mr; i++)
+        for (int s = 0; s < sums_of(bits); s++) sum[i][s] = _mm512_setzero_si512();
     for (; n > 0; n--, a++, codes += 16 * bits) {
+        fetch_ahead(bits, codes);
+#define STEP(j) add_quad(bits, mr, j, a, a_stride, codes, sum);
+        ALL_QUADS(STEP)
+#undef STEP
+    }
+    for (int i = 0; i < mr; i++)
+        for (int s = 0; s < sums_of(bits); s++)
+            dot[i] = _mm512_add_epi32(dot[i], _mm512_srai_epi32(sum[i][s], power_of(bits, s)));
+}
+
+/* The same of codes as bytes. */
+ALWAYS_INLINE void add_bytes(const int mr, size_t n, const bal_a8 *a, size_t a_stride,
+                             const uint32_t *codes, __m512i *dot)
+{
+    for (; n > 0; n--, a++, codes += 16 * AS_BYTES) {
 #define STEP(j)                                                                                    \
     {                                                                                              \
-        const __m512i q = quad(bits, codes, j);                                                    \
+        const __m512i q = word(codes, j);                                                          \
         for (int i = 0; i < mr; i++)                                                               \
             dot[i] = _mm512_dpbusd_epi32(dot[i], q, bcast4(a[(size_t)i * a_stride].q + 4 * (j)));  \
     }
@@ -110,9 +132,9 @@ ALWAYS_INLINE void finish(const int mr, const panel *p, size_t g, const bal_a8 *
 
 /* Units u .. u1 - 1 for mr tokens; p->codes are those of unit u. Of a segment that reaches beyond
  * either end, the sum so far is in carry [mr][16]. */
-ALWAYS_INLINE void tile(const int bits, const int mr, const panel *p, bal_a8_walk walk, size_t u,
-                        size_t u1, size_t units, const bal_a8 *a, size_t a_stride,
-                        int32_t (*carry)[16], float *y, size_t y_stride)
+ALWAYS_INLINE void tile(const int bits, const bool bytes, const int mr, const panel *p,
+                        bal_a8_walk walk, size_t u, size_t u1, size_t units, const bal_a8 *a,
+                        size_t a_stride, int32_t (*carry)[16], float *y, size_t y_stride)
 {
     __m512i dot[MR];
     const uint32_t *codes = p->codes;
@@ -120,7 +142,10 @@ ALWAYS_INLINE void tile(const int bits, const int mr, const panel *p, bal_a8_wal
     while (u < u1) {
         const size_t left = bal_a8_walk_left(&walk), n = left < u1 - u ? left : u1 - u;
         const size_t begin = walk.begin, g = walk.group;
-        add_units(bits, mr, n, a + u, a_stride, codes, dot);
+        if (bytes)
+            add_bytes(mr, n, a + u, a_stride, codes, dot);
+        else
+            add_in_place(bits, mr, n, a + u, a_stride, codes, dot);
         codes += n * 16 * (size_t)bits, u += n;
         if (bal_a8_walk_on(&walk, n, u) || u == units)
             finish(mr, p, g, a, a_stride, begin, u, dot, y, y_stride);
@@ -128,21 +153,37 @@ ALWAYS_INLINE void tile(const int bits, const int mr, const panel *p, bal_a8_wal
     for (int i = 0; i < mr; i++) _mm512_storeu_si512((void *)carry[i], dot[i]);
 }
 
-#define TILE(bits, rows)                                                                           \
-    case rows: tile(bits, rows, p, walk, u, u1, units, a, a_stride, carry, y, y_stride); break;
+#define TILE(bits, bytes, rows)                                                                    \
+    case rows:                                                                                     \
+        tile(bits, bytes, rows, p, walk, u, u1, units, a, a_stride, carry, y, y_stride);           \
+        break;
 
-ALWAYS_INLINE void rows(const int bits, int m, const panel *p, bal_a8_walk walk, size_t u,
-                        size_t u1, size_t units, const bal_a8 *a, size_t a_stride,
-                        int32_t (*carry)[16], float *y, size_t y_stride)
+/* Few tokens, codes where they stand. */
+ALWAYS_INLINE void few(const int bits, int m, const panel *p, bal_a8_walk walk, size_t units,
+                       const bal_a8 *a, size_t a_stride, int32_t (*carry)[16], float *y,
+                       size_t y_stride)
+{
+    const size_t u = 0, u1 = units;
+    switch (m) {
+        TILE(bits, false, 4)
+        TILE(bits, false, 3)
+        TILE(bits, false, 2)
+        TILE(bits, false, 1)
+    }
+}
+
+ALWAYS_INLINE void rows(int m, const panel *p, bal_a8_walk walk, size_t u, size_t u1, size_t units,
+                        const bal_a8 *a, size_t a_stride, int32_t (*carry)[16], float *y,
+                        size_t y_stride)
 {
     while (m > 0) {
         const int now = m >= 8 ? 8 : m >= 4 ? 4 : m;
         switch (now) {
-            TILE(bits, 8)
-            TILE(bits, 4)
-            TILE(bits, 3)
-            TILE(bits, 2)
-            TILE(bits, 1)
+            TILE(AS_BYTES, true, 8)
+            TILE(AS_BYTES, true, 4)
+            TILE(AS_BYTES, true, 3)
+            TILE(AS_BYTES, true, 2)
+            TILE(AS_BYTES, true, 1)
         }
         m -= now, a += (size_t)now * a_stride, y += (size_t)now * y_stride, carry += now;
     }
@@ -167,9 +208,9 @@ ALWAYS_INLINE void gemm(const int bits, int m, size_t units, size_t units_per_gr
     assert(1 <= m && m <= BAL_GEMM_A8_ROWS && units && units_per_group && units_per_scale);
     memset(carry, 0, (size_t)m * sizeof *carry);
     for (int i = 0; i < m; i++) memset(y + (size_t)i * y_stride, 0, 16 * sizeof *y);
-    if (m <= 4) {
+    if (m <= FEW) {
         const bal_a8_walk walk = bal_a8_walk_at(0, units_per_group, units_per_scale);
-        rows(bits, m, &p, walk, 0, units, units, a, a_stride, carry, y, y_stride);
+        few(bits, m, &p, walk, units, a, a_stride, carry, y, y_stride);
         return;
     }
     const uint32_t *codes = p.codes;
@@ -181,14 +222,14 @@ ALWAYS_INLINE void gemm(const int bits, int m, size_t units, size_t units_per_gr
             take_out(bits, p.codes, n, bytes);
             p.codes = bytes;
         }
-        rows(AS_BYTES, m, &p, walk, u, u + n, units, a, a_stride, carry, y, y_stride);
+        rows(m, &p, walk, u, u + n, units, a, a_stride, carry, y, y_stride);
     }
 }
 
 #define GEMM_A8(name, bits)                                                                        \
-    void ISA(name)(int m, size_t units, size_t units_per_group, size_t units_per_scale,            \
-                   const bal_a8 *a, size_t a_stride, const uint32_t *codes,                        \
-                   const uint16_t *scales, const uint8_t *zeros, float *y, size_t y_stride)        \
+    void VNNI(name)(int m, size_t units, size_t units_per_group, size_t units_per_scale,           \
+                    const bal_a8 *a, size_t a_stride, const uint32_t *codes,                       \
+                    const uint16_t *scales, const uint8_t *zeros, float *y, size_t y_stride)       \
     {                                                                                              \
         const panel p = {codes, scales, zeros};                                                    \
         gemm(bits, m, units, units_per_group, units_per_scale, a, a_stride, p, y, y_stride);       \

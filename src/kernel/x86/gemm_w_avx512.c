@@ -2,6 +2,7 @@
  * gemm_w for AVX-512 (F, BW): one register holds a 32-bit word of all 16 outputs of a panel. The
  * arithmetic is that of gemm_w_avx2.c, which explains it; here four tokens fit the registers. */
 #include "kernel/gemm_w.h"
+#include "kernel/x86/codes_avx512.h"
 #include "kernel/x86/lanes_avx512.h"
 
 #ifdef BAL_EMULATED_AVX512
@@ -18,36 +19,11 @@ bal_gemm_w8_fn ISA(bal_gemm_w8);
 
 enum { MR = 4 }; /* tokens multiplied at once */
 
-/* How far ahead of the unit in work code words are fetched: about one memory latency. */
-enum { PREFETCH_BYTES = 2048 };
-
-ALWAYS_INLINE __m512i bcast4(const int8_t *p)
-{
-    int32_t v;
-    memcpy(&v, p, sizeof v);
-    return _mm512_set1_epi32(v);
-}
-
-ALWAYS_INLINE __m512i field(__m512i word, const unsigned shift, int mask)
-{
-    const __m512i m = _mm512_set1_epi8((char)mask);
-    return _mm512_and_si512(shift ? _mm512_srli_epi32(word, shift) : word, m);
-}
-
-/* Codes of quad j, four per lane; w[v] is word v of the unit. */
-ALWAYS_INLINE __m512i quad(const int bits, const __m512i *w, const int j)
-{
-    if (bits == 2) return field(w[j / 4], 2 * (unsigned)(j % 4), 3);
-    if (bits == 4) return field(w[j / 2], 4 * (unsigned)(j % 2), 15);
-    if (j < 6) return field(w[j / 2], 3 * (unsigned)(j % 2), 7);
-    return _mm512_or_si512(field(w[j - 6], 6, 3), field(w[2], (unsigned)j - 2, 4));
-}
-
 /* Adds quad j of the unit to the 16-bit sums of mr tokens. */
 ALWAYS_INLINE void step(const int bits, const int mr, const int j, const bal_a16 *a,
-                        size_t a_stride, const __m512i *w, __m512i *lo, __m512i *hi)
+                        size_t a_stride, const uint32_t *unit, __m512i *lo, __m512i *hi)
 {
-    const __m512i q = quad(bits, w, j);
+    const __m512i q = quad(bits, unit, j);
     for (int i = 0; i < mr; i++) {
         const bal_a16 *x = a + (size_t)i * a_stride;
         lo[i] = _mm512_add_epi16(lo[i], _mm512_maddubs_epi16(q, bcast4(x->lo + 4 * j)));
@@ -61,17 +37,11 @@ ALWAYS_INLINE void step(const int bits, const int mr, const int j, const bal_a16
 ALWAYS_INLINE void dot_bytes(const int bits, const int mr, const bal_a16 *a, size_t a_stride,
                              const uint32_t *codes, __m512i *dot)
 {
-    __m512i w[4], lo[MR], hi[MR];
-    for (int v = 0; v < bits; v++) w[v] = _mm512_loadu_si512((const void *)(codes + 16 * v));
+    __m512i lo[MR], hi[MR];
     for (int i = 0; i < mr; i++) lo[i] = hi[i] = _mm512_setzero_si512();
-    step(bits, mr, 0, a, a_stride, w, lo, hi);
-    step(bits, mr, 1, a, a_stride, w, lo, hi);
-    step(bits, mr, 2, a, a_stride, w, lo, hi);
-    step(bits, mr, 3, a, a_stride, w, lo, hi);
-    step(bits, mr, 4, a, a_stride, w, lo, hi);
-    step(bits, mr, 5, a, a_stride, w, lo, hi);
-    step(bits, mr, 6, a, a_stride, w, lo, hi);
-    step(bits, mr, 7, a, a_stride, w, lo, hi);
+#define STEP(j) step(bits, mr, j, a, a_stride, codes, lo, hi);
+    ALL_QUADS(STEP)
+#undef STEP
     for (int i = 0; i < mr; i++)
         dot[i] = _mm512_add_epi32(_mm512_madd_epi16(lo[i], _mm512_set1_epi16(1)),
                                   _mm512_madd_epi16(hi[i], _mm512_set1_epi16(256)));
@@ -92,21 +62,6 @@ ALWAYS_INLINE void widen(const bal_a16 *a, int32_t pair[16])
     }
 }
 
-ALWAYS_INLINE __m512i word_of(const uint32_t *codes, const int v)
-{
-    return _mm512_loadu_si512((const void *)(codes + 16 * v));
-}
-
-/* Codes of quad j, four per lane, for 6 and 8 bits. */
-ALWAYS_INLINE __m512i wide_quad(const int bits, const uint32_t *codes, const int j)
-{
-    if (bits == 8) return word_of(codes, j);
-    if (j < 6) return field(word_of(codes, j), 0, 63);
-    const int v = 3 * (j - 6);
-    const __m512i low = field(word_of(codes, v), 6, 3), mid = field(word_of(codes, v + 1), 4, 12);
-    return _mm512_or_si512(_mm512_or_si512(low, mid), field(word_of(codes, v + 2), 2, 48));
-}
-
 /* The same for 6 and 8 bits. */
 ALWAYS_INLINE void dot_words(const int bits, const int mr, const bal_a16 *a, size_t a_stride,
                              const uint32_t *codes, __m512i *dot)
@@ -117,7 +72,7 @@ ALWAYS_INLINE void dot_words(const int bits, const int mr, const bal_a16 *a, siz
         dot[i] = _mm512_setzero_si512();
     }
     for (int j = 0; j < 8; j++) {
-        const __m512i w = wide_quad(bits, codes, j);
+        const __m512i w = quad(bits, codes, j);
         const __m512i even = _mm512_and_si512(w, _mm512_set1_epi16(255));
         const __m512i odd = _mm512_srli_epi16(w, 8);
         for (int i = 0; i < mr; i++) {
@@ -141,8 +96,7 @@ ALWAYS_INLINE void panel(const int bits, const int mr, size_t units, size_t unit
         const size_t count = left < units_per_group ? left : units_per_group;
         for (size_t u = 0; u < count; u++, codes += 16 * bits, a++) {
             __m512i dot[MR];
-            for (int v = 0; v < bits; v++)
-                _mm_prefetch((const char *)(codes + 16 * v) + PREFETCH_BYTES, _MM_HINT_T0);
+            fetch_ahead(bits, codes);
             if (bits >= 6)
                 dot_words(bits, mr, a, a_stride, codes, dot);
             else

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT
+ * 16-bit activations times a panel of packed weights (kernel/gemm_w.h, gemm_t.h) for AVX-512 with
+ * VNNI; included by gemm_w_avx512vnni.c and gemm_t_avx512vnni.c. vpdpbusd adds four products of
+ * unsigned codes, or of the levels that a table gives them, with each byte plane of the activations
+ * to 32-bit sums of their own, which meet at the end of a unit. More than a few tokens have what is
+ * multiplied pulled out once for all, some units at a time, into bytes that stay in the first
+ * cache. kind and mr are literals at every call, so the loops unroll and sums live in registers. */
+#include "kernel/gemm_t.h"
+#include "kernel/gemm_w.h"
+#include "kernel/x86/codes_avx512.h"
+
+#include <assert.h>
+#include <stdbool.h>
+
+/* MR: tokens multiplied at once; FEW: tokens up to which codes are pulled out as they are needed;
+ * BLOCK: units pulled out at once, 16 KiB. */
+enum { MR = 8, FEW = 4, BLOCK = 32 };
+
+/* The number of bits, and a bit that is none where codes go through a table or have steps. */
+enum { TABLE = 16, TWO_LEVEL = 32 };
+
+typedef struct sides {
+    const uint16_t *scales;
+    const uint8_t *steps, *zeros;
+    __m512i level; /* of each code of a table, four times */
+} sides;
+
+ALWAYS_INLINE int bits_of(const int kind)
+{
+    return kind & 15;
+}
+
+/* What is multiplied for quad j. */
+ALWAYS_INLINE __m512i factors(const int kind, const bool pulled, const sides *p,
+                              const uint32_t *unit, const int j)
+{
+    if (pulled) return word(unit, j);
+    const __m512i q = quad(bits_of(kind), unit, j);
+    return kind & TABLE ? _mm512_shuffle_epi8(p->level, q) : q;
+}
+
+/* dot[i] = sum of factor * q_x over one unit */
+ALWAYS_INLINE void dot_unit(const int kind, const bool pulled, const int mr, const bal_a16 *a,
+                            size_t a_stride, const uint32_t *unit, const sides *p, __m512i *dot)
+{
+    __m512i lo[MR], hi[MR];
+    for (int i = 0; i < mr; i++) lo[i] = hi[i] = _mm512_setzero_si512();
+#define STEP(j)                                                                                    \
+    {                                                                                              \
+        const __m512i q = factors(kind, pulled, p, unit, j);                                       \
+        for (int i = 0; i < mr; i++) {                                                             \
+            const bal_a16 *x = a + (size_t)i * a_stride;                                           \
+            lo[i] = _mm512_dpbusd_epi32(lo[i], q, bcast4(x->lo + 4 * (j)));                        \
+            hi[i] = _mm512_dpbusd_epi32(hi[i], q, bcast4(x->hi + 4 * (j)));                        \
+        }                                                                                          \
+    }
+    ALL_QUADS(STEP)
+#undef STEP
+    for (int i = 0; i < mr; i++) dot[i] = _mm512_add_epi32(lo[i], _mm512_slli_epi32(hi[i], 8));
+}
+
+/* The steps of group g as signed integers. */
+ALWAYS_INLINE __m512i steps_of(const int kind, const sides *p, size_t g)
+{
+    if (kind & TWO_LEVEL)
+        return _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(p->steps + 16 * g)));
+    const __m128i meaning = _mm_setr_epi8(1, 2, 3, 4, 5, 6, 7, 8, -1, -2, -3, -4, -5, -6, -7, -8);
+    const __m128i both = _mm_loadl_epi64((const void *)(p->steps + 8 * g));
+    const __m128i four =
+        _mm_and_si128(_mm_unpacklo_epi64(both, _mm_srli_epi16(both, 4)), _mm_set1_epi8(15));
+    return _mm512_cvtepi8_epi32(_mm_shuffle_epi8(meaning, four));
+}
+
+ALWAYS_INLINE __m512 scales_at(const uint16_t *scales)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)scales));
+}
+
+/* What group g of the panel multiplies and subtracts. */
+ALWAYS_INLINE void group_of(const int kind, const sides *p, size_t g, __m512 *s, __m512i *z)
+{
+    const bool steps = kind & (TABLE | TWO_LEVEL);
+    *s = scales_at(p->scales + (steps ? 0 : 16 * g));
+    if (steps) *s = _mm512_mul_ps(*s, _mm512_cvtepi32_ps(steps_of(kind, p, g)));
+    if (kind & TABLE)
+        *z = _mm512_set1_epi32(p->zeros[16] & ((4 << bits_of(kind)) - 1));
+    else
+        *z = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(p->zeros + 16 * g)));
+}
+
+/* The end of one unit: acc += (dot - z * sum) * (s * scale). */
+ALWAYS_INLINE void finish(const int mr, const bal_a16 *a, size_t a_stride, const __m512i *dot,
+                          __m512 s, __m512i z, __m512 *acc)
+{
+    for (int i = 0; i < mr; i++) {
+        const bal_a16 *x = a + (size_t)i * a_stride;
+        const __m512i zx = _mm512_mullo_epi32(z, _mm512_set1_epi32(x->sum));
+        const __m512 sx = _mm512_mul_ps(s, _mm512_set1_ps(x->scale));
+        acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(dot[i], zx)), sx, acc[i]);
+    }
+}
+
+/* n units, of which the first is unit u, for mr tokens; codes are words or what was pulled out. */
+ALWAYS_INLINE void tile(const int kind, const bool pulled, const int mr, size_t u, size_t n,
+                        size_t units_per_group, const bal_a16 *a, size_t a_stride,
+                        const uint32_t *codes, const sides *p, float *y, size_t y_stride)
+{
+    const size_t words = pulled ? 8 * 16 : 16 * (size_t)bits_of(kind);
+    __m512 acc[MR], s;
+    __m512i z, dot[MR];
+    size_t g = u / units_per_group, left = units_per_group - u % units_per_group;
+    for (int i = 0; i < mr; i++) acc[i] = _mm512_loadu_ps(y + (size_t)i * y_stride);
+    group_of(kind, p, g, &s, &z);
+    for (size_t k = 0; k < n; k++, left--, a++, codes += words) {
+        if (left == 0) {
+            g++, left = units_per_group;
+            group_of(kind, p, g, &s, &z);
+        }
+        if (!pulled) fetch_ahead(bits_of(kind), codes);
+        dot_unit(kind, pulled, mr, a, a_stride, codes, p, dot);
+        finish(mr, a, a_stride, dot, s, z, acc);
+    }
+    for (int i = 0; i < mr; i++) _mm512_storeu_ps(y + (size_t)i * y_stride, acc[i]);
+}
+
+ALWAYS_INLINE void tiles(const int kind, const bool pulled, size_t rows, size_t u, size_t n,
+                         size_t units_per_group, const bal_a16 *a, size_t a_stride,
+                         const uint32_t *codes, const sides *p, float *y, size_t y_stride)
+{
+#define TILE(mr) tile(kind, pulled, mr, u, n, units_per_group, a, a_stride, codes, p, y, y_stride)
+    for (; pulled && rows >= MR; rows -= MR, a += MR * a_stride, y += MR * y_stride) TILE(MR);
+    for (; rows >= 4; rows -= 4, a += 4 * a_stride, y += 4 * y_stride) TILE(4);
+    for (; rows >= 2; rows -= 2, a += 2 * a_stride, y += 2 * y_stride) TILE(2);
+    if (rows) TILE(1);
+#undef TILE
+}
+
+ALWAYS_INLINE void pull(const int kind, const uint32_t *codes, size_t n, const sides *p,
+                        uint32_t *out)
+{
+    for (; n > 0; n--, codes += 16 * bits_of(kind), out += 8 * 16) {
+#define PUT(j) _mm512_storeu_si512((void *)(out + 16 * (j)), factors(kind, false, p, codes, j));
+        ALL_QUADS(PUT)
+#undef PUT
+    }
+}
+
+ALWAYS_INLINE void many(const int kind, size_t rows, size_t units, size_t units_per_group,
+                        const bal_a16 *a, size_t a_stride, const uint32_t *codes, const sides *p,
+                        float *y, size_t y_stride)
+{
+    _Alignas(64) uint32_t pulled[BLOCK * 8 * 16];
+    const size_t words = BLOCK * 16 * (size_t)bits_of(kind);
+    for (size_t u = 0; u < units; u += BLOCK, codes += words, a += BLOCK) {
+        const size_t n = units - u < BLOCK ? units - u : BLOCK;
+        if (kind != 8) pull(kind, codes, n, p, pulled);
+        tiles(kind, true, rows, u, n, units_per_group, a, a_stride, kind == 8 ? codes : pulled, p,
+              y, y_stride);
+    }
+}
+
+ALWAYS_INLINE void gemm(const int kind, int m, size_t units, size_t units_per_group,
+                        const bal_a16 *a, size_t a_stride, const uint32_t *codes, sides p, float *y,
+                        size_t y_stride)
+{
+    assert(1 <= m && m <= BAL_GEMM_W_MR && units && units_per_group);
+    if (kind & TABLE)
+        p.level = masked(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)p.zeros)),
+                         (4 << bits_of(kind)) - 1);
+    for (int i = 0; i < m; i++) memset(y + (size_t)i * y_stride, 0, 16 * sizeof *y);
+    if (m > FEW)
+        many(kind, (size_t)m, units, units_per_group, a, a_stride, codes, &p, y, y_stride);
+    else
+        tiles(kind, false, (size_t)m, 0, units, units_per_group, a, a_stride, codes, &p, y,
+              y_stride);
+}
+
+#define GEMM_W(name, bits)                                                                         \
+    void VNNI(name)(int m, size_t units, size_t units_per_group, const bal_a16 *a,                 \
+                    size_t a_stride, const uint32_t *codes, const uint16_t *scales,                \
+                    const uint8_t *zeros, float *y, size_t y_stride)                               \
+    {                                                                                              \
+        const sides p = {.scales = scales, .zeros = zeros};                                        \
+        gemm(bits, m, units, units_per_group, a, a_stride, codes, p, y, y_stride);                 \
+    }
+
+#define GEMM_T(name, kind)                                                                         \
+    void VNNI(name)(int m, size_t units, size_t units_per_group, const bal_a16 *a,                 \
+                    size_t a_stride, const uint32_t *codes, const uint16_t *scales,                \
+                    const uint8_t *steps, const uint8_t *zeros, float *y, size_t y_stride)         \
+    {                                                                                              \
+        const sides p = {.scales = scales, .steps = steps, .zeros = zeros};                        \
+        gemm(kind, m, units, units_per_group, a, a_stride, codes, p, y, y_stride);                 \
+    }

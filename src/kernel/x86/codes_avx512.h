@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT
+ * How the AVX-512 kernels of packed weights read code words (type/packed.h): one register holds a
+ * word of all 16 outputs of a panel, four codes of a quad to a lane. Everything is static: nothing
+ * compiled here may reach another object. A test compiles the files that include this once more
+ * against an emulation of the intrinsics (tests/kernel/emulated_avx512.h). */
+#ifndef BAL_KERNEL_CODES_AVX512_H
+#define BAL_KERNEL_CODES_AVX512_H
+
+#ifndef BAL_EMULATED_AVX512
+#include <immintrin.h>
+#define VNNI(name) name##_avx512vnni
+#endif
+#include <stdint.h>
+#include <string.h>
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+/* How far ahead of the unit in work code words are fetched: about one memory latency. */
+enum { PREFETCH_BYTES = 4096 };
+
+/* Four activations to every lane. */
+ALWAYS_INLINE __m512i bcast4(const int8_t *p)
+{
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return _mm512_set1_epi32(v);
+}
+
+ALWAYS_INLINE __m512i word(const uint32_t *unit, const int v)
+{
+    return _mm512_loadu_si512((const void *)(unit + 16 * v));
+}
+
+ALWAYS_INLINE __m512i masked(__m512i w, const int mask)
+{
+    return _mm512_and_si512(w, _mm512_set1_epi8((char)mask));
+}
+
+ALWAYS_INLINE __m512i field(__m512i w, const unsigned shift, const int mask)
+{
+    return masked(shift ? _mm512_srli_epi32(w, shift) : w, mask);
+}
+
+/* low | (the field): one instruction for both gates */
+ALWAYS_INLINE __m512i with_field(__m512i low, __m512i w, const unsigned shift, const int mask)
+{
+    const __m512i m = _mm512_set1_epi8((char)mask);
+    return _mm512_ternarylogic_epi32(low, _mm512_srli_epi32(w, shift), m, 0xF8); /* a | (b & c) */
+}
+
+ALWAYS_INLINE __m512i six_bits(const uint32_t *unit, const int j)
+{
+    if (j < 6) return masked(word(unit, j), 63);
+    const int v = 3 * (j - 6);
+    const __m512i low = field(word(unit, v), 6, 3);
+    return with_field(with_field(low, word(unit, v + 1), 4, 12), word(unit, v + 2), 2, 48);
+}
+
+/* Codes of quad j, four per lane. */
+ALWAYS_INLINE __m512i quad(const int bits, const uint32_t *unit, const int j)
+{
+    if (bits == 8) return word(unit, j);
+    if (bits == 2) return field(word(unit, j / 4), 2 * (unsigned)(j % 4), 3);
+    if (bits == 4) return field(word(unit, j / 2), 4 * (unsigned)(j % 2), 15);
+    if (bits == 6) return six_bits(unit, j);
+    if (j < 6) return field(word(unit, j / 2), 3 * (unsigned)(j % 2), 7);
+    return with_field(field(word(unit, j - 6), 6, 3), word(unit, 2), (unsigned)j - 2, 4);
+}
+
+/* Fetches the words of the unit PREFETCH_BYTES ahead. */
+ALWAYS_INLINE void fetch_ahead(const int bits, const uint32_t *unit)
+{
+    for (int v = 0; v < bits; v++)
+        _mm_prefetch((const char *)(unit + 16 * v) + PREFETCH_BYTES, _MM_HINT_T0);
+}
+
+#define ALL_QUADS(call) call(0) call(1) call(2) call(3) call(4) call(5) call(6) call(7)
+
+#endif
