@@ -3,6 +3,8 @@
 #ifndef BAL_KERNEL_TABLE_H
 #define BAL_KERNEL_TABLE_H
 
+#include <stdbool.h>
+
 #include "base/cpu.h"
 #include "kernel/activation.h"
 #include "kernel/gemm_a8.h"
@@ -10,6 +12,7 @@
 #include "kernel/gemm_nt.h"
 #include "kernel/gemm_panel.h"
 #include "kernel/gemm_t.h"
+#include "kernel/gemm_tile.h"
 #include "kernel/gemm_w.h"
 #include "kernel/hadamard.h"
 #include "kernel/quant_a16.h"
@@ -23,6 +26,9 @@ typedef struct bal_kernels {
     bal_quant_a8_fixed_fn *quant_a8_fixed;
     bal_gemm_a8_fn *gemm_a8w2, *gemm_a8w3, *gemm_a8w4, *gemm_a8w6, *gemm_a8w8;
     bal_gemm_a8d_fn *gemm_a8d4;
+    bal_tile_a16_fn *tile_w2, *tile_w3, *tile_w4, *tile_w6, *tile_w8, *tile_t2, *tile_t3, *tile_t4,
+        *tile_d4;
+    bal_tile_a8_fn *tile_a8w2, *tile_a8w3, *tile_a8w4, *tile_a8w6, *tile_a8w8;
     bal_gemm_nt_fn *gemm_nt_f32, *gemm_nt_bf16, *gemm_nt_f16;
     bal_pack_x_fn *pack_x;
     bal_pack_w_fn *pack_f32, *pack_bf16, *pack_f16;
@@ -46,5 +52,11 @@ bal_gemm_w_fn *bal_kernels_gemm_w(const bal_kernels *t, int bits);
 bal_gemm_a8_fn *bal_kernels_gemm_a8(const bal_kernels *t, int bits);
 /* The gemm of tables of 2, 3 or 4 bits. */
 bal_gemm_t_fn *bal_kernels_gemm_t(const bal_kernels *t, int bits);
+/* The same products of many tokens: of groups, of tables, and of groups with 8-bit activations. */
+bal_tile_a16_fn *bal_kernels_tile_w(const bal_kernels *t, int bits);
+bal_tile_a16_fn *bal_kernels_tile_t(const bal_kernels *t, int bits);
+bal_tile_a8_fn *bal_kernels_tile_a8(const bal_kernels *t, int bits);
+/* Whether those are more than their definitions, so worth the packing. */
+bool bal_kernels_have_tiles(const bal_kernels *t);
 
 #endif

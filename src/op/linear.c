@@ -14,12 +14,15 @@
 static_assert((int)BAL_ROW_CHUNK <= (int)BAL_GEMM_A8_ROWS, "a chunk is one call of gemm_a8");
 static_assert(sizeof(bal_a8) <= sizeof(bal_a16), "scratch is sized for a16");
 static_assert(2 * sizeof(float) * BAL_UNIT / 4 <= sizeof(bal_a16), "and for half of k floats");
+static_assert((int)BAL_TILE_ROWS <= (int)BAL_FLOAT_CHUNK, "shared holds as many rows of floats");
+static_assert(sizeof(bal_a16) <= BAL_UNIT * sizeof(float), "and a lane a row of integers");
 static_assert(BAL_ROW_CHUNK * BAL_OUT_TILE * sizeof(float) <= BAL_GRAD_SCRATCH,
               "a lane holds a tile of outputs");
 
 enum {
     WIDEN_ROWS = 8, /* fewer rows than this: the 16-bit kernels read the weights directly */
     PACK_ROWS = 48, /* fewer rows than this do not pay for packing weights */
+    TILE_ROWS = 24, /* nor these for tiles */
 };
 
 typedef struct job {
@@ -357,10 +360,107 @@ static void add_low(job *j)
     bal_pool_run(j->e->pool, low_outputs, j, tiles, grain_of(j->e, tiles));
 }
 
+/* ---- Many rows of packed weights: tiles ------------------------------------------------------ */
+
+/* Whether the weights have a kernel that takes tiles, and enough rows for them. */
+static bool takes_tiles(const job *j)
+{
+    const bool bytes = j->w->act.kind == BAL_ACT_A8;
+    return bal_kernels_have_tiles(j->e->kernels) && j->m >= TILE_ROWS &&
+           !(bytes && j->w->packed.layout.kind == BAL_PACKED_TWO_LEVEL);
+}
+
+static size_t tile_bytes(const bal_linear *w)
+{
+    const size_t units = w->packed.layout.units;
+    return w->act.kind == BAL_ACT_A8 ? bal_tile_bytes_a8(units) : bal_tile_bytes_a16(units);
+}
+
+/* Rows as integers, through the lane's scratch to their places. */
+static void tile_rows(void *ctx, size_t begin, size_t end, int lane)
+{
+    const job *j = ctx;
+    const size_t k = (size_t)j->w->k, units = j->w->packed.layout.units;
+    void *row = bal_exec_lane(j->e, lane);
+    for (size_t i = begin; i < end; i++) {
+        const float *x = j->x + i * j->ldx;
+        const int within = (int)(i % BAL_TILE_TOKENS);
+        uint8_t *tile = j->e->shared + i / BAL_TILE_TOKENS * tile_bytes(j->w);
+        if (j->w->act.kind == BAL_ACT_A8) {
+            bal_act_quantize(j->e->kernels, &j->w->act, j->modality ? j->modality[i] : BAL_PROMPT,
+                             x, k, row);
+            bal_tile_put_a8(tile, units, within, row);
+        } else {
+            j->e->kernels->quant_a16(x, k, row);
+            bal_tile_put_a16(tile, units, within, row);
+        }
+    }
+}
+
+/* y = all tiles times `panels` panels from `panel` on. */
+static void multiply_tiles(const job *j, size_t panel, int panels, float *y, size_t ldy)
+{
+    const bal_packed_view *p = &j->w->packed;
+    const bal_packed_layout *l = &p->layout;
+    const bal_kernels *k = j->e->kernels;
+    const uint8_t *x = j->e->shared, *steps = bal_packed_steps(p, panel);
+    const uint8_t *zeros = l->kind == BAL_PACKED_TABLE ? p->table : bal_packed_zeros(p, panel);
+    if (j->w->act.kind == BAL_ACT_A8) {
+        bal_kernels_tile_a8(k, l->bits)(j->m, panels, l->units, l->units_per_group,
+                                        units_per_scale(j->w), x, bal_packed_codes(p, panel),
+                                        bal_packed_scales(p, panel), zeros, y, ldy);
+        return;
+    }
+    bal_tile_a16_fn *fn = l->kind == BAL_PACKED_GROUPS  ? bal_kernels_tile_w(k, l->bits)
+                          : l->kind == BAL_PACKED_TABLE ? bal_kernels_tile_t(k, l->bits)
+                                                        : k->tile_d4;
+    fn(j->m, panels, l->units, l->units_per_group, x, bal_packed_codes(p, panel),
+       bal_packed_scales(p, panel), steps, zeros, y, ldy);
+}
+
+/* Two panels, or the last one; where the last has fewer real outputs, through a buffer. */
+static void tile_panels(void *ctx, size_t begin, size_t end, int lane)
+{
+    (void)lane;
+    const job *j = ctx;
+    float tail[BAL_TILE_ROWS * BAL_TILE_PANELS * BAL_PANEL];
+    for (size_t t = begin; t < end; t++) {
+        const size_t panel = t * BAL_TILE_PANELS, n0 = panel * BAL_PANEL;
+        const size_t panels = bal_min(BAL_TILE_PANELS, j->w->packed.layout.panels - panel);
+        const size_t wide = panels * BAL_PANEL, real = bal_min(wide, (size_t)j->w->n - n0);
+        float *y = real == wide ? j->y + n0 : tail;
+        multiply_tiles(j, panel, (int)panels, y, y == tail ? wide : j->ldy);
+        for (size_t r = 0; r < j->m && y == tail; r++)
+            memcpy(j->y + r * j->ldy + n0, tail + r * wide, real * sizeof *tail);
+        add_bias(j, n0, real);
+    }
+}
+
+/* Chunks of about the same size, of whole tiles but the last. */
+static void tiled_forward(const job *all)
+{
+    const size_t m = all->m, share = bal_ceil_div(m, bal_ceil_div(m, BAL_TILE_ROWS));
+    const size_t rows = bal_round_up(share, BAL_TILE_TOKENS);
+    const size_t items = bal_ceil_div(all->w->packed.layout.panels, BAL_TILE_PANELS);
+    for (size_t i = 0; i < m; i += rows) {
+        job j = rows_of(all, i, rows);
+        bal_pool_run(j.e->pool, tile_rows, &j, j.m, 4);
+        bal_pool_run(j.e->pool, tile_panels, &j, items, grain_of(j.e, items));
+        for (size_t r = 0; j.w->rank && r < j.m; r += BAL_ROW_CHUNK) {
+            job part = rows_of(&j, r, BAL_ROW_CHUNK);
+            add_low(&part);
+        }
+    }
+}
+
 static void packed_forward(const job *all)
 {
     const size_t panels = all->w->packed.layout.panels;
     const bool a8 = all->w->act.kind == BAL_ACT_A8;
+    if (takes_tiles(all)) {
+        tiled_forward(all);
+        return;
+    }
     for (size_t i = 0; i < all->m; i += BAL_ROW_CHUNK) {
         job j = rows_of(all, i, BAL_ROW_CHUNK);
         bal_pool_run(j.e->pool, a8 ? quantize_rows_a8 : quantize_rows, &j, j.m, 4);

@@ -14,6 +14,7 @@
 #include <simde/x86/avx512/cast.h>
 #include <simde/x86/avx512/div.h>
 #include <simde/x86/avx512/dpbusd.h>
+#include <simde/x86/avx512/dpwssd.h>
 #include <simde/x86/avx512/loadu.h>
 #include <simde/x86/avx512/madd.h>
 #include <simde/x86/avx512/maddubs.h>

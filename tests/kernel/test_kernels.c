@@ -61,7 +61,7 @@ static void fill_floats(float *p, size_t n, int mode, float extreme)
 
 /* Input memory in numbered slots, a page without access behind each. Odd trials: the bytes end at
  * that page. Even trials: they start on byte `offset`, so that alignment varies. */
-enum { SLOTS = 5, SLOT_BYTES = 1 << 20 };
+enum { SLOTS = 6, SLOT_BYTES = 5 << 18 };
 
 static void *input(int slot, size_t n_bytes, size_t offset)
 {
@@ -377,6 +377,138 @@ static bool check_gemm_a8d4(const char *name, bal_gemm_a8d_fn *fn, bal_gemm_a8d_
     return outputs_agree(name, seed, shape);
 }
 
+/* Rows, units and groups of a check of tiles: several blocks of units, and now and then all tokens
+ * of a call or a segment's whole length. */
+typedef struct tile_shape {
+    int mode, panels;
+    size_t m, units, upg, ups, groups, y_stride;
+} tile_shape;
+
+static tile_shape pick_tiles(void)
+{
+    tile_shape s = {.mode = trial % MODES, .m = pick(1, 26), .units = pick(1, 20)};
+    s.panels = (int)pick(1, BAL_TILE_PANELS);
+    if (trial % 12 == 5) s.m = pick(200, BAL_TILE_ROWS), s.units = pick(1, 3);
+    if (trial % 24 == 11) s.m = pick(1, 3), s.units = pick(1025, 1200);
+    s.upg = trial % 5 ? pick(1, s.units) : SIZE_MAX / 2;
+    s.ups = trial % 3 ? pick(1, s.units) : SIZE_MAX / 2;
+    s.groups = (s.units - 1) / s.upg + 1;
+    s.y_stride = 16 * (size_t)s.panels + pick(0, 5);
+    return s;
+}
+
+static bool tiles_agree(const char *name, uint64_t seed, const tile_shape *s)
+{
+    char shape[128];
+    snprintf(shape, sizeof shape, "mode=%d m=%zu panels=%d units=%zu group=%zu scale=%zu ys=%zu",
+             s->mode, s->m, s->panels, s->units, s->upg, s->ups, s->y_stride);
+    return outputs_agree(name, seed, shape);
+}
+
+static uint32_t *input_codes(const tile_shape *s, int bits)
+{
+    const size_t n = (size_t)s->panels * s->units * (size_t)bits * 16;
+    uint32_t *codes = input(0, n * 4, 4 * pick(0, 15));
+    for (size_t i = 0; i < n; i++)
+        codes[i] =
+            s->mode == EXTREMES ? (trial & 16 ? 0 : UINT32_MAX) : (uint32_t)bal_rng_u64(&rng);
+    return codes;
+}
+
+/* n halves and n bytes; steps of either kind may be any byte. */
+static uint16_t *input_scales(const tile_shape *s, size_t n)
+{
+    uint16_t *scales = input(1, n * 2, 2 * pick(0, 15));
+    for (size_t i = 0; i < n; i++) {
+        scales[i] = bal_f32_to_f16(unit_float() * (s->mode == SUBNORMAL ? 0x1p-16f : 1.0f));
+        if (s->mode == SPECIAL && pick(0, 30) == 0) scales[i] = trial & 8 ? 0x7c00 : 0x7e01;
+    }
+    return scales;
+}
+
+static uint8_t *input_bytes(const tile_shape *s, int slot, size_t n)
+{
+    uint8_t *bytes = input(slot, n, pick(0, 63));
+    for (size_t i = 0; i < n; i++)
+        bytes[i] = s->mode == EXTREMES ? (trial & 16 ? 255 : 0)
+                   : s->mode == MIXED  ? 255
+                                       : (uint8_t)pick(0, 255);
+    return bytes;
+}
+
+/* Tiles of the rows, their unused places full of ones. */
+static uint8_t *input_tiles(const tile_shape *s, const void *rows, bool bytes)
+{
+    const size_t count = (s->m + BAL_TILE_TOKENS - 1) / BAL_TILE_TOKENS;
+    const size_t one = bytes ? bal_tile_bytes_a8(s->units) : bal_tile_bytes_a16(s->units);
+    uint8_t *tiles = input(5, count * one, 4 * pick(0, 15));
+    memset(tiles, 255, count * one);
+    for (size_t i = 0; i < s->m; i++) {
+        uint8_t *tile = tiles + i / BAL_TILE_TOKENS * one;
+        const int within = (int)(i % BAL_TILE_TOKENS);
+        if (bytes)
+            bal_tile_put_a8(tile, s->units, within, (const bal_a8 *)rows + i * s->units);
+        else
+            bal_tile_put_a16(tile, s->units, within, (const bal_a16 *)rows + i * s->units);
+    }
+    return tiles;
+}
+
+/* All variants, the definition too, are compared with the definition of the op for rows. */
+static bool check_tile_a8(const char *name, bal_tile_a8_fn *fn, bal_gemm_a8_fn *rows, uint64_t seed,
+                          int bits)
+{
+    const tile_shape s = pick_tiles();
+    const uint32_t *codes = input_codes(&s, bits);
+    const size_t beside = s.groups * 16;
+    const uint16_t *scales = input_scales(&s, (size_t)s.panels * beside);
+    const uint8_t *zeros = input_bytes(&s, 2, (size_t)s.panels * beside);
+    bal_a8 *a = input(3, s.m * s.units * sizeof *a, 4 * pick(0, 15));
+    fill_rows_a8(a, s.m, s.units, s.units, s.ups, s.mode);
+    const uint8_t *tiles = input_tiles(&s, a, true);
+    float *want, *got;
+    outputs(s.y_stride * s.m, &want, &got);
+    for (size_t i = 0; i < s.m; i++)
+        for (size_t p = 0; p < (size_t)s.panels; p++)
+            rows(1, s.units, s.upg, s.ups, a + i * s.units, s.units,
+                 codes + p * s.units * (size_t)bits * 16, scales + p * beside, zeros + p * beside,
+                 want + i * s.y_stride + 16 * p, s.y_stride);
+    fn(s.m, s.panels, s.units, s.upg, s.ups, tiles, codes, scales, zeros, got, s.y_stride);
+    return tiles_agree(name, seed, &s);
+}
+
+/* The same for 16 bits; rows_t is NULL where rows_w defines the op. */
+static bool check_tile_a16(const char *name, bal_tile_a16_fn *fn, bal_gemm_w_fn *rows_w,
+                           bal_gemm_t_fn *rows_t, uint64_t seed, int bits, bool table)
+{
+    const tile_shape s = pick_tiles();
+    const uint32_t *codes = input_codes(&s, bits);
+    const size_t n_scales = rows_t ? 16 : s.groups * 16, n_steps = s.groups * (table ? 8 : 16);
+    const size_t n_zeros = table ? 0 : s.groups * 16, panels = (size_t)s.panels;
+    const uint16_t *scales = input_scales(&s, panels * n_scales);
+    const uint8_t *zeros = input_bytes(&s, 2, table ? 17 : panels * n_zeros);
+    const uint8_t *steps = input_bytes(&s, 4, panels * n_steps);
+    bal_a16 *a = input(3, s.m * s.units * sizeof *a, 4 * pick(0, 15));
+    fill_units(a, s.m * s.units, s.mode);
+    const uint8_t *tiles = input_tiles(&s, a, false);
+    float *want, *got;
+    outputs(s.y_stride * s.m, &want, &got);
+    for (size_t i = 0; i < s.m; i++)
+        for (size_t p = 0; p < panels; p++) {
+            const bal_a16 *row = a + i * s.units;
+            const uint32_t *c = codes + p * s.units * (size_t)bits * 16;
+            const uint16_t *sc = scales + p * n_scales;
+            float *y = want + i * s.y_stride + 16 * p;
+            if (rows_t)
+                rows_t(1, s.units, s.upg, row, s.units, c, sc, steps + p * n_steps,
+                       zeros + p * n_zeros, y, s.y_stride);
+            else
+                rows_w(1, s.units, s.upg, row, s.units, c, sc, zeros + p * n_zeros, y, s.y_stride);
+        }
+    fn(s.m, s.panels, s.units, s.upg, tiles, codes, scales, steps, zeros, got, s.y_stride);
+    return tiles_agree(name, seed, &s);
+}
+
 /* Row-major weights of 2- or 4-byte elements, on any byte in even trials. */
 static const void *weights(int slot, size_t n, int mode, int type)
 {
@@ -637,6 +769,34 @@ static bool check_hadamard(const char *name, bal_hadamard_fn *fn, bal_hadamard_f
 #define check_gemm_a8w4(name, fn, ref, seed) check_gemm_a8(name, fn, ref, seed, 4)
 #define check_gemm_a8w6(name, fn, ref, seed) check_gemm_a8(name, fn, ref, seed, 6)
 #define check_gemm_a8w8(name, fn, ref, seed) check_gemm_a8(name, fn, ref, seed, 8)
+#define check_tile_w2(name, fn, ref, s)                                                            \
+    ((void)(ref), check_tile_a16(name, fn, bal_gemm_w2_ref, NULL, s, 2, false))
+#define check_tile_w3(name, fn, ref, s)                                                            \
+    ((void)(ref), check_tile_a16(name, fn, bal_gemm_w3_ref, NULL, s, 3, false))
+#define check_tile_w4(name, fn, ref, s)                                                            \
+    ((void)(ref), check_tile_a16(name, fn, bal_gemm_w4_ref, NULL, s, 4, false))
+#define check_tile_w6(name, fn, ref, s)                                                            \
+    ((void)(ref), check_tile_a16(name, fn, bal_gemm_w6_ref, NULL, s, 6, false))
+#define check_tile_w8(name, fn, ref, s)                                                            \
+    ((void)(ref), check_tile_a16(name, fn, bal_gemm_w8_ref, NULL, s, 8, false))
+#define check_tile_t2(name, fn, ref, s)                                                            \
+    ((void)(ref), check_tile_a16(name, fn, NULL, bal_gemm_t2_ref, s, 2, true))
+#define check_tile_t3(name, fn, ref, s)                                                            \
+    ((void)(ref), check_tile_a16(name, fn, NULL, bal_gemm_t3_ref, s, 3, true))
+#define check_tile_t4(name, fn, ref, s)                                                            \
+    ((void)(ref), check_tile_a16(name, fn, NULL, bal_gemm_t4_ref, s, 4, true))
+#define check_tile_d4(name, fn, ref, s)                                                            \
+    ((void)(ref), check_tile_a16(name, fn, NULL, bal_gemm_d4_ref, s, 4, false))
+#define check_tile_a8w2(name, fn, ref, s)                                                          \
+    ((void)(ref), check_tile_a8(name, fn, bal_gemm_a8w2_ref, s, 2))
+#define check_tile_a8w3(name, fn, ref, s)                                                          \
+    ((void)(ref), check_tile_a8(name, fn, bal_gemm_a8w3_ref, s, 3))
+#define check_tile_a8w4(name, fn, ref, s)                                                          \
+    ((void)(ref), check_tile_a8(name, fn, bal_gemm_a8w4_ref, s, 4))
+#define check_tile_a8w6(name, fn, ref, s)                                                          \
+    ((void)(ref), check_tile_a8(name, fn, bal_gemm_a8w6_ref, s, 6))
+#define check_tile_a8w8(name, fn, ref, s)                                                          \
+    ((void)(ref), check_tile_a8(name, fn, bal_gemm_a8w8_ref, s, 8))
 #define check_gemm_nt_f32(name, fn, ref, s)  check_gemm_nt(name, fn, ref, s, 0)
 #define check_gemm_nt_bf16(name, fn, ref, s) check_gemm_nt(name, fn, ref, s, 1)
 #define check_gemm_nt_f16(name, fn, ref, s)  check_gemm_nt(name, fn, ref, s, 2)

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 
 #include "base/half.h"
+#include "kernel/ref/codes_ref.h"
 #include "type/packed.h"
 
 bal_gemm_t2_fn bal_gemm_t2_ref;
@@ -14,18 +15,6 @@ bal_gemm_t3_fn bal_gemm_t3_ref;
 bal_gemm_t4_fn bal_gemm_t4_ref;
 bal_gemm_d4_fn bal_gemm_d4_ref;
 bal_gemm_a8d4_fn bal_gemm_a8d4_ref;
-
-/* Code of input k (0..31) of output f; `unit` is [bits][16] words. */
-static int code_at(int bits, const uint32_t *unit, int f, int k)
-{
-    const int j = k / 4, c = k % 4, per_byte = 8 / bits;
-    if (bits == 3 && j >= 6) {
-        const uint32_t low = unit[16 * (j - 6) + f] >> (8 * c + 6) & 3;
-        return (int)(low | (unit[16 * 2 + f] >> (8 * c + j) & 1) << 2);
-    }
-    return (int)(unit[16 * (j / per_byte) + f] >> (8 * c + bits * (j % per_byte)) &
-                 ((1u << bits) - 1));
-}
 
 /* What a code of output f in one group means; table NULL: the code is its own level. */
 typedef struct group {

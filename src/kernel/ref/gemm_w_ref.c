@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "base/half.h"
+#include "kernel/ref/codes_ref.h"
 #include "type/packed.h"
 
 bal_gemm_w2_fn bal_gemm_w2_ref;
@@ -12,23 +13,6 @@ bal_gemm_w3_fn bal_gemm_w3_ref;
 bal_gemm_w4_fn bal_gemm_w4_ref;
 bal_gemm_w6_fn bal_gemm_w6_ref;
 bal_gemm_w8_fn bal_gemm_w8_ref;
-
-/* Code of input k (0..31) of output f; `unit` is [bits][16] words. */
-static int code_at(int bits, const uint32_t *unit, int f, int k)
-{
-    const int j = k / 4, c = k % 4, per_byte = 8 / bits;
-    if (bits == 3 && j >= 6) {
-        const uint32_t low = unit[16 * (j - 6) + f] >> (8 * c + 6) & 3;
-        return (int)(low | (unit[16 * 2 + f] >> (8 * c + j) & 1) << 2);
-    }
-    if (bits == 6 && j >= 6) {
-        const uint32_t *spare = unit + 16 * 3 * (j - 6) + f;
-        return (int)((spare[0] >> (8 * c + 6) & 3) | (spare[16] >> (8 * c + 6) & 3) << 2 |
-                     (spare[32] >> (8 * c + 6) & 3) << 4);
-    }
-    return (int)(unit[16 * (j / per_byte) + f] >> (8 * c + bits * (j % per_byte)) &
-                 ((1u << bits) - 1));
-}
 
 static float gemm_one(int bits, size_t units, size_t units_per_group, const bal_a16 *a,
                       const uint32_t *codes, const uint16_t *scales, const uint8_t *zeros, int f)

@@ -5,12 +5,6 @@
 #include "kernel/x86/codes_avx512.h"
 #include "kernel/x86/lanes_avx512.h"
 
-#ifdef BAL_EMULATED_AVX512
-#define KEEP(v) (void)(v)
-#else
-#define KEEP(v) __asm__("" : "+v"(v)) /* see gemm_w_avx2.c */
-#endif
-
 bal_gemm_w2_fn ISA(bal_gemm_w2);
 bal_gemm_w3_fn ISA(bal_gemm_w3);
 bal_gemm_w4_fn ISA(bal_gemm_w4);
