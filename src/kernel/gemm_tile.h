@@ -13,7 +13,7 @@
 enum {
     BAL_TILE_TOKENS = 12, /* that lie side by side */
     BAL_TILE_PANELS = 2,  /* of one call */
-    BAL_TILE_ROWS = 240   /* most tokens of a call */
+    BAL_TILE_CHUNK = 240  /* most tokens of a call */
 };
 
 /* What a tile has beside its bytes, for each unit. Sixteen lanes may be read from the sums on. */
@@ -46,7 +46,7 @@ void bal_tile_put_a16(uint8_t *tile, size_t units, int i, const bal_a16 *row);
 
 /* y[i][f] for tokens i < m and the 16 or 32 outputs f of `panels` panels that follow each other in
  * the packed bytes; all of them are written.
- *   m        1 to BAL_TILE_ROWS; the tiles of ceil(m / 12) follow each other
+ *   m        1 to BAL_TILE_CHUNK; the tiles of ceil(m / 12) follow each other
  *   codes, scales, steps, zeros   of the first panel, as bal_packed_codes and its like give them;
  *            with a table, zeros is the matrix's
  *   the rest as in gemm_a8.h, gemm_w.h and gemm_t.h */

@@ -14,7 +14,7 @@
 static_assert((int)BAL_ROW_CHUNK <= (int)BAL_GEMM_A8_ROWS, "a chunk is one call of gemm_a8");
 static_assert(sizeof(bal_a8) <= sizeof(bal_a16), "scratch is sized for a16");
 static_assert(2 * sizeof(float) * BAL_UNIT / 4 <= sizeof(bal_a16), "and for half of k floats");
-static_assert((int)BAL_TILE_ROWS <= (int)BAL_FLOAT_CHUNK, "shared holds as many rows of floats");
+static_assert((int)BAL_TILE_CHUNK <= (int)BAL_FLOAT_CHUNK, "shared holds as many rows of floats");
 static_assert(sizeof(bal_a16) <= BAL_UNIT * sizeof(float), "and a lane a row of integers");
 static_assert(BAL_ROW_CHUNK * BAL_OUT_TILE * sizeof(float) <= BAL_GRAD_SCRATCH,
               "a lane holds a tile of outputs");
@@ -423,7 +423,7 @@ static void tile_panels(void *ctx, size_t begin, size_t end, int lane)
 {
     (void)lane;
     const job *j = ctx;
-    float tail[BAL_TILE_ROWS * BAL_TILE_PANELS * BAL_PANEL];
+    float tail[BAL_TILE_CHUNK * BAL_TILE_PANELS * BAL_PANEL];
     for (size_t t = begin; t < end; t++) {
         const size_t panel = t * BAL_TILE_PANELS, n0 = panel * BAL_PANEL;
         const size_t panels = bal_min(BAL_TILE_PANELS, j->w->packed.layout.panels - panel);
@@ -439,7 +439,7 @@ static void tile_panels(void *ctx, size_t begin, size_t end, int lane)
 /* Chunks of about the same size, of whole tiles but the last. */
 static void tiled_forward(const job *all)
 {
-    const size_t m = all->m, share = bal_ceil_div(m, bal_ceil_div(m, BAL_TILE_ROWS));
+    const size_t m = all->m, share = bal_ceil_div(m, bal_ceil_div(m, BAL_TILE_CHUNK));
     const size_t rows = bal_round_up(share, BAL_TILE_TOKENS);
     const size_t items = bal_ceil_div(all->w->packed.layout.panels, BAL_TILE_PANELS);
     for (size_t i = 0; i < m; i += rows) {

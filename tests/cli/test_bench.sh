@@ -6,18 +6,19 @@ source "${BALLAST_SOURCE_DIR:?}/tests/cli/status.sh"
 bench() { "$ballast" bench --repeats 1 --threads 1 "$@"; }
 
 bench --matrix 40x100 --rows 3 --group 32 --json >kernels.json
-[ "$(grep -o '"name": *"[a-z0-9_]*"' kernels.json | sort | uniq -c | wc -l)" = 21 ]
+[ "$(grep -o '"name": *"[a-z0-9_]*"' kernels.json | sort | uniq -c | wc -l)" = 22 ]
 for field in name isa bits group n k rows threads weights_per_s bytes_per_s seconds limit fraction; do
-    [ "$(grep -o "\"$field\": *[^ []" kernels.json | wc -l)" = 39 ] || { echo "field $field"; exit 1; }
+    [ "$(grep -o "\"$field\": *[^ []" kernels.json | wc -l)" = 40 ] || { echo "field $field"; exit 1; }
 done
-[ "$(grep -o '"limit": *null' kernels.json | wc -l)" = 3 ]
+[ "$(grep -o '"limit": *null' kernels.json | wc -l)" = 4 ]
 [ "$(grep -o '"limit": *"read"' kernels.json | wc -l)" = 18 ]
 [ "$(grep -o '"limit": *"fma"' kernels.json | wc -l)" = 3 ]
 [ "$(grep -o '"limit": *"int8"' kernels.json | wc -l)" = 15 ]
 lacks grep -qi 'nan\|inf' kernels.json
 
 bench --limits >limits.txt
-for limit in read fma int8; do holds [ "$(grep -c "^$limit " limits.txt)" = 1 ]; done
+for limit in read fma int8 bf16 cache clock barrier; do holds [ "$(grep -c "^$limit " limits.txt)" = 1 ]; done
+status 0 "^gemm_w3 .* 40x100 .* of int8" bench --matrix 40x100 --rows 1 --resident
 status 0 "^gemm_w3 .* 40x100 " bench --matrix 40x100 --rows 1 --isa scalar
 
 refused 2 "3584y18944.*NxK" "$ballast" bench --matrix 3584y18944

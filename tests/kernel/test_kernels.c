@@ -388,7 +388,7 @@ static tile_shape pick_tiles(void)
 {
     tile_shape s = {.mode = trial % MODES, .m = pick(1, 26), .units = pick(1, 20)};
     s.panels = (int)pick(1, BAL_TILE_PANELS);
-    if (trial % 12 == 5) s.m = pick(200, BAL_TILE_ROWS), s.units = pick(1, 3);
+    if (trial % 12 == 5) s.m = pick(200, BAL_TILE_CHUNK), s.units = pick(1, 3);
     if (trial % 24 == 11) s.m = pick(1, 3), s.units = pick(1025, 1200);
     s.upg = trial % 5 ? pick(1, s.units) : SIZE_MAX / 2;
     s.ups = trial % 3 ? pick(1, s.units) : SIZE_MAX / 2;

@@ -18,7 +18,7 @@ bal_tile_t4_fn VNNI(bal_tile_t4);
 bal_tile_d4_fn VNNI(bal_tile_d4);
 
 /* UNITS: pulled out at once, 16 KiB of two panels, beside 7 KiB of a tile. */
-enum { T = BAL_TILE_TOKENS, P = BAL_TILE_PANELS, TILES = BAL_TILE_ROWS / T, UNITS = 8 };
+enum { T = BAL_TILE_TOKENS, P = BAL_TILE_PANELS, TILES = BAL_TILE_CHUNK / T, UNITS = 8 };
 
 /* Of a unit: pairs of inputs, and words of a panel that hold them. */
 enum { PAIRS = 16, PAIR_WORDS = PAIRS * 16 };
@@ -143,7 +143,7 @@ ALWAYS_INLINE sides next_of(const int kind, const sides *first, size_t groups)
 ALWAYS_INLINE void tiles_of(const int kind, size_t m, int panels, weights *w, const uint8_t *x,
                             float *y, size_t y_stride)
 {
-    assert(1 <= m && m <= BAL_TILE_ROWS && w->units && w->units_per_group);
+    assert(1 <= m && m <= BAL_TILE_CHUNK && w->units && w->units_per_group);
     if (kind & TABLE)
         w->sides[0].level =
             masked(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)w->sides[0].zeros)),

@@ -17,7 +17,7 @@ bal_tile_a8w6_fn VNNI(bal_tile_a8w6);
 bal_tile_a8w8_fn VNNI(bal_tile_a8w8);
 
 /* BLOCK: units taken out at once, 16 KiB of two panels. */
-enum { T = BAL_TILE_TOKENS, P = BAL_TILE_PANELS, TILES = BAL_TILE_ROWS / T, BLOCK = 16 };
+enum { T = BAL_TILE_TOKENS, P = BAL_TILE_PANELS, TILES = BAL_TILE_CHUNK / T, BLOCK = 16 };
 
 /* Words of a unit as bytes. */
 enum { BYTE_WORDS = 8 * 16 };
@@ -145,7 +145,7 @@ ALWAYS_INLINE void all(const int bits, const int np, size_t m, const weights *w,
                                   const uint32_t *codes, const uint16_t *scales,                   \
                                   const uint8_t *zeros, float *y, size_t y_stride)                 \
     {                                                                                              \
-        assert(1 <= m && m <= BAL_TILE_ROWS && units && units_per_group && units_per_scale);       \
+        assert(1 <= m && m <= BAL_TILE_CHUNK && units && units_per_group && units_per_scale);      \
         const weights w = {units,                                                                  \
                            (units - 1) / units_per_group + 1,                                      \
                            units_per_group,                                                        \
