@@ -40,9 +40,10 @@ static inline size_t bal_tile_bytes_a16(size_t units)
     return units * (BAL_TILE_UNIT_A16 + sizeof(bal_tile_unit));
 }
 
-/* The row of token i of a tile to its place. Places of tokens beyond m may hold anything. */
-void bal_tile_put_a8(uint8_t *tile, size_t units, int i, const bal_a8 *row);
-void bal_tile_put_a16(uint8_t *tile, size_t units, int i, const bal_a16 *row);
+/* Rows [n][units] of the first n <= 12 tokens of a tile to their places; those of the other tokens
+ * are left as they are, and may hold anything. */
+void bal_tile_pack_a8(uint8_t *tile, size_t units, int n, const bal_a8 *rows);
+void bal_tile_pack_a16(uint8_t *tile, size_t units, int n, const bal_a16 *rows);
 
 /* y[i][f] for tokens i < m and the 16 or 32 outputs f of `panels` panels that follow each other in
  * the packed bytes; all of them are written.

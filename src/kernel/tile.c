@@ -4,41 +4,44 @@
 
 #include "kernel/gemm_tile.h"
 
-/* Four bytes of each quad of one unit. */
-static void put_quads(uint8_t *unit, int i, const int8_t q[32])
+static void put_beside(bal_tile_unit *beside, int i, float scale, int32_t sum)
 {
-    for (int j = 0; j < 8; j++) memcpy(unit + 4 * (BAL_TILE_TOKENS * j + i), q + 4 * j, 4);
+    beside->scale[i] = scale;
+    beside->sum[i] = sum;
 }
 
-static void put_pairs(uint8_t *unit, int i, const bal_a16 *row)
+/* Units outside, so that a tile is written once from its beginning to its end. */
+void bal_tile_pack_a8(uint8_t *tile, size_t units, int n, const bal_a8 *rows)
 {
-    for (int k = 0; k < 32; k++) {
-        const int16_t q = (int16_t)(256 * row->hi[k] + row->lo[k]);
-        memcpy(unit + 4 * (BAL_TILE_TOKENS * (k / 2) + i) + 2 * (k % 2), &q, 2);
+    bal_tile_unit *beside = (void *)(tile + units * BAL_TILE_UNIT_A8);
+    for (size_t u = 0; u < units; u++) {
+        for (int j = 0; j < 8; j++, tile += 4 * BAL_TILE_TOKENS)
+            for (int i = 0; i < n; i++)
+                memcpy(tile + 4 * i, rows[(size_t)i * units + u].q + 4 * j, 4);
+        for (int i = 0; i < n; i++) {
+            const bal_a8 *row = &rows[(size_t)i * units + u];
+            put_beside(&beside[u], i, row->scale, row->sum);
+        }
     }
 }
 
-static void put_beside(uint8_t *beside, size_t u, int i, float scale, int32_t sum)
+/* Two inputs of 16 bits from their byte planes. */
+static void put_pair(uint8_t *to, const bal_a16 *row, int k)
 {
-    uint8_t *at = beside + u * sizeof(bal_tile_unit) + 4 * (size_t)i;
-    memcpy(at + offsetof(bal_tile_unit, scale), &scale, 4);
-    memcpy(at + offsetof(bal_tile_unit, sum), &sum, 4);
+    const int16_t q[2] = {(int16_t)(256 * row->hi[k] + row->lo[k]),
+                          (int16_t)(256 * row->hi[k + 1] + row->lo[k + 1])};
+    memcpy(to, q, sizeof q);
 }
 
-void bal_tile_put_a8(uint8_t *tile, size_t units, int i, const bal_a8 *row)
+void bal_tile_pack_a16(uint8_t *tile, size_t units, int n, const bal_a16 *rows)
 {
-    uint8_t *beside = tile + units * BAL_TILE_UNIT_A8;
+    bal_tile_unit *beside = (void *)(tile + units * BAL_TILE_UNIT_A16);
     for (size_t u = 0; u < units; u++) {
-        put_quads(tile + u * BAL_TILE_UNIT_A8, i, row[u].q);
-        put_beside(beside, u, i, row[u].scale, row[u].sum);
-    }
-}
-
-void bal_tile_put_a16(uint8_t *tile, size_t units, int i, const bal_a16 *row)
-{
-    uint8_t *beside = tile + units * BAL_TILE_UNIT_A16;
-    for (size_t u = 0; u < units; u++) {
-        put_pairs(tile + u * BAL_TILE_UNIT_A16, i, &row[u]);
-        put_beside(beside, u, i, row[u].scale, row[u].sum);
+        for (int k = 0; k < 32; k += 2, tile += 4 * BAL_TILE_TOKENS)
+            for (int i = 0; i < n; i++) put_pair(tile + 4 * i, &rows[(size_t)i * units + u], k);
+        for (int i = 0; i < n; i++) {
+            const bal_a16 *row = &rows[(size_t)i * units + u];
+            put_beside(&beside[u], i, row->scale, row->sum);
+        }
     }
 }

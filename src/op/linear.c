@@ -15,7 +15,8 @@ static_assert((int)BAL_ROW_CHUNK <= (int)BAL_GEMM_A8_ROWS, "a chunk is one call 
 static_assert(sizeof(bal_a8) <= sizeof(bal_a16), "scratch is sized for a16");
 static_assert(2 * sizeof(float) * BAL_UNIT / 4 <= sizeof(bal_a16), "and for half of k floats");
 static_assert((int)BAL_TILE_CHUNK <= (int)BAL_FLOAT_CHUNK, "shared holds as many rows of floats");
-static_assert(sizeof(bal_a16) <= BAL_UNIT * sizeof(float), "and a lane a row of integers");
+static_assert(BAL_TILE_TOKENS * sizeof(bal_a16) <= BAL_OUT_TILE * BAL_UNIT * sizeof(float),
+              "and a lane rows of integers for a tile");
 static_assert(BAL_ROW_CHUNK * BAL_OUT_TILE * sizeof(float) <= BAL_GRAD_SCRATCH,
               "a lane holds a tile of outputs");
 
@@ -376,24 +377,29 @@ static size_t tile_bytes(const bal_linear *w)
     return w->act.kind == BAL_ACT_A8 ? bal_tile_bytes_a8(units) : bal_tile_bytes_a16(units);
 }
 
-/* Rows as integers, through the lane's scratch to their places. */
-static void tile_rows(void *ctx, size_t begin, size_t end, int lane)
+/* Rows as integers in the lane's scratch, and from there to tiles. */
+static void fill_tiles(void *ctx, size_t begin, size_t end, int lane)
 {
     const job *j = ctx;
     const size_t k = (size_t)j->w->k, units = j->w->packed.layout.units;
-    void *row = bal_exec_lane(j->e, lane);
-    for (size_t i = begin; i < end; i++) {
-        const float *x = j->x + i * j->ldx;
-        const int within = (int)(i % BAL_TILE_TOKENS);
-        uint8_t *tile = j->e->shared + i / BAL_TILE_TOKENS * tile_bytes(j->w);
-        if (j->w->act.kind == BAL_ACT_A8) {
-            bal_act_quantize(j->e->kernels, &j->w->act, j->modality ? j->modality[i] : BAL_PROMPT,
-                             x, k, row);
-            bal_tile_put_a8(tile, units, within, row);
-        } else {
-            j->e->kernels->quant_a16(x, k, row);
-            bal_tile_put_a16(tile, units, within, row);
+    const bool bytes = j->w->act.kind == BAL_ACT_A8;
+    bal_a8 *a8 = bal_exec_lane(j->e, lane);
+    bal_a16 *a16 = bal_exec_lane(j->e, lane);
+    for (size_t t = begin; t < end; t++) {
+        const size_t i0 = t * BAL_TILE_TOKENS, n = bal_min(BAL_TILE_TOKENS, j->m - i0);
+        uint8_t *tile = j->e->shared + t * tile_bytes(j->w);
+        for (size_t i = 0; i < n; i++) {
+            const float *x = j->x + (i0 + i) * j->ldx;
+            const int modality = j->modality ? j->modality[i0 + i] : BAL_PROMPT;
+            if (bytes)
+                bal_act_quantize(j->e->kernels, &j->w->act, modality, x, k, a8 + i * units);
+            else
+                j->e->kernels->quant_a16(x, k, a16 + i * units);
         }
+        if (bytes)
+            bal_tile_pack_a8(tile, units, (int)n, a8);
+        else
+            bal_tile_pack_a16(tile, units, (int)n, a16);
     }
 }
 
@@ -444,7 +450,7 @@ static void tiled_forward(const job *all)
     const size_t items = bal_ceil_div(all->w->packed.layout.panels, BAL_TILE_PANELS);
     for (size_t i = 0; i < m; i += rows) {
         job j = rows_of(all, i, rows);
-        bal_pool_run(j.e->pool, tile_rows, &j, j.m, 4);
+        bal_pool_run(j.e->pool, fill_tiles, &j, bal_ceil_div(j.m, BAL_TILE_TOKENS), 1);
         bal_pool_run(j.e->pool, tile_panels, &j, items, grain_of(j.e, items));
         for (size_t r = 0; j.w->rank && r < j.m; r += BAL_ROW_CHUNK) {
             job part = rows_of(&j, r, BAL_ROW_CHUNK);

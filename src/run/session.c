@@ -7,7 +7,7 @@
 
 /* Rows that pass through the decoder together. On a device packed weights are widened once for all
  * of them. */
-enum { CHUNK = 128, DEVICE_CHUNK = 2048 };
+enum { CHUNK = BAL_TILE_CHUNK, DEVICE_CHUNK = 2048 };
 
 static int chunk_of(const bal_engine *e, int ctx)
 {
@@ -139,6 +139,13 @@ static bal_status chunk_logits(bal_session *s, int row0, int m, int total, const
     return BAL_OK;
 }
 
+/* Rows of the next chunk: about a fair share, of whole tiles but the last. */
+static int rows_of(size_t left, size_t most)
+{
+    const size_t share = bal_ceil_div(left, bal_ceil_div(left, most));
+    return (int)bal_min(bal_min(bal_round_up(share, BAL_TILE_TOKENS), most), left);
+}
+
 bal_status bal_session_append(bal_session *s, const bal_token_info *info, const float *embeds,
                               int n, int first_watched, bal_logits_fn *watch_fn, void *watch_ctx,
                               bal_taps taps, bal_error *err)
@@ -153,7 +160,7 @@ bal_status bal_session_append(bal_session *s, const bal_token_info *info, const 
                         s->n, n, s->ctx);
     memcpy(s->info + s->n, info, (size_t)n * sizeof *info);
     for (int done = 0; done < n;) {
-        const int m = (int)bal_min((size_t)(n - done), (size_t)s->forward.max_rows);
+        const int m = rows_of((size_t)(n - done), (size_t)s->forward.max_rows);
         bal_status st = run_blocks(s, embeds + (size_t)done * hidden, m, taps, err);
         if (st == BAL_OK) st = chunk_logits(s, done, m, n, &w, taps, err);
         if (st < 0) {

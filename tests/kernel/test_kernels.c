@@ -443,13 +443,13 @@ static uint8_t *input_tiles(const tile_shape *s, const void *rows, bool bytes)
     const size_t one = bytes ? bal_tile_bytes_a8(s->units) : bal_tile_bytes_a16(s->units);
     uint8_t *tiles = input(5, count * one, 4 * pick(0, 15));
     memset(tiles, 255, count * one);
-    for (size_t i = 0; i < s->m; i++) {
+    for (size_t i = 0; i < s->m; i += BAL_TILE_TOKENS) {
         uint8_t *tile = tiles + i / BAL_TILE_TOKENS * one;
-        const int within = (int)(i % BAL_TILE_TOKENS);
+        const int n = (int)(s->m - i < BAL_TILE_TOKENS ? s->m - i : BAL_TILE_TOKENS);
         if (bytes)
-            bal_tile_put_a8(tile, s->units, within, (const bal_a8 *)rows + i * s->units);
+            bal_tile_pack_a8(tile, s->units, n, (const bal_a8 *)rows + i * s->units);
         else
-            bal_tile_put_a16(tile, s->units, within, (const bal_a16 *)rows + i * s->units);
+            bal_tile_pack_a16(tile, s->units, n, (const bal_a16 *)rows + i * s->units);
     }
     return tiles;
 }

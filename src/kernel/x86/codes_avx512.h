@@ -78,11 +78,16 @@ ALWAYS_INLINE __m512i quad(const int bits, const uint32_t *unit, const int j)
 #define KEEP(v) __asm__("" : "+v"(v))
 #endif
 
-/* Fetches the words of the unit PREFETCH_BYTES ahead. */
+/* Fetches the words of a unit to the second cache. */
+ALWAYS_INLINE void fetch(const int bits, const uint32_t *unit)
+{
+    for (int v = 0; v < bits; v++) _mm_prefetch((const char *)(unit + 16 * v), _MM_HINT_T1);
+}
+
+/* The same of the unit PREFETCH_BYTES ahead. */
 ALWAYS_INLINE void fetch_ahead(const int bits, const uint32_t *unit)
 {
-    for (int v = 0; v < bits; v++)
-        _mm_prefetch((const char *)(unit + 16 * v) + PREFETCH_BYTES, _MM_HINT_T1);
+    fetch(bits, unit + PREFETCH_BYTES / sizeof *unit);
 }
 
 /* Written out, since gcc 12 leaves such loops rolled and what they index in memory. */

@@ -96,6 +96,7 @@ ALWAYS_INLINE void fill_block(const int kind, const weights *w, size_t u, size_t
     for (size_t k = 0; k < n; k++, codes += words) {
         __m512 s;
         __m512i z;
+        fetch(bits_of(kind), codes + UNITS * words); /* of the next block */
         group_of(kind, side, (u + k) / w->units_per_group, &s, &z);
         _mm512_storeu_ps(b->scale[p][k], s);
         z = _mm512_or_si512(z, _mm512_slli_epi32(z, 16));

@@ -72,19 +72,26 @@ ALWAYS_INLINE void finish(const int np, const weights *w, size_t g, const bal_ti
 {
     int32_t pair[16];
     sum_pairs(beside, begin, end, pair);
+    __asm__("" : "+m"(pair)); /* loads broadcast for nothing; gcc 12 would shuffle a register */
+    __m512 sc[P];
+    __m512i zz[P];
     for (int p = 0; p < np; p++) {
         const size_t at = 16 * ((size_t)p * w->groups + g);
-        const __m512 s = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(w->scales + at)));
         const __m512i z = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(w->zeros + at)));
-        const __m512i zz = _mm512_or_si512(_mm512_slli_epi32(z, 7), _mm512_slli_epi32(z, 16));
-        for (int i = 0; i < T; i++) {
-            const __m512i d = _mm512_dpwssd_epi32(dot[i][p], zz, _mm512_set1_epi32(pair[i]));
-            const __m512 sx = _mm512_mul_ps(s, _mm512_set1_ps(beside[end - 1].scale[i]));
-            _mm512_storeu_ps(
-                acc[i][p], _mm512_fmadd_ps(_mm512_cvtepi32_ps(d), sx, _mm512_loadu_ps(acc[i][p])));
-            dot[i][p] = _mm512_setzero_si512();
-        }
+        sc[p] = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(w->scales + at)));
+        zz[p] = _mm512_or_si512(_mm512_slli_epi32(z, 7), _mm512_slli_epi32(z, 16));
     }
+#define END(i)                                                                                     \
+    for (int p = 0; p < np; p++) {                                                                 \
+        const __m512i d = _mm512_dpwssd_epi32(dot[i][p], zz[p], _mm512_set1_epi32(pair[i]));       \
+        const __m512 sx = _mm512_mul_ps(sc[p], _mm512_set1_ps(beside[end - 1].scale[i]));          \
+        _mm512_storeu_ps(acc[i][p],                                                                \
+                         _mm512_fmadd_ps(_mm512_cvtepi32_ps(d), sx, _mm512_loadu_ps(acc[i][p])));  \
+        dot[i][p] = _mm512_setzero_si512();                                                        \
+        KEEP(dot[i][p]);                                                                           \
+    }
+    ALL_TOKENS(END)
+#undef END
 }
 
 /* Units u .. u1 - 1 of one tile; bytes are those of unit u. */
@@ -94,8 +101,10 @@ ALWAYS_INLINE void tile(const int np, const weights *w, bal_a8_walk walk, size_t
 {
     const bal_tile_unit *beside = (const void *)(x + w->units * BAL_TILE_UNIT_A8);
     __m512i dot[T][P];
-    for (int i = 0; i < T; i++)
-        for (int p = 0; p < np; p++) dot[i][p] = _mm512_loadu_si512((const void *)carry[i][p]);
+#define LOAD(i)                                                                                    \
+    for (int p = 0; p < np; p++) dot[i][p] = _mm512_loadu_si512((const void *)carry[i][p]);
+    ALL_TOKENS(LOAD)
+#undef LOAD
     while (u < u1) {
         const size_t left = bal_a8_walk_left(&walk), n = left < u1 - u ? left : u1 - u;
         const size_t begin = walk.begin, g = walk.group;
@@ -104,14 +113,17 @@ ALWAYS_INLINE void tile(const int np, const weights *w, bal_a8_walk walk, size_t
         if (bal_a8_walk_on(&walk, n, u) || u == w->units)
             finish(np, w, g, beside, begin, u, dot, acc);
     }
-    for (int i = 0; i < T; i++)
-        for (int p = 0; p < np; p++) _mm512_storeu_si512((void *)carry[i][p], dot[i][p]);
+#define STORE(i)                                                                                   \
+    for (int p = 0; p < np; p++) _mm512_storeu_si512((void *)carry[i][p], dot[i][p]);
+    ALL_TOKENS(STORE)
+#undef STORE
 }
 
-/* n units of one panel to bytes. */
+/* n units of one panel to bytes; those of the next block are fetched meanwhile. */
 ALWAYS_INLINE void take_out(const int bits, const uint32_t *codes, size_t n, uint32_t *bytes)
 {
     for (; n > 0; n--, codes += 16 * bits, bytes += BYTE_WORDS) {
+        fetch(bits, codes + BLOCK * 16 * bits);
 #define PUT(j) _mm512_storeu_si512((void *)(bytes + 16 * (j)), quad(bits, codes, j));
         ALL_QUADS(PUT)
 #undef PUT
