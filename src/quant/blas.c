@@ -47,6 +47,15 @@ void bal_blas_gemm(bool transposed, size_t m, size_t n, size_t k, double alpha, 
     leave();
 }
 
+void bal_blas_gemm_f32(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *w,
+                       size_t ldw, float *y, size_t ldy)
+{
+    enter();
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, narrow(m), narrow(n), narrow(k), 1.0f, x,
+                narrow(ldx), w, narrow(ldw), 0.0f, y, narrow(ldy));
+    leave();
+}
+
 void bal_blas_solve(bal_blas_side side, size_t m, size_t n, const double *l, size_t ldl, double *b,
                     size_t ldb)
 {

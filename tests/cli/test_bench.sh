@@ -6,13 +6,13 @@ source "${BALLAST_SOURCE_DIR:?}/tests/cli/status.sh"
 bench() { "$ballast" bench --repeats 1 --threads 1 "$@"; }
 
 bench --matrix 40x100 --rows 3 --group 32 --json >kernels.json
-[ "$(grep -o '"name": *"[a-z0-9_]*"' kernels.json | sort | uniq -c | wc -l)" = 22 ]
+[ "$(grep -o '"name": *"[a-z0-9_]*"' kernels.json | sort | uniq -c | wc -l)" = 23 ]
 for field in name isa bits group n k rows threads weights_per_s bytes_per_s seconds limit fraction; do
-    [ "$(grep -o "\"$field\": *[^ []" kernels.json | wc -l)" = 40 ] || { echo "field $field"; exit 1; }
+    [ "$(grep -o "\"$field\": *[^ []" kernels.json | wc -l)" = 41 ] || { echo "field $field"; exit 1; }
 done
 [ "$(grep -o '"limit": *null' kernels.json | wc -l)" = 4 ]
 [ "$(grep -o '"limit": *"read"' kernels.json | wc -l)" = 18 ]
-[ "$(grep -o '"limit": *"fma"' kernels.json | wc -l)" = 3 ]
+[ "$(grep -o '"limit": *"fma"' kernels.json | wc -l)" = 4 ]
 [ "$(grep -o '"limit": *"int8"' kernels.json | wc -l)" = 15 ]
 lacks grep -qi 'nan\|inf' kernels.json
 

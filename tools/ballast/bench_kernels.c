@@ -13,6 +13,7 @@
 #include "base/size.h"
 #include "bench_limits.h"
 #include "op/linear.h"
+#include "quant/blas.h"
 #include "type/packed.h"
 
 enum { MAX_REPEATS = 101 };
@@ -21,7 +22,7 @@ enum { MAX_REPEATS = 101 };
 #define MIN_BUFFER_SCALAR ((size_t)16 << 20) /* code so slow that a cache makes no difference */
 
 typedef struct bench_case {
-    bool is_limit;
+    bool is_limit, is_blas;
     bal_limit limit; /* that a limit's case measures, or that a matrix is compared to */
     const char *name;
     int bits, rows, threads;
@@ -45,12 +46,35 @@ typedef struct bench {
     int n_cases;
 } bench;
 
+/* Weights of one call of OpenBLAS. */
+typedef struct blas_job {
+    const bench *b;
+    const bench_case *c;
+    const float *w;
+} blas_job;
+
 /* ---- Kernels ------------------------------------------------------------------------------- */
+
+/* OpenBLAS, each lane some outputs: it then has as many threads as we, on the same cores. */
+static void blas_lane(void *ctx, size_t begin, size_t end, int lane)
+{
+    const blas_job *j = ctx;
+    const bal_bench_plan *plan = j->b->plan;
+    bal_blas_gemm_f32((size_t)j->c->rows, end - begin, plan->k, j->b->x, plan->k,
+                      j->w + begin * plan->k, plan->k, j->b->y + begin, plan->n);
+    (void)lane;
+}
 
 /* Through the op, which decides by the number of rows what multiplies, and packs. */
 static void call(const bench *b, const bench_case *c, const uint8_t *weights)
 {
     const bal_bench_plan *plan = b->plan;
+    if (c->is_blas) {
+        blas_job j = {b, c, (const void *)weights};
+        bal_pool_run(plan->pool, blas_lane, &j, plan->n,
+                     bal_ceil_div(plan->n, (size_t)bal_pool_size(plan->pool)));
+        return;
+    }
     bal_linear w = {.type = c->type, .n = (int)plan->n, .k = (int)plan->k, .w = weights};
     w.act = c->act;
     if (bal_type_get(c->type)->packed)
@@ -142,6 +166,11 @@ static void add_floats(bench *b, int rows)
         c->n_bytes = b->plan->n * b->plan->k * (size_t)floats[i].bits / 8;
         set_work(b, c);
     }
+    if (rows == 1) return;
+    bench_case *c = add_case(b, "openblas_f32", 32, rows, bal_pool_size(b->plan->pool));
+    c->is_blas = true, c->type = BAL_TYPE_F32;
+    c->n_bytes = b->plan->n * b->plan->k * sizeof(float);
+    set_work(b, c);
 }
 
 /* Tables in groups of 32, for which they are made, whatever the plan's. */

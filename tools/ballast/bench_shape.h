@@ -28,10 +28,11 @@ bal_status bal_shape_load(bal_shape *s, const char *name, bal_error *err);
 /* The file with random weights of a shape: `bits` 2, 3, 4, 6 or 8 with groups of `group` inputs in
  * the decoder's linears, which read their inputs as `act` says, or 16: everything in the shape's
  * own type. The head has `head` bits in such groups, or 16 likewise; packed, it stands beside an
- * embedding table that it shared. */
+ * embedding table that it shared. The vision tower's linears have `tower` bits, or 16 likewise, and
+ * read their inputs as the decoder's do. */
 typedef struct bal_shape_file {
     const bal_shape *shape;
-    int bits, head;
+    int bits, head, tower;
     size_t group;
     bal_act act;
 } bal_shape_file;

@@ -124,6 +124,8 @@ static bal_status add_tensor(void *ctx, const bal_bind_row *row, const char *nam
     }
     if (block && packs && row->kind == BAL_BIND_LINEAR)
         return add_packed(b, name, shape, b->file->bits, b->file->act.kind == BAL_ACT_A8, err);
+    if (row->owner == BAL_OWNER_VISION && row->kind == BAL_BIND_LINEAR && b->file->tower < 16)
+        return add_packed(b, name, shape, b->file->tower, b->file->act.kind == BAL_ACT_A8, err);
     const bal_st_dtype dtype = block && packs ? BAL_ST_F32 : b->file->shape->dtype;
     return add(b, name, dtype, shape, n_dims, noise_for(row, name, shape, n_dims), err);
 }
@@ -152,7 +154,8 @@ static void describe(char *out, size_t size, const bal_shape_file *f)
     int n = snprintf(out, size, "random weights in the shape of %s", f->shape->name);
     if (f->bits < 16)
         n += snprintf(out + n, size - (size_t)n, ", w%dg%zu %s", f->bits, f->group, act);
-    if (f->head < 16) snprintf(out + n, size - (size_t)n, ", head w%dg%zu", f->head, f->group);
+    if (f->head < 16) n += snprintf(out + n, size - (size_t)n, ", head w%dg%zu", f->head, f->group);
+    if (f->tower < 16) snprintf(out + n, size - (size_t)n, ", tower w%dg%zu", f->tower, f->group);
 }
 
 static bal_status collect(builder *b, bal_error *err)

@@ -22,7 +22,7 @@ typedef struct bench_flags {
     bal_common common;
     bool limits, kernels, resident, cold;
     const char *model, *shape, *matrix, *keep, *picture, *act;
-    int bits, head, group, rows, tokens, repeats, image_max_tokens;
+    int bits, head, tower, group, rows, tokens, repeats, image_max_tokens;
     bal_bar bar;
 } bench_flags;
 
@@ -293,16 +293,17 @@ static int write_shape(bench_flags *f, const bal_shape_file *file, const char *p
     return st < 0 ? bal_failure("bench", "%s", err.text) : 0;
 }
 
-/* DIR/NAME[-w3g128[a8g128]][-head6].safetensors */
+/* DIR/NAME[-w3g128[a8g128]][-head6][-tower8].safetensors */
 static void shape_path(char *out, size_t size, const bench_flags *f, const char *dir,
                        const char *name)
 {
-    char weights[96] = "", head[32] = "";
+    char weights[96] = "", head[32] = "", tower[32] = "";
     if (f->bits < 16)
         snprintf(weights, sizeof weights, "-w%dg%d%s", f->bits, f->group,
                  strcmp(f->act, "a16") == 0 ? "" : f->act);
     if (f->head < 16) snprintf(head, sizeof head, "-head%d", f->head);
-    snprintf(out, size, "%s/%s%s%s.safetensors", dir, name, weights, head);
+    if (f->tower < 16) snprintf(tower, sizeof tower, "-tower%d", f->tower);
+    snprintf(out, size, "%s/%s%s%s%s.safetensors", dir, name, weights, head, tower);
 }
 
 static int bench_shape(bench_flags *f)
@@ -312,8 +313,11 @@ static int bench_shape(bench_flags *f)
     char dir[PATH_SIZE], path[PATH_SIZE + 100];
     if (bal_shape_load(&shape, f->shape, &err) < 0)
         return bal_usage("bench", "--shape: %s", err.text);
-    bal_shape_file file = {
-        .shape = &shape, .bits = f->bits, .head = f->head, .group = (size_t)f->group};
+    bal_shape_file file = {.shape = &shape,
+                           .bits = f->bits,
+                           .head = f->head,
+                           .tower = f->tower,
+                           .group = (size_t)f->group};
     if (bal_act_parse(f->act, &file.act, &err) < 0)
         return bal_usage("bench", "--act: %s", err.text);
     if (!open_folder(f, dir, sizeof dir)) return 1;
@@ -339,6 +343,8 @@ static int dispatch(bench_flags *f)
         return bal_usage("bench", "--bits is %d; expected 2, 3, 4, 6, 8, or 16 for none", f->bits);
     if (f->head != 16 && f->head != 8 && f->head != 6 && f->head != 4)
         return bal_usage("bench", "--head is %d; expected 4, 6, 8, or 16 for none", f->head);
+    if (f->tower != 16 && f->tower != 8 && f->tower != 6 && f->tower != 4)
+        return bal_usage("bench", "--tower is %d; expected 4, 6, 8, or 16 for none", f->tower);
     if (f->group % 32)
         return bal_usage("bench", "--group is %d; expected a multiple of 32, or 0", f->group);
     if (f->keep && !f->shape) return bal_usage("bench", "--keep goes with --shape");
@@ -357,6 +363,7 @@ int bal_cmd_bench(int argc, char **argv)
                      .act = "a16",
                      .bits = 3,
                      .head = 16,
+                     .tower = 16,
                      .group = 128};
     f.rows = 64;
     f.tokens = 16;
@@ -373,6 +380,8 @@ int bal_cmd_bench(int argc, char **argv)
         {"--bits", 'b', BAL_ARG_INT, &f.bits, "B", "of a shape's decoder: 2, 3, 4, 6, 8, 16 (3)", 2,
          16},
         {"--head", 0, BAL_ARG_INT, &f.head, "B", "of a shape's head: 4, 6, 8, 16 (16)", 4, 16},
+        {"--tower", 0, BAL_ARG_INT, &f.tower, "B", "of a shape's vision tower: 4, 6, 8, 16 (16)", 4,
+         16},
         {"--group", 'g', BAL_ARG_INT, &f.group, "G", "group of packed weights, 0: the row (128)", 0,
          MAX_SIDE},
         {"--act", 0, BAL_ARG_STRING, &f.act, "ID",
