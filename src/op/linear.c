@@ -23,7 +23,6 @@ static_assert(BAL_ROW_CHUNK * BAL_OUT_TILE * sizeof(float) <= BAL_GRAD_SCRATCH,
 enum {
     WIDEN_ROWS = 8, /* fewer rows than this: the 16-bit kernels read the weights directly */
     PACK_ROWS = 48, /* fewer rows than this do not pay for packing weights */
-    TILE_ROWS = 24, /* nor these for tiles */
 };
 
 typedef struct job {
@@ -363,11 +362,13 @@ static void add_low(job *j)
 
 /* ---- Many rows of packed weights: tiles ------------------------------------------------------ */
 
-/* Whether the weights have a kernel that takes tiles, and enough rows for them. */
+/* Whether the weights have a kernel that takes tiles, and the rows fill them: a tile takes the same
+ * time whatever it holds, and the other kernels reach three quarters of its speed. */
 static bool takes_tiles(const job *j)
 {
     const bool bytes = j->w->act.kind == BAL_ACT_A8;
-    return bal_kernels_have_tiles(j->e->kernels) && j->m >= TILE_ROWS &&
+    const bool filled = 6 * j->m > 5 * bal_round_up(j->m, BAL_TILE_TOKENS);
+    return bal_kernels_have_tiles(j->e->kernels) && filled &&
            !(bytes && j->w->packed.layout.kind == BAL_PACKED_TWO_LEVEL);
 }
 

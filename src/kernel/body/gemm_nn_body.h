@@ -11,36 +11,42 @@ bal_gemm_nn_f32_fn ISA(bal_gemm_nn_f32);
 
 enum { COLS = 16 * NV, T_BLOCK = 256, M_BLOCK = 192 };
 
-ALWAYS_INLINE void tile(const int mr, size_t n_t, const float *p, size_t ldp, const float *v,
-                        size_t ldv, float *y, size_t ldy, bool from_zero)
+ALWAYS_INLINE void tile(const int mr, const int nv, size_t n_t, const float *p, size_t ldp,
+                        const float *v, size_t ldv, float *y, size_t ldy, bool from_zero)
 {
     v16 acc[MR][NV];
     for (int i = 0; i < mr; i++)
-        for (int c = 0; c < NV; c++)
+        for (int c = 0; c < nv; c++)
             acc[i][c] = from_zero ? v16_set1(0.0f) : v16_load(y + (size_t)i * ldy + 16 * c);
     for (size_t t = 0; t < n_t; t++, v += ldv) {
         v16 b[NV];
-        for (int c = 0; c < NV; c++) b[c] = v16_load(v + 16 * c);
+        for (int c = 0; c < nv; c++) b[c] = v16_load(v + 16 * c);
         for (int i = 0; i < mr; i++) {
             const v16 a = v16_set1(p[(size_t)i * ldp + t]);
-            for (int c = 0; c < NV; c++) acc[i][c] = v16_fma(a, b[c], acc[i][c]);
+            for (int c = 0; c < nv; c++) acc[i][c] = v16_fma(a, b[c], acc[i][c]);
         }
     }
     for (int i = 0; i < mr; i++)
-        for (int c = 0; c < NV; c++) v16_store(y + (size_t)i * ldy + 16 * c, acc[i][c]);
+        for (int c = 0; c < nv; c++) v16_store(y + (size_t)i * ldy + 16 * c, acc[i][c]);
 }
 
-/* All rows of one strip of COLS columns. */
-static void strip(size_t m, size_t n_t, const float *p, size_t ldp, const float *v, size_t ldv,
-                  float *y, size_t ldy, bool from_zero)
+/* All rows of one strip of nv vectors. */
+ALWAYS_INLINE void rows(const int nv, size_t m, size_t n_t, const float *p, size_t ldp,
+                        const float *v, size_t ldv, float *y, size_t ldy, bool from_zero)
 {
     for (size_t i = 0; i < m; i += MR, p += MR * ldp, y += MR * ldy) switch (m - i) {
 #define CASE(mr)                                                                                   \
-    case mr: tile(mr, n_t, p, ldp, v, ldv, y, ldy, from_zero); break;
+    case mr: tile(mr, nv, n_t, p, ldp, v, ldv, y, ldy, from_zero); break;
             EACH_MR(CASE)
 #undef CASE
-        default: tile(MR, n_t, p, ldp, v, ldv, y, ldy, from_zero);
+        default: tile(MR, nv, n_t, p, ldp, v, ldv, y, ldy, from_zero);
         }
+}
+
+static void strip(size_t m, size_t n_t, const float *p, size_t ldp, const float *v, size_t ldv,
+                  float *y, size_t ldy, bool from_zero)
+{
+    rows(NV, m, n_t, p, ldp, v, ldv, y, ldy, from_zero);
 }
 
 /* Copies rows x cols (cols <= COLS) and fills the remaining columns with zeros. */
@@ -56,17 +62,20 @@ static void copy_strip(float *to, const float *from, size_t ld_from, size_t rows
     }
 }
 
-/* A strip of fewer than COLS columns: y goes through a copy, MR rows at a time. */
+/* A strip of fewer than COLS columns: y goes through a copy, MR rows at a time, and up to 16
+ * columns are one vector. */
 static void narrow_strip(size_t m, size_t n_t, size_t cols, const float *p, size_t ldp,
                          const float *packed, float *y, size_t ldy, bool from_zero)
 {
     float part[MR * COLS];
     for (size_t i = 0; i < m; i += MR) {
-        const size_t rows = m - i < MR ? m - i : MR;
-        if (!from_zero) copy_strip(part, y + i * ldy, ldy, rows, cols);
-        strip(rows, n_t, p + i * ldp, ldp, packed, COLS, part, COLS, from_zero);
-        for (size_t r = 0; r < rows; r++)
-            memcpy(y + (i + r) * ldy, part + r * COLS, cols * sizeof *y);
+        const size_t n = m - i < MR ? m - i : MR;
+        if (!from_zero) copy_strip(part, y + i * ldy, ldy, n, cols);
+        if (cols <= 16)
+            rows(1, n, n_t, p + i * ldp, ldp, packed, COLS, part, COLS, from_zero);
+        else
+            strip(n, n_t, p + i * ldp, ldp, packed, COLS, part, COLS, from_zero);
+        for (size_t r = 0; r < n; r++) memcpy(y + (i + r) * ldy, part + r * COLS, cols * sizeof *y);
     }
 }
 

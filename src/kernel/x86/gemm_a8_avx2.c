@@ -21,9 +21,8 @@ bal_gemm_a8w6_fn bal_gemm_a8w6_avx2;
 bal_gemm_a8w8_fn bal_gemm_a8w8_avx2;
 
 enum {
-    MR = 4,               /* tokens multiplied at once: 8 sums of 16 bits, two registers of codes */
-    BLOCK = 32,           /* units taken out at once: 16 KiB of bytes, half of the first cache */
-    PREFETCH_BYTES = 2048 /* how far ahead code words are fetched: about one memory latency */
+    MR = 4,    /* tokens multiplied at once: 8 sums of 16 bits, two registers of codes */
+    BLOCK = 32 /* units taken out at once: 16 KiB of bytes, half of the first cache */
 };
 
 /* Bits of codes whose bytes were taken out already; the value is not a number of bits. */
@@ -132,8 +131,7 @@ ALWAYS_INLINE void add_units(const int bits, const int mr, size_t n, const bal_a
         n -= now;
         for (int i = 0; i < mr; i++) s[i][0] = s[i][1] = _mm256_setzero_si256();
         for (; now > 0; now--, a++, codes += words_of(bits)) {
-            for (int v = 0; bits < 8 && v < bits; v++)
-                _mm_prefetch((const char *)(codes + 16 * v) + PREFETCH_BYTES, _MM_HINT_T0);
+            if (bits < 8) fetch_ahead(bits, codes);
 #define STEP(j) step(bits, mr, j, a, a_stride, codes, s);
             ALL_QUADS(STEP)
 #undef STEP
@@ -149,8 +147,7 @@ ALWAYS_INLINE void add_units6(const int bits, const int mr, size_t n, const bal_
                               size_t a_stride, const uint32_t *codes, __m256i (*dot)[2])
 {
     for (; n > 0; n--, a++, codes += words_of(bits)) {
-        for (int v = 0; bits < 8 && v < bits; v++)
-            _mm_prefetch((const char *)(codes + 16 * v) + PREFETCH_BYTES, _MM_HINT_T0);
+        if (bits < 8) fetch_ahead(bits, codes);
         step6(bits, mr, 0, a, a_stride, codes, dot);
         step6(bits, mr, 2, a, a_stride, codes, dot);
         step6(bits, mr, 4, a, a_stride, codes, dot);
@@ -162,8 +159,7 @@ ALWAYS_INLINE void add_units8(const int mr, size_t n, const bal_a8 *a, size_t a_
                               const uint32_t *codes, __m256i (*dot)[2])
 {
     for (; n > 0; n--, a++, codes += 8 * 16) {
-        for (int v = 0; v < 8; v++)
-            _mm_prefetch((const char *)(codes + 16 * v) + PREFETCH_BYTES, _MM_HINT_T0);
+        fetch_ahead(8, codes);
 #define STEP(j) step8(mr, j, a, a_stride, codes, dot);
         ALL_QUADS(STEP)
 #undef STEP

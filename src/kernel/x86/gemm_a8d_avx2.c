@@ -13,9 +13,8 @@
 bal_gemm_a8d4_fn bal_gemm_a8d4_avx2;
 
 enum {
-    MR = 4,               /* tokens multiplied at once: 8 sums of 16 bits, two registers of codes */
-    WORDS = 4 * 16,       /* of a unit */
-    PREFETCH_BYTES = 2048 /* how far ahead code words are fetched: about one memory latency */
+    MR = 4,        /* tokens multiplied at once: 8 sums of 16 bits, two registers of codes */
+    WORDS = 4 * 16 /* of a unit */
 };
 
 /* Codes of quads 2 v and 2 v + 1 of half h. */
@@ -71,8 +70,7 @@ ALWAYS_INLINE void add_run(const int mr, size_t u, size_t end, const bal_a8 *a, 
     }
     for (size_t at = u; at < end; at++) {
         const uint32_t *unit = codes + at * WORDS;
-        for (int v = 0; v < 4; v++)
-            _mm_prefetch((const char *)(unit + 16 * v) + PREFETCH_BYTES, _MM_HINT_T0);
+        fetch_ahead(4, unit);
         add_unit(mr, a + at, a_stride, unit, step, dot);
     }
     for (int i = 0; i < mr; i++) {

@@ -20,7 +20,7 @@ bal_gemm_d4_fn bal_gemm_d4_avx2;
 
 /* MR: tokens multiplied at once; FEW: tokens up to which codes are pulled out as they are needed;
  * BLOCK: units pulled out at once, 16 KiB. */
-enum { MR = 2, FEW = 4, BLOCK = 32, PREFETCH_BYTES = 2048 };
+enum { MR = 2, FEW = 4, BLOCK = 32 };
 
 /* The number of bits, and for two levels a bit that is none. */
 enum { T2 = 2, T3 = 3, T4 = 4, D4 = 4 | 16 };
@@ -159,8 +159,7 @@ ALWAYS_INLINE void tile(const int kind, const bool pulled, const int mr, size_t 
             g++, left = units_per_group;
             group_of(kind, p, g, s, z);
         }
-        for (int v = 0; !pulled && v < bits_of(kind); v++)
-            _mm_prefetch((const char *)(codes + 16 * v) + PREFETCH_BYTES, _MM_HINT_T0);
+        if (!pulled) fetch_ahead(bits_of(kind), codes);
         dot_unit(kind, pulled, mr, a, a_stride, codes, p, dot);
         finish(mr, a, a_stride, dot, s, z, acc);
     }

@@ -34,9 +34,6 @@ enum { BLOCK = 32, BLOCK8 = 16 };
 /* Bits of codes that were pulled out already; the values are not numbers of bits. */
 #define PULLED(bits) ((bits) + 16)
 
-/* How far ahead of the unit in work code words are fetched: about one memory latency. */
-enum { PREFETCH_BYTES = 2048 };
-
 /* Adds quad j of the unit to the 16-bit sums of mr tokens; codes are read, not w, once they were
  * pulled out. */
 ALWAYS_INLINE void step(const int bits, const int mr, const int j, const bal_a16 *a,
@@ -188,8 +185,7 @@ ALWAYS_INLINE void panel(const int bits, const int mr, size_t units, size_t unit
         group_of(scales, zeros, s, z);
         const size_t count = left < units_per_group ? left : units_per_group;
         for (size_t u = 0; u < count; u++, codes += 16 * bits, a++) {
-            for (int v = 0; v < bits; v++)
-                _mm_prefetch((const char *)(codes + 16 * v) + PREFETCH_BYTES, _MM_HINT_T0);
+            fetch_ahead(bits, codes);
             if (bits >= 6)
                 dot_words(bits, mr, a, a_stride, codes, dot);
             else
