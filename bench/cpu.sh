@@ -3,8 +3,9 @@
 # Everything about speed on this CPU in one run: limits, matrix kernels beside them, models of published shapes from
 # a prompt of 729 tokens to 64 decoded ones, and peers on models of the same shape, turn by turn. Keeps the figures in
 # bench/results/*.csv and makes the part of docs/benchmarks.md between its marks of them. Nothing else should run.
-#   bench/cpu.sh [--table]                             --table: only make the page of what is there
+#   bench/cpu.sh [--table] [--part kernels|picture|models]   --table: only make the page of what is there
 #     --peer NAME PROGRAM FILE.gguf SHAPE              llama-bench of llama.cpp or a relative of it; several times
+#   What is not measured now keeps its figures: other parts, and models of other shapes.
 #   MATRICES, SHAPES, BITS, HEAD, THREADS, ROWS, REPEATS, TURNS, PROMPT, TOKENS, ACTS in the environment; see below
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -25,15 +26,17 @@ tokens=${TOKENS:-64}
 begin='<!-- cpu: begin -->' end='<!-- cpu: end -->'
 peers=() # NAME PROGRAM FILE SHAPE, four by four
 table_only=
+parts='kernels picture models'
 while [ $# -gt 0 ]; do
   case $1 in
     --table) table_only=1 ;;
+    --part) parts=${2:?kernels, picture or models}; shift ;;
     --peer)
-      [ $# -ge 5 ] || { sed -n '3,9p' "$0" >&2; exit 2; }
+      [ $# -ge 5 ] || { sed -n '3,10p' "$0" >&2; exit 2; }
       peers+=("$2" "$3" "$4" "$5")
       shift 4
       ;;
-    *) sed -n '3,9p' "$0" >&2; exit 2 ;;
+    *) sed -n '3,10p' "$0" >&2; exit 2 ;;
   esac
   shift
 done
@@ -50,14 +53,33 @@ json_rows() {
 }
 fields=name,bits,group,rows,threads,weights_per_s,bytes_per_s,seconds,slowest,fastest,tokens_per_s,limit,fraction
 
+# Groups of 128 with one row and with many, groups of 32 with one row, and one row of a matrix that a cache keeps.
 measure_kernels() {
   local m t
-  echo "matrix,$fields" >"$results/kernels.csv"
+  echo "matrix,what,$fields" >"$results/kernels.csv"
   for m in $matrices; do
     for t in $threads; do
-      "$ballast" bench --kernels --matrix "$m" --rows "$rows" --threads "$t" --repeats "$repeats" --json -q |
-        json_rows | sed "s/^/$m,/" >>"$results/kernels.csv"
+      kernels "$m" "$t" g128 --rows "$rows"
+      kernels "$m" "$t" g32 --rows 1 --group 32
+      kernels "$m" "$t" resident --rows 1 --resident
     done
+  done
+}
+
+kernels() { # MATRIX THREADS WHAT [flags]
+  local m=$1 t=$2 what=$3
+  shift 3
+  "$ballast" bench --kernels --matrix "$m" --threads "$t" --repeats "$repeats" --json -q "$@" | json_rows |
+    sed "s/^/$m,$what,/" >>"$results/kernels.csv"
+}
+
+# One picture of 384 x 384, from its bytes to the first token, with the tower as it is published and in bytes.
+measure_picture() {
+  local tower
+  echo "tower,$fields" >"$results/picture.csv"
+  for tower in 16 8; do
+    "$ballast" bench --shape llava-ov-0.5b -b 3 --head "$head" --act a8g0 --tower "$tower" --picture 384x384 --rows 1536 \
+      --tokens 8 --repeats "$repeats" --json -q | json_rows | sed "s/^/$tower,/" >>"$results/picture.csv"
   done
 }
 
@@ -80,8 +102,10 @@ measure_ours() { # SHAPE BITS ACT TURN
 
 measure_models() {
   local shape b act turn i
-  echo "shape,engine,bytes,turn,stage,tokens_per_s,fraction" >"$results/models.csv"
+  [ -f "$results/models.csv" ] || echo "shape,engine,bytes,turn,stage,tokens_per_s,fraction" >"$results/models.csv"
   for shape in $shapes; do
+    awk -F, -v shape="$shape" '$1 != shape' "$results/models.csv" >"$results/models.new"
+    mv "$results/models.new" "$results/models.csv"
     work=$(mktemp -d -p "${TMPDIR:-/tmp}")
     trap 'rm -rf "$work"' EXIT
     for b in $bits; do
@@ -111,10 +135,37 @@ model_table() {
     { printf "| %s | %s | %s | %s, %s | %s |\n", $3, $7, $4, $5, $6, $8 == "" ? "" : sprintf("%.0f %%", 100 * $8) }'
 }
 
+# Cells of 10^9 weights/s and the part of the limit, a line for each matrix, number of threads and case.
+kernel_rows() { # TITLE WHAT ROWS KERNELS
+  local name
+  printf '\n### %s\n\n| matrix | threads |' "$1"
+  for name in $4; do printf ' `%s` |' "$name"; done
+  printf '\n| --- | ---: |%s\n' "$(for name in $4; do printf ' ---: |'; done)"
+  awk -F, -v what="$2" -v rows="$3" -v names="$4" '
+    BEGIN { n = split(names, order, " ") }
+    $2 == what && $6 == rows && $14 != "" { key = $1 " | " $7; if (!(key in seen)) { seen[key] = 1; keys[++k] = key }
+      cell[key, $3] = sprintf("%.3g, %.0f %%", $8 / 1e9, 100 * $15) }
+    END { for (i = 1; i <= k; i++) { printf "| %s |", keys[i]
+      for (j = 1; j <= n; j++) printf " %s |", cell[keys[i], order[j]]; print "" } }' "$results/kernels.csv"
+}
+
 kernel_table() {
-  awk -F, 'NR > 1 && $13 != "" { key = $1 "," $5 "," $6
-      if (key != last) { last = key; printf "\n### %s, %s %s, %d %s\n\n| kernel | 10⁹ weights/s | GB/s | slowest, fastest | of the limit |\n| --- | ---: | ---: | ---: | ---: |\n", $1, $5, $5 == 1 ? "row" : "rows", $6, $6 == 1 ? "thread" : "threads" }
-      printf "| `%s` | %.2f | %.2f | %.2f, %.2f | %.0f %% of %s |\n", $2, $7 / 1e9, $8 / 1e9, $10, $11, 100 * $14, $13 }' "$results/kernels.csv"
+  local packed='gemm_a8w2 gemm_a8w3 gemm_a8w4 gemm_a8w8 gemm_w2 gemm_w3 gemm_w4 gemm_w8'
+  echo
+  echo "Cells: 10⁹ weights a second, and the part of the limit that was probed before and behind each round."
+  kernel_rows "One row, groups of 128: part of reading" g128 1 "$packed gemm_t3 linear_bf16"
+  kernel_rows "One row, groups of 32: part of reading" g32 1 "$packed gemm_t3"
+  kernel_rows "One row, the matrix in a cache: part of multiplying bytes" resident 1 "$packed gemm_t3"
+  kernel_rows "$rows rows: part of multiplying" g128 "$rows" "$packed gemm_t3 linear_f32 linear_bf16 openblas_f32"
+}
+
+picture_table() {
+  printf '\n### A picture of 384 x 384 in the shape of llava-ov-0.5b (two views), W3, %s threads\n\n' "$(nproc)"
+  echo "| tower | stage | ms | slowest, fastest | of the limit |"
+  echo "| ---: | --- | ---: | ---: | ---: |"
+  awk -F, 'NR > 1 && $2 ~ /^(load|pixels|encode|prefill|decode)$/ {
+    printf "| %s | %s | %.1f | %.2f, %.2f | %s |\n", $1 == 16 ? "f16" : "W8A8", $2, 1000 * $9, $10, $11,
+      $14 == "" ? "" : sprintf("%.0f %% of %s", 100 * $14, $13) }' "$results/picture.csv"
 }
 
 make_page() {
@@ -124,6 +175,7 @@ make_page() {
     printf '\n'
     cat "$results/machine.txt"
     [ ! -f "$results/models.csv" ] || model_table
+    [ ! -f "$results/picture.csv" ] || picture_table
     [ ! -f "$results/kernels.csv" ] || kernel_table
     printf '\n'
     sed -n "/$end/,\$p" "$page"
@@ -134,14 +186,14 @@ make_page() {
 describe_machine() {
   local cpu
   cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)
-  echo "On $cpu, $(nproc) threads, $("$ballast" --version), $(date -u +%F). Medians of $repeats rounds (kernels) and $turns turns"
-  echo "(models, prompts of $prompt tokens, $tokens decoded); rounds and turns go over all rows before the next begins."
+  echo "On $cpu ($("$ballast" bench --limits --repeats 1 --threads 1 -q | awk '$1 == "clock" { print $2 ", " $5 " GHz" }')), $(nproc) threads,"
+  echo "$("$ballast" --version), $(date -u +%F). Medians of $repeats rounds (kernels, picture) and of the turns that are named (models, prompts"
+  echo "of $prompt tokens, $tokens decoded, heads of $head bits); rounds and turns go over all rows before the next begins."
 }
 
 if [ -z "$table_only" ]; then
   mkdir -p "$results"
   describe_machine >"$results/machine.txt"
-  measure_kernels
-  measure_models
+  for part in $parts; do "measure_$part"; done
 fi
 make_page
