@@ -130,6 +130,39 @@ static inline __m256 emulated_extractf32x8_ps(__m512 a, int part)
     return simde_mm256_loadu_ps(x + 8 * part);
 }
 
+/* blocks of four lanes: two of a, then two of b */
+static inline __m512 emulated_shuffle_f32x4(__m512 a, __m512 b, int which)
+{
+    float x[2][16], r[16];
+    simde_mm512_storeu_ps(x[0], a);
+    simde_mm512_storeu_ps(x[1], b);
+    for (int i = 0; i < 4; i++) memcpy(r + 4 * i, x[i / 2] + 4 * (which >> 2 * i & 3), 16);
+    return simde_mm512_loadu_ps(r);
+}
+
+/* the same of lanes, in each block of four */
+static inline __m512 emulated_shuffle_ps(__m512 a, __m512 b, int which)
+{
+    float x[2][16], r[16];
+    simde_mm512_storeu_ps(x[0], a);
+    simde_mm512_storeu_ps(x[1], b);
+    for (int i = 0; i < 16; i++) r[i] = x[i % 4 / 2][i / 4 * 4 + (which >> 2 * (i % 4) & 3)];
+    return simde_mm512_loadu_ps(r);
+}
+
+static inline __m512 emulated_maskz_loadu_ps(unsigned mask, const float *p)
+{
+    float r[16];
+    for (int i = 0; i < 16; i++) r[i] = mask >> i & 1 ? p[i] : 0.0f;
+    return simde_mm512_loadu_ps(r);
+}
+
+#undef _mm512_shuffle_f32x4
+#undef _mm512_shuffle_ps
+#undef _mm512_maskz_loadu_ps
+#define _mm512_shuffle_f32x4(a, b, which) emulated_shuffle_f32x4(a, b, which)
+#define _mm512_shuffle_ps(a, b, which)    emulated_shuffle_ps(a, b, which)
+#define _mm512_maskz_loadu_ps(mask, p)    emulated_maskz_loadu_ps(mask, p)
 #undef _mm512_madd_epi16 /* SIMDe 0.7.4 gives these two the arguments of the masked forms */
 #undef _mm512_maddubs_epi16
 #undef _mm512_fmadd_ps

@@ -57,6 +57,7 @@ typedef struct job {
     bal_limit limit;
     const char *isa;
     const uint8_t *data;
+    size_t chunks;
 } job;
 
 /* ---- Reading --------------------------------------------------------------------------------- */
@@ -277,7 +278,7 @@ static void cache_lane(void *ctx, size_t begin, size_t end, int lane)
     volatile uint64_t keep = 0;
     for (size_t i = begin; i < end; i++)
         for (int r = 0; r < CACHE_ROUNDS; r++)
-            keep ^= read_loop(j->isa)(j->data + (size_t)lane * READ_CHUNK, CACHE_BYTES);
+            keep ^= read_loop(j->isa)(j->data + (size_t)lane % j->chunks * READ_CHUNK, CACHE_BYTES);
     (void)keep;
 }
 
@@ -345,8 +346,8 @@ static double run_clock(job *j, bal_pool *pool)
 
 double bal_limit_run(bal_limit limit, const char *isa, bal_pool *pool, bal_limit_buffer buffer)
 {
-    job j = {limit, isa, buffer.data};
     const size_t chunks = buffer.n_bytes / READ_CHUNK, lanes = (size_t)bal_pool_size(pool);
+    job j = {limit, isa, buffer.data, chunks};
     switch (limit) {
     case BAL_LIMIT_READ:
         bal_pool_run(pool, read_lane, &j, chunks, 1);

@@ -3,7 +3,8 @@
  * ISA() and the tile MR = 4 tokens x NR rows, NR 3 or 4.
  * One token streams the weights once and converts on the way. Several tokens work on blocks that
  * stay in L1: K_BLOCK inputs of NR rows, converted to f32 once, against all tokens of the block;
- * partial sums of all lanes wait in `part` between blocks of k, which is exact. */
+ * partial sums of all lanes wait in `part` between blocks of k, which is exact. With registers
+ * enough for it, few inputs need neither blocks nor `part`. */
 #include <stdbool.h>
 
 #include "kernel/body/convert_body.h"
@@ -179,17 +180,75 @@ ALWAYS_INLINE void block(const int type, size_t m, size_t n, size_t k, const flo
     }
 }
 
+ALWAYS_INLINE void product(const int type, size_t m, size_t n, size_t k, const float *x, size_t ldx,
+                           const uint8_t *w, size_t w_stride, float *y, size_t ldy)
+{
+    for (size_t j = 0; j < n; j += N_BLOCK)
+        for (size_t i = 0; i < m; i += M_BLOCK)
+            block(type, m - i < M_BLOCK ? m - i : M_BLOCK, n - j < N_BLOCK ? n - j : N_BLOCK, k,
+                  x + i * ldx, ldx, w + j * w_stride, w_stride, y + i * ldy + j, ldy);
+}
+
+#ifdef HAVE_V16_SUM_SIXTEEN
+/* Inputs so few that the sums of a 4 x 4 tile need no memory of their own: attention's heads. */
+enum { FEW_INPUTS = 256 };
+
+ALWAYS_INLINE void tile_of_sixteen(size_t k, const float *x, size_t ldx, const float *w, size_t ldw,
+                                   float *y, size_t ldy)
+{
+    v16 acc[16], b[4];
+    for (int i = 0; i < 16; i++) acc[i] = v16_set1(0.0f);
+    size_t s = 0;
+    for (; s + 16 <= k; s += 16) {
+        for (size_t j = 0; j < 4; j++) b[j] = v16_load(w + j * ldw + s);
+        for (size_t i = 0; i < 4; i++) {
+            const v16 a = v16_load(x + i * ldx + s);
+            for (size_t j = 0; j < 4; j++) acc[4 * i + j] = v16_fma(a, b[j], acc[4 * i + j]);
+        }
+    }
+    if (s < k) {
+        for (size_t j = 0; j < 4; j++) b[j] = v16_load_first(w + j * ldw + s, k - s);
+        for (size_t i = 0; i < 4; i++) {
+            const v16 a = v16_load_first(x + i * ldx + s, k - s);
+            for (size_t j = 0; j < 4; j++) acc[4 * i + j] = v16_fma(a, b[j], acc[4 * i + j]);
+        }
+    }
+    float sums[16];
+    v16_store(sums, v16_sum_sixteen(acc));
+    for (size_t i = 0; i < 4; i++) memcpy(y + i * ldy, sums + 4 * i, 4 * sizeof *y);
+}
+
+/* Whole tiles; what is left over takes the way of longer inputs. */
+static void few_inputs(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *w,
+                       size_t ldw, float *y, size_t ldy)
+{
+    const size_t m4 = m / 4 * 4, n4 = n / 4 * 4;
+    for (size_t i = 0; i < m4; i += 4)
+        for (size_t j = 0; j < n4; j += 4)
+            tile_of_sixteen(k, x + i * ldx, ldx, w + j * ldw, ldw, y + i * ldy + j, ldy);
+    const size_t w_stride = ldw * sizeof *w;
+    product(F32, m - m4, n4, k, x + m4 * ldx, ldx, (const void *)w, w_stride, y + m4 * ldy, ldy);
+    product(F32, m, n - n4, k, x, ldx, (const void *)(w + n4 * ldw), w_stride, y + n4, ldy);
+}
+#endif
+
 #define GEMM_NT(name, type)                                                                        \
     void ISA(name)(size_t m, size_t n, size_t k, const float *x, size_t ldx, const void *w,        \
                    size_t ldw, float *y, size_t ldy)                                               \
     {                                                                                              \
-        const size_t w_stride = ldw * element_size(type);                                          \
-        for (size_t j = 0; j < n; j += N_BLOCK)                                                    \
-            for (size_t i = 0; i < m; i += M_BLOCK)                                                \
-                block(type, m - i < M_BLOCK ? m - i : M_BLOCK, n - j < N_BLOCK ? n - j : N_BLOCK,  \
-                      k, x + i * ldx, ldx, (const uint8_t *)w + j * w_stride, w_stride,            \
-                      y + i * ldy + j, ldy);                                                       \
+        SHORT_CUT(type)                                                                            \
+        product(type, m, n, k, x, ldx, w, ldw *element_size(type), y, ldy);                        \
     }
+
+#ifdef HAVE_V16_SUM_SIXTEEN
+#define SHORT_CUT(type)                                                                            \
+    if (type == F32 && k <= FEW_INPUTS && m >= 4) {                                                \
+        few_inputs(m, n, k, x, ldx, w, ldw, y, ldy);                                               \
+        return;                                                                                    \
+    }
+#else
+#define SHORT_CUT(type)
+#endif
 
 GEMM_NT(bal_gemm_nt_f32, F32)
 GEMM_NT(bal_gemm_nt_bf16, BF16)

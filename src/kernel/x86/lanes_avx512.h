@@ -147,6 +147,35 @@ ALWAYS_INLINE float v16_sum(v16 x)
     return _mm_cvtss_f32(_mm_add_ss(t2, _mm_movehdup_ps(t2)));
 }
 
+/* That sum of each of 16 times 16 lanes, a[4 i + j] at lane 4 i + j: after each addition two sums,
+ * or twice as many, share a register. */
+#define HAVE_V16_SUM_SIXTEEN
+ALWAYS_INLINE v16 v16_sum_sixteen(const v16 a[16])
+{
+    v16 row[4];
+    for (int j = 0; j < 4; j++) {
+        v16 pair[2];
+        for (int h = 0; h < 2; h++) {
+            const v16 x = a[8 * h + j], y = a[8 * h + 4 + j];
+            pair[h] =
+                _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x44), _mm512_shuffle_f32x4(x, y, 0xee));
+        }
+        row[j] = _mm512_add_ps(_mm512_shuffle_f32x4(pair[0], pair[1], 0x88),
+                               _mm512_shuffle_f32x4(pair[0], pair[1], 0xdd));
+    }
+    for (int j = 0; j < 4; j += 2)
+        row[j] = _mm512_add_ps(_mm512_shuffle_ps(row[j], row[j + 1], 0x44),
+                               _mm512_shuffle_ps(row[j], row[j + 1], 0xee));
+    return _mm512_add_ps(_mm512_shuffle_ps(row[0], row[2], 0x88),
+                         _mm512_shuffle_ps(row[0], row[2], 0xdd));
+}
+
+/* The first n < 16 lanes from p, the others 0. */
+ALWAYS_INLINE v16 v16_load_first(const float *p, size_t n)
+{
+    return _mm512_maskz_loadu_ps((uint16_t)((1u << n) - 1), p);
+}
+
 /* The same tree with b > a ? b : a for lanes a = l, b = l + h. */
 ALWAYS_INLINE float v16_max_across(v16 x)
 {
