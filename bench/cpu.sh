@@ -86,16 +86,17 @@ measure_picture() {
 # One turn of a peer: prefill and decode in tokens/s, by the names of llama-bench's CSV header.
 measure_peer() { # NAME PROGRAM FILE SHAPE TURN
   "$2" -m "$3" -p "$prompt" -n "$tokens" -t "$(nproc)" -r 1 -o csv 2>/dev/null |
-    awk -F'","' -v name="$1" -v shape="$4" -v turn="$5" -v bytes="$(stat -c %s "$3")" '
-      { gsub(/^"|"$/, "") } NR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next }
-      { print shape "," name "," bytes "," turn "," ($at["n_gen"] > 0 ? "decode" : "prefill") "," $at["avg_ts"] "," }' \
+    awk -v name="$1" -v shape="$4" -v turn="$5" -v bytes="$(stat -c %s "$3")" '
+      NR == 1 { gsub(/"/, ""); n = split($0, header, ","); for (i = 1; i <= n; i++) at[header[i]] = i; next }
+      { gsub(/^"|"$/, ""); split($0, v, "\",\"")
+        print shape "," name "," bytes "," turn "," (v[at["n_gen"]] > 0 ? "decode" : "prefill") "," v[at["avg_ts"]] "," }' \
         >>"$results/models.csv"
 }
 
 measure_ours() { # SHAPE BITS ACT TURN
   local file=$work/$1-w$2$3.safetensors
   "$ballast" bench "$file" --picture none --rows "$prompt" --tokens "$tokens" --ctx $((prompt + tokens + 8)) --repeats 1 \
-    --json -q | json_rows | awk -F, -v OFS=, -v shape="$1" -v name="ballast W$2 $3, head W$head" -v bytes="$(stat -c %s "$file")" \
+    --json -q | json_rows | awk -F, -v OFS=, -v shape="$1" -v name="ballast W$2 $3 head W$head" -v bytes="$(stat -c %s "$file")" \
     -v turn="$4" '$11 != "" && ($1 == "prefill" || $1 == "decode") { print shape, name, bytes, turn, $1, $11, $13 }' \
     >>"$results/models.csv"
 }
@@ -108,10 +109,11 @@ measure_models() {
     mv "$results/models.new" "$results/models.csv"
     work=$(mktemp -d -p "${TMPDIR:-/tmp}")
     trap 'rm -rf "$work"' EXIT
+    mkdir "$work/new"
     for b in $bits; do
       for act in $acts; do
-        "$ballast" bench --shape "$shape" -b "$b" --head "$head" --act "$act" --picture none --rows 1 --tokens 1 --repeats 1 --keep "$work" -q >/dev/null
-        mv "$work/$shape"-w*.safetensors "$work/kept" && mv "$work/kept" "$work/$shape-w$b$act.safetensors"
+        "$ballast" bench --shape "$shape" -b "$b" --head "$head" --act "$act" --picture none --rows 1 --tokens 1 --repeats 1 --keep "$work/new" -q >/dev/null
+        mv "$work/new"/*.safetensors "$work/$shape-w$b$act.safetensors"
       done
     done
     for turn in $(seq "$turns"); do
@@ -124,12 +126,17 @@ measure_models() {
   done
 }
 
-# Medians over turns with the slowest and the fastest turn over them, in the order of first appearance.
+# Medians over turns, of the share of the limit too, with the slowest and the fastest turn, in the order of speed.
 model_table() {
-  sort -t, -k1,2 -k5,5 -k6,6g "$results/models.csv" | awk -F, '$4 + 0 { k = $1 "," $2 "," $5; v[k, ++n[k]] = $6; size[k] = $3
-      if ($7 != "") share[k] = $7 }
+  sort -t, -k1,2 -k5,5 -k6,6g "$results/models.csv" | awk -F, '
+    function middle(k, count,  i, j, low) { # of shares: the one that half of them are below
+      for (i = 1; i <= count; i++) { low = 0
+        for (j = 1; j <= count; j++) low += share[k, j] < share[k, i] || (share[k, j] == share[k, i] && j < i)
+        if (low == int((count - 1) / 2)) return share[k, i] } }
+    $4 + 0 { k = $1 "," $2 "," $5; v[k, ++n[k]] = $6; size[k] = $3; if ($7 != "") share[k, ++shares[k]] = $7 + 0 }
     END { for (k in n) { m = v[k, int((n[k] + 1) / 2)]; split(k, p, ",")
-      printf "%s,%s,%s,%.2f,%.2f,%.2f,%.0f,%s,%d\n", p[1], p[3], p[2], m, v[k, 1] / m, v[k, n[k]] / m, size[k] / 1048576, share[k], n[k] } }' |
+      printf "%s,%s,%s,%.2f,%.2f,%.2f,%.0f,%s,%d\n", p[1], p[3], p[2], m, v[k, 1] / m, v[k, n[k]] / m, size[k] / 1048576,
+        shares[k] ? middle(k, shares[k]) : "", n[k] } }' |
     sort -t, -k1,1V -k2,2r -k4,4gr | awk -F, '
     { group = $1 " " $2 } group != last { last = group; printf "\n### %s, %s\n\n| engine | file MiB | tokens/s | slowest, fastest of %d | of the limit |\n| --- | ---: | ---: | ---: | ---: |\n", $1, $2, $9 }
     { printf "| %s | %s | %s | %s, %s | %s |\n", $3, $7, $4, $5, $6, $8 == "" ? "" : sprintf("%.0f %%", 100 * $8) }'
@@ -143,6 +150,8 @@ kernel_rows() { # TITLE WHAT ROWS KERNELS
   printf '\n| --- | ---: |%s\n' "$(for name in $4; do printf ' ---: |'; done)"
   awk -F, -v what="$2" -v rows="$3" -v names="$4" '
     BEGIN { n = split(names, order, " ") }
+    { split($1, side, "x") }
+    what == "resident" && side[1] * side[2] > 16e6 { next } # no cache keeps it
     $2 == what && $6 == rows && $14 != "" { key = $1 " | " $7; if (!(key in seen)) { seen[key] = 1; keys[++k] = key }
       cell[key, $3] = sprintf("%.3g, %.0f %%", $8 / 1e9, 100 * $15) }
     END { for (i = 1; i <= k; i++) { printf "| %s |", keys[i]
