@@ -154,6 +154,45 @@ static void linear_packed(void **state)
     close_setup(&s);
 }
 
+/* Rows that fill more than one chunk of tiles, the last tile not full, with all that stands beside
+ * the product: bias, matrices of small rank, and scales that depend on the row's modality. */
+static void linear_many_rows(void **state)
+{
+    (void)state;
+    enum { N = 53, K = 100, M = 257, RANK = 3 };
+    const bal_act acts[] = {
+        {.kind = BAL_ACT_A16},
+        {.kind = BAL_ACT_A8, .scale = BAL_ACT_DYNAMIC},
+        {.kind = BAL_ACT_A8, .scale = BAL_ACT_STATIC_MODALITY, .fixed = {0.02f, 0.05f}}};
+    static uint16_t low_a[RANK * K], low_b[N * RANK];
+    static uint8_t modality[M];
+    static float y[M * N], one[N];
+    setup s;
+    bal_rng r;
+    bal_linear l;
+    uint8_t *bytes;
+    bal_rng_seed(&r, 8);
+    open_setup(&s, 2, bal_cpu_isa(), K);
+    make_packed(&r, 3, N, K, 32, &l, &bytes);
+    float *x = noise(&r, M * K, 3.0f), *bias = noise(&r, N, 1.0f);
+    for (int i = 0; i < RANK * K; i++) low_a[i] = bal_f32_to_f16(bal_rng_f32(&r) - 0.5f);
+    for (int i = 0; i < N * RANK; i++) low_b[i] = bal_f32_to_f16(bal_rng_f32(&r) - 0.5f);
+    for (int i = 0; i < M; i++) modality[i] = i % 5 ? BAL_VISION : BAL_PROMPT;
+    l.bias = bias, l.rank = RANK, l.low_a = low_a, l.low_b = low_b;
+    for (size_t a = 0; a < sizeof acts / sizeof *acts; a++) {
+        l.act = acts[a];
+        bal_linear_forward_rows(&s.e, &l, x, K, modality, M, y, N);
+        for (int i = 0; i < M; i++) {
+            bal_linear_forward_rows(&s.e, &l, x + i * K, K, modality + i, 1, one, N);
+            assert_memory_equal(one, y + i * N, sizeof one);
+        }
+    }
+    free(x);
+    free(bias);
+    free(bytes);
+    close_setup(&s);
+}
+
 static void linear_gradient(void **state)
 {
     (void)state;
@@ -307,9 +346,10 @@ static void rope_turns_back(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(linear_float_types),    cmocka_unit_test(linear_packed),
-        cmocka_unit_test(linear_gradient),       cmocka_unit_test(attention_is_softmax),
-        cmocka_unit_test(attention_parts_merge), cmocka_unit_test(rope_turns_back),
+        cmocka_unit_test(linear_float_types),   cmocka_unit_test(linear_packed),
+        cmocka_unit_test(linear_many_rows),     cmocka_unit_test(linear_gradient),
+        cmocka_unit_test(attention_is_softmax), cmocka_unit_test(attention_parts_merge),
+        cmocka_unit_test(rope_turns_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
