@@ -80,7 +80,11 @@ A8|undo|gptq|gain=row clip=inverse shift=residual polish=refit undo=on|all of it
 A8|table sweep|table|polish=sweep|coordinate descent behind tables
 A8|table refit|table|polish=refit|and of their scales
 A8|awq+gptq shift undo|awq+gptq|shift=inputs undo=on|each step of a group kept only if held-out error falls
-A10|auto|gptq|bits=auto target_bpw=%.19|widths per linear under the size of one width
+A10|auto|gptq|bits=auto target_bpw=%.19|widths by the cost of each linear alone, as many bytes as one width
+A10|auto verified|gptq|bits=auto target_bpw=%.19 allocate=verified|and only as far as KL confirms
+A10|rules half|gptq|bits=auto target_bpw=%.69 allocate=rules|between two widths: down and the outer blocks first
+A10|auto half|gptq|bits=auto target_bpw=%.69|by the cost of each linear alone
+A10|verified half|gptq|bits=auto target_bpw=%.69 allocate=verified|from rules to costs, as far as KL confirms
 END
 }
 
@@ -117,7 +121,7 @@ missing() { # BITS SEED
   local number name recipe set ask n kind flags
   {
     while IFS='|' read -r number name recipe set ask; do
-      [ "$name $1" != "auto 2" ] || continue # 2 bits are the least
+      [ "$name $1" != "auto 2" ] && [ "$name $1" != "auto verified 2" ] || continue # 2 bits are the least
       echo "$name|$recipe|${set//%/$1}|$samples|pictures|"
     done < <(arms)
     while IFS='|' read -r number name n kind flags ask; do
@@ -259,7 +263,7 @@ END
 * A5: GPTAQ's column-wise term; the shift of targets is the same objective solved exactly.
 * A6: gradients of the attention block's own loss and attention scores as weights; row groups with their own H.
 * A7: groups of 16, a second table per group, trellis codes.
-* A10: budgets by column block, and costs verified by KL.
+* A10: budgets by column block.
 * A11, 8-bit activations, stands in [activations.md](activations.md), its scales from each token or fixed, for all tokens or per modality; a patch for vision rows alone is not built.
 END
   } >"$page"

@@ -8,11 +8,11 @@ cd "$(dirname "$0")/.."
 export BALLAST_SOURCE_DIR=$PWD
 rows=(rtn:8 awq:8 mbq:8 mbq+:8 gptq:8 ballast:8)
 for bits in 4 3 2; do
-  for recipe in rtn awq awq+clip mbq mbq-r1 mbq+ gptq awq+gptq mbq+gptq gptq+shift quantease vlmq ballast table table+shift lqer; do
+  for recipe in rtn awq awq+clip mbq mbq-r1 mbq+ gptq awq+gptq mbq+gptq gptq+shift vlm-ptq quantease vlmq ballast table table+shift lqer; do
     rows+=("$recipe:$bits")
   done
 done
-table=$(build/tests/test_stories260k --table "${rows[@]}" w8a8 w4a8 dgq qoq)
+table=$(build/tests/test_stories260k --table "${rows[@]}" w8a8 w4a8 dgq qoq mixpe)
 cat > docs/stories260k.md <<END
 # stories260k
 

@@ -49,7 +49,14 @@ uint64_t bal_alloc_most(const bal_alloc_problem *p)
     return sum;
 }
 
-static double total_cost(const bal_alloc_problem *p, const int *choice)
+uint64_t bal_alloc_bytes(const bal_alloc_problem *p, const int *choice)
+{
+    uint64_t sum = 0;
+    for (int u = 0; u < p->units; u++) sum += option_at(p, u, choice[u])->n_bytes;
+    return sum;
+}
+
+double bal_alloc_cost(const bal_alloc_problem *p, const int *choice)
 {
     double sum = 0.0;
     for (int u = 0; u < p->units; u++) sum += option_at(p, u, choice[u])->cost;
@@ -102,7 +109,7 @@ static int steeper(const void *a, const void *b)
  * allocation. What still fits behind it is taken as well. */
 static double sweep(solver *s)
 {
-    double cost = total_cost(s->p, s->best), bound = cost;
+    double cost = bal_alloc_cost(s->p, s->best), bound = cost;
     uint64_t room = s->p->budget - bal_alloc_least(s->p);
     bool whole = true;
     for (int i = 0; i < s->n_steps; i++) {
@@ -114,13 +121,13 @@ static double sweep(solver *s)
         room -= t->n_bytes;
         cost -= t->gain;
     }
-    return whole ? total_cost(s->p, s->best) : bound;
+    return whole ? bal_alloc_cost(s->p, s->best) : bound;
 }
 
 static void measure(solver *s)
 {
     s->n_bytes = 0;
-    s->cost = total_cost(s->p, s->best);
+    s->cost = bal_alloc_cost(s->p, s->best);
     for (int u = 0; u < s->p->units; u++) s->n_bytes += option_at(s->p, u, s->best[u])->n_bytes;
 }
 
@@ -193,7 +200,7 @@ static void search(solver *s, int unit, double cost, uint64_t room)
     if (s->nodes >= MOST_NODES) return;
     s->nodes++;
     if (unit == s->p->units) {
-        const double exact = total_cost(s->p, s->trial);
+        const double exact = bal_alloc_cost(s->p, s->trial);
         if (exact >= s->cost) return;
         memcpy(s->best, s->trial, (size_t)s->p->units * sizeof *s->best);
         measure(s);

@@ -34,6 +34,10 @@ typedef struct bal_alloc_result {
 bal_status bal_allocate(int *choice, bal_alloc_result *r, const bal_alloc_problem *p,
                         bal_error *err);
 
+/* Of all units at their choice together. */
+uint64_t bal_alloc_bytes(const bal_alloc_problem *p, const int *choice);
+double bal_alloc_cost(const bal_alloc_problem *p, const int *choice);
+
 /* Bytes of the first, and of the last, option of every unit together. */
 uint64_t bal_alloc_least(const bal_alloc_problem *p);
 uint64_t bal_alloc_most(const bal_alloc_problem *p);

@@ -390,14 +390,6 @@ typedef struct label_chunk {
     float *logits; /* [LOSS_ROWS][vocab] */
 } label_chunk;
 
-static int next_labels(const bal_sample *s, int from, int max, label_chunk *k)
-{
-    k->n = 0;
-    for (; from + 1 < s->n && k->n < max; from++)
-        if (s->modality[from + 1] == BAL_ANSWER) k->row[k->n++] = from;
-    return from;
-}
-
 /* Logits of one row become (softmax - onehot(label)) * scale; returns -log softmax[label]. */
 static double cross_entropy(float *z, int vocab, int label, double scale, bool half)
 {
@@ -483,7 +475,7 @@ bal_status bal_backward_loss(const bal_exec *e, const bal_model *m, const bal_sa
                   .half = mode.arith == BAL_GRADIENT_F16};
     memset(dh, 0, (size_t)sample->n * hidden * sizeof *dh);
     for (int from = 0; from + 1 < sample->n;) {
-        from = next_labels(sample, from, max, &k);
+        from = bal_sample_labels(sample, from, max, k.row, &k.n);
         if (k.n > 0) *loss += chunk_backward(e, m, mode, &j, h, dh, buf);
     }
     *loss /= labels;

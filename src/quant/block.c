@@ -417,17 +417,22 @@ static void rounded_row(const void *ctx, int r, float *out, float *work)
         bal_quantize_group(p->z, out + at, k - at < size ? k - at : size, out + at);
 }
 
+void bal_block_round(bal_wide_layer *l, const bal_exec *e, const bal_decoder_layer *from, int i,
+                     int bits, const bal_recipe *recipe)
+{
+    bal_quantizer z = bal_quantizer_of(recipe);
+    z.bits = bits;
+    const priced p = {&z, bal_layer_linear(from, i)};
+    bal_wide_fill(l, e, i, rounded_row, &p);
+}
+
 /* One linear at one width; trial holds the float block otherwise. */
 static bal_status price_width(bal_block_job *j, bal_block_price *out, int i, int width,
                               bal_error *err)
 {
-    const int group = bal_group_of_linear(i);
-    bal_quantizer z = j->quantizer[i];
     bal_error_sums sums;
-    z.bits = bal_widths[width];
-    const priced p = {&z, bal_layer_linear(j->layer, i)};
-    bal_wide_fill(&j->trial, j->e, i, rounded_row, &p);
-    BAL_TRY(bal_job_group_errors(j, group, NULL, &sums, err));
+    bal_block_round(&j->trial, j->e, j->layer, i, bal_widths[width], j->recipe);
+    BAL_TRY(bal_job_group_errors(j, bal_group_of_linear(i), NULL, &sums, err));
     for (int m = 0; m < BAL_MODALITIES; m++) {
         out->rows[m] = sums.rows[m];
         if (sums.rows[m] > 0)
@@ -441,11 +446,9 @@ static bal_status price(bal_block_job *j, bal_block_price *out, bal_error *err)
     bal_wide_copy_all(&j->trial, j->e, j->layer);
     BAL_TRY(bal_job_collect(j, j->in_float, (1u << BAL_GROUPS) - 1, true, err));
     for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
-        const bal_quantizer none = {0};
-        const priced back = {&none, bal_layer_linear(j->layer, i)};
         for (int width = 0; width < bal_width_count(j->recipe); width++)
             BAL_TRY(price_width(j, out, i, width, err));
-        bal_wide_fill(&j->trial, j->e, i, rounded_row, &back);
+        bal_block_round(&j->trial, j->e, j->layer, i, 0, j->recipe);
     }
     return BAL_OK;
 }

@@ -4,6 +4,7 @@
 #ifndef BAL_QUANT_BLOCK_H
 #define BAL_QUANT_BLOCK_H
 
+#include "quant/probe.h"
 #include "quant/quantizer.h"
 #include "quant/sensitivity.h"
 #include "quant/stats.h"
@@ -69,6 +70,11 @@ bal_status bal_block_solve(bal_block_result *out, const bal_exec *e, const bal_t
                            const double ratio[BAL_SUBS], const bal_recipe *recipe,
                            const char *tmp_dir, bal_step_fn *step, void *step_ctx, bal_error *err);
 void bal_block_result_free(bal_block_result *r);
+
+/* Linear i of l becomes that of `from` rounded to nearest on the recipe's grid; bits 0: as it is.
+ */
+void bal_block_round(bal_wide_layer *l, const bal_exec *e, const bal_decoder_layer *from, int i,
+                     int bits, const bal_recipe *recipe);
 
 /* Widths that a linear can have, and what each does to the block: the mean squared error of the
  * sub-block's output per modality when this linear alone is rounded to it, all others float. */

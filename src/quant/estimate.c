@@ -194,6 +194,14 @@ static double price_ops(const shape *b, const bal_recipe *r)
            widths * (COPY_OPS / 4.0 + ROUND_OPS) * b->weights;
 }
 
+/* The float model and the plans, each with all linears rounded. */
+static double verify_ops(const shape *b)
+{
+    const double part = b->samples > BAL_PRICE_SAMPLES ? BAL_PRICE_SAMPLES / b->samples : 1.0;
+    return (BAL_WIDTHS_STEPS + 1) * part * b->tokens * (b->attn + b->mlp) +
+           BAL_WIDTHS_STEPS * (COPY_OPS + ROUND_OPS) * b->weights;
+}
+
 static double time_of(const shape *b, const bal_text_config *c, const bal_recipe *r, bool gradients,
                       bal_speed speed)
 {
@@ -201,7 +209,9 @@ static double time_of(const shape *b, const bal_text_config *c, const bal_recipe
     double f32 = layers * COPY_OPS * b->weights, f64 = 0.0;
     if (b->samples > 0.0) f32 += layers * block_ops(b, c, r);
     if (gradients) f32 += layers * gradient_ops(b);
-    if (r->bits == BAL_BITS_AUTO) f32 += layers * price_ops(b, r);
+    if (bal_recipe_prices_widths(r)) f32 += layers * price_ops(b, r);
+    if (bal_recipe_prices_widths(r) && r->allocate == BAL_ALLOCATE_VERIFIED)
+        f32 += layers * verify_ops(b);
     for (int g = 0; bal_recipe_solves(r) && g < BAL_GROUPS; g++)
         f64 += layers * factor_ops(b, r, g);
     return f32 / speed.f32 + f64 / speed.f64;

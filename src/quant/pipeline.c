@@ -16,6 +16,7 @@
 #include "quant/side.h"
 #include "quant/stream.h"
 #include "quant/tower.h"
+#include "quant/verify.h"
 #include "quant/workspace.h"
 
 #include <math.h>
@@ -65,7 +66,7 @@ static int layers_of(const run *r)
 static bool needs_sensitivity(const bal_recipe *r)
 {
     return (bal_recipe_needs_data(r) &&
-            (r->balance == BAL_BALANCE_GRADIENT || r->bits == BAL_BITS_AUTO)) ||
+            (r->balance == BAL_BALANCE_GRADIENT || bal_recipe_prices_widths(r))) ||
            bal_recipe_weighs_tokens(r);
 }
 
@@ -510,29 +511,67 @@ static bal_status check_budget(const run *r, bal_artifact_sizes *sizes, uint64_t
     return budget_of(r, sizes, budget);
 }
 
-static bal_status buy(run *r)
+/* Makes a plan within the budget. */
+typedef bal_status plan_fn(run *r, uint64_t budget);
+
+static bal_status buy_plan(run *r, uint64_t budget)
+{
+    return bal_widths_buy(&r->widths, &r->engine.model, &r->recipe, budget, r->err);
+}
+
+static bal_widths_job widths_job(run *r)
+{
+    return (bal_widths_job){.e = &r->exec,
+                            .m = &r->engine.model,
+                            .samples = &r->data.samples,
+                            .embeds = &r->data.embeds,
+                            .recipe = &r->recipe,
+                            .tmp_dir = r->space.output.partial,
+                            .step = step_through,
+                            .step_ctx = r};
+}
+
+static bal_status verify_plan(run *r, uint64_t budget)
+{
+    const bal_widths_job job = widths_job(r);
+    return bal_widths_verify(&r->widths, &job, budget, r->err);
+}
+
+/* A plan for `budget` bytes of linears or, where the file as a whole has a target, for as many
+ * fewer as it takes: *budget is what was left of it. */
+static bal_status plan_within(run *r, plan_fn *make, uint64_t *budget)
 {
     bal_artifact_sizes sizes;
-    uint64_t budget, least, most;
-    BAL_TRY(check_budget(r, &sizes, &budget));
+    uint64_t least, most;
     BAL_TRY(bal_widths_range(&least, &most, &r->engine.model, &r->recipe, r->err));
     for (;;) {
-        BAL_TRY(bal_widths_buy(&r->widths, &r->engine.model, &r->recipe, budget, r->err));
+        BAL_TRY(make(r, *budget));
         if (r->recipe.target_size <= 0.0) return BAL_OK;
         BAL_TRY(size_with(r, (const bal_linear_bits *)r->widths.bits, &sizes));
         const uint64_t target = (uint64_t)r->recipe.target_size;
         if (sizes.n_bytes <= target) return BAL_OK;
         const uint64_t over = sizes.n_bytes - target;
-        budget = budget - least > over ? budget - over : least;
+        *budget = *budget - least > over ? *budget - over : least;
     }
+}
+
+/* Buying costs nothing, so it finds the budget that a verified plan then has. */
+static bal_status buy(run *r)
+{
+    bal_artifact_sizes sizes;
+    uint64_t budget;
+    BAL_TRY(check_budget(r, &sizes, &budget));
+    BAL_TRY(plan_within(r, buy_plan, &budget));
+    if (r->recipe.allocate != BAL_ALLOCATE_VERIFIED) return BAL_OK;
+    return plan_within(r, verify_plan, &budget);
 }
 
 static bal_status make_widths(run *r, const char *path)
 {
+    const bal_widths_job job = widths_job(r);
     BAL_TRY(bal_widths_create(&r->widths, layers_of(r), &r->recipe, r->err));
-    BAL_TRY(bal_widths_measure(&r->widths, &r->exec, &r->engine.model, &r->data.samples,
-                               &r->data.embeds, &r->sensitivity, &r->recipe,
-                               r->space.output.partial, step_through, r, r->err));
+    if (bal_recipe_prices_widths(&r->recipe))
+        BAL_TRY(bal_widths_measure(&r->widths, &job, &r->sensitivity, r->err));
     BAL_TRY(buy(r));
     return save(r, path, bal_widths_to_json(&r->widths));
 }

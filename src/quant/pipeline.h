@@ -57,11 +57,11 @@ bal_status bal_pipeline_plan_make(bal_pipeline_plan *p, const bal_pipeline_opts 
 /* Makes o->out. A weight anywhere in the checkpoint that is NaN or Inf is BAL_E_NUMERIC.
  *
  * Stages given to o->step: "rotation" (blocks), "tower", "pictures", "sensitivity" (samples),
- * "blocks" (thousandths of a block); a non-zero return stops with BAL_E_CANCELLED. After a stop, a
- * kill or an error, OUT.partial/ holds the finished pieces; with `resume` they are used if build,
- * isa, model, data, samples, seed and recipe are all the same, and the result has the same bytes as
- * an uninterrupted run. Without it a folder that holds pieces is BAL_E_EXISTS, and `force` throws
- * them away. `force` also replaces an existing OUT. */
+ * "widths" and "plans" (blocks), "blocks" (thousandths of a block); a non-zero return stops with
+ * BAL_E_CANCELLED. After a stop, a kill or an error, OUT.partial/ holds the finished pieces; with
+ * `resume` they are used if build, isa, model, data, samples, seed and recipe are all the same, and
+ * the result has the same bytes as an uninterrupted run. Without it a folder that holds pieces is
+ * BAL_E_EXISTS, and `force` throws them away. `force` also replaces an existing OUT. */
 bal_status bal_pipeline_run(const bal_pipeline_opts *o, bal_error *err);
 
 #endif

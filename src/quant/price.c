@@ -38,28 +38,25 @@ void bal_widths_free(bal_widths_plan *p)
 
 typedef struct meter {
     bal_widths_plan *p;
-    const bal_exec *e;
-    const bal_model *m;
+    const bal_widths_job *j;
     bal_samples samples;               /* borrowed: the first of all */
     double per_sample[BAL_MODALITIES]; /* mean number of positions */
     const bal_sensitivity *sensitivity;
-    const bal_recipe *recipe;
-    const char *tmp_dir;
     bal_store stream;
     bal_pass pass;
     float *h; /* [max_len][hidden] */
 } meter;
 
-static bal_status start_stream(meter *w, const bal_store *embeds, bal_error *err)
+static bal_status start_stream(meter *w, bal_error *err)
 {
-    const bal_text_config *c = &w->m->config.text;
+    const bal_text_config *c = &w->j->m->config.text;
     const size_t floats = (size_t)w->samples.max_len * (size_t)c->hidden;
     BAL_TRY(bal_pass_create(&w->pass, c, w->samples.max_len, err));
     w->h = malloc(floats * sizeof *w->h);
     if (!w->h) return bal_nomem(err, floats * sizeof *w->h, "hidden states");
-    BAL_TRY(bal_store_create(&w->stream, w->tmp_dir, &w->samples, c->hidden, err));
+    BAL_TRY(bal_store_create(&w->stream, w->j->tmp_dir, &w->samples, c->hidden, err));
     for (int i = 0; i < w->samples.n; i++) {
-        BAL_TRY(bal_store_read(embeds, i, w->h, err));
+        BAL_TRY(bal_store_read(w->j->embeds, i, w->h, err));
         BAL_TRY(bal_store_write(&w->stream, i, w->h, err));
         for (int t = 0; t < w->samples.items[i].n; t++)
             w->per_sample[w->samples.items[i].modality[t]] += 1.0 / w->samples.n;
@@ -74,8 +71,8 @@ static bal_status advance(meter *w, int layer, bal_error *err)
         BAL_TRY(bal_store_read(&w->stream, i, w->h, err));
         bal_pass_place(&w->pass, &w->samples.items[i]);
         const bal_rows rows = bal_pass_rows(&w->pass, w->samples.items[i].n);
-        bal_decoder_block(w->e, &w->m->config.text, &w->m->layers[layer], &rows, w->h, &w->pass.buf,
-                          layer, (bal_taps){0});
+        bal_decoder_block(w->j->e, &w->j->m->config.text, &w->j->m->layers[layer], &rows, w->h,
+                          &w->pass.buf, layer, (bal_taps){0});
         BAL_TRY(bal_store_write(&w->stream, i, w->h, err));
     }
     return bal_store_join(&w->stream, w->samples.rank, w->h, err);
@@ -89,46 +86,37 @@ static double cost_of(const meter *w, const bal_block_price *price, int layer, i
     const int sub = bal_group_table[bal_group_of_linear(i)].sub;
     const bal_sensitivity_cell *cell = &w->sensitivity->cell[layer][sub];
     double weight[BAL_MODALITIES], sum = 0.0;
-    bal_modality_weights(w->recipe, 1.0, weight);
+    bal_modality_weights(w->j->recipe, 1.0, weight);
     for (int m = 0; m < BAL_MODALITIES; m++)
         sum += weight[m] * w->per_sample[m] * cell->g2[m] * price->mse[i][width][m];
-    return 0.5 * w->per_sample[BAL_ANSWER] * w->m->config.text.hidden * sum;
+    return 0.5 * w->per_sample[BAL_ANSWER] * w->j->m->config.text.hidden * sum;
 }
 
-static bal_status measure(meter *w, const bal_store *embeds, bal_step_fn *step, void *step_ctx,
-                          bal_error *err)
+static bal_status measure(meter *w, bal_error *err)
 {
-    BAL_TRY(start_stream(w, embeds, err));
+    const bal_widths_job *j = w->j;
+    BAL_TRY(start_stream(w, err));
     for (int layer = 0; layer < w->p->layers; layer++) {
         bal_block_price price;
-        BAL_TRY(bal_block_price_make(&price, w->e, &w->m->config.text, &w->m->layers[layer], layer,
-                                     &w->samples, &w->stream, w->recipe, w->tmp_dir, err));
+        BAL_TRY(bal_block_price_make(&price, j->e, &j->m->config.text, &j->m->layers[layer], layer,
+                                     &w->samples, &w->stream, j->recipe, j->tmp_dir, err));
         for (int i = 0; i < BAL_DECODER_LINEARS; i++)
             for (int width = 0; width < w->p->widths; width++)
                 w->p->cost[layer][i][width] = cost_of(w, &price, layer, i, width);
         BAL_TRY(advance(w, layer, err));
-        if (step && step(step_ctx, "widths", layer + 1, w->p->layers))
+        if (j->step && j->step(j->step_ctx, "widths", layer + 1, w->p->layers))
             return bal_fail(err, BAL_E_CANCELLED, "cancelled while measuring widths");
     }
+    w->p->priced = true;
     return BAL_OK;
 }
 
-bal_status bal_widths_measure(bal_widths_plan *p, const bal_exec *e, const bal_model *m,
-                              const bal_samples *samples, const bal_store *embeds,
-                              const bal_sensitivity *sensitivity, const bal_recipe *recipe,
-                              const char *tmp_dir, bal_step_fn *step, void *step_ctx,
-                              bal_error *err)
+bal_status bal_widths_measure(bal_widths_plan *p, const bal_widths_job *j,
+                              const bal_sensitivity *sensitivity, bal_error *err)
 {
-    meter w = {.p = p,
-               .e = e,
-               .m = m,
-               .samples = *samples,
-               .sensitivity = sensitivity,
-               .recipe = recipe,
-               .tmp_dir = tmp_dir,
-               .stream.fd = -1};
+    meter w = {.p = p, .j = j, .samples = *j->samples, .sensitivity = sensitivity, .stream.fd = -1};
     if (w.samples.n > BAL_PRICE_SAMPLES) w.samples.n = BAL_PRICE_SAMPLES;
-    const bal_status st = measure(&w, embeds, step, step_ctx, err);
+    const bal_status st = measure(&w, err);
     bal_store_destroy(&w.stream);
     bal_pass_destroy(&w.pass);
     free(w.h);
@@ -166,27 +154,49 @@ bal_status bal_widths_range(uint64_t *least, uint64_t *most, const bal_model *m,
     return BAL_OK;
 }
 
-bal_status bal_widths_buy(bal_widths_plan *p, const bal_model *m, const bal_recipe *recipe,
-                          uint64_t budget, bal_error *err)
+bal_status bal_widths_problem(bal_alloc_problem *out, const bal_widths_plan *p, const bal_model *m,
+                              const bal_recipe *recipe, uint64_t budget, bal_error *err)
 {
     const int units = p->layers * BAL_DECODER_LINEARS, widths = p->widths;
-    bal_alloc_option *option = calloc((size_t)units * BAL_WIDTHS, sizeof *option);
-    int *choice = calloc((size_t)units, sizeof *choice);
-    bal_status st = option && choice
-                        ? BAL_OK
-                        : bal_nomem(err, (size_t)units * BAL_WIDTHS * sizeof *option, "widths");
-    for (int u = 0; st >= 0 && u < units; u++)
-        for (int width = 0; st >= 0 && width < widths; width++) {
+    bal_alloc_option *option = calloc((size_t)units * (size_t)widths, sizeof *option);
+    if (!option) return bal_nomem(err, (size_t)units * (size_t)widths * sizeof *option, "widths");
+    *out = (bal_alloc_problem){units, widths, option, budget};
+    for (int u = 0; u < units; u++)
+        for (int width = 0; width < widths; width++) {
             bal_alloc_option *o = &option[u * widths + width];
             const int i = u % BAL_DECODER_LINEARS;
             o->cost = p->cost[u / BAL_DECODER_LINEARS][i][width];
-            st = packed_bytes(&o->n_bytes, m, i, width, recipe, err);
+            const bal_status st = packed_bytes(&o->n_bytes, m, i, width, recipe, err);
+            if (st < 0) {
+                free(option);
+                return st;
+            }
         }
-    const bal_alloc_problem problem = {units, widths, option, budget};
-    if (st >= 0) st = bal_allocate(choice, &p->result, &problem, err);
-    for (int u = 0; st >= 0 && u < units; u++)
+    return BAL_OK;
+}
+
+void bal_widths_set(bal_widths_plan *p, const int *choice)
+{
+    for (int u = 0; u < p->layers * BAL_DECODER_LINEARS; u++)
         p->bits[u / BAL_DECODER_LINEARS][u % BAL_DECODER_LINEARS] = (uint8_t)bal_widths[choice[u]];
-    free(option);
+}
+
+bal_status bal_widths_buy(bal_widths_plan *p, const bal_model *m, const bal_recipe *recipe,
+                          uint64_t budget, bal_error *err)
+{
+    bal_alloc_problem problem;
+    BAL_TRY(bal_widths_problem(&problem, p, m, recipe, budget, err));
+    int *choice = calloc((size_t)problem.units, sizeof *choice);
+    bal_status st =
+        choice ? BAL_OK : bal_nomem(err, (size_t)problem.units * sizeof *choice, "widths");
+    if (st >= 0 && recipe->allocate == BAL_ALLOCATE_RULES) {
+        st = bal_alloc_rules(choice, &problem, err);
+        if (st >= 0) p->result.n_bytes = bal_alloc_bytes(&problem, choice);
+    } else if (st >= 0) {
+        st = bal_allocate(choice, &p->result, &problem, err);
+    }
+    if (st >= 0) bal_widths_set(p, choice);
+    free((void *)(uintptr_t)problem.option);
     free(choice);
     return st;
 }
@@ -194,24 +204,59 @@ bal_status bal_widths_buy(bal_widths_plan *p, const bal_model *m, const bal_reci
 /* ---- Records ----------------------------------------------------------------------------------
  */
 
-json_t *bal_widths_to_json(const bal_widths_plan *p)
+static json_t *bits_to_json(const bal_widths_plan *p)
 {
-    json_t *bits = json_array(), *costs = json_array();
+    json_t *bits = json_array();
     for (int layer = 0; layer < p->layers; layer++) {
-        json_t *row = json_array(), *block = json_array();
+        json_t *row = json_array();
+        for (int i = 0; i < BAL_DECODER_LINEARS; i++)
+            json_array_append_new(row, json_integer(p->bits[layer][i]));
+        json_array_append_new(bits, row);
+    }
+    return bits;
+}
+
+static json_t *costs_to_json(const bal_widths_plan *p)
+{
+    json_t *costs = json_array();
+    for (int layer = 0; layer < p->layers; layer++) {
+        json_t *block = json_array();
         for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
             json_t *cell = json_array();
             for (int width = 0; width < p->widths; width++)
                 json_array_append_new(cell, json_real(p->cost[layer][i][width]));
             json_array_append_new(block, cell);
-            json_array_append_new(row, json_integer(p->bits[layer][i]));
         }
-        json_array_append_new(bits, row);
         json_array_append_new(costs, block);
     }
-    return json_pack("{s:o, s:f, s:f, s:b, s:I, s:o}", "bits", bits, "cost", p->result.cost,
-                     "bound", p->result.bound, "proved", p->result.proved, "bytes",
-                     (json_int_t)p->result.n_bytes, "costs", costs);
+    return costs;
+}
+
+static json_t *plans_to_json(const bal_widths_plan *p)
+{
+    json_t *plans = json_array();
+    for (int i = 0; i < p->n_steps; i++)
+        json_array_append_new(plans, json_pack("{s:f, s:I, s:b}", "kl", p->step[i].kl, "bytes",
+                                               (json_int_t)p->step[i].n_bytes, "kept",
+                                               (int)p->step[i].kept));
+    return plans;
+}
+
+json_t *bal_widths_to_json(const bal_widths_plan *p)
+{
+    json_t *o =
+        json_pack("{s:o, s:I}", "bits", bits_to_json(p), "bytes", (json_int_t)p->result.n_bytes);
+    bool bad = !o;
+    if (p->priced) {
+        bad |= json_object_set_new(o, "cost", json_real(p->result.cost)) != 0;
+        bad |= json_object_set_new(o, "bound", json_real(p->result.bound)) != 0;
+        bad |= json_object_set_new(o, "proved", json_boolean(p->result.proved)) != 0;
+        bad |= json_object_set_new(o, "costs", costs_to_json(p)) != 0;
+    }
+    if (p->n_steps) bad |= json_object_set_new(o, "plans", plans_to_json(p)) != 0;
+    if (!bad) return o;
+    json_decref(o);
+    return NULL;
 }
 
 static bal_status read_width(uint8_t *out, const bal_json *row, int i, int widths, bal_error *err)

@@ -266,3 +266,16 @@ void bal_probe_mlp(const bal_exec *e, const bal_text_config *c, const bal_wide_l
     if (l->hadamard[3]) bal_hadamard(e, b->act, m, l->w[6].k, l->hadamard[3]);
     bal_probe_linear(e, &l->w[6], as_read(e, l, 3, pass->modality, b->act, m, l->w[6].k), m, out);
 }
+
+void bal_probe_block(const bal_exec *e, const bal_text_config *c, const bal_wide_layer *l, int m,
+                     const float *h, bal_probe *p, bal_pass *pass, float *mid, float *out)
+{
+    const size_t floats = (size_t)m * (size_t)c->hidden;
+    float *norm = pass->buf.norm;
+    bal_rms_norm(e, h, l->attn_norm, c->rms_eps, m, c->hidden, norm);
+    bal_probe_attn(e, c, l, m, norm, p, pass, mid);
+    bal_add(e, mid, h, floats);
+    bal_rms_norm(e, mid, l->mlp_norm, c->rms_eps, m, c->hidden, norm);
+    bal_probe_mlp(e, c, l, m, norm, pass, out);
+    bal_add(e, out, mid, floats);
+}

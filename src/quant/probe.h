@@ -79,4 +79,9 @@ void bal_probe_attn(const bal_exec *e, const bal_text_config *c, const bal_wide_
 void bal_probe_mlp(const bal_exec *e, const bal_text_config *c, const bal_wide_layer *l, int m,
                    const float *x, bal_pass *pass, float *out);
 
+/* The whole block with its norms and residual sums, h [m][hidden] -> out, which may be h; mid
+ * [m][hidden]: the stream behind attention. pass must be placed at the sample. */
+void bal_probe_block(const bal_exec *e, const bal_text_config *c, const bal_wide_layer *l, int m,
+                     const float *h, bal_probe *p, bal_pass *pass, float *mid, float *out);
+
 #endif

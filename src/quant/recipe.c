@@ -217,6 +217,13 @@ static const key KEYS[] = {
      FIELD(undo),
      {{"off", false}, {"on", true}},
      "solver steps that raise the error on held-out samples are undone"},
+    {"allocate",
+     FIELD(allocate),
+     {{"score", BAL_ALLOCATE_SCORE},
+      {"rules", BAL_ALLOCATE_RULES},
+      {"verified", BAL_ALLOCATE_VERIFIED}},
+     "with bits=auto: widths by each linear's own cost, by rules, or moved while the answers' KL "
+     "falls"},
     {"turns",
      FIELD(turns),
      {{"all", BAL_TURNS_ALL}, {"last", BAL_TURNS_LAST}},
@@ -548,8 +555,13 @@ bal_packed_format bal_recipe_format(const bal_recipe *r, int i)
 bool bal_recipe_needs_data(const bal_recipe *r)
 {
     return r->scale != BAL_SCALE_NONE || (r->act == BAL_ACT_A8 && (r->spikes || r->act_scale)) ||
-           r->clip != BAL_CLIP_NONE || bal_recipe_solves(r) || r->bits == BAL_BITS_AUTO ||
+           r->clip != BAL_CLIP_NONE || bal_recipe_solves(r) || bal_recipe_prices_widths(r) ||
            bal_recipe_prices_sides(r);
+}
+
+bool bal_recipe_prices_widths(const bal_recipe *r)
+{
+    return r->bits == BAL_BITS_AUTO && r->allocate != BAL_ALLOCATE_RULES;
 }
 
 bool bal_recipe_prices_sides(const bal_recipe *r)
@@ -641,6 +653,8 @@ static bal_status check_idle(const bal_recipe *r, bal_error *err)
         {r->gain && !(solves && ranges), "gain=row",
          "solver=gptq or descent, or ranges by clip=diag, block, inverse or pivot behind rank"},
         {r->undo && !solves, "undo=on", "solver=gptq or descent, or rank"},
+        {r->allocate != BAL_ALLOCATE_SCORE && r->bits != BAL_BITS_AUTO,
+         "allocate=rules or verified", "bits=auto"},
         {r->hessian >= BAL_HESSIAN_GRAD2 && !solves, "hessian by gradients of tokens",
          "solver=gptq or descent, or rank"},
     };

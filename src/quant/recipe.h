@@ -102,6 +102,13 @@ typedef enum bal_order { BAL_ORDER_NONE, BAL_ORDER_DIAG } bal_order;
 typedef enum bal_shift { BAL_SHIFT_OFF, BAL_SHIFT_INPUTS, BAL_SHIFT_RESIDUAL } bal_shift;
 /* behind the solver: nothing; coordinate descent over codes; also over scales and zero points */
 typedef enum bal_polishing { BAL_POLISH_NONE, BAL_POLISH_SWEEP, BAL_POLISH_REFIT } bal_polishing;
+/* widths with bits=auto: by what each costs alone; by rules, which measure nothing; from rules to
+ * costs as far as the model as a whole is better for it */
+typedef enum bal_allocation {
+    BAL_ALLOCATE_SCORE,
+    BAL_ALLOCATE_RULES,
+    BAL_ALLOCATE_VERIFIED
+} bal_allocation;
 /* answers: all assistant turns, or the last one only */
 typedef enum bal_turns { BAL_TURNS_ALL, BAL_TURNS_LAST } bal_turns;
 /* chat: the model's own template; legacy: "### Human: ... ### Assistant: ..." as the published
@@ -163,6 +170,7 @@ typedef struct bal_recipe {
     bool gain; /* rows of the solver are scaled to slope 1 */
     int rank;  /* of a matrix that is added to the codes' weights; 0: none */
     bool undo; /* of the solver's steps, those that raise the error on held-out samples */
+    bal_allocation allocate;
     bal_turns turns;
     bal_template chat_template;
     bal_views views;
@@ -184,6 +192,8 @@ static inline int bal_recipe_bits(const bal_recipe *r, int i)
 
 /* Whether any side's bits are to be chosen by what its linears do to what the model sees. */
 bool bal_recipe_prices_sides(const bal_recipe *r);
+/* Whether bits=auto measures what widths cost. */
+bool bal_recipe_prices_widths(const bal_recipe *r);
 
 /* How linear i of a block is packed. */
 bal_packed_format bal_recipe_format(const bal_recipe *r, int i);

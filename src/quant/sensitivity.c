@@ -10,7 +10,6 @@
 #include "quant/sensitivity.h"
 
 #include "base/size.h"
-#include "op/pointwise.h"
 #include "quant/backward.h"
 #include "quant/block.h"
 #include "quant/losses.h"
@@ -146,17 +145,10 @@ static bal_status check_rows(const walk *w, const float *x, int i, int layer, co
 
 static bal_status forward_block(walk *w, int layer, int i, bal_error *err)
 {
-    const int n = sample_at(w, i)->n, hidden = w->c->hidden;
-    const size_t floats = (size_t)n * (size_t)hidden;
     float *h = sample_rows(w, w->h, layer, i), *mid = sample_rows(w, w->mid, layer, i);
-    float *next = sample_rows(w, w->h, layer + 1, i), *norm = w->pass.buf.norm;
-    bal_rms_norm(w->e, h, w->wide.attn_norm, w->c->rms_eps, n, hidden, norm);
+    float *next = sample_rows(w, w->h, layer + 1, i);
     bal_pass_place(&w->pass, sample_at(w, i));
-    bal_probe_attn(w->e, w->c, &w->wide, n, norm, &w->probe, &w->pass, mid);
-    bal_add(w->e, mid, h, floats);
-    bal_rms_norm(w->e, mid, w->wide.mlp_norm, w->c->rms_eps, n, hidden, norm);
-    bal_probe_mlp(w->e, w->c, &w->wide, n, norm, &w->pass, next);
-    bal_add(w->e, next, mid, floats);
+    bal_probe_block(w->e, w->c, &w->wide, sample_at(w, i)->n, h, &w->probe, &w->pass, mid, next);
     return check_rows(w, next, i, layer, "the block output", err);
 }
 

@@ -28,6 +28,14 @@ bal_status bal_samples_check(const bal_samples *s, bal_error *err)
     return BAL_OK;
 }
 
+int bal_sample_labels(const bal_sample *s, int from, int max, int *row, int *n)
+{
+    *n = 0;
+    for (; from + 1 < s->n && *n < max; from++)
+        if (s->modality[from + 1] == BAL_ANSWER) row[(*n)++] = from;
+    return from;
+}
+
 /* A file without a name: nothing is left behind when the program is killed. */
 static bal_status open_unlinked(int *fd, const char *dir, bal_error *err)
 {

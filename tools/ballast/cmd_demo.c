@@ -117,10 +117,10 @@ static bal_status quantize(demo_state *s, const demo_job *job, bal_error *err)
 /* The widths of weights that the recipes are compared at, and 8-bit activations beside them. */
 static bal_status quantize_full(demo_state *s, bal_error *err)
 {
-    static const char *const recipes[] = {"rtn",       "awq",   "awq+clip",    "mbq",
-                                          "mbq-r1",    "mbq+",  "gptq",        "gptq+shift",
-                                          "quantease", "vlmq",  "awq+gptq",    "mbq+gptq",
-                                          "ballast",   "table", "table+shift", "lqer"};
+    static const char *const recipes[] = {
+        "rtn",      "awq",        "awq+clip", "mbq",         "mbq-r1", "mbq+",
+        "gptq",     "gptq+shift", "vlm-ptq",  "quantease",   "vlmq",   "awq+gptq",
+        "mbq+gptq", "ballast",    "table",    "table+shift", "lqer"};
     static const demo_job bytes[] = {
         {.label = "rtn-a8", .recipe = "rtn", .bits = 8, .set = {BYTES}},
         {.label = "w8a8", .recipe = "w8a8", .bits = 8},
@@ -133,6 +133,9 @@ static bal_status quantize_full(demo_state *s, bal_error *err)
         {.label = "dgq", .recipe = "dgq", .bits = 4},
         {.label = "qoq", .recipe = "qoq", .bits = 4},
         {.label = "quarot", .recipe = "quarot", .bits = 4},
+        {.label = "mixpe", .recipe = "mixpe", .bits = 4},
+        {.label = "mquant", .recipe = "mquant", .bits = 4},
+        {.label = "w4a8+spikes", .recipe = "w4a8+spikes", .bits = 4},
         {.label = "ballast-a8", .recipe = "ballast", .bits = 4, .set = {BYTES}}};
     for (int bits = 4; bits >= 2; bits--)
         for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++)
