@@ -42,7 +42,7 @@ typedef struct bal_quant_opts {
     const char *command; /* shown in the report; NULL: left out */
     bal_progress_fn *progress; /* stages "rotation" (blocks), "sides" (linears beside the
                                   blocks), "tower" (pieces), "pictures"
-                                  and "sensitivity" (samples), "widths" (blocks), "blocks"
+                                  and "sensitivity" (samples), "widths" and "plans" (blocks), "blocks"
                                   (thousandths of a block); false stops with BAL_E_CANCELLED */
     void *progress_ctx;
     bal_rank *rank; /* of several, which all make the same calls with the same options; all must see

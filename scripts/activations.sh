@@ -5,18 +5,19 @@
 # arms that are missing there are measured; docs/activations.md is made of the rows. Arms marked A11 are measured with
 # three choices of the conversations. Remove build/activations when the program has changed.
 #   activations.sh [--table | --speed]     --table: only make the page of the csv that is there; --speed: measure a
-#                                          prompt of 512 tokens through the kernels instead, on an idle machine
-#   QUESTIONS, SAMPLES, ROUNDS in the environment: 240, 16, 7
+#                                          prompt through a model of 1.5 billion weights instead, on an idle machine
+#   QUESTIONS, SAMPLES, TURNS in the environment: 240, 16, 3
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ballast=${BALLAST:-build/ballast}
 csv=docs/activations.csv
-speeds=docs/prefill.csv
+speeds=docs/prompts.csv
 page=docs/activations.md
 work=build/activations
 questions=${QUESTIONS:-240}
 samples=${SAMPLES:-16}
-rounds=${ROUNDS:-7}
+turns=${TURNS:-3}
+shape=qwen2.5-1.5b prompt=729 # that many tokens
 
 # arm | recipe | overrides | what it is
 arms() {
@@ -111,43 +112,71 @@ evaluate_all() {
     done
 }
 
-# Kernels at 512 tokens beside the limits of the same run: name, bits, shape, multiply-adds per second, fraction.
-measure_speed() {
-  local shape
-  [ -f "$speeds" ] || echo "name,isa,bits,group,n,k,rows,threads,gmacs,limit,limit_g,fraction,rounds" >"$speeds"
-  for shape in 3584x18944 3584x3584 896x4864; do
-    ! grep -q ",${shape/x/,},512," "$speeds" || continue
-    "$ballast" bench --matrix "$shape" --rows 512 --repeats "$rounds" --json -q |
-      awk -F'[:,]' -v r="$rounds" '{ gsub(/[" ]/, "", $1); gsub(/[" ]/, "", $2); v[$1] = $2 }
-        /}/ && v["rows"] == 512 { printf "%s,%s,%d,%d,%d,%d,%d,%d,%.2f,%s,%.2f,%.4f,%d\n", v["name"], v["isa"], v["bits"], v["group"], v["n"],
-          v["k"], v["rows"], v["threads"], v["weights_per_s"] * v["rows"] / 1e9, v["limit"], v["limit_per_s"] / 1e9, v["fraction"], r }
-        /}/ { split("", v) }' >>"$speeds"
-  done
+# Bits of the decoder's weights, how they read their inputs (--act), group, what that is.
+formats() {
+  cat <<'END'
+16|a16|128|bfloat16 weights
+8|a16|0|8-bit weights, one range per output; 16-bit activations
+8|a8g0|0|the same weights; bytes per token (W8A8)
+4|a16|128|4-bit weights in groups of 128; 16-bit activations
+4|a8g0|128|the same weights; bytes per token (W4A8)
+4|a8g128|128|the same weights; bytes per 128 inputs
+4|a8g0|0|4-bit weights, one range per output; bytes per token (W4A8)
+3|a16|128|3-bit weights in groups of 128; 16-bit activations
+3|a8g0|128|the same weights; bytes per token
+END
 }
 
-# Rows: kernels; columns: shapes.
+file_of() { echo "$work/$shape-w$1-$2-g$3.safetensors"; } # BITS ACT GROUP
+
+# The prompt through every format, turn by turn: tokens a second.
+measure_speed() {
+  local bits act group what turn file
+  mkdir -p "$work/new"
+  while IFS='|' read -r bits act group what; do
+    file=$(file_of "$bits" "$act" "$group")
+    [ ! -f "$file" ] || continue
+    "$ballast" bench --shape "$shape" -b "$bits" --act "$act" --group "$group" --picture none --rows 1 --tokens 1 --repeats 1 \
+      --keep "$work/new" -q </dev/null >/dev/null
+    mv "$work/new"/*.safetensors "$file"
+  done < <(formats)
+  echo "bits,act,group,turn,tokens_per_s,part_of_limit,isa,threads" >"$work/prompts.csv"
+  for turn in $(seq "$turns"); do
+    while IFS='|' read -r bits act group what; do
+      "$ballast" bench "$(file_of "$bits" "$act" "$group")" --picture none --rows "$prompt" --tokens 1 --ctx $((prompt + 8)) \
+        --repeats 1 --json -q </dev/null |
+        awk -F'[:,]' -v key="$bits,$act,$group,$turn" '{ gsub(/[" ]/, "", $1); gsub(/[" ]/, "", $2); v[$1] = $2 }
+          /}/ { if (v["name"] == "prefill") printf "%s,%.2f,%s,%s,%s\n", key, v["tokens_per_s"], v["fraction"], v["isa"], v["threads"]; split("", v) }' >>"$work/prompts.csv"
+    done < <(formats)
+  done
+  mv "$work/prompts.csv" "$speeds"
+  rm -rf "${work:?}/$shape"-* "$work/new"
+}
+
+# Tokens a second of each format, and as a multiple of the first one's in the same turn: medians and extremes.
 speed_table() {
+  local bits act group what
   cat <<END
 
-## Prompts: 512 tokens through one matrix
+## A whole prompt
 
-Made by \`scripts/activations.sh --speed\` from [prefill.csv](prefill.csv), $(awk -F, 'NR == 2 { printf "%s, %s threads", $2, $8 }' "$speeds"), groups of 128 and one
-activation scale per token: 10⁹ multiply-adds per second and, behind the stroke, the part of the limit measured in the same run, medians of $(awk -F, 'NR > 1 { print $13 }' "$speeds" | sort -nu | paste -sd/) interleaved
-rounds. The limit of float weights is the peak of fused multiply-adds, that of packed weights the peak of byte products, of which
-16-bit activations (\`gemm_w\`) take two for a weight. What keeps bytes from that peak on AVX2, counted in instructions: a product of 32 bytes is
-a multiplication and an addition at 2 to 4 bits, and so is the peak; 4-bit sums must leave their 16 bits after every unit (an eighth more), and
-for each token of a tile of 4 there is a load beside every four of them, 195 instructions in all where the peak has 128; the end of a group adds 8 for 8 outputs.
-Codes of 6 bits take 5 for two products and those of 8 bits 4 for one, so 80 and 50 % of the peak are all they can reach. With
-VNNI all of them are one instruction.
+Made by \`scripts/activations.sh --speed\` from [prompts.csv](prompts.csv) ($(awk -F, 'NR == 2 { printf "%s, %s threads", $7, $8 }' "$speeds")): $prompt tokens through
+a decoder of the shape of $shape with random weights, turn by turn, medians of $(tail -n 1 "$speeds" | cut -d, -f4); "times" is against bfloat16 weights in the same turn, with the least and the
+most. What single matrices reach of the limits of multiplying: [benchmarks.md](benchmarks.md#512-rows-part-of-multiplying).
 
-| kernel | weights | activations | 3584x18944 | 3584x3584 | 896x4864 |
-| --- | --- | --- | ---: | ---: | ---: |
+| weights and activations | tokens/s | times |
+| --- | ---: | ---: |
 END
-  awk -F, 'NR > 1 { if (!($1 in seen)) { seen[$1] = 1; order[++n] = $1; bits[$1] = $3 }
-      cell[$1, $5 "x" $6] = sprintf("%.0f / %.0f %%", $9, 100 * $12) }
-    END { for (i = 1; i <= n; i++) { k = order[i]
-        printf "| %s | %d bits | %s | %s | %s | %s |\n", k, bits[k], k ~ /a8/ ? "bytes" : k ~ /^(linear|gemm_nt)_/ ? "f32" : "16 bits",
-          cell[k, "3584x18944"], cell[k, "3584x3584"], cell[k, "896x4864"] } }' "$speeds"
+  while IFS='|' read -r bits act group what; do
+    awk -F, -v key="$bits,$act,$group" -v what="$what" '
+      function middle(x, n,   i, j, t) {
+        for (i = 2; i <= n; i++) for (j = i; j > 1 && x[j - 1] > x[j]; j--) { t = x[j]; x[j] = x[j - 1]; x[j - 1] = t }
+        return x[int((n + 1) / 2)]
+      }
+      $1 == 16 { base[$4] = $5 }
+      $1 "," $2 "," $3 == key { rate[++n] = $5; times[n] = $5 / base[$4] }
+      END { if (!n) exit; m = middle(rate, n); r = middle(times, n); printf "| %s | %.1f | %.2f [%.2f, %.2f] |\n", what, m, r, times[1], times[n] }' "$speeds"
+  done < <(formats)
 }
 
 table() {

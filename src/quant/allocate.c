@@ -126,9 +126,8 @@ static double sweep(solver *s)
 
 static void measure(solver *s)
 {
-    s->n_bytes = 0;
+    s->n_bytes = bal_alloc_bytes(s->p, s->best);
     s->cost = bal_alloc_cost(s->p, s->best);
-    for (int u = 0; u < s->p->units; u++) s->n_bytes += option_at(s->p, u, s->best[u])->n_bytes;
 }
 
 /* ---- Exchange ---------------------------------------------------------------------------------

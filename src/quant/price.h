@@ -48,7 +48,7 @@ bal_status bal_widths_create(bal_widths_plan *p, int layers, const bal_recipe *r
 void bal_widths_free(bal_widths_plan *p); /* idempotent; zeroed struct is fine */
 
 /* Measures cost: the float model on the first BAL_PRICE_SAMPLES samples, block by block, memory
- * and disk as for solving them. step: stage "widths", linears done. */
+ * and disk as for solving them. step: stage "widths", blocks done. */
 bal_status bal_widths_measure(bal_widths_plan *p, const bal_widths_job *j,
                               const bal_sensitivity *sensitivity, bal_error *err);
 

@@ -122,17 +122,23 @@ static void copy_linear(bal_wide_layer *l, const bal_exec *e, int i, const bal_d
 {
     const bal_linear *w = bal_decoder_linear((bal_decoder_layer *)(uintptr_t)from, i);
     bal_wide_fill(l, e, i, copy_row, w);
-    l->w[i].bias = w->bias;
 }
 
-void bal_wide_copy_all(bal_wide_layer *l, const bal_exec *e, const bal_decoder_layer *from)
+void bal_wide_copy_rest(bal_wide_layer *l, const bal_decoder_layer *from)
 {
-    for (int i = 0; i < BAL_DECODER_LINEARS; i++) copy_linear(l, e, i, from);
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++)
+        l->w[i].bias = bal_decoder_linear((bal_decoder_layer *)(uintptr_t)from, i)->bias;
     l->attn_norm = from->attn_norm;
     l->mlp_norm = from->mlp_norm;
     l->q_norm = from->q_norm;
     l->k_norm = from->k_norm;
     memset(l->act, 0, sizeof l->act);
+}
+
+void bal_wide_copy_all(bal_wide_layer *l, const bal_exec *e, const bal_decoder_layer *from)
+{
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) copy_linear(l, e, i, from);
+    bal_wide_copy_rest(l, from);
 }
 
 /* ---- Linears ----------------------------------------------------------------------------------

@@ -52,6 +52,8 @@ void bal_wide_fill(bal_wide_layer *l, const bal_exec *e, int i, bal_wide_row_fn 
 /* All linears with norms and biases as the float layer `from` has them, reading inputs as they are.
  */
 void bal_wide_copy_all(bal_wide_layer *l, const bal_exec *e, const bal_decoder_layer *from);
+/* Norms and biases alone. */
+void bal_wide_copy_rest(bal_wide_layer *l, const bal_decoder_layer *from);
 
 enum { BAL_PROBE_ROWS = 64 }; /* queries of one work item of attention */
 

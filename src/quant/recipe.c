@@ -425,7 +425,7 @@ static bal_status open_doc(bal_json_doc *doc, const char *name, bal_error *err)
     if (is_file_name(name)) return bal_json_load(doc, name, MAX_BYTES, err);
     const char *text = builtin_text(name);
     if (text) return bal_json_parse(doc, text, strlen(text), MAX_BYTES, name, err);
-    char names[200];
+    char names[400];
     size_t used = 0;
     for (const bal_recipe_text *t = bal_recipe_builtin; t->name && used < sizeof names; t++)
         used += (size_t)snprintf(names + used, sizeof names - used, "%s%s",

@@ -8,13 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { V = 2, O = 3, DOWN = 6, RANKS = 6 };
+enum { V = 2, O = 3, DOWN = 6, TURNS = 6 };
 
 /* ---- Rules ------------------------------------------------------------------------------------
  */
 
 /* 0 comes first. */
-static int rank_of(const bal_alloc_problem *p, int unit)
+static int turn_of(const bal_alloc_problem *p, int unit)
 {
     const int layers = p->units / BAL_RECIPE_LINEARS;
     const int layer = unit / BAL_RECIPE_LINEARS, linear = unit % BAL_RECIPE_LINEARS;
@@ -42,11 +42,11 @@ bal_status bal_alloc_rules(int *choice, const bal_alloc_problem *p, bal_error *e
     widest_for_all(choice, p);
     if (choice[0] == p->options - 1) return BAL_OK;
     uint64_t left = p->budget - bal_alloc_bytes(p, choice);
-    for (int rank = 0; rank < RANKS; rank++)
+    for (int turn = 0; turn < TURNS; turn++)
         for (int u = 0; u < p->units; u++) {
             const bal_alloc_option *o = &p->option[u * p->options + choice[u]];
             const uint64_t more = o[1].n_bytes - o[0].n_bytes;
-            if (rank_of(p, u) != rank || more > left) continue;
+            if (turn_of(p, u) != turn || more > left) continue;
             choice[u]++;
             left -= more;
         }

@@ -23,8 +23,8 @@ typedef struct bal_samples {
     bal_rank *rank;              /* who computes which sample; NULL: this process all of them */
 } bal_samples;
 
-/* Positions row[0 .. *n-1] whose next token is an answer token, at most `max` of them, from position
- * `from` on; returns where to go on, n - 1 or more at the end. */
+/* Positions row[0 .. *n-1] whose next token is an answer token, at most `max` of them, from
+ * position `from` on; returns where to go on, n - 1 or more at the end. */
 int bal_sample_labels(const bal_sample *s, int from, int max, int *row, int *n);
 
 /* Every sample has 1 .. max_len positions and modalities in range, or BAL_E_ARG. */

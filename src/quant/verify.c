@@ -4,8 +4,8 @@
  * are not finite. */
 #include "quant/verify.h"
 
-#include "op/pointwise.h"
 #include "quant/rules.h"
+#include "run/sampler.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -37,9 +37,9 @@ typedef struct verifier {
 static void fill_layer(verifier *v, int layer, const bal_linear_bits *bits)
 {
     const bal_decoder_layer *from = &v->j->m->layers[layer];
-    bal_wide_copy_all(&v->wide, v->j->e, from);
-    for (int i = 0; bits && i < BAL_DECODER_LINEARS; i++)
-        bal_block_round(&v->wide, v->j->e, from, i, bits[layer][i], v->j->recipe);
+    bal_wide_copy_rest(&v->wide, from);
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++)
+        bal_block_round(&v->wide, v->j->e, from, i, bits ? bits[layer][i] : 0, v->j->recipe);
 }
 
 static bal_status run_layer(verifier *v, int layer, bal_store *store, bal_error *err)
@@ -78,15 +78,6 @@ static bal_status run_model(verifier *v, const bal_linear_bits *bits, bal_store 
     return BAL_OK;
 }
 
-static double log_sum_exp(const float *z, int n)
-{
-    float top = z[0];
-    double sum = 0.0;
-    for (int i = 1; i < n; i++) top = z[i] > top ? z[i] : top;
-    for (int i = 0; i < n; i++) sum += exp((double)z[i] - (double)top);
-    return (double)top + log(sum);
-}
-
 static void kl_rows(void *ctx, size_t begin, size_t end, int lane)
 {
     verifier *v = ctx;
@@ -94,13 +85,7 @@ static void kl_rows(void *ctx, size_t begin, size_t end, int lane)
     (void)lane;
     for (size_t r = begin; r < end; r++) {
         const float *p = v->logits[0] + r * (size_t)vocab, *q = v->logits[1] + r * (size_t)vocab;
-        const double sum_p = log_sum_exp(p, vocab), sum_q = log_sum_exp(q, vocab);
-        double kl = 0.0;
-        for (int i = 0; i < vocab; i++) {
-            const double log_p = (double)p[i] - sum_p;
-            kl += exp(log_p) * (log_p - ((double)q[i] - sum_q));
-        }
-        v->row_kl[r] = kl;
+        v->row_kl[r] = bal_kl(p, q, bal_log_sum_exp(q, vocab), vocab);
     }
 }
 
@@ -145,7 +130,8 @@ static bal_status plan_kl(verifier *v, const bal_linear_bits *bits, double *kl, 
         bal_rank_join_samples(v->samples.rank, v->kl, one_each, v->samples.n, sizeof *v->kl, err));
     *kl = 0.0;
     for (int i = 0; i < v->samples.n; i++) *kl += v->kl[i] / v->samples.n;
-    return BAL_OK;
+    if (isfinite(*kl)) return BAL_OK;
+    return bal_fail(err, BAL_E_NUMERIC, "a plan of widths: the KL of its answers is NaN or Inf");
 }
 
 /* ---- From plan to plan ------------------------------------------------------------------------
@@ -169,6 +155,7 @@ static bal_status try_plan(verifier *v, bal_widths_plan *p, const bal_alloc_prob
 static bal_status walk(verifier *v, bal_widths_plan *p, const bal_alloc_problem *problem,
                        bal_error *err)
 {
+    const size_t bytes = (size_t)problem->units * sizeof *v->now;
     bal_moves moves = {0};
     double best = INFINITY;
     BAL_TRY(bal_alloc_rules(v->start, problem, err));
@@ -176,16 +163,18 @@ static bal_status walk(verifier *v, bal_widths_plan *p, const bal_alloc_problem 
     BAL_TRY(run_model(v, NULL, &v->want, err));
     BAL_TRY(try_plan(v, p, problem, v->start, &best, err));
     BAL_TRY(bal_moves_create(&moves, problem, v->start, v->bought, err));
+    bool arrived = memcmp(v->start, v->bought, bytes) == 0;
     bal_status st = BAL_OK;
-    while (st >= 0 && bal_moves_next(&moves, v->now, v->trial))
+    while (st >= 0 && bal_moves_next(&moves, v->now, v->trial)) {
         st = try_plan(v, p, problem, v->trial, &best, err);
+        arrived = arrived || memcmp(v->trial, v->bought, bytes) == 0;
+    }
     bal_moves_destroy(&moves);
-    if (st >= 0 && memcmp(v->now, v->bought, (size_t)problem->units * sizeof *v->now) != 0)
-        st = try_plan(v, p, problem, v->bought, &best, err);
+    if (st >= 0 && !arrived) st = try_plan(v, p, problem, v->bought, &best, err);
     bal_widths_set(p, v->now);
     p->result.n_bytes = bal_alloc_bytes(problem, v->now);
     p->result.cost = bal_alloc_cost(problem, v->now);
-    p->result.proved = false;
+    p->result.proved = p->result.proved && memcmp(v->now, v->bought, bytes) == 0;
     return st;
 }
 

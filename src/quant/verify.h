@@ -11,9 +11,9 @@
 
 /* p->cost must be there; p->bits and p->result become those of the plan that was kept, p->step[]
  * what was tried. Looks at the last BAL_PRICE_SAMPLES samples, which with twice as many are none of
- * those that the costs were measured on. Runs the model once in floats and once per plan, all
- * linears rounded to nearest; memory is one block transposed and one sample, on disk two hidden
- * states a position. Step: stage "plans". */
+ * those whose errors the costs are made of (gradients are of all). Runs the model once in floats
+ * and once per plan, all linears rounded to nearest; memory is one block transposed and one sample,
+ * on disk two hidden states a position. Step: stage "plans". */
 bal_status bal_widths_verify(bal_widths_plan *p, const bal_widths_job *j, uint64_t budget,
                              bal_error *err);
 

@@ -376,12 +376,19 @@ static void write_bits(FILE *f, const json_t *r)
 static void write_allocation(FILE *f, const json_t *r)
 {
     const json_t *layers = get(r, "allocation", "bits", NULL), *row;
+    const char *how = get(r, "allocation", "plans", NULL)
+                          ? "from rules towards the least expected rise of the answer loss, as far "
+                            "as the answers' KL fell"
+                      : get(r, "allocation", "cost", NULL)
+                          ? "by the rise of the answer loss that is expected of each"
+                          : "by rules";
     size_t i;
     if (!json_is_array(layers)) return;
-    fputs("<h2>Bits per linear</h2>\n<p class=\"dim\">Widths under the budget, by the rise of the "
-          "answer loss that is expected of each.</p>\n<div class=\"wide\"><table><tr><th>block</th>"
-          "<th>q</th><th>k</th><th>v</th><th>o</th><th>gate</th><th>up</th><th>down</th></tr>\n",
-          f);
+    fprintf(f,
+            "<h2>Bits per linear</h2>\n<p class=\"dim\">Widths under the budget, %s.</p>\n"
+            "<div class=\"wide\"><table><tr><th>block</th><th>q</th><th>k</th><th>v</th><th>o</th>"
+            "<th>gate</th><th>up</th><th>down</th></tr>\n",
+            how);
     json_array_foreach(layers, i, row)
     {
         fprintf(f, "<tr><td class=\"n\">%zu</td>", i);

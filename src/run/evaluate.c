@@ -106,18 +106,6 @@ typedef struct scoring {
     bal_eval_row *row;
 } scoring;
 
-/* KL(p || q) of softmaxes, in nats; rounding must not make it negative. */
-static double divergence(const float *p, const float *q, double log_q, int n)
-{
-    const double log_p = bal_log_sum_exp(p, n);
-    double sum = 0.0;
-    for (int i = 0; i < n; i++) {
-        const double lp = (double)p[i] - log_p;
-        sum += exp(lp) * (lp - ((double)q[i] - log_q));
-    }
-    return sum > 0.0 ? sum : 0.0;
-}
-
 static void score_position(scoring *s, const float *logits)
 {
     const int32_t target = s->target[s->at], top = bal_argmax(logits, s->vocab);
@@ -127,7 +115,7 @@ static void score_position(scoring *s, const float *logits)
     if (s->keep) memcpy(s->keep + offset, logits, (size_t)s->vocab * sizeof *logits);
     if (s->reference) {
         const float *r = s->reference + offset;
-        s->row->kl += divergence(r, logits, log_q, s->vocab);
+        s->row->kl += bal_kl(r, logits, log_q, s->vocab);
         s->row->n_agree += bal_argmax(r, s->vocab) == top;
     }
     if (s->n_hit == s->at) {

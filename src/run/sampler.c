@@ -50,6 +50,17 @@ double bal_log_sum_exp(const float *x, int n)
     return top + log(sum);
 }
 
+double bal_kl(const float *p, const float *q, double log_q, int n)
+{
+    const double log_p = bal_log_sum_exp(p, n);
+    double sum = 0.0;
+    for (int i = 0; i < n; i++) {
+        const double lp = (double)p[i] - log_p;
+        sum += exp(lp) * (lp - ((double)q[i] - log_q));
+    }
+    return sum > 0.0 ? sum : 0.0;
+}
+
 /* The likelier first; of equals the lower id, so that the order is total. */
 static bool before(bal_candidate a, bal_candidate b)
 {

@@ -43,5 +43,8 @@ int32_t bal_sampler_next(bal_sampler *s, const float *logits);
 int32_t bal_argmax(const float *x, int n);
 /* log of the sum of exp(x[i]) in double; what a logit lacks to its log-probability. */
 double bal_log_sum_exp(const float *x, int n);
+/* KL(p || q) of softmaxes of logits [n], in nats, log_q being bal_log_sum_exp(q); rounding does not
+ * make it negative. */
+double bal_kl(const float *p, const float *q, double log_q, int n);
 
 #endif

@@ -6,7 +6,7 @@ quantize() { "$ballast" quantize "$golden/tiled/model" "$@"; }
 
 status 2 "MODEL_DIR is missing" "$ballast" quantize
 status 2 "-o is missing" quantize --recipe rtn
-status 2 "the recipes are" quantize -o a.st --recipe nonesuch
+status 2 "w8a8, or a FILE.json" quantize -o a.st --recipe nonesuch
 status 2 "bits must be one of 2, 3, 4, 6, 8" quantize -o a.st --recipe rtn --bits 5
 status 2 "no key" quantize -o a.st --recipe rtn --set colour=red
 status 2 "needs calibration data" quantize -o a.st --recipe mbq

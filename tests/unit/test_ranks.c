@@ -126,6 +126,7 @@ static const struct {
      "gptq",
      {"bits=auto", "target_bpw=4.5", "group=32", "vision=auto", "target_bpw_vision=8",
       "clip=diag"}},
+    {3, 4, "gptq", {"bits=auto", "target_bpw=4.2", "group=32", "allocate=verified"}},
     {3,
      -1,
      "gptq",

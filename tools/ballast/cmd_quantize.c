@@ -307,8 +307,7 @@ static void shorthands(const quantize_flags *f, shorthand out[SHORTHANDS])
     for (int i = 0; i < PARTS; i++) {
         const bool given = f->target[i][0] != 0;
         out[3 + 2 * i] = (shorthand){part_names[i], i && given ? "auto" : NULL};
-        const char *none = i == 0 && f->target_size ? "0" : NULL; /* in place of the recipe's */
-        out[4 + 2 * i] = (shorthand){bpw[i], given ? f->target[i] : none};
+        out[4 + 2 * i] = (shorthand){bpw[i], given ? f->target[i] : NULL};
     }
 }
 

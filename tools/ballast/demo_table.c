@@ -376,10 +376,11 @@ bal_status demo_print_markdown(FILE *f, const demo_table *t, bal_error *err)
         "# Results\n\n"
         "Made by `./demo.sh --full`: the embedded model (`demo/model`), %d calibration "
         "conversations, groups of %d (tables: 32),\nversion %s. With 8-bit activations: `w8a8`, "
-        "`w4a8`, `w4a8+spikes`, `quarot` and `mquant` with a range per output, `mixpe` with one per "
-        "128 inputs, `dgq` and `qoq` with integer steps per 128, and what ends in `-a8`, the recipe "
-        "of that name with `group=row` `grid=sym` `act=a8`. The rest have 16-bit ones. What the columns mean: "
-        "[numerics.md](numerics.md), section Evaluation. Brackets are 95 %% intervals.\n",
+        "`w4a8`, `w4a8+spikes`, `quarot` and `mquant` with a range per output, `mixpe` with one "
+        "per 128 inputs, `dgq` and `qoq` with integer steps per 128, and what ends in `-a8`, the "
+        "recipe of that name with `group=row` `grid=sym` `act=a8`. The rest have 16-bit ones. What "
+        "the columns mean: [numerics.md](numerics.md), section Evaluation. Brackets are 95 %% "
+        "intervals.\n",
         t->calibration, t->group, t->version);
     for (int set = 0; set < DEMO_SETS; set++) md_set(f, t, set);
     md_types(f, t);
