@@ -16,16 +16,24 @@ static bool has_f16c(void)
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
 
+/* Of registers of 256 bits, which the operating system keeps where it keeps AVX2's. */
+static bool has_avxvnni(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && a >= 1 &&
+           __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
+}
+
 unsigned bal_cpu_isa(void)
 {
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c())
         return BAL_ISA_NONE;
+    const unsigned isa = has_avxvnni() ? BAL_ISA_AVX2 | BAL_ISA_AVXVNNI : BAL_ISA_AVX2;
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
-        return BAL_ISA_AVX2;
-    if (!__builtin_cpu_supports("avx512vnni")) return BAL_ISA_AVX2 | BAL_ISA_AVX512;
-    return BAL_ISA_AVX2 | BAL_ISA_AVX512 | BAL_ISA_VNNI;
+        return isa;
+    return isa | BAL_ISA_AVX512 | (__builtin_cpu_supports("avx512vnni") ? BAL_ISA_VNNI : 0);
 }
 #elif BAL_ARM
 #include <asm/hwcap.h>
@@ -44,18 +52,19 @@ unsigned bal_cpu_isa(void)
 }
 #endif
 
-/* The levels above scalar, from the lowest. */
+/* The levels above scalar, from the lowest, each with all that it builds on. */
 static const struct {
     const char *name;
-    unsigned bit;
+    unsigned bit, mask;
 } levels[] = {
 #ifdef __aarch64__
-    {"neon", BAL_ISA_NEON},
-    {"neondot", BAL_ISA_NEONDOT},
+    {"neon", BAL_ISA_NEON, BAL_ISA_NEON},
+    {"neondot", BAL_ISA_NEONDOT, BAL_ISA_NEON | BAL_ISA_NEONDOT},
 #else
-    {"avx2", BAL_ISA_AVX2},
-    {"avx512", BAL_ISA_AVX512},
-    {"avx512vnni", BAL_ISA_VNNI},
+    {"avx2", BAL_ISA_AVX2, BAL_ISA_AVX2},
+    {"avxvnni", BAL_ISA_AVXVNNI, BAL_ISA_AVX2 | BAL_ISA_AVXVNNI},
+    {"avx512", BAL_ISA_AVX512, BAL_ISA_AVX2 | BAL_ISA_AVX512},
+    {"avx512vnni", BAL_ISA_VNNI, BAL_ISA_AVX2 | BAL_ISA_AVX512 | BAL_ISA_VNNI},
 #endif
 };
 enum { LEVELS = sizeof levels / sizeof *levels };
@@ -64,11 +73,11 @@ bal_status bal_isa_from_name(unsigned *mask, const char *name, bal_error *err)
 {
     *mask = BAL_ISA_NONE;
     if (strcmp(name, "scalar") == 0) return BAL_OK;
-    for (int i = 0; i < LEVELS; i++) {
-        *mask |= levels[i].bit;
-        if (strcmp(name, levels[i].name) == 0) return BAL_OK;
-    }
-    *mask = BAL_ISA_NONE;
+    for (int i = 0; i < LEVELS; i++)
+        if (strcmp(name, levels[i].name) == 0) {
+            *mask = levels[i].mask;
+            return BAL_OK;
+        }
     return bal_fail(err, BAL_E_ARG, "unknown ISA level '%.60s'; expected %s", name, BAL_ISA_LEVELS);
 }
 

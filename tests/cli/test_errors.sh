@@ -28,7 +28,7 @@ refused 2 "'-1' is not a whole number from 0 to 18446744073709551615" run -p hi 
 refused 2 "--alpha: 'blue', expected one of white|drop" run -p hi --alpha blue
 case $(uname -m) in
 aarch64) levels="scalar|neon|neondot" ;;
-*) levels="scalar|avx2|avx512|avx512vnni" ;;
+*) levels="scalar|avx2|avxvnni|avx512|avx512vnni" ;;
 esac
 refused 2 "--isa: 'mmx', expected one of $levels" run -p hi --isa mmx
 refused 2 "--json takes no value" run -p hi --json=1

@@ -845,15 +845,19 @@ static int check_exp(void)
         bad += !ok;                                                                                \
     } while (0)
 
-/* The emulated twin of a variant: there is one for each avx512 and avx512vnni line. */
+/* The emulated twin of a variant: there is one for each avxvnni, avx512 and avx512vnni line. */
 #if BAL_HAVE_EMULATED_AVX512
 #define TWIN_ref(op)
 #define TWIN_avx2(op)
+#define TWIN_avxvnni(op)                                                                           \
+    if (isa & BAL_ISA_AVX2 && (!filter || strstr(#op "_emulatedavxvnni", filter)))                 \
+        RUN(op, emulatedavxvnni, " (written out)");
 #define TWIN_avx512(op)                                                                            \
     if (!filter || strstr(#op "_emulated", filter)) RUN(op, emulated, " (in SIMDe)");
 #define KERNEL(op, variant, needs) DECLARE_##variant(op)
 #define DECLARE_ref(op)
 #define DECLARE_avx2(op)
+#define DECLARE_avxvnni(op)    bal_##op##_fn bal_##op##_emulatedavxvnni;
 #define DECLARE_avx512(op)     bal_##op##_fn bal_##op##_emulated;
 #define DECLARE_avx512vnni(op) bal_##op##_fn bal_##op##_emulatedvnni;
 #include "kernel/kernels.def"

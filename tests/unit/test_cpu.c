@@ -10,7 +10,7 @@
 static const char *const names[] = {"scalar", "neon", "neondot"}, *const other = "avx2";
 static const char *const shouted = "NEON";
 #else
-static const char *const names[] = {"scalar", "avx2", "avx512", "avx512vnni"};
+static const char *const names[] = {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni"};
 static const char *const other = "neon", *const shouted = "AVX2";
 #endif
 
@@ -18,14 +18,15 @@ static void test_names(void **state)
 {
     (void)state;
     bal_error err;
-    unsigned mask, below = 0;
+    unsigned mask, seen = 0;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         ASSERT_OK(bal_isa_from_name(&mask, names[i], &err));
         assert_string_equal(bal_isa_name(mask), names[i]);
         assert_non_null(strstr(BAL_ISA_LEVELS, names[i]));
-        assert_int_equal(mask & below, below); /* a level contains those below */
-        assert_true(i == 0 ? mask == BAL_ISA_NONE : mask != below);
-        below = mask;
+        const unsigned own = mask & ~seen;
+        assert_true(i == 0 ? mask == BAL_ISA_NONE : own && !(own & (own - 1))); /* one more bit */
+        if (i > 1) assert_true(mask & ~own); /* on what it builds on */
+        seen |= mask;
     }
     ASSERT_FAILS(BAL_E_ARG, BAL_ISA_LEVELS, bal_isa_from_name(&mask, other, &err));
     assert_int_equal(mask, BAL_ISA_NONE);
@@ -61,11 +62,12 @@ static void test_detection(void **state)
 #if BAL_X86
     static const char *const avx2[] = {"avx2", "fma", "f16c", NULL};
     static const char *const avx512[] = {"avx512f", "avx512bw", "avx512vl", "avx512dq", NULL};
-    static const char *const vnni[] = {"avx512_vnni", NULL};
+    static const char *const vnni[] = {"avx512_vnni", NULL}, *const half[] = {"avx_vnni", NULL};
     assert_false(isa & BAL_ISA_AVX512 && !(isa & BAL_ISA_AVX2));
     const int want2 = kernel_reports(avx2), want512 = kernel_reports(avx512);
     if (want2 < 0) skip();
     assert_int_equal((isa & BAL_ISA_AVX2) != 0, want2);
+    assert_int_equal((isa & BAL_ISA_AVXVNNI) != 0, want2 && kernel_reports(half));
     assert_int_equal((isa & BAL_ISA_AVX512) != 0, want2 && want512);
     assert_int_equal((isa & BAL_ISA_VNNI) != 0, want2 && want512 && kernel_reports(vnni));
 #elif BAL_ARM

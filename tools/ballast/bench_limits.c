@@ -144,7 +144,7 @@ static fma_fn *fma_loop(const char *isa, int *lanes)
 {
 #if BAL_X86
     if (!strncmp(isa, "avx512", 6)) return *lanes = 16, fma_avx512;
-    if (!strcmp(isa, "avx2")) return *lanes = 8, fma_avx2;
+    if (!strncmp(isa, "avx", 3)) return *lanes = 8, fma_avx2;
 #endif
     (void)isa;
     return *lanes = 1, fma_scalar;
@@ -183,6 +183,13 @@ __attribute__((target("avx2"))) static float int8_avx2(size_t steps)
 #undef DOT
 }
 
+/* Product and sum are one instruction. */
+__attribute__((target("avx2,avxvnni"))) static float int8_avxvnni(size_t steps)
+{
+    INT8_LOOP(__m256i, _mm256_set1_epi8, _mm256_dpbusd_avx_epi32, _mm256_add_epi32,
+              _mm256_storeu_si256, 32)
+}
+
 __attribute__((target("avx512bw"))) static float int8_avx512(size_t steps)
 {
 #define DOT(s, q, x) _mm512_add_epi16(s, _mm512_maddubs_epi16(q, x))
@@ -190,7 +197,6 @@ __attribute__((target("avx512bw"))) static float int8_avx512(size_t steps)
 #undef DOT
 }
 
-/* Product and sum are one instruction. */
 __attribute__((target("avx512bw,avx512vnni"))) static float int8_avx512vnni(size_t steps)
 {
     INT8_LOOP(__m512i, _mm512_set1_epi8, _mm512_dpbusd_epi32, _mm512_add_epi32, _mm512_storeu_si512,
@@ -215,6 +221,7 @@ static fma_fn *int8_loop(const char *isa, int *lanes)
 #if BAL_X86
     if (!strcmp(isa, "avx512vnni")) return *lanes = 64, int8_avx512vnni;
     if (!strcmp(isa, "avx512")) return *lanes = 64, int8_avx512;
+    if (!strcmp(isa, "avxvnni")) return *lanes = 32, int8_avxvnni;
     if (!strcmp(isa, "avx2")) return *lanes = 32, int8_avx2;
 #endif
     (void)isa;

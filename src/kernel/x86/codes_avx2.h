@@ -54,4 +54,43 @@ ALWAYS_INLINE __m256i quad_of_words(const int bits, __m256i (*w)[2], const int h
     return _mm256_or_si256(field(w[j - 6][h], 6, 3), field(w[2][h], j - 2, 4));
 }
 
+/* ---- Where a kernel reads a unit's words as it goes --------------------------------------------
+ * bits: 2, 3, 4, 6 or 8, or BYTES(bits) of codes that were taken out to bytes before; a literal at
+ * every call. */
+
+#define BYTES(bits) ((bits) + 16)
+
+/* Words of one unit. */
+ALWAYS_INLINE int words_of(const int bits)
+{
+    return bits > 8 ? 8 * 16 : bits * 16;
+}
+
+ALWAYS_INLINE __m256i word(const uint32_t *unit, int v, int h)
+{
+    return load(unit + 16 * v + 8 * h);
+}
+
+/* quad of 6 bits */
+ALWAYS_INLINE __m256i wide_quad(const uint32_t *unit, const int h, const int j)
+{
+    if (j < 6) return field(word(unit, j, h), 0, 63);
+    const int v = 3 * (j - 6);
+    const __m256i low = field(word(unit, v, h), 6, 3), mid = field(word(unit, v + 1, h), 4, 12);
+    return _mm256_or_si256(_mm256_or_si256(low, mid), field(word(unit, v + 2, h), 2, 48));
+}
+
+/* Codes of quad j of half h, four per lane; eight bits and bytes as they stand. */
+ALWAYS_INLINE __m256i quad(const int bits, const uint32_t *unit, const int h, const int j)
+{
+    if (bits >= 8) return word(unit, j, h);
+    if (bits == 2) return field(word(unit, j / 4, h), 2 * (j % 4), 3);
+    if (bits == 4) return field(word(unit, j / 2, h), 4 * (j % 2), 15);
+    if (bits == 6) return wide_quad(unit, h, j);
+    if (j < 6) return field(word(unit, j / 2, h), 3 * (j % 2), 7);
+    return _mm256_or_si256(field(word(unit, j - 6, h), 6, 3), field(word(unit, 2, h), j - 2, 4));
+}
+
+#define ALL_QUADS(call) call(0) call(1) call(2) call(3) call(4) call(5) call(6) call(7)
+
 #endif

@@ -88,8 +88,6 @@ ALWAYS_INLINE void flush(const int mr, const bool first, __m256i (*lo)[2], __m25
         }
 }
 
-#define ALL_QUADS(call) call(0) call(1) call(2) call(3) call(4) call(5) call(6) call(7)
-
 /* dot[i][h] = sum of level * q_x over one unit. The steps are written out since gcc 12 leaves a
  * loop over j rolled and the sums in memory. */
 ALWAYS_INLINE void dot_unit(const int kind, const bool pulled, const int mr, const bal_a16 *a,

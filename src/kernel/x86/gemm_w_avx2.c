@@ -94,18 +94,6 @@ ALWAYS_INLINE void widen(const bal_a16 *a, int32_t pair[16])
     }
 }
 
-/* Codes of quad j of one half, four per lane, for 6 and 8 bits. */
-ALWAYS_INLINE __m256i wide_quad(const int bits, const uint32_t *codes, const int h, const int j)
-{
-    const uint32_t *w = codes + 8 * h;
-    if (bits == 8) return load(w + 16 * j);
-    if (j < 6) return field(load(w + 16 * j), 0, 63);
-    const int v = 3 * (j - 6);
-    const __m256i low = field(load(w + 16 * v), 6, 3);
-    const __m256i mid = field(load(w + 16 * (v + 1)), 4, 12);
-    return _mm256_or_si256(_mm256_or_si256(low, mid), field(load(w + 16 * (v + 2)), 2, 48));
-}
-
 /* The same for 6 and 8 bits. */
 ALWAYS_INLINE void dot_words(const int bits, const int mr, const bal_a16 *a, size_t a_stride,
                              const uint32_t *codes, __m256i (*dot)[2])
@@ -117,7 +105,7 @@ ALWAYS_INLINE void dot_words(const int bits, const int mr, const bal_a16 *a, siz
     }
     for (int j = 0; j < 8; j++)
         for (int h = 0; h < 2; h++) {
-            const __m256i w = wide_quad(bits, codes, h, j);
+            const __m256i w = quad(bits, codes, h, j);
             const __m256i even = _mm256_and_si256(w, _mm256_set1_epi16(255));
             const __m256i odd = _mm256_srli_epi16(w, 8);
             for (int i = 0; i < mr; i++) {
@@ -232,7 +220,7 @@ ALWAYS_INLINE void pull_words(const int bits, const uint32_t *codes, size_t n, p
         for (int j = 0; j < 8; j++)
             for (int h = 0; h < 2; h++) {
                 uint32_t *out = p->codes + 256 * u + 32 * (size_t)j + 16 * (size_t)h;
-                const __m256i w = wide_quad(bits, codes, h, j);
+                const __m256i w = quad(bits, codes, h, j);
                 _mm256_store_si256((void *)out, _mm256_shuffle_epi8(w, first));
                 _mm256_store_si256((void *)(out + 8), _mm256_shuffle_epi8(w, last));
             }
