@@ -475,6 +475,8 @@ static bal_status budget_of(const run *r, const bal_artifact_sizes *sizes, uint6
     uint64_t least, most;
     BAL_TRY(bal_widths_range(&least, &most, &r->engine.model, recipe, r->err));
     const double weights = (double)sizes->linear_weights;
+    char group[16] = "row";
+    if (recipe->group) snprintf(group, sizeof group, "%d", recipe->group);
     const uint64_t rest = sizes->n_bytes - sizes->linear_bytes;
     if (recipe->target_bpw > 0.0) {
         *budget = (uint64_t)(recipe->target_bpw * weights / 8.0);
@@ -489,8 +491,8 @@ static bal_status budget_of(const run *r, const bal_artifact_sizes *sizes, uint6
         return bal_fail(
             r->err, BAL_E_ARG,
             "target_bpw=%.10g cannot be met: the least possible is %.5f bits per weight "
-            "(all linears at %d bits, group %d)",
-            recipe->target_bpw, 8.0 * (double)least / weights + 5e-6, bal_widths[0], recipe->group);
+            "(all linears at %d bits, group %s)",
+            recipe->target_bpw, 8.0 * (double)least / weights + 5e-6, bal_widths[0], group);
     }
     const uint64_t target = (uint64_t)recipe->target_size;
     *budget = target > rest ? target - rest : 0;
@@ -1001,11 +1003,18 @@ static bal_status go(run *r)
     return finish(r);
 }
 
-/* Says how to go on, which matters more to whoever pressed Ctrl-C than where it happened. */
-static bal_status explain_cancel(run *r, bal_status st)
+/* Says how to go on, which matters more to whoever pressed Ctrl-C than where it happened, and to
+ * whose disk is full as much. */
+static bal_status explain(run *r, bal_status st)
 {
-    if (st != BAL_E_CANCELLED) return st;
+    if (st != BAL_E_CANCELLED && st != BAL_E_IO) return st;
     if (r->o->rank && r->o->rank->ended < 0) return st; /* another rank's, which said so itself */
+    if (st == BAL_E_IO && bal_workspace_blocks(&r->space) > 0) {
+        const bal_error was = *r->err;
+        return bal_fail(r->err, st, "%.800s; %d of %d blocks are done, --resume goes on from there",
+                        was.text, bal_workspace_blocks(&r->space), layers_of(r));
+    }
+    if (st == BAL_E_IO) return st;
     const int pieces = bal_workspace_pieces(&r->space);
     if (!pieces) return bal_fail(r->err, st, "cancelled; nothing was finished yet");
     return bal_fail(r->err, st, "cancelled after %d of %d blocks; --resume goes on from there",
@@ -1016,7 +1025,7 @@ bal_status bal_pipeline_run(const bal_pipeline_opts *o, bal_error *err)
 {
     bal_error local;
     run r = {.o = o, .err = err ? err : &local, .data.embeds.fd = -1, .quant.fd = -1};
-    const bal_status st = bal_rank_agree(o->rank, explain_cancel(&r, go(&r)), r.err);
+    const bal_status st = bal_rank_agree(o->rank, explain(&r, go(&r)), r.err);
     close_run(&r);
     return st;
 }

@@ -588,7 +588,14 @@ static bal_status check_target(const bal_recipe *r, bal_error *err)
     const bool size = r->target_size > 0.0;
     if (is_auto && !bpw && !size)
         return bal_fail(err, BAL_E_ARG,
-                        "recipe %s: bits=auto needs a budget: target_bpw or target_size", r->name);
+                        "recipe %s: bits=auto needs a budget: target_bpw or target_size "
+                        "(--target-bpw, --target-size)",
+                        r->name);
+    if (!is_auto && r->allocate != BAL_ALLOCATE_SCORE)
+        return bal_fail(err, BAL_E_ARG,
+                        "recipe %s: allocate=%s needs bits=auto and a budget (--target-bpw, "
+                        "--target-size), found bits=%d",
+                        r->name, r->allocate == BAL_ALLOCATE_RULES ? "rules" : "verified", r->bits);
     if (bpw && size)
         return bal_fail(err, BAL_E_ARG, "recipe %s: target_bpw and target_size exclude each other",
                         r->name);
@@ -653,8 +660,6 @@ static bal_status check_idle(const bal_recipe *r, bal_error *err)
         {r->gain && !(solves && ranges), "gain=row",
          "solver=gptq or descent, or ranges by clip=diag, block, inverse or pivot behind rank"},
         {r->undo && !solves, "undo=on", "solver=gptq or descent, or rank"},
-        {r->allocate != BAL_ALLOCATE_SCORE && r->bits != BAL_BITS_AUTO,
-         "allocate=rules or verified", "bits=auto"},
         {r->hessian >= BAL_HESSIAN_GRAD2 && !solves, "hessian by gradients of tokens",
          "solver=gptq or descent, or rank"},
     };

@@ -237,10 +237,10 @@ bal_status bal_workspace_commit(bal_workspace *w, const char *part_name, bal_err
 static bal_status differs(const bal_workspace *w, const char *part, const char *key,
                           const json_t *was, const json_t *is, bal_error *err)
 {
-    const size_t flags = JSON_ENCODE_ANY | JSON_COMPACT;
+    const size_t flags = JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(10);
     char *a = was ? json_dumps(was, flags) : NULL, *b = is ? json_dumps(is, flags) : NULL;
     bal_fail(err, BAL_E_EXISTS,
-             "%.120s was made with %s%s %.60s, this run has %.60s; without --resume, --force "
+             "%.120s was made with %s%s %.80s, this run has %.80s; without --resume, --force "
              "starts over",
              w->output.partial, part, key, a ? a : "nothing", b ? b : "nothing");
     free(a);
@@ -249,7 +249,7 @@ static bal_status differs(const bal_workspace *w, const char *part, const char *
 }
 
 /* Recipes are long: name the option that differs, not the whole. part: "calibration ", "recipe "
- * or nothing. */
+ * or nothing. Sums of data come last: they differ with what else says why. */
 static bal_status compare(const bal_workspace *w, const char *part, const json_t *was,
                           const json_t *is, bal_error *err)
 {
@@ -259,6 +259,7 @@ static bal_status compare(const bal_workspace *w, const char *part, const json_t
     json_object_foreach((json_t *)(uintptr_t)is, key, value)
     {
         const json_t *old = json_object_get(was, key);
+        if (strcmp(key, "sha256") == 0) continue;
         if (json_is_object(value) && json_is_object(old)) {
             snprintf(inner, sizeof inner, "%s ", key);
             BAL_TRY(compare(w, inner, old, value, err));
@@ -269,7 +270,8 @@ static bal_status compare(const bal_workspace *w, const char *part, const json_t
     {
         if (!json_object_get(is, key)) return differs(w, part, key, value, NULL, err);
     }
-    return BAL_OK;
+    const json_t *sum = json_object_get(is, "sha256"), *old = json_object_get(was, "sha256");
+    return !sum || json_equal(sum, old) ? BAL_OK : differs(w, part, "sha256", old, sum, err);
 }
 
 bal_status bal_workspace_bind(bal_workspace *w, const json_t *identity, bal_error *err)

@@ -77,6 +77,8 @@ static void text_or_dash(FILE *f, const json_t *v)
         bal_chart_text(f, json_string_value(v));
     else if (json_is_integer(v))
         fprintf(f, "%" JSON_INTEGER_FORMAT, json_integer_value(v));
+    else if (json_is_real(v))
+        fprintf(f, "%.10g", json_real_value(v));
     else
         fputs("–", f);
 }
@@ -372,6 +374,29 @@ static void write_bits(FILE *f, const json_t *r)
     fputs("</table></div>\n", f);
 }
 
+/* What allocate=verified has tried. */
+static void write_plans(FILE *f, const json_t *r)
+{
+    const json_t *plans = get(r, "allocation", "plans", NULL), *plan;
+    size_t i;
+    if (!json_is_array(plans)) return;
+    fputs("<p class=\"dim\">Plans of widths in the order they were tried, all linears rounded: the "
+          "first by rules, then batch by batch towards the expected costs.</p>\n"
+          "<div class=\"wide\"><table><tr><th>plan</th><th>KL of the answers, nats</th>"
+          "<th>bytes</th><th>kept</th></tr>\n",
+          f);
+    json_array_foreach(plans, i, plan)
+    {
+        fprintf(f, "<tr><td class=\"n\">%zu</td><td class=\"n\">", i + 1);
+        number_or_dash(f, "%.3g", num(plan, "kl", NULL));
+        fputs("</td><td class=\"n\">", f);
+        number_or_dash(f, "%.0f", num(plan, "bytes", NULL));
+        fprintf(f, "</td><td>%s</td></tr>\n",
+                json_is_true(json_object_get(plan, "kept")) ? "yes" : "no");
+    }
+    fputs("</table></div>\n", f);
+}
+
 /* Which width each linear got, with bits=auto. */
 static void write_allocation(FILE *f, const json_t *r)
 {
@@ -401,6 +426,7 @@ static void write_allocation(FILE *f, const json_t *r)
         fputs("</tr>\n", f);
     }
     fputs("</table></div>\n", f);
+    write_plans(f, r);
 }
 
 static void numbers_row(FILE *f, const json_t *b, const json_t *cell, const char *sub, int layer)

@@ -70,7 +70,7 @@ status 2 'no part "tower"; the parts are decoder, vision, projector, head' quant
 status 2 "has head twice" quantize -o auto.st --target-bpw head=6,decoder=3,head=8
 status 2 'PART=BITS with commas between, found "head="' quantize -o auto.st --target-bpw 3,head=
 status 2 "must be a number" quantize -o auto.st --recipe rtn --target-bpw head=six
-status 2 "contradict each other" quantize -o auto.st --recipe rtn --target-bpw head=7 --set head=8
+status 2 "a target chooses the bits, --set head=8 fixes them: give one of the two" quantize -o auto.st --recipe rtn --target-bpw head=7 --set head=8
 status 2 "target_bpw_head=3 cannot be met: the least possible is" quantize -o auto.st --recipe rtn --target-bpw head=3
 status 2 "target_bpw_head=9.5 cannot be spent: the most possible is" quantize -o auto.st --recipe rtn --target-bpw head=9.5
 status 2 "vision=auto needs a budget: target_bpw_vision" quantize -o auto.st --recipe rtn --set vision=auto
@@ -85,6 +85,11 @@ status 0 "bits per weight" quantize -o auto.st --recipe rtn --target-bpw 4.4 --g
 grep -q "Bits per linear" auto.html
 status 0 "bits per linear" "$ballast" inspect auto.st
 status 0 '"target_bpw":4.4' "$ballast" inspect auto.st
+# what was not spent is not in what is said of the finished file
+status 0 "" quantize -o spent.st --recipe rtn --target-bpw 8.5 --set allocate=rules --group 32 -q
+holds grep -q ", 8.48 bits per weight in the linears" out.txt
+status 2 "group row" quantize -o least.st --recipe hawq --target-bpw 1.1 --calib "$golden/calib/calib.jsonl"
+status 2 "a target chooses the bits, --set bits=3 fixes them" quantize -o least.st --target-bpw 3 --set bits=3
 
 # budgets of their own: the decoder's bits stay what they are unless one is named for it too
 status 0 "head to bits of its own" quantize -o sides.st --recipe rtn --bits 3 --group 32 --target-bpw head=7 --dry-run

@@ -396,7 +396,7 @@ static void test_resume_needs_the_same_run(void **state)
     kill_at(out, &o, UNITS + 1);
     o.resume = true;
     o.samples = 2;
-    ASSERT_FAILS(BAL_E_EXISTS, "calibration sha256",
+    ASSERT_FAILS(BAL_E_EXISTS, "calibration samples 3, this run has 2;",
                  bal_quantize(source_path(MODEL), out, &o, &err));
     o = options();
     o.resume = true;

@@ -226,6 +226,21 @@ static void test_record(void **state)
     json_decref(a);
 }
 
+/* The page has them too, and the budget. */
+static void test_page(void **state)
+{
+    (void)state;
+    bal_mapping page;
+    bal_error err;
+    reference();
+    ASSERT_OK(bal_map_open(&page, scratch("reference.html"), &err));
+    static const char *const want[] = {"Plans of widths", "</td><td>yes</td></tr>",
+                                       "<td>recipe: target_bpw</td><td><code>4.2</code></td>"};
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++)
+        assert_non_null(memmem(page.data, page.n_bytes, want[i], strlen(want[i])));
+    bal_map_close(&page);
+}
+
 static void test_threads(void **state)
 {
     (void)state;
@@ -437,22 +452,20 @@ static void test_refused(void **state)
     bal_error err;
     o.set = set;
     o.n_set = 1;
-    ASSERT_FAILS(BAL_E_ARG, "allocate=rules or verified needs bits=auto",
-                 bal_quantize(source_path(MODEL), scratch("never.safetensors"), &o, &err));
+    ASSERT_FAILS(
+        BAL_E_ARG,
+        "allocate=rules needs bits=auto and a budget (--target-bpw, --target-size), found bits=3",
+        bal_quantize(source_path(MODEL), scratch("never.safetensors"), &o, &err));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rules),
-        cmocka_unit_test(test_rules_refuse),
-        cmocka_unit_test(test_moves_all),
-        cmocka_unit_test(test_moves_none),
-        cmocka_unit_test(test_record),
-        cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_kill_and_resume),
-        cmocka_unit_test(test_file_size),
-        cmocka_unit_test(test_kl),
+        cmocka_unit_test(test_rules),     cmocka_unit_test(test_rules_refuse),
+        cmocka_unit_test(test_moves_all), cmocka_unit_test(test_moves_none),
+        cmocka_unit_test(test_record),    cmocka_unit_test(test_page),
+        cmocka_unit_test(test_threads),   cmocka_unit_test(test_kill_and_resume),
+        cmocka_unit_test(test_file_size), cmocka_unit_test(test_kl),
         cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);

@@ -14,6 +14,7 @@
 #include "commands.h"
 #include "demo_table.h"
 #include "format/json.h"
+#include "linear_bits.h"
 #include "measured.h"
 #include "run/sampler.h"
 #include "run/session.h"
@@ -198,20 +199,6 @@ static uint64_t weights_of(const bal_model *m)
     return n;
 }
 
-/* Bits per quantized weight: packed sections whole, padding and matrices of small rank counted. */
-static double linear_bpw(bal_model *m)
-{
-    double bits = 0, weights = 0;
-    for (int l = 0; l < m->config.text.layers; l++)
-        for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
-            const bal_linear *w = bal_decoder_linear(&m->layers[l], i);
-            const double n = (double)w->n * w->k;
-            weights += n;
-            bits += 8.0 * (double)bal_linear_bytes(w);
-        }
-    return bits / weights;
-}
-
 static bal_status open_all(demo_state *s, bal_error *err)
 {
     demo_table *t = &s->table;
@@ -221,7 +208,7 @@ static bal_status open_all(demo_state *s, bal_error *err)
         demo_row *r = &t->rows[i];
         BAL_TRY(bal_engine_open(e, s->paths[i], s->f->common.threads, s->f->common.isa, err));
         r->bytes = e->model.tensors.n_file_bytes;
-        r->linear_bpw = linear_bpw(&e->model);
+        r->linear_bpw = bal_linear_bpw(&e->model);
         r->file_bpw = 8.0 * (double)r->bytes / (double)weights_of(&s->engines[0].model);
     }
     t->rows[0].recipe = "float";

@@ -6,15 +6,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
 #include "ballast_quant.h"
 #include "commands.h"
 #include "console.h"
+#include "linear_bits.h"
 
 /* What --target-bpw has budgets for; of the decoder's blocks first. */
 enum { PARTS = 4 };
 static const char *const part_names[PARTS] = {"decoder", "vision", "projector", "head"};
 typedef char amount_text[32];
+
+/* Samples from which allocate=verified judges by others than those that priced the widths. */
+enum { VERIFIED_APART = 64 };
 
 /* --bits, --group, --target-size, and two for each part */
 enum { SHORTHANDS = 3 + 2 * PARTS, MAX_SET = BAL_ARG_LIST_MAX + SHORTHANDS };
@@ -165,6 +170,11 @@ static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, cons
         fprintf(f, "%d sample%s\n", p->samples, p->samples == 1 ? "" : "s");
     else
         fprintf(f, "%s\n", p->needs_data ? "missing" : "none needed");
+    if (p->samples < VERIFIED_APART && strstr(p->recipe, "\"allocate\":\"verified\""))
+        fprintf(f,
+                "           widths are verified on samples that also priced them; with %d and "
+                "more on others\n",
+                VERIFIED_APART);
     char a[32], b[32];
     fprintf(f, "  size     %s -> %s%s (%.2f bits per weight in the linears, %.2f over all)\n",
             amount(a, p->source_bytes), is_exact(p) ? "" : "at most ", amount(b, p->file_bytes),
@@ -173,6 +183,21 @@ static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, cons
             amount(a, p->ram_bytes), amount(b, p->disk_bytes));
     fprintf(f, "  takes    about %s on this machine when nothing else runs\n",
             duration(a, p->seconds));
+}
+
+/* The need is an estimate, so too little is no reason to refuse. */
+static void warn_of_disk(const bal_quant_plan *p, const char *out)
+{
+    char dir[1100], need[32], have[32];
+    struct statvfs s;
+    const char *slash = out ? strrchr(out, '/') : NULL;
+    if (!out || strlen(out) >= sizeof dir) return;
+    snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - out) + 1 : 1, slash ? out : ".");
+    if (statvfs(dir, &s) != 0) return;
+    const uint64_t room = (uint64_t)s.f_bavail * s.f_frsize;
+    if (room >= p->disk_bytes) return;
+    fprintf(stderr, "ballast quantize: warning: %s has room for %s, and up to %s may be needed\n",
+            dir, amount(have, room), amount(need, p->disk_bytes));
 }
 
 static json_t *plan_json(const bal_quant_plan *p, const char *model)
@@ -192,13 +217,23 @@ static int print_json(json_t *o)
     return status ? status : bal_finish("quantize", 0);
 }
 
-/* Of the finished file: its size as it is. Bits per weight are the plan's, an upper bound where
- * widths were still to be chosen. */
+/* The plan with the sizes of the finished file, where it said how large they can be at most. */
+static bal_quant_plan measured(const bal_quant_plan *plan, const char *out)
+{
+    bal_quant_plan done = *plan;
+    bal_model m;
+    struct stat file;
+    if (stat(out, &file) != 0 || bal_model_load(&m, out, NULL) < 0) return done;
+    done.file_bytes = (uint64_t)file.st_size;
+    done.file_bits_per_weight *= (double)done.file_bytes / (double)plan->file_bytes;
+    done.linear_bits_per_weight = bal_linear_bpw(&m);
+    bal_model_unload(&m);
+    return done;
+}
+
 static int print_done(const quantize_flags *f, const bal_quant_plan *plan, const char *model)
 {
-    struct stat file;
-    bal_quant_plan done = *plan, *p = &done;
-    if (stat(f->out, &file) == 0) done.file_bytes = (uint64_t)file.st_size;
+    const bal_quant_plan done = measured(plan, f->out), *p = &done;
     if (f->common.json) {
         json_t *o = plan_json(p, model);
         json_object_set_new(o, "out", json_string(f->out));
@@ -206,9 +241,8 @@ static int print_done(const quantize_flags *f, const bal_quant_plan *plan, const
         return print_json(o);
     }
     char size[32];
-    printf("%s: %s, %s%.2f bits per weight in the linears, %.2f over the whole file\n", f->out,
-           amount(size, p->file_bytes), is_exact(p) ? "" : "at most ", p->linear_bits_per_weight,
-           p->file_bits_per_weight);
+    printf("%s: %s, %.2f bits per weight in the linears, %.2f over the whole file\n", f->out,
+           amount(size, p->file_bytes), p->linear_bits_per_weight, p->file_bits_per_weight);
     if (f->report) printf("report: %s\n", f->report);
     return bal_finish("quantize", 0);
 }
@@ -228,6 +262,7 @@ static int quantize(const quantize_flags *f, bal_quant_opts *o, const char *mode
         return bal_finish("quantize", 0);
     }
     if (!f->common.quiet && speaks) print_plan(stderr, &plan, model, f->out);
+    if (speaks) warn_of_disk(&plan, f->out);
     bal_bar_init(&bar, f->common.quiet || !speaks);
     bar.lines = f->common.verbose && !f->common.quiet && speaks;
     o->progress = watch;
@@ -248,7 +283,14 @@ static bool contradicts(const quantize_flags *f, const char *key, const char *va
     for (int i = 0; value && i < f->set.n; i++) {
         const char *item = f->set.items[i];
         if (strncmp(item, key, n) == 0 && item[n] == '=' && strcmp(item + n + 1, value) != 0) {
-            bal_usage("quantize", "--%s %s and --set %s contradict each other", key, value, item);
+            if (strcmp(value, "auto") == 0)
+                bal_usage("quantize",
+                          "a target chooses the bits, --set %s fixes them: give one of "
+                          "the two",
+                          item);
+            else
+                bal_usage("quantize", "--%s %s and --set %s contradict each other", key, value,
+                          item);
             return true;
         }
     }

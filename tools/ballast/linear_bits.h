@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: MIT
+ * What the decoder's linears of a file take, as `quantize` and `demo` print it. */
+#ifndef BAL_TOOLS_LINEAR_BITS_H
+#define BAL_TOOLS_LINEAR_BITS_H
+
+#include "model/model.h"
+
+/* Bits per weight of all linears of the decoder's blocks: packed sections whole, padding and
+ * matrices of small rank counted. */
+double bal_linear_bpw(bal_model *m);
+
+#endif
