@@ -81,11 +81,13 @@ static json_t *steps_json(const bal_group_log *g)
     return steps;
 }
 
-static json_t *group_json(const bal_group_log *g, const char *name)
+static json_t *group_json(const bal_group_log *g, const char *name, bal_act act)
 {
-    json_t *o = json_pack("{s:s, s:b, s:o, s:o}", "name", name, "searched", g->searched, "mean_abs",
-                          measured(&g->input, g->input.mean_abs), "max_abs",
-                          measured(&g->input, g->input.max_abs));
+    char id[BAL_ACT_ID_SIZE];
+    bal_act_id(act, id);
+    json_t *o = json_pack("{s:s, s:s, s:b, s:o, s:o}", "name", name, "act", id, "searched",
+                          g->searched, "mean_abs", measured(&g->input, g->input.mean_abs),
+                          "max_abs", measured(&g->input, g->input.max_abs));
     if (g->n_steps > 0) {
         json_object_set_new(o, "damp", number(g->damp));
         json_object_set_new(o, "steps", steps_json(g));
@@ -103,7 +105,7 @@ json_t *bal_record_block(const bal_block_result *r, int index)
 {
     json_t *groups = json_array(), *undone = json_object();
     for (int i = 0; i < BAL_GROUPS; i++)
-        json_array_append_new(groups, group_json(&r->group[i], bal_group_names[i]));
+        json_array_append_new(groups, group_json(&r->group[i], bal_group_names[i], r->act[i]));
     for (int sub = 0; sub < BAL_SUBS; sub++)
         json_object_set_new(undone, bal_sub_names[sub], json_boolean(r->clip_undone[sub]));
     return json_pack("{s:i, s:o, s:o, s:o, s:o}", "layer", index, "groups", groups, "rtn",

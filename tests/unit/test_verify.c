@@ -190,6 +190,9 @@ static const char *reference(void)
 static json_t *allocation_of(const char *report)
 {
     json_t *doc = json_load_file(report, 0, NULL);
+    const json_t *blocks = json_object_get(doc, "blocks");
+    const json_t *group = json_array_get(json_object_get(json_array_get(blocks, 0), "groups"), 3);
+    assert_string_equal(json_string_value(json_object_get(group, "act")), "a16");
     json_t *a = json_incref(json_object_get(doc, "allocation"));
     json_decref(doc);
     assert_non_null(a);
