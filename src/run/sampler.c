@@ -55,10 +55,11 @@ double bal_kl(const float *p, const float *q, double log_q, int n)
     const double log_p = bal_log_sum_exp(p, n);
     double sum = 0.0;
     for (int i = 0; i < n; i++) {
-        const double lp = (double)p[i] - log_p;
-        sum += exp(lp) * (lp - ((double)q[i] - log_q));
+        const double lp = (double)p[i] - log_p, weight = exp(lp);
+        if (weight == 0.0) continue; /* of a logit of -inf too */
+        sum += weight * (lp - ((double)q[i] - log_q));
     }
-    return sum > 0.0 ? sum : 0.0;
+    return sum < 0.0 ? 0.0 : sum; /* what is not a number stays so */
 }
 
 /* The likelier first; of equals the lower id, so that the order is total. */

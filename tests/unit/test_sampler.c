@@ -93,11 +93,28 @@ static void test_greedy_takes_the_first_of_equals(void **state)
     bal_sampler_destroy(&s);
 }
 
+/* Against the definition on two outcomes; equal logits have none, whatever the rounding; NaN is not
+ * taken for a perfect match. */
+static void test_kl(void **state)
+{
+    (void)state;
+    const float p[] = {logf(0.25f), logf(0.75f)}, q[] = {3.0f, 3.0f}, bad[] = {NAN, 0.0f};
+    const double want = 0.25 * log(0.25 / 0.5) + 0.75 * log(0.75 / 0.5);
+    assert_true(fabs(bal_kl(p, q, bal_log_sum_exp(q, 2), 2) - want) < 1e-6);
+    const double same = bal_kl(p, p, bal_log_sum_exp(p, 2), 2);
+    assert_true(same >= 0.0 && same < 1e-15);
+    const float never[] = {-INFINITY, 0.0f};
+    assert_true(fabs(bal_kl(never, q, bal_log_sum_exp(q, 2), 2) - log(2.0)) < 1e-6);
+    assert_true(isnan(bal_kl(bad, q, bal_log_sum_exp(q, 2), 2)));
+    assert_true(isnan(bal_kl(p, bad, bal_log_sum_exp(bad, 2), 2)));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_draws_what_is_defined),
         cmocka_unit_test(test_greedy_takes_the_first_of_equals),
+        cmocka_unit_test(test_kl),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
