@@ -23,7 +23,7 @@
  * cases, six in 2 of 64; one group gives every draw the same value. lo and hi are filled all the
  * same; what shows them asks n_groups. */
 enum { BAL_EVAL_MIN_GROUPS = 6 };
-enum { BAL_EVAL_MAX_TOKENS = 16, BAL_EVAL_DRAWS = 2000, BAL_EVAL_MAX_MODELS = 64 };
+enum { BAL_EVAL_MAX_TOKENS = 16, BAL_EVAL_DRAWS = 2000, BAL_EVAL_MAX_MODELS = 80 };
 
 typedef struct bal_interval {
     double value, lo, hi; /* the figure over all questions; 2.5 % and 97.5 % of the draws */

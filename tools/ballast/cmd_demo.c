@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * ballast demo: quantizes the embedded model with several recipes, lets a 3-bit one answer about a
  * picture, and shows in a table what each recipe lost. */
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +29,8 @@ enum {
     SPEED_TOKENS = 48,
     HERO_TOKENS = 96
 };
+
+static_assert(DEMO_MODELS - 1 <= BAL_EVAL_MAX_MODELS, "all are asked together");
 
 typedef struct demo_flags {
     bal_common common;
