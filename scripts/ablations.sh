@@ -50,6 +50,7 @@ A4|H r²|gptq|balance=gradient loss=mse hessian=squared|
 A5|shift|gptq|shift=inputs|targets make up for quantized inputs
 A5|shift ridge 0.01|gptq|shift=inputs ridge=0.01|
 A5|shift ridge 1|gptq|shift=inputs ridge=1|
+A5|shift 0.25|gptq|shift=inputs shift_part=0.25|a quarter of it, as GPTAQ's program
 A5|residual|gptq|shift=residual|and for the residual stream
 A6|grad2|gptq|hessian=grad2|tokens by squared gradients, cut off
 A6|grad2 raw|gptq|hessian=grad2-raw|not cut off
@@ -260,7 +261,7 @@ END
 
 ## Not built
 
-* A5: GPTAQ's column-wise term; the shift of targets is the same objective solved exactly.
+* A5: GPTAQ's column-wise term; the shift of targets is the same objective solved at once.
 * A6: gradients of the attention block's own loss and attention scores as weights; row groups with their own H.
 * A7: groups of 16, a second table per group, trellis codes.
 * A10: budgets by column block.

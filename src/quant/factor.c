@@ -190,6 +190,7 @@ typedef struct solve_job {
     double *rows;       /* [n][k]: right sides in, solutions out */
     float *out;
     size_t n, k;
+    double part;
 } solve_job;
 
 static void solve_rows(void *ctx, size_t begin, size_t end, int lane)
@@ -200,17 +201,17 @@ static void solve_rows(void *ctx, size_t begin, size_t end, int lane)
         const size_t r0 = i * SOLVE_ROWS, n = bal_min(SOLVE_ROWS, j->n - r0);
         double *rows = j->rows + r0 * j->k;
         bal_lower_solve(j->a, rows, n);
-        for (size_t c = 0; c < n * j->k; c++) j->out[r0 * j->k + c] = (float)rows[c];
+        for (size_t c = 0; c < n * j->k; c++) j->out[r0 * j->k + c] = (float)(j->part * rows[c]);
     }
 }
 
-/* *out [n][k] = rows A^-1, a symmetric matrix being its own transpose; *rows is used up. */
+/* *out [n][k] = part rows A^-1, a symmetric matrix being its own transpose; *rows is used up. */
 static bal_status solve(float **out, const bal_exec *e, const bal_lower *a, double **rows, size_t n,
-                        size_t k, bal_error *err)
+                        size_t k, double part, bal_error *err)
 {
     *out = malloc(n * k * sizeof **out);
     if (!*out) return bal_nomem(err, n * k * sizeof **out, "shifts of targets");
-    solve_job j = {a, *rows, *out, n, k};
+    solve_job j = {a, *rows, *out, n, k, part};
     bal_pool_run(e->pool, solve_rows, &j, bal_ceil_div(n, SOLVE_ROWS), 1);
     free(*rows);
     *rows = NULL;
@@ -235,14 +236,15 @@ static bal_status ridge_factor(bal_lower *a, const bal_exec *e, const bal_moment
 }
 
 bal_status bal_shift_create(float **inputs, float **residual, const bal_exec *e, bal_moments *m,
-                            double ridge, bal_error *err)
+                            double ridge, double part, bal_error *err)
 {
     const size_t k = (size_t)m->k;
     bal_lower a = {0};
     *inputs = *residual = NULL;
     bal_status st = ridge_factor(&a, e, m, ridge, err);
-    if (st >= 0 && m->cross) st = solve(inputs, e, &a, &m->cross, k, k, err);
-    if (st >= 0 && m->residual) st = solve(residual, e, &a, &m->residual, (size_t)m->n_out, k, err);
+    if (st >= 0 && m->cross) st = solve(inputs, e, &a, &m->cross, k, k, part, err);
+    if (st >= 0 && m->residual)
+        st = solve(residual, e, &a, &m->residual, (size_t)m->n_out, k, part, err);
     bal_lower_destroy(&a);
     return st;
 }

@@ -28,9 +28,9 @@ void bal_factor_destroy(bal_factor *f); /* idempotent; zeroed struct is fine */
 bal_status bal_damped_matrix(float **out, const bal_moments *m, double damp, bal_error *err);
 
 /* Right sides of the target T = W + W inputs + residual, where A = H + ridge mean(diag H) I:
- *   inputs [k][k] = C A^-1 (NULL unless m keeps C),  residual [n_out][k] = E A^-1 (NULL unless m
- * keeps E). malloc'ed. Solved in place: m keeps neither C nor E afterwards. */
+ *   inputs [k][k] = part C A^-1 (NULL unless m keeps C),  residual [n_out][k] = part E A^-1 (NULL
+ * unless m keeps E). malloc'ed. Solved in place: m keeps neither C nor E afterwards. */
 bal_status bal_shift_create(float **inputs, float **residual, const bal_exec *e, bal_moments *m,
-                            double ridge, bal_error *err);
+                            double ridge, double part, bal_error *err);
 
 #endif

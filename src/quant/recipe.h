@@ -165,7 +165,8 @@ typedef struct bal_recipe {
     int damp; /* thousandths of the mean diag(H) that are added to it */
     bal_order order;
     bal_shift shift;
-    int ridge; /* of the shift, in thousandths likewise */
+    int ridge;      /* of the shift, in thousandths likewise */
+    int shift_part; /* how much of the shift is taken, in hundredths */
     bal_polishing polish;
     bool gain; /* rows of the solver are scaled to slope 1 */
     int rank;  /* of a matrix that is added to the codes' weights; 0: none */

@@ -490,8 +490,8 @@ static bal_status make_shifts(solving *s, int group, bal_error *err)
 {
     const bal_block_job *j = s->j;
     float *inputs, *residual;
-    bal_status st =
-        bal_shift_create(&inputs, &residual, j->e, &s->moments, j->recipe->ridge / 1000.0, err);
+    bal_status st = bal_shift_create(&inputs, &residual, j->e, &s->moments,
+                                     j->recipe->ridge / 1000.0, j->recipe->shift_part / 100.0, err);
     for (int i = 0; st >= 0 && i < count_of(group); i++) {
         const bal_linear *l = bal_layer_linear(&j->work.l, linear_of(group, i));
         const size_t n = (size_t)l->n, k = (size_t)l->k;

@@ -93,6 +93,7 @@ static void test_canonical(void **state)
               "\"arithmetic\":\"f32\",\"distort\":\"on\",\"clip\":\"none\","
               "\"solver\":\"round\",\"inputs\":\"float\",\"hessian\":\"balanced\","
               "\"damp\":\"0.01\",\"order\":\"diag\",\"shift\":\"off\",\"ridge\":\"0.1\","
+              "\"shift_part\":1,"
               "\"polish\":\"none\",\"gain\":\"off\",\"rank\":0,\"undo\":\"off\","
               "\"allocate\":\"score\",\"turns\":\"all\","
               "\"template\":\"chat\",\"views\":\"anyres\",\"absent\":\"refuse\"}");
@@ -144,7 +145,7 @@ static void test_every_word(void **state)
             free(json);
         }
     }
-    assert_int_equal(n, 50);
+    assert_int_equal(n, 51);
     assert_int_equal(numbers, 5);
 }
 
