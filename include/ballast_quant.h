@@ -41,8 +41,8 @@ typedef struct bal_quant_opts {
                             Either existing is BAL_E_EXISTS without force */
     const char *command; /* shown in the report; NULL: left out */
     bal_progress_fn *progress; /* stages "rotation" (blocks), "sides" (linears beside the
-                                  blocks), "tower" (pieces), "pictures"
-                                  and "sensitivity" (samples), "widths" and "plans" (blocks), "blocks"
+                                  blocks), "tower" (pieces), "pictures" and "sensitivity"
+                                  (samples), "widths" and "plans" (blocks), "blocks"
                                   (thousandths of a block); false stops with BAL_E_CANCELLED */
     void *progress_ctx;
     bal_rank *rank; /* of several, which all make the same calls with the same options; all must see

@@ -49,7 +49,7 @@ ALWAYS_INLINE void finish(const int bits, const int mr, const panel *p, size_t g
         const size_t at = 16 * g + 8 * (size_t)h;
         const __m256 s = _mm256_cvtph_ps(_mm_loadu_si128((const void *)(p->scales + at)));
         __m256i z = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)(p->zeros + at)));
-        if (bits == 8 && OFFSET8) z = _mm256_sub_epi32(z, _mm256_set1_epi32(OFFSET8));
+        if (bits == 8 && OFFSET8 != 0) z = _mm256_sub_epi32(z, _mm256_set1_epi32(OFFSET8));
         for (int i = 0; i < mr; i++) {
             const bal_a8 *x = a + (size_t)i * a_stride;
             float *out = y + (size_t)i * y_stride + 8 * h;
