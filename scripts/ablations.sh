@@ -55,6 +55,7 @@ A5|residual|gptq|shift=residual|and for the residual stream
 A6|grad2|gptq|hessian=grad2|tokens by squared gradients, cut off
 A6|grad2 raw|gptq|hessian=grad2-raw|not cut off
 A6|grad2 mean|gptq|hessian=grad2-mean|one weight per modality, prompt included
+A6|attention|gptq|hessian=attention|tokens by the attention they get in their block
 A7|group 64|gptq|group=64|more bits: 0.19 per weight
 A7|group 32|gptq|group=32|more bits: 0.56 per weight
 A7|table|gptq|grid=table group=32|skewed levels and steps for 32, as many bits as ranges for 128
@@ -262,7 +263,7 @@ END
 ## Not built
 
 * A5: GPTAQ's column-wise term; the shift of targets is the same objective solved at once.
-* A6: gradients of the attention block's own loss and attention scores as weights; row groups with their own H.
+* A6: gradients of the attention block's own loss as weights; row groups with their own H.
 * A7: groups of 16, a second table per group, trellis codes.
 * A10: budgets by column block.
 * A11, 8-bit activations, stands in [activations.md](activations.md), its scales from each token or fixed, for all tokens or per modality; a patch for vision rows alone is not built.

@@ -210,6 +210,7 @@ typedef struct attn_job {
     const bal_probe *p;
     const bal_decoder_buf *b;
     size_t m;
+    double *sums; /* [heads][m], of bal_probe_attended */
 } attn_job;
 
 /* Row r of a chunk that starts at position first: causal weights over n keys. */
@@ -221,18 +222,29 @@ static void softmax(const attn_job *j, float *row, size_t seen, size_t n)
     memset(row + seen, 0, (n - seen) * sizeof *row);
 }
 
+static size_t kv_of(const attn_job *j, size_t head)
+{
+    return head / (size_t)(j->c->heads / j->c->kv_heads) * (size_t)j->c->head_dim;
+}
+
+/* Weights of a chunk of queries from position first on, scores [rows][first + rows]; the rows. */
+static size_t weights(const attn_job *j, size_t head, size_t first, float *scores)
+{
+    const size_t dim = (size_t)j->c->head_dim, ldq = (size_t)j->c->heads * dim;
+    const size_t rows = bal_min(BAL_PROBE_ROWS, j->m - first), n = first + rows;
+    j->e->kernels->gemm_nn_f32(rows, dim, n, j->b->q + first * ldq + head * dim, ldq,
+                               j->p->keys + kv_of(j, head) * j->m, j->m, scores, n, false);
+    for (size_t r = 0; r < rows; r++) softmax(j, scores + r * n, first + r + 1, n);
+    return rows;
+}
+
 static void attend(const attn_job *j, size_t head, size_t first, float *scores)
 {
     const size_t dim = (size_t)j->c->head_dim, ldq = (size_t)j->c->heads * dim;
     const size_t ldv = (size_t)j->c->kv_heads * dim;
-    const size_t kv = head / (size_t)(j->c->heads / j->c->kv_heads) * dim;
-    const size_t rows = bal_min(BAL_PROBE_ROWS, j->m - first), n = first + rows;
-    const size_t at = first * ldq + head * dim;
-    j->e->kernels->gemm_nn_f32(rows, dim, n, j->b->q + at, ldq, j->p->keys + kv * j->m, j->m,
-                               scores, n, false);
-    for (size_t r = 0; r < rows; r++) softmax(j, scores + r * n, first + r + 1, n);
-    j->e->kernels->gemm_nn_f32(rows, n, dim, scores, n, j->b->v + kv, ldv, j->b->ctx + at, ldq,
-                               false);
+    const size_t rows = weights(j, head, first, scores), n = first + rows;
+    j->e->kernels->gemm_nn_f32(rows, n, dim, scores, n, j->b->v + kv_of(j, head), ldv,
+                               j->b->ctx + first * ldq + head * dim, ldq, false);
 }
 
 static void attend_items(void *ctx, size_t begin, size_t end, int lane)
@@ -243,11 +255,38 @@ static void attend_items(void *ctx, size_t begin, size_t end, int lane)
     for (size_t i = begin; i < end; i++) attend(j, i / chunks, i % chunks * BAL_PROBE_ROWS, scores);
 }
 
+static void attended_heads(void *ctx, size_t begin, size_t end, int lane)
+{
+    const attn_job *j = ctx;
+    float *scores = j->p->scores + (size_t)lane * BAL_PROBE_ROWS * (size_t)j->p->max_len;
+    for (size_t head = begin; head < end; head++) {
+        double *sum = j->sums + head * j->m;
+        memset(sum, 0, j->m * sizeof *sum);
+        for (size_t first = 0; first < j->m; first += BAL_PROBE_ROWS) {
+            const size_t rows = weights(j, head, first, scores), n = first + rows;
+            for (size_t r = 0; r < rows; r++)
+                for (size_t t = 0; t < n; t++) sum[t] += (double)scores[r * n + t];
+        }
+    }
+}
+
+void bal_probe_attended(const bal_exec *e, const bal_text_config *c, int m, bal_probe *p,
+                        const bal_pass *pass, double *sums, float *out)
+{
+    attn_job j = {e, c, p, &pass->buf, (size_t)m, sums};
+    bal_pool_run(e->pool, attended_heads, &j, (size_t)c->heads, 1);
+    for (size_t t = 0; t < j.m; t++) {
+        double all = 0.0;
+        for (size_t head = 0; head < (size_t)c->heads; head++) all += sums[head * j.m + t];
+        out[t] = (float)(all / c->heads);
+    }
+}
+
 void bal_probe_attn(const bal_exec *e, const bal_text_config *c, const bal_wide_layer *l, int m,
                     const float *x, bal_probe *p, bal_pass *pass, float *out)
 {
     bal_decoder_buf *b = &pass->buf;
-    attn_job j = {e, c, p, b, (size_t)m};
+    attn_job j = {e, c, p, b, (size_t)m, NULL};
     const size_t items = bal_ceil_div((size_t)m, BAL_PROBE_ROWS) * (size_t)c->heads;
     const int kv = c->kv_heads * c->head_dim;
     x = as_read(e, l, 0, pass->modality, x, m, l->w[0].k);

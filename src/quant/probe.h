@@ -86,4 +86,10 @@ void bal_probe_mlp(const bal_exec *e, const bal_text_config *c, const bal_wide_l
 void bal_probe_block(const bal_exec *e, const bal_text_config *c, const bal_wide_layer *l, int m,
                      const float *h, bal_probe *p, bal_pass *pass, float *mid, float *out);
 
+/* How much each position of a sample of m is attended to, out [m]: softmax weights of the attention
+ * that bal_probe_attn last made, summed over queries, as a mean over heads. The weights of one
+ * query sum to 1, so all sum to m. sums [heads][m] is scratch. */
+void bal_probe_attended(const bal_exec *e, const bal_text_config *c, int m, bal_probe *p,
+                        const bal_pass *pass, double *sums, float *out);
+
 #endif

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_EXTENDS = 8, MAX_WORDS = 9, MAX_BYTES = 1 << 16 };
+enum { MAX_EXTENDS = 8, MAX_WORDS = 10, MAX_BYTES = 1 << 16 };
 
 typedef struct word {
     const char *text; /* NULL ends the list */
@@ -183,8 +183,10 @@ static const key KEYS[] = {
       {"vision", BAL_HESSIAN_VISION},
       {"grad2", BAL_HESSIAN_GRAD2},
       {"grad2-raw", BAL_HESSIAN_GRAD2_RAW},
-      {"grad2-mean", BAL_HESSIAN_GRAD2_MEAN}},
-     "tokens in the second moments: as in the loss, with r^2, all alike, one kind, or by gradient"},
+      {"grad2-mean", BAL_HESSIAN_GRAD2_MEAN},
+      {"attention", BAL_HESSIAN_ATTENTION}},
+     "tokens in the second moments: as in the loss, with r^2, all alike, one kind, by gradient, or "
+     "by attention"},
     {"damp",
      FIELD(damp),
      {{"0.001", 1}, {"0.01", 10}, {"0.025", 25}, {"0.05", 50}, {"0.1", 100}},
@@ -666,7 +668,7 @@ static bal_status check_idle(const bal_recipe *r, bal_error *err)
         {r->shift_part != 100 && r->shift == BAL_SHIFT_OFF, "shift_part",
          "shift=inputs or residual"},
         {r->undo && !solves, "undo=on", "solver=gptq or descent, or rank"},
-        {r->hessian >= BAL_HESSIAN_GRAD2 && !solves, "hessian by gradients of tokens",
+        {r->hessian >= BAL_HESSIAN_GRAD2 && !solves, "hessian by gradients of tokens or attention",
          "solver=gptq or descent, or rank"},
     };
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++)

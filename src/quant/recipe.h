@@ -84,7 +84,7 @@ typedef enum bal_inputs { BAL_INPUTS_FLOAT, BAL_INPUTS_QUANTIZED } bal_inputs;
 /* what tokens weigh in H: as in the loss (balance, loss, language); the same with r^2; all alike;
  * one modality only; by the mean square of the gradient at the linears' own outputs, each token's
  * own (raw), cut off above the upper quartile of its modality by 1.5 quartile distances (grad2), or
- * the modality's mean */
+ * the modality's mean; by how much a token is attended to in its block */
 typedef enum bal_hessian {
     BAL_HESSIAN_BALANCED,
     BAL_HESSIAN_SQUARED,
@@ -93,7 +93,8 @@ typedef enum bal_hessian {
     BAL_HESSIAN_VISION,
     BAL_HESSIAN_GRAD2,
     BAL_HESSIAN_GRAD2_RAW,
-    BAL_HESSIAN_GRAD2_MEAN
+    BAL_HESSIAN_GRAD2_MEAN,
+    BAL_HESSIAN_ATTENTION
 } bal_hessian;
 /* columns as they stand, or in the order of falling H_jj (groups stay where they are) */
 typedef enum bal_order { BAL_ORDER_NONE, BAL_ORDER_DIAG } bal_order;

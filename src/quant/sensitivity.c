@@ -54,6 +54,8 @@ typedef struct walk {
     bal_error_sums *records;     /* [samples][layers][BAL_SUBS] of gradients */
     double *losses;              /* [samples] */
     float *tokens;               /* [batch][max_len][BAL_GROUPS layers], or NULL: not asked for */
+    double *head_sums;           /* [heads][max_len], with hessian=attention */
+    float *attended;             /* [max_len], likewise */
 } walk;
 
 static void walk_deinit(walk *w)
@@ -71,6 +73,8 @@ static void walk_deinit(walk *w)
     free(w->records);
     free(w->losses);
     free(w->tokens);
+    free(w->head_sums);
+    free(w->attended);
     *w = (walk){0};
 }
 
@@ -95,7 +99,11 @@ static bal_status walk_states(walk *w, bal_error *err)
     if (!w->samples->gradients) return BAL_OK;
     const size_t floats = batch * n * BAL_GROUPS * layers;
     w->tokens = malloc(floats * sizeof *w->tokens);
-    return w->tokens ? BAL_OK : bal_nomem(err, floats * sizeof *w->tokens, "gradients of tokens");
+    w->head_sums = malloc((size_t)w->c->heads * n * sizeof *w->head_sums);
+    w->attended = malloc(n * sizeof *w->attended);
+    return w->tokens && w->head_sums && w->attended
+               ? BAL_OK
+               : bal_nomem(err, floats * sizeof *w->tokens, "weights of tokens");
 }
 
 static bal_status walk_init(walk *w, const bal_exec *e, const bal_model *m,
@@ -143,12 +151,29 @@ static bal_status check_rows(const walk *w, const float *x, int i, int layer, co
                     index_of(w, i), layer, what, at / w->c->hidden, at % w->c->hidden);
 }
 
+static bool weighs_by(const walk *w, bool attention)
+{
+    return w->tokens && (w->recipe->hessian == BAL_HESSIAN_ATTENTION) == attention;
+}
+
+/* All linears of a block weigh a token by what its attention gives it. */
+static void keep_attended(walk *w, int layer, int i)
+{
+    const size_t n = (size_t)sample_at(w, i)->n, stride = BAL_GROUPS * (size_t)w->c->layers;
+    float *to = w->tokens + (size_t)i * (size_t)w->samples->max_len * stride;
+    bal_probe_attended(w->e, w->c, (int)n, &w->probe, &w->pass, w->head_sums, w->attended);
+    for (size_t t = 0; t < n; t++)
+        for (size_t g = 0; g < BAL_GROUPS; g++)
+            to[t * stride + BAL_GROUPS * (size_t)layer + g] = w->attended[t];
+}
+
 static bal_status forward_block(walk *w, int layer, int i, bal_error *err)
 {
     float *h = sample_rows(w, w->h, layer, i), *mid = sample_rows(w, w->mid, layer, i);
     float *next = sample_rows(w, w->h, layer + 1, i);
     bal_pass_place(&w->pass, sample_at(w, i));
     bal_probe_block(w->e, w->c, &w->wide, sample_at(w, i)->n, h, &w->probe, &w->pass, mid, next);
+    if (weighs_by(w, true)) keep_attended(w, layer, i);
     return check_rows(w, next, i, layer, "the block output", err);
 }
 
@@ -248,7 +273,7 @@ static bal_status backward_block(walk *w, int layer, int i, bal_error *err)
     const bal_rows rows = bal_pass_rows(&w->pass, s->n);
     float *dh = sample_rows(w, w->dh, 0, i);
     keep_gradient(w, layer, BAL_SUB_MLP, dh, i);
-    if (w->tokens)
+    if (weighs_by(w, false))
         keep_tokens(w, layer, BAL_GROUP_DOWN, i, (const float *const[]){dh},
                     (const int[]){w->c->hidden}, 1);
     bal_backward_block(w->e, w->c, &w->m->layers[layer], &w->wide, &rows, w->mode,
@@ -256,7 +281,7 @@ static bal_status backward_block(walk *w, int layer, int i, bal_error *err)
                        w->dmid, &w->back);
     BAL_TRY(check_rows(w, w->dmid, i, layer, "the gradient", err));
     keep_gradient(w, layer, BAL_SUB_ATTN, w->dmid, i);
-    if (w->tokens) keep_inner_tokens(w, layer, i);
+    if (weighs_by(w, false)) keep_inner_tokens(w, layer, i);
     return BAL_OK;
 }
 

@@ -132,6 +132,7 @@ static const struct {
      "gptq",
      {"group=32", "hessian=grad2", "inputs=quantized", "shift=residual", "undo=on", "polish=refit",
       "gain=row", "clip=block"}},
+    {2, 4, "gptq", {"group=32", "hessian=attention"}},
     {2, 3, "table", {"bits=2", "clip=inverse", "polish=refit", "gain=row"}},
     {3, 4, "lqer", {"group=32"}},
     {2, 3, "quantease", {"group=32", "order=diag", "shift=inputs", "inputs=quantized"}},

@@ -202,7 +202,7 @@ static void test_idle(void **state)
         {"mbq", "gain=row", "gain=row needs solver=gptq"},
         {"lqer", "gain=row", "gain=row needs solver=gptq"},
         {"awq", "undo=on", "undo=on needs solver=gptq"},
-        {"awq", "hessian=grad2", "hessian by gradients of tokens needs solver=gptq"}};
+        {"awq", "hessian=grad2", "hessian by gradients of tokens or attention needs solver=gptq"}};
     bal_recipe r;
     bal_error err;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
