@@ -121,7 +121,8 @@ static inline bal_recipe case_recipe(void)
                         .scale = BAL_SCALE_SEARCH,
                         .balance = BAL_BALANCE_GRADIENT,
                         .loss = BAL_LOSS_MAE,
-                        .floor = BAL_FLOOR_MEDIAN};
+                        .floor = BAL_FLOOR_MEDIAN,
+                        .shift_part = 100};
 }
 
 #endif

@@ -51,7 +51,8 @@ static bal_recipe gptq(void)
                         .inputs = BAL_INPUTS_QUANTIZED,
                         .damp = 10,
                         .order = BAL_ORDER_DIAG,
-                        .ridge = 100};
+                        .ridge = 100,
+                        .shift_part = 100};
 }
 
 static bal_recipe everything(void)
