@@ -28,8 +28,8 @@ stories. Groups are the recipes' (128, here whole rows but for down_proj). There
 only modality that counts, so what MBQ balances is not at work.
 
 With so few weights every bit counts, and 2 bits for whole rows ruin the model under every recipe. From 4 bits down, targets that
-make up for quantized inputs (\`gptq+shift\`, and with channel scales the default, \`ballast\`) lose least of all ranges, about half of what \`mbq\` loses;
-tables lose less again, and both together (\`table+shift\`) a third of it at 3 bits. \`lqer\`'s matrices of rank 32 weigh more here than the model's own of
+make up for quantized inputs (\`gptq+shift\`, and with channel scales the default, \`ballast\`) lose about half of what \`mbq\` loses, and with searched ranges in front (\`vlm-ptq\`)
+least of all ranges, which on the embedded model they do not ([results.md](results.md)); tables lose less again, and both together (\`table+shift\`) a third of it at 3 bits. \`lqer\`'s matrices of rank 32 weigh more here than the model's own of
 width 64, and \`quarot\` is not there: down_proj has 172 inputs, no multiple of 8.
 
 $table
