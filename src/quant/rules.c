@@ -44,9 +44,10 @@ bal_status bal_alloc_rules(int *choice, const bal_alloc_problem *p, bal_error *e
     uint64_t left = p->budget - bal_alloc_bytes(p, choice);
     for (int turn = 0; turn < TURNS; turn++)
         for (int u = 0; u < p->units; u++) {
+            if (turn_of(p, u) != turn) continue;
             const bal_alloc_option *o = &p->option[u * p->options + choice[u]];
             const uint64_t more = o[1].n_bytes - o[0].n_bytes;
-            if (turn_of(p, u) != turn || more > left) continue;
+            if (more > left) continue;
             choice[u]++;
             left -= more;
         }
