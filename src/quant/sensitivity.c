@@ -99,11 +99,14 @@ static bal_status walk_states(walk *w, bal_error *err)
     if (!w->samples->gradients) return BAL_OK;
     const size_t floats = batch * n * BAL_GROUPS * layers;
     w->tokens = malloc(floats * sizeof *w->tokens);
-    w->head_sums = malloc((size_t)w->c->heads * n * sizeof *w->head_sums);
+    if (!w->tokens) return bal_nomem(err, floats * sizeof *w->tokens, "weights of tokens");
+    if (w->recipe->hessian != BAL_HESSIAN_ATTENTION) return BAL_OK;
+    const size_t sums = (size_t)w->c->heads * n;
+    w->head_sums = malloc(sums * sizeof *w->head_sums);
     w->attended = malloc(n * sizeof *w->attended);
-    return w->tokens && w->head_sums && w->attended
+    return w->head_sums && w->attended
                ? BAL_OK
-               : bal_nomem(err, floats * sizeof *w->tokens, "weights of tokens");
+               : bal_nomem(err, sums * sizeof *w->head_sums, "attention of tokens");
 }
 
 static bal_status walk_init(walk *w, const bal_exec *e, const bal_model *m,

@@ -22,6 +22,18 @@ static inline void make(const char *out, const bal_quant_opts *o)
     ASSERT_OK(bal_quantize(source_path(MODEL), out, o, &err));
 }
 
+/* One thread, all golden conversations. */
+static inline bal_quant_opts case_options(const char *recipe, const char *const *set, size_t n_set)
+{
+    return (bal_quant_opts){.size = sizeof(bal_quant_opts),
+                            .threads = 1,
+                            .recipe = recipe,
+                            .set = set,
+                            .n_set = n_set,
+                            .calib = source_path(DATA),
+                            .samples = -1};
+}
+
 /* Made by the first call, at `path`, for others to compare with; nothing is left beside it. */
 static inline const char *made_once(char path[600], const char *name, const bal_quant_opts *o)
 {

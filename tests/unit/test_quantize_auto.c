@@ -16,13 +16,7 @@ static const char *const BPW[] = {"bits=auto", "target_bpw=4.5", "group=32"};
 
 static bal_quant_opts options(void)
 {
-    return (bal_quant_opts){.size = sizeof(bal_quant_opts),
-                            .threads = 1,
-                            .recipe = "gptq",
-                            .set = BPW,
-                            .n_set = 3,
-                            .calib = source_path(DATA),
-                            .samples = -1};
+    return case_options("gptq", BPW, 3);
 }
 
 static const char *reference(void)

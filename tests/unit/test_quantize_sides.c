@@ -20,13 +20,7 @@ enum { N_SET = sizeof SET / sizeof SET[0] };
 
 static bal_quant_opts options(void)
 {
-    return (bal_quant_opts){.size = sizeof(bal_quant_opts),
-                            .threads = 1,
-                            .recipe = "rtn",
-                            .set = SET,
-                            .n_set = N_SET,
-                            .calib = source_path(DATA),
-                            .samples = -1};
+    return case_options("rtn", SET, N_SET);
 }
 
 static const char *reference(void)

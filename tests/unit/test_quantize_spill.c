@@ -12,23 +12,14 @@ static const char *const SET[] = {"group=32", "objective=moments"};
 
 static bal_quant_opts options(void)
 {
-    return (bal_quant_opts){.size = sizeof(bal_quant_opts),
-                            .threads = 1,
-                            .recipe = "ballast",
-                            .set = SET,
-                            .n_set = 2,
-                            .calib = source_path(DATA),
-                            .samples = -1};
+    return case_options("ballast", SET, 2);
 }
 
 static const char *reference(void)
 {
     static char path[600];
-    if (path[0]) return path;
     const bal_quant_opts o = options();
-    snprintf(path, sizeof path, "%s", scratch("reference.safetensors"));
-    make(path, &o);
-    return path;
+    return made_once(path, "reference.safetensors", &o);
 }
 
 static bool die(void *ctx, const bal_progress *p)

@@ -170,13 +170,7 @@ static const char *const VERIFIED[] = {"bits=auto", "target_bpw=4.2", "group=32"
 
 static bal_quant_opts options(void)
 {
-    return (bal_quant_opts){.size = sizeof(bal_quant_opts),
-                            .threads = 1,
-                            .recipe = "gptq",
-                            .set = VERIFIED,
-                            .n_set = 4,
-                            .calib = source_path(DATA),
-                            .samples = -1};
+    return case_options("gptq", VERIFIED, 4);
 }
 
 static const char *reference(void)
