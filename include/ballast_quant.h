@@ -89,7 +89,7 @@ bal_status bal_quantize(const char *model_dir, const char *out, const bal_quant_
  * `about` says in a sentence or two what the recipe is, cut if longer; `words` are a key's allowed
  * values with spaces between. */
 bool bal_quant_recipe(size_t i, const char **name, char about[400]);
-bool bal_quant_recipe_key(size_t i, const char **key, char words[80], const char **help);
+bool bal_quant_recipe_key(size_t i, const char **key, char words[120], const char **help);
 
 #ifdef __cplusplus
 }

@@ -50,12 +50,18 @@ A4|H r²|gptq|balance=gradient loss=mse hessian=squared|
 A5|shift|gptq|shift=inputs|targets make up for quantized inputs
 A5|shift ridge 0.01|gptq|shift=inputs ridge=0.01|
 A5|shift ridge 1|gptq|shift=inputs ridge=1|
-A5|shift 0.25|gptq|shift=inputs shift_part=0.25|a quarter of it, as GPTAQ's program
+A5|shift 0.25|gptq|shift=inputs shift_part=0.25|a quarter of it
 A5|residual|gptq|shift=residual|and for the residual stream
+A5|column 0.25|gptq|shift=column shift_part=0.25|column by column, as GPTAQ's program has it
+A5|column 1|gptq|shift=column|and all of it
 A6|grad2|gptq|hessian=grad2|tokens by squared gradients, cut off
 A6|grad2 raw|gptq|hessian=grad2-raw|not cut off
 A6|grad2 mean|gptq|hessian=grad2-mean|one weight per modality, prompt included
 A6|attention|gptq|hessian=attention|tokens by the attention they get in their block
+A6|local|gptq|hessian=local|q, k, v, o by the gradient of what their block's attention lost, as VLMQ
+A6|local column|gptq|hessian=local shift=column shift_part=0.25|and targets moved column by column
+A6|grad2 raw 4|gptq|hessian=grad2-raw row_groups=4|not cut off, four groups of outputs apart, as GuidedQuant
+A6|grad2 4|gptq|hessian=grad2 row_groups=4|cut off, four groups of outputs apart
 A7|group 64|gptq|group=64|more bits: 0.19 per weight
 A7|group 32|gptq|group=32|more bits: 0.56 per weight
 A7|table|gptq|grid=table group=32|skewed levels and steps for 32, as many bits as ranges for 128
@@ -262,8 +268,6 @@ END
 
 ## Not built
 
-* A5: GPTAQ's column-wise term; the shift of targets is the same objective solved at once.
-* A6: gradients of the attention block's own loss as weights; row groups with their own H.
 * A7: groups of 16, a second table per group, trellis codes.
 * A10: budgets by column block.
 * A11, 8-bit activations, stands in [activations.md](activations.md), its scales from each token or fixed, for all tokens or per modality; a patch for vision rows alone is not built.

@@ -262,7 +262,7 @@ bool bal_quant_recipe(size_t i, const char **name, char about[400])
     return bal_recipe_about(i, name, about);
 }
 
-bool bal_quant_recipe_key(size_t i, const char **key, char words[80], const char **help)
+bool bal_quant_recipe_key(size_t i, const char **key, char words[120], const char **help)
 {
     return bal_recipe_describe(i, key, words, help);
 }

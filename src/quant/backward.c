@@ -336,10 +336,9 @@ static void head_norms_backward(const bal_exec *e, const bal_text_config *c,
     }
 }
 
-/* dout [n][hidden]: gradient of o_proj's output -> b->dnorm: gradient of h through the norm */
-static void attn_backward(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
-                          const bal_wide_layer *wide, const bal_rows *rows, bal_backward_mode mode,
-                          const float *h, const float *dout, bal_backward *b)
+void bal_backward_attn(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
+                       const bal_wide_layer *wide, const bal_rows *rows, bal_backward_mode mode,
+                       const float *h, const float *dout, bal_backward *b)
 {
     const int n = rows->m;
     const size_t hidden = (size_t)c->hidden, q = (size_t)c->heads * (size_t)c->head_dim;
@@ -375,7 +374,7 @@ void bal_backward_block(const bal_exec *e, const bal_text_config *c, const bal_d
     mlp_backward(e, c, l, wide, mode, rows->m, mid, dh, b);
     add(e, mode, dh, b->dnorm, rows->m, hidden);
     memcpy(dmid, dh, (size_t)rows->m * hidden * sizeof *dh);
-    attn_backward(e, c, l, wide, rows, mode, h, dmid, b);
+    bal_backward_attn(e, c, l, wide, rows, mode, h, dmid, b);
     add(e, mode, dh, b->dnorm, rows->m, hidden);
 }
 

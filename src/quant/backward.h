@@ -45,6 +45,12 @@ void bal_backward_block(const bal_exec *e, const bal_text_config *c, const bal_d
                         const bal_wide_layer *wide, const bal_rows *rows, bal_backward_mode mode,
                         const float *h, const float *mid, float *dh, float *dmid, bal_backward *b);
 
+/* Attention alone: dout [n][hidden], the gradient of o_proj's output, leaves that of q's, k's and
+ * v's outputs in b->dq, b->dk and b->dv and that of h through the norm in b->dnorm. */
+void bal_backward_attn(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
+                       const bal_wide_layer *wide, const bal_rows *rows, bal_backward_mode mode,
+                       const float *h, const float *dout, bal_backward *b);
+
 /* Mean cross-entropy (nats) of predicting each ANSWER token from the position before it, and its
  * gradient dh [n][hidden] with respect to h, the output of the last block. A sample without an
  * answer token after position 0 fails with BAL_E_ARG. */

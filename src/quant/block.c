@@ -345,7 +345,7 @@ static bal_status check_inputs(const bal_block_job *j, bal_error *err)
         return bal_fail(err, BAL_E_ARG, "recipe %s needs the quantized stream", r->name);
     if (bal_recipe_weighs_tokens(r) &&
         (!j->samples->gradients || j->samples->gradients->n_samples != j->samples->n ||
-         j->samples->gradients->cols <= BAL_GROUPS * j->index))
+         j->samples->gradients->cols <= bal_recipe_token_columns(r) * j->index))
         return bal_fail(err, BAL_E_ARG, "recipe %s needs gradients of tokens for layer %d", r->name,
                         j->index);
     for (int i = 0; i < BAL_SUBS; i++)

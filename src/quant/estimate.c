@@ -9,6 +9,7 @@
 #include "quant/job.h"
 #include "quant/price.h"
 #include "quant/stats.h"
+#include "quant/tokens.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -137,25 +138,32 @@ static double search_ops(const shape *b, const bal_recipe *r, int g)
     return b->weighed * k * k + points * rows * k * (k / PANEL_SPEED + ROUND_OPS);
 }
 
-/* Whether the group's shift is solved for at its outputs, which are fewer than its inputs. */
-static bool through_weight(const shape *b, int g)
+/* Times that moments of a group are gathered and factored. */
+static double parts_of(const bal_recipe *r, int g)
 {
-    return bal_group_table[g].count == 1 && b->n[g] < b->k[g];
+    return bal_tokens_apart(r, g) ? (double)bal_group_table[g].count * bal_row_groups(r) : 1.0;
+}
+
+/* Whether the group's shift is solved for at its outputs, which are fewer than its inputs. */
+static bool through_weight(const shape *b, const bal_recipe *r, int g)
+{
+    return r->shift != BAL_SHIFT_COLUMN && !bal_tokens_apart(r, g) &&
+           bal_group_table[g].count == 1 && b->n[g] < b->k[g];
 }
 
 /* Cross moments of one group, and what its targets are moved by. */
-static double shift_ops(const shape *b, int g)
+static double shift_ops(const shape *b, const bal_recipe *r, int g)
 {
     const double n = b->n[g], k = b->k[g];
-    return through_weight(b, g) ? 4.0 * n * k * b->weighed : 2.0 * k * k * (b->weighed + n);
+    return through_weight(b, r, g) ? 4.0 * n * k * b->weighed : 2.0 * k * k * (b->weighed + n);
 }
 
 /* In double: factors of one group, and its shift solved for. */
 static double factor_ops(const shape *b, const bal_recipe *r, int g)
 {
-    const double k = b->k[g], rows = through_weight(b, g) ? b->n[g] : k;
+    const double k = b->k[g], rows = through_weight(b, r, g) ? b->n[g] : k;
     const double factors = (r->clip == BAL_CLIP_INVERSE ? 2.0 : 1.0) + (r->shift ? 1.0 : 0.0);
-    return factors * k * k * k / 3.0 + (r->shift ? 2.0 * k * k * rows : 0.0);
+    return parts_of(r, g) * (factors * k * k * k / 3.0 + (r->shift ? 2.0 * k * k * rows : 0.0));
 }
 
 /* Moments, front passes, codes, gain and the two verdicts of one group. */
@@ -164,10 +172,11 @@ static double solve_ops(const shape *b, const bal_recipe *r, int g)
     const double n = b->n[g], k = b->k[g], front[BAL_GROUPS] = {0.0, b->attn, 0.0, b->mlp};
     const double half = g < BAL_GROUP_GATE_UP ? b->attn : b->mlp;
     const double judged = b->samples < 16 ? b->tokens : b->tokens / 8.0;
-    double ops = b->tokens * front[g] + b->weighed * k * k + 2.0 * half * judged;
-    ops += 4.0 * b->samples * k * k; /* adding a sample's products up in double */
+    const double once = b->tokens * front[g] + b->weighed * k * k +
+                        4.0 * b->samples * k * k; /* adding a sample's products up in double */
+    double ops = parts_of(r, g) * once + 2.0 * half * judged;
     ops += n * k * k / PANEL_SPEED * (r->gain ? 3.0 : 1.0);
-    if (r->shift) ops += shift_ops(b, g);
+    if (r->shift) ops += parts_of(r, g) * shift_ops(b, r, g);
     if (r->polish != BAL_POLISH_NONE) ops += 4.0 * n * k * k;
     if (r->rank) ops += n * k * k / PANEL_SPEED + 16.0 * r->rank * (4.0 * n * k + 2.0 * k * k);
     return ops + COPY_OPS * n * k;
@@ -183,6 +192,7 @@ static double block_ops(const shape *b, const bal_text_config *c, const bal_reci
         if (bal_recipe_solves(r)) ops += solve_ops(b, r, g);
     }
     if (bal_recipe_solves(r)) ops += b->attn * b->tokens;
+    if (r->hessian == BAL_HESSIAN_LOCAL) ops += 3.0 * b->attn * b->tokens;
     return ops;
 }
 
@@ -252,6 +262,7 @@ static double moments_bytes(const shape *b, const bal_recipe *r)
     const double apart =
         r->polish != BAL_POLISH_NONE || r->solver == BAL_SOLVER_DESCENT || r->rank ? 12.0 : 10.0;
     if (r->shift == BAL_SHIFT_OFF) return apart * k * k;
+    if (!through_weight(b, r, BAL_GROUP_DOWN)) return 20.0 * k * k; /* cross moments in double */
     /* shifted targets of gate and up at the least; right sides of down and their solution */
     const double wide = b->n[BAL_GROUP_DOWN] * b->k[BAL_GROUP_DOWN];
     const double solving = 8.0 * k * k + 16.0 * wide;

@@ -248,3 +248,60 @@ bal_status bal_shift_create(float **inputs, float **residual, const bal_exec *e,
     bal_lower_destroy(&a);
     return st;
 }
+
+/* ---- Column by column -------------------------------------------------------------------------
+ */
+
+typedef struct column_job {
+    const bal_factor *f;
+    const bal_moments *m;
+    bal_panels *out;
+    double part;
+    double *lanes; /* [lanes][k] */
+} column_job;
+
+/* Row i of triu(C M^-T, 1) D^-1: z with M z = c from the last position to i + 1. */
+static void above_diagonal(const column_job *j, size_t i, double *z)
+{
+    const bal_factor *f = j->f;
+    const size_t k = (size_t)f->k;
+    const double *c = j->m->cross + (size_t)f->order[i] * k;
+    for (size_t a = k; a-- > i + 1;) {
+        const float *row = bal_panels_element(&f->feed, a, a);
+        double sum = c[f->order[a]];
+        for (size_t b = a + 1; b < k; b++) sum -= (double)row[b - a] * z[b];
+        z[a] = sum;
+    }
+    for (size_t a = i + 1; a < k; a++) z[a] /= f->pivot[a];
+}
+
+/* Row i of P: p with p M = z. */
+static void column_rows(void *ctx, size_t begin, size_t end, int lane)
+{
+    const column_job *j = ctx;
+    const size_t k = (size_t)j->f->k;
+    double *z = j->lanes + (size_t)lane * k;
+    for (size_t i = begin; i < end; i++) {
+        const size_t first = i / BAL_TRI_PANEL * BAL_TRI_PANEL;
+        float *to = bal_panels_element(j->out, i, first);
+        above_diagonal(j, i, z);
+        for (size_t a = first; a <= i; a++) to[a - first] = 0.0f;
+        for (size_t a = i + 1; a < k; a++) {
+            const float *row = bal_panels_element(&j->f->feed, a, a);
+            for (size_t b = a + 1; b < k; b++) z[b] -= z[a] * (double)row[b - a];
+            to[a - first] = (float)(j->part * z[a]);
+        }
+    }
+}
+
+bal_status bal_column_shift_create(bal_panels *p, const bal_exec *e, const bal_factor *f,
+                                   const bal_moments *m, double part, bal_error *err)
+{
+    const size_t n = (size_t)bal_pool_size(e->pool) * (size_t)f->k;
+    column_job j = {f, m, p, part, malloc(n * sizeof(double))};
+    if (!j.lanes) return bal_nomem(err, n * sizeof(double), "a column-wise shift");
+    const bal_status st = bal_panels_create(p, f->k, err);
+    if (st >= 0) bal_pool_run(e->pool, column_rows, &j, (size_t)f->k, 1);
+    free(j.lanes);
+    return st;
+}

@@ -33,4 +33,10 @@ bal_status bal_damped_matrix(float **out, const bal_moments *m, double damp, bal
 bal_status bal_shift_create(float **inputs, float **residual, const bal_exec *e, bal_moments *m,
                             double ridge, double part, bal_error *err);
 
+/* P of GPTAQ (Li et al., ICML 2025, arXiv 2504.02692), its correction of targets column by column:
+ * P = part * triu(C U^T, 1) U with H^-1 = U^T U, by position; with H = M D M^T that is
+ * triu(C M^-T, 1) D^-1 M^-1. m keeps C and is f's. Strictly upper triangular. */
+bal_status bal_column_shift_create(bal_panels *p, const bal_exec *e, const bal_factor *f,
+                                   const bal_moments *m, double part, bal_error *err);
+
 #endif

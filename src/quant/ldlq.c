@@ -22,57 +22,99 @@ enum {
 typedef struct feed_job {
     const bal_exec *e;
     const bal_factor *f;
+    const bal_panels *drift; /* or NULL */
     const float *target;
     bal_quantized_linear *q;
-    float *lanes; /* per lane: w [ROWS][k] in order, errors [ROWS][BLOCK] */
+    float *lanes;
     size_t lane_floats;
 } feed_job;
 
-/* One row from position `first` to `end`: codes, and the errors of these positions. */
-static void feed_block(const feed_job *j, size_t row, size_t first, size_t end, float *w,
-                       float *errors)
+/* Rows in work, in the order of columns. */
+typedef struct feed_lane {
+    float *w, *move;        /* [ROWS][k]: targets and what was fed back; what drifts to them */
+    float *errors, *values; /* [ROWS][BLOCK]: of the block's columns, what is left and v */
+} feed_lane;
+
+static size_t lane_floats_of(const feed_job *j)
+{
+    return ROWS * ((size_t)j->f->k + BLOCK) * (j->drift ? 2 : 1);
+}
+
+static feed_lane lane_of(const feed_job *j, int lane)
+{
+    const size_t k = (size_t)j->f->k;
+    float *at = j->lanes + (size_t)lane * j->lane_floats;
+    feed_lane l = {.w = at, .errors = at + ROWS * k};
+    if (j->drift) l.move = l.errors + ROWS * BLOCK, l.values = l.move + ROWS * k;
+    return l;
+}
+
+static void add_times(float x, const float *from, float *to, size_t n)
+{
+    for (size_t i = 0; i < n; i++) to[i] += x * from[i];
+}
+
+/* Row r of a lane, which is row `row` of q, from position `first` to `end`. */
+static void feed_block(const feed_job *j, size_t row, size_t r, size_t first, size_t end,
+                       const feed_lane *l)
 {
     const size_t k = (size_t)j->f->k;
     const size_t size = (size_t)bal_group_size(j->q->k, j->q->group);
+    float *w = l->w + r * k, *move = j->drift ? l->move + r * k : NULL;
     for (size_t i = first; i < end; i++) {
-        const size_t c = (size_t)j->f->order[i];
+        const size_t c = (size_t)j->f->order[i], rest = end - i - 1;
         const bal_code_grid grid = bal_quantized_grid(j->q, row, c / size);
-        const int code = bal_code_nearest(&grid, w[i]);
+        const float moved = move ? move[i] : 0.0f, v = w[i] + moved;
+        const int code = bal_code_nearest(&grid, v);
         j->q->codes[row * k + c] = (uint8_t)code;
-        const float off = j->target[row * k + c] - bal_code_value(&grid, code);
-        const float *feed = bal_panels_element(&j->f->feed, i, first);
-        errors[i - first] = off;
-        for (size_t b = i + 1; b < end; b++) w[b] += off * feed[b - first];
+        const float off = j->target[row * k + c] + moved - bal_code_value(&grid, code);
+        l->errors[r * BLOCK + i - first] = off;
+        add_times(off, bal_panels_element(&j->f->feed, i, first) + (i + 1 - first), w + i + 1,
+                  rest);
+        if (!move) continue;
+        l->values[r * BLOCK + i - first] = v;
+        add_times(v, bal_panels_element(j->drift, i, first) + (i + 1 - first), move + i + 1, rest);
     }
+}
+
+/* What a block's columns mean for those behind it. */
+static void feed_behind(const feed_job *j, size_t rows, size_t at, size_t stop, const feed_lane *l)
+{
+    const size_t k = (size_t)j->f->k;
+    if (stop == k) return;
+    j->e->kernels->gemm_nn_f32(rows, stop - at, k - stop, l->errors, BLOCK,
+                               bal_panels_element(&j->f->feed, at, stop), k - at, l->w + stop, k,
+                               true);
+    if (j->drift)
+        j->e->kernels->gemm_nn_f32(rows, stop - at, k - stop, l->values, BLOCK,
+                                   bal_panels_element(j->drift, at, stop), k - at, l->move + stop,
+                                   k, true);
 }
 
 static void feed_rows(void *ctx, size_t begin, size_t end, int lane)
 {
     const feed_job *j = ctx;
     const size_t k = (size_t)j->f->k;
-    float *w = j->lanes + (size_t)lane * j->lane_floats, *errors = w + ROWS * k;
+    const feed_lane l = lane_of(j, lane);
     for (size_t item = begin; item < end; item++) {
         const size_t r0 = item * ROWS, rows = bal_min(ROWS, (size_t)j->q->n - r0);
         for (size_t r = 0; r < rows; r++)
             for (size_t i = 0; i < k; i++)
-                w[r * k + i] = j->target[(r0 + r) * k + (size_t)j->f->order[i]];
+                l.w[r * k + i] = j->target[(r0 + r) * k + (size_t)j->f->order[i]];
+        if (j->drift) memset(l.move, 0, rows * k * sizeof *l.move);
         for (size_t at = 0; at < k; at += BLOCK) {
             const size_t stop = bal_min(at + BLOCK, k);
-            for (size_t r = 0; r < rows; r++)
-                feed_block(j, r0 + r, at, stop, w + r * k, errors + r * BLOCK);
-            if (stop < k)
-                j->e->kernels->gemm_nn_f32(rows, stop - at, k - stop, errors, BLOCK,
-                                           bal_panels_element(&j->f->feed, at, stop), k - at,
-                                           w + stop, k, true);
+            for (size_t r = 0; r < rows; r++) feed_block(j, r0 + r, r, at, stop, &l);
+            feed_behind(j, rows, at, stop, &l);
         }
     }
 }
 
-bal_status bal_ldlq(const bal_exec *e, const bal_factor *f, const float *target,
-                    bal_quantized_linear *q, bal_error *err)
+bal_status bal_ldlq(const bal_exec *e, const bal_factor *f, const bal_panels *drift,
+                    const float *target, bal_quantized_linear *q, bal_error *err)
 {
-    feed_job j = {.e = e, .f = f, .target = target, .q = q};
-    j.lane_floats = ROWS * ((size_t)f->k + BLOCK);
+    feed_job j = {.e = e, .f = f, .drift = drift, .target = target, .q = q};
+    j.lane_floats = lane_floats_of(&j);
     const size_t floats = (size_t)bal_pool_size(e->pool) * j.lane_floats;
     j.lanes = malloc(floats * sizeof *j.lanes);
     if (!j.lanes) return bal_nomem(err, floats * sizeof *j.lanes, "rows of error feedback");

@@ -10,9 +10,11 @@
 #include "quant/quantizer.h"
 
 /* Codes of target [n][k] on the scales and zero points that q has: along f's order,
- *   q_j = round to grid( t_j + sum over earlier i of (t_i - w^_i) M_ij ). */
-bal_status bal_ldlq(const bal_exec *e, const bal_factor *f, const float *target,
-                    bal_quantized_linear *q, bal_error *err);
+ *   q_j = round to grid( v_j ),  v_j = t_j + sum over earlier i of (t_i - w^_i) M_ij.
+ * drift: NULL, or P of bal_column_shift_create: each t_j is moved by the sum over earlier i of
+ * v_i P_ij before. */
+bal_status bal_ldlq(const bal_exec *e, const bal_factor *f, const bal_panels *drift,
+                    const float *target, bal_quantized_linear *q, bal_error *err);
 
 /* `sweeps` passes of coordinate descent over codes, each column to its best code with all others
  * held; with refit each pass is preceded by least squares of every group's scale. Nothing is

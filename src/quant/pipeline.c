@@ -422,7 +422,7 @@ static bal_status measure(run *r)
     BAL_TRY(bal_workspace_has(&r->space, SENSITIVITY, &measured, r->err));
     if (bal_recipe_weighs_tokens(&r->recipe)) {
         BAL_TRY(bal_store_create(&r->gradients, r->space.output.partial, &r->data.samples,
-                                 BAL_GROUPS * layers_of(r), r->err));
+                                 bal_recipe_token_columns(&r->recipe) * layers_of(r), r->err));
         r->data.samples.gradients = &r->gradients;
     } else if (measured)
         return bal_record_read_sensitivity(&r->sensitivity, path, layers_of(r), r->err);

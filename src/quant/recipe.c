@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_EXTENDS = 8, MAX_WORDS = 10, MAX_BYTES = 1 << 16 };
+enum { MAX_EXTENDS = 8, MAX_WORDS = 11, MAX_BYTES = 1 << 16 };
 
 typedef struct word {
     const char *text; /* NULL ends the list */
@@ -184,9 +184,14 @@ static const key KEYS[] = {
       {"grad2", BAL_HESSIAN_GRAD2},
       {"grad2-raw", BAL_HESSIAN_GRAD2_RAW},
       {"grad2-mean", BAL_HESSIAN_GRAD2_MEAN},
-      {"attention", BAL_HESSIAN_ATTENTION}},
-     "tokens in the second moments: as in the loss, with r^2, all alike, one kind, by gradient, or "
-     "by attention"},
+      {"attention", BAL_HESSIAN_ATTENTION},
+      {"local", BAL_HESSIAN_LOCAL}},
+     "tokens in the second moments: as in the loss, with r^2, all alike, one kind, by gradient, by "
+     "attention, or by the gradient of their block's own loss"},
+    {"row_groups",
+     FIELD(row_groups),
+     {{"1", 1}, {"2", 2}, {"4", 4}, {"8", 8}},
+     "parts of a linear's outputs, each with second moments by its own gradients"},
     {"damp",
      FIELD(damp),
      {{"0.001", 1}, {"0.01", 10}, {"0.025", 25}, {"0.05", 50}, {"0.1", 100}},
@@ -197,8 +202,11 @@ static const key KEYS[] = {
      "columns for error feedback: as they are, or the largest inputs first"},
     {"shift",
      FIELD(shift),
-     {{"off", BAL_SHIFT_OFF}, {"inputs", BAL_SHIFT_INPUTS}, {"residual", BAL_SHIFT_RESIDUAL}},
-     "targets that make up for quantized inputs, and for the residual stream"},
+     {{"off", BAL_SHIFT_OFF},
+      {"inputs", BAL_SHIFT_INPUTS},
+      {"residual", BAL_SHIFT_RESIDUAL},
+      {"column", BAL_SHIFT_COLUMN}},
+     "targets that make up for quantized inputs, and for the residual stream; or column by column"},
     {"ridge",
      FIELD(ridge),
      {{"0.01", 10}, {"0.1", 100}, {"1", 1000}},
@@ -319,7 +327,7 @@ static bal_status set_word(bal_recipe *r, const key *k, const char *text, const 
             set_field(r, k, w->value);
             return BAL_OK;
         }
-    char words[80];
+    char words[120];
     join_words(k, ", ", words, sizeof words);
     return bal_fail(err, BAL_E_ARG, "%s: %s must be one of %s, found \"%.60s\"", where, k->name,
                     words, text);
@@ -585,7 +593,13 @@ bool bal_recipe_solves(const bal_recipe *r)
 
 bool bal_recipe_weighs_tokens(const bal_recipe *r)
 {
-    return bal_recipe_solves(r) && r->hessian >= BAL_HESSIAN_GRAD2;
+    return bal_recipe_solves(r) && r->hessian >= BAL_HESSIAN_GRAD2 &&
+           r->hessian <= BAL_HESSIAN_ATTENTION;
+}
+
+int bal_recipe_token_columns(const bal_recipe *r)
+{
+    return r->row_groups > 1 ? r->row_groups * BAL_RECIPE_LINEARS : BAL_RECIPE_GROUPS;
 }
 
 static bal_status check_target(const bal_recipe *r, bal_error *err)
@@ -666,7 +680,7 @@ static bal_status check_idle(const bal_recipe *r, bal_error *err)
         {r->gain && !(solves && ranges), "gain=row",
          "solver=gptq or descent, or ranges by clip=diag, block, inverse or pivot behind rank"},
         {r->shift_part != 100 && r->shift == BAL_SHIFT_OFF, "shift_part",
-         "shift=inputs or residual"},
+         "shift=inputs, residual or column"},
         {r->undo && !solves, "undo=on", "solver=gptq or descent, or rank"},
         {r->hessian >= BAL_HESSIAN_GRAD2 && !solves, "hessian by gradients of tokens or attention",
          "solver=gptq or descent, or rank"},
@@ -675,6 +689,39 @@ static bal_status check_idle(const bal_recipe *r, bal_error *err)
         if (steps[i].idle)
             return bal_fail(err, BAL_E_ARG, "recipe %s: %s needs %s: without it changes nothing",
                             r->name, steps[i].key, steps[i].needs);
+    return BAL_OK;
+}
+
+/* What gradients of tokens and column-wise shifts do not go together with. */
+static bal_status check_weights(const bal_recipe *r, bal_error *err)
+{
+    const bool grad2 = r->hessian >= BAL_HESSIAN_GRAD2 && r->hessian <= BAL_HESSIAN_GRAD2_MEAN;
+    const bool column = r->shift == BAL_SHIFT_COLUMN;
+    const struct {
+        bool wrong;
+        const char *key, *needs, *why;
+    } rules[] = {
+        {r->row_groups > 1 && !grad2, "row_groups above 1",
+         "hessian=grad2, grad2-raw or grad2-mean", "other weights are the same for all outputs"},
+        {r->row_groups > 1 && r->clip == BAL_CLIP_BLOCK, "row_groups above 1",
+         "clip=none, diag, inverse or pivot", "clip=block looks at whole linears"},
+        {r->row_groups > 1 && r->rank > 0, "row_groups above 1", "rank=0",
+         "a matrix of small rank is fitted to whole linears"},
+        {r->hessian == BAL_HESSIAN_LOCAL && r->inputs != BAL_INPUTS_QUANTIZED, "hessian=local",
+         "inputs=quantized", "on float inputs a block has lost nothing"},
+        {r->hessian == BAL_HESSIAN_LOCAL && r->clip == BAL_CLIP_BLOCK, "hessian=local",
+         "clip=none, diag, inverse or pivot", "clip=block looks at all linears of a group"},
+        {r->hessian == BAL_HESSIAN_LOCAL && r->rank > 0, "hessian=local", "rank=0",
+         "a matrix of small rank is fitted with the moments of a group"},
+        {column && r->solver != BAL_SOLVER_GPTQ, "shift=column", "solver=gptq",
+         "only error feedback goes column by column"},
+        {column && (r->polish != BAL_POLISH_NONE || r->rank > 0), "shift=column",
+         "polish=none and rank=0", "there is no target for them"},
+    };
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
+        if (rules[i].wrong)
+            return bal_fail(err, BAL_E_ARG, "recipe %s: %s needs %s: %s", r->name, rules[i].key,
+                            rules[i].needs, rules[i].why);
     return BAL_OK;
 }
 
@@ -757,22 +804,23 @@ bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
                         "recipe %s: clip=awq clamps weights, a solver and rank need ranges: use "
                         "clip=diag, block, inverse or pivot",
                         r->name);
+    BAL_TRY(check_weights(r, err));
     return check_idle(r, err);
 }
 
-bool bal_recipe_describe(size_t i, const char **name, char words[80], const char **help)
+bool bal_recipe_describe(size_t i, const char **name, char words[120], const char **help)
 {
     if (i >= N_KEYS + N_NUMBERS) return false;
     if (i >= N_KEYS) {
         const number_key *k = &NUMBERS[i - N_KEYS];
         *name = k->name;
         *help = k->help;
-        snprintf(words, 80, "%s", k->words);
+        snprintf(words, 120, "%s", k->words);
         return true;
     }
     *name = KEYS[i].name;
     *help = KEYS[i].help;
-    join_words(&KEYS[i], " ", words, 80);
+    join_words(&KEYS[i], " ", words, 120);
     return true;
 }
 

@@ -84,7 +84,8 @@ typedef enum bal_inputs { BAL_INPUTS_FLOAT, BAL_INPUTS_QUANTIZED } bal_inputs;
 /* what tokens weigh in H: as in the loss (balance, loss, language); the same with r^2; all alike;
  * one modality only; by the mean square of the gradient at the linears' own outputs, each token's
  * own (raw), cut off above the upper quartile of its modality by 1.5 quartile distances (grad2), or
- * the modality's mean; by how much a token is attended to in its block */
+ * the modality's mean; by how much a token is attended to in its block; q, k, v and o by the
+ * squared mean gradient of what their block's attention has lost so far, the rest all alike */
 typedef enum bal_hessian {
     BAL_HESSIAN_BALANCED,
     BAL_HESSIAN_SQUARED,
@@ -94,13 +95,20 @@ typedef enum bal_hessian {
     BAL_HESSIAN_GRAD2,
     BAL_HESSIAN_GRAD2_RAW,
     BAL_HESSIAN_GRAD2_MEAN,
-    BAL_HESSIAN_ATTENTION
+    BAL_HESSIAN_ATTENTION,
+    BAL_HESSIAN_LOCAL
 } bal_hessian;
 /* columns as they stand, or in the order of falling H_jj (groups stay where they are) */
 typedef enum bal_order { BAL_ORDER_NONE, BAL_ORDER_DIAG } bal_order;
 /* targets: W; W moved so that quantized inputs give what float inputs gave; the same and what the
- * residual stream has lost on top, for o and down */
-typedef enum bal_shift { BAL_SHIFT_OFF, BAL_SHIFT_INPUTS, BAL_SHIFT_RESIDUAL } bal_shift;
+ * residual stream has lost on top, for o and down; moved column by column while codes are chosen,
+ * as GPTAQ does */
+typedef enum bal_shift {
+    BAL_SHIFT_OFF,
+    BAL_SHIFT_INPUTS,
+    BAL_SHIFT_RESIDUAL,
+    BAL_SHIFT_COLUMN
+} bal_shift;
 /* behind the solver: nothing; coordinate descent over codes; also over scales and zero points */
 typedef enum bal_polishing { BAL_POLISH_NONE, BAL_POLISH_SWEEP, BAL_POLISH_REFIT } bal_polishing;
 /* widths with bits=auto: by what each costs alone; by rules, which measure nothing; from rules to
@@ -122,7 +130,7 @@ typedef enum bal_views { BAL_VIEWS_ANYRES, BAL_VIEWS_SINGLE } bal_views;
 typedef enum bal_absent { BAL_ABSENT_REFUSE, BAL_ABSENT_ALLOW } bal_absent;
 
 /* bits: every tensor gets its own, under target_bpw or target_size */
-enum { BAL_BITS_AUTO = 0, BAL_RECIPE_LINEARS = 7 };
+enum { BAL_BITS_AUTO = 0, BAL_RECIPE_LINEARS = 7, BAL_RECIPE_GROUPS = 4 };
 enum { BAL_SPIKE_GROUP = 32 }; /* inputs that share a scale with spikes=fine */
 typedef uint8_t bal_linear_bits[BAL_RECIPE_LINEARS];
 
@@ -163,7 +171,8 @@ typedef struct bal_recipe {
     bal_solver solver;
     bal_inputs inputs;
     bal_hessian hessian;
-    int damp; /* thousandths of the mean diag(H) that are added to it */
+    int row_groups; /* of outputs, each with second moments by its own gradients; 0, 1: one */
+    int damp;       /* thousandths of the mean diag(H) that are added to it */
     bal_order order;
     bal_shift shift;
     int ridge;      /* of the shift, in thousandths likewise */
@@ -220,6 +229,9 @@ bal_status bal_recipe_check(const bal_recipe *r, bal_error *err);
 bool bal_recipe_needs_data(const bal_recipe *r);
 bool bal_recipe_solves(const bal_recipe *r);
 bool bal_recipe_weighs_tokens(const bal_recipe *r);
+/* Columns of a layer in the store of them: one per scale group of linears, or with row groups one
+ * per linear (q k v o gate up down) and row group. */
+int bal_recipe_token_columns(const bal_recipe *r);
 /* One line of JSON with the name and every key in table order: the same recipe gives the same
  * bytes. *out is malloc'ed. */
 bal_status bal_recipe_to_json(const bal_recipe *r, char **out, bal_error *err);
@@ -228,6 +240,6 @@ bal_status bal_recipe_to_json(const bal_recipe *r, char **out, bal_error *err);
 bool bal_recipe_about(size_t i, const char **name, char about[400]);
 
 /* Key number i of the table with its words ("2 3 4 8") and what it means; false past the end. */
-bool bal_recipe_describe(size_t i, const char **key, char words[80], const char **help);
+bool bal_recipe_describe(size_t i, const char **key, char words[120], const char **help);
 
 #endif

@@ -18,8 +18,9 @@ struct bal_store;
 typedef struct bal_samples {
     int n, max_len;
     bal_sample *items;
-    struct bal_store *gradients; /* [n][BAL_GROUPS layers] of each token: bal_sensitivity_run's
-                                    to fill, the solver's to read; NULL: not asked for */
+    struct bal_store *gradients; /* [n][bal_recipe_token_columns() layers] of each token:
+                                    bal_sensitivity_run's to fill, the solver's to read; NULL: not
+                                    asked for */
     bal_rank *rank;              /* who computes which sample; NULL: this process all of them */
 } bal_samples;
 

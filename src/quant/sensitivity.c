@@ -13,6 +13,7 @@
 #include "quant/backward.h"
 #include "quant/block.h"
 #include "quant/losses.h"
+#include "quant/tokens.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -53,7 +54,8 @@ typedef struct walk {
     cell_sums (*sums)[BAL_SUBS]; /* [layers] */
     bal_error_sums *records;     /* [samples][layers][BAL_SUBS] of gradients */
     double *losses;              /* [samples] */
-    float *tokens;               /* [batch][max_len][BAL_GROUPS layers], or NULL: not asked for */
+    int columns;                 /* of a layer in tokens */
+    float *tokens;               /* [batch][max_len][columns layers], or NULL: not asked for */
     double *head_sums;           /* [heads][max_len], with hessian=attention */
     float *attended;             /* [max_len], likewise */
 } walk;
@@ -97,7 +99,7 @@ static bal_status walk_states(walk *w, bal_error *err)
         !w->losses)
         return bal_nomem(err, (2 * layers + 2) * batch * sample, "hidden states of samples");
     if (!w->samples->gradients) return BAL_OK;
-    const size_t floats = batch * n * BAL_GROUPS * layers;
+    const size_t floats = batch * n * (size_t)w->columns * layers;
     w->tokens = malloc(floats * sizeof *w->tokens);
     if (!w->tokens) return bal_nomem(err, floats * sizeof *w->tokens, "weights of tokens");
     if (w->recipe->hessian != BAL_HESSIAN_ATTENTION) return BAL_OK;
@@ -114,6 +116,7 @@ static bal_status walk_init(walk *w, const bal_exec *e, const bal_model *m,
 {
     const bool half = recipe->gradient == BAL_GRADIENT_F16;
     *w = (walk){.e = e, .m = m, .c = &m->config.text, .recipe = recipe, .samples = samples};
+    w->columns = bal_recipe_token_columns(recipe);
     w->mode = (bal_backward_mode){half ? 1.0 / samples->n : 1.0, recipe->gradient};
     BAL_TRY(bal_pass_create(&w->pass, w->c, samples->max_len, err));
     BAL_TRY(bal_probe_create(&w->probe, e, w->c, samples->max_len, err));
@@ -159,15 +162,21 @@ static bool weighs_by(const walk *w, bool attention)
     return w->tokens && (w->recipe->hessian == BAL_HESSIAN_ATTENTION) == attention;
 }
 
+/* Columns of position t of sample i of the batch in a layer. */
+static float *token_columns(const walk *w, int layer, int i, size_t t)
+{
+    const size_t columns = (size_t)w->columns, stride = columns * (size_t)w->c->layers;
+    const size_t row = (size_t)i * (size_t)w->samples->max_len + t;
+    return w->tokens + row * stride + columns * (size_t)layer;
+}
+
 /* All linears of a block weigh a token by what its attention gives it. */
 static void keep_attended(walk *w, int layer, int i)
 {
-    const size_t n = (size_t)sample_at(w, i)->n, stride = BAL_GROUPS * (size_t)w->c->layers;
-    float *to = w->tokens + (size_t)i * (size_t)w->samples->max_len * stride;
+    const size_t n = (size_t)sample_at(w, i)->n;
     bal_probe_attended(w->e, w->c, (int)n, &w->probe, &w->pass, w->head_sums, w->attended);
     for (size_t t = 0; t < n; t++)
-        for (size_t g = 0; g < BAL_GROUPS; g++)
-            to[t * stride + BAL_GROUPS * (size_t)layer + g] = w->attended[t];
+        for (int g = 0; g < w->columns; g++) token_columns(w, layer, i, t)[g] = w->attended[t];
 }
 
 static bal_status forward_block(walk *w, int layer, int i, bal_error *err)
@@ -237,21 +246,56 @@ static void add_records(walk *w, double *loss)
     }
 }
 
-/* Mean squares over all channels of the gradients of one to three linears' outputs, row by row. */
-static void keep_tokens(walk *w, int layer, int group, int i, const float *const *g,
-                        const int *cols, int n_linears)
+static double squares(const float *x, size_t n)
 {
-    const size_t n = (size_t)sample_at(w, i)->n, stride = BAL_GROUPS * (size_t)w->c->layers;
-    float *to = w->tokens + (size_t)i * (size_t)w->samples->max_len * stride;
-    for (size_t r = 0; r < n; r++) {
-        double sum = 0.0, all = 0.0;
-        for (int k = 0; k < n_linears; k++) {
-            const float *row = g[k] + r * (size_t)cols[k];
-            for (int c = 0; c < cols[k]; c++) sum += (double)row[c] * (double)row[c];
-            all += cols[k];
+    double sum = 0.0;
+    for (size_t c = 0; c < n; c++) sum += (double)x[c] * (double)x[c];
+    return sum;
+}
+
+/* One row of the gradients of a group's outputs. */
+typedef struct output_row {
+    const float *g[3]; /* of each linear */
+    const int *cols;
+    int first, count; /* linears */
+} output_row;
+
+static double mean_square(const output_row *r)
+{
+    double sum = 0.0, all = 0.0;
+    for (int k = 0; k < r->count; k++) {
+        sum += squares(r->g[k], (size_t)r->cols[k]);
+        all += r->cols[k];
+    }
+    return sum / all;
+}
+
+/* The same of each row group of each linear, to their columns. */
+static void part_squares(const walk *w, const output_row *r, float *to)
+{
+    const int parts = bal_row_groups(w->recipe);
+    for (int k = 0; k < r->count; k++)
+        for (int p = 0; p < parts; p++) {
+            const bal_range part = bal_row_group(w->recipe, (size_t)r->cols[k], p);
+            const size_t n = part.end - part.begin;
+            const double mean = n > 0 ? squares(r->g[k] + part.begin, n) / (double)n : 0.0;
+            to[(r->first + k) * parts + p] = (float)(mean / (w->mode.scale * w->mode.scale));
         }
-        to[r * stride + BAL_GROUPS * (size_t)layer + (size_t)group] =
-            (float)(sum / all / (w->mode.scale * w->mode.scale));
+}
+
+/* g: gradients of the group's linears, [positions][cols] each. */
+static void keep_tokens(walk *w, int layer, int group, int i, const float *const *g,
+                        const int *cols)
+{
+    output_row r = {
+        .cols = cols, .first = bal_group_table[group].first, .count = bal_group_table[group].count};
+    for (size_t t = 0; t < (size_t)sample_at(w, i)->n; t++) {
+        float *to = token_columns(w, layer, i, t);
+        for (int k = 0; k < r.count; k++) r.g[k] = g[k] + t * (size_t)cols[k];
+        if (bal_row_groups(w->recipe) > 1)
+            part_squares(w, &r, to);
+        else
+            to[group] = (float)(mean_square(&r) / (w->mode.scale * w->mode.scale));
     }
 }
 
@@ -262,11 +306,11 @@ static void keep_inner_tokens(walk *w, int layer, int i)
     const bal_backward *b = &w->back;
     const int q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
     keep_tokens(w, layer, BAL_GROUP_QKV, i, (const float *const[]){b->dq, b->dk, b->dv},
-                (const int[]){q, kv, kv}, 3);
+                (const int[]){q, kv, kv});
     keep_tokens(w, layer, BAL_GROUP_GATE_UP, i, (const float *const[]){b->dact, b->up},
-                (const int[]){c->intermediate, c->intermediate}, 2);
-    keep_tokens(w, layer, BAL_GROUP_O, i, (const float *const[]){w->dmid}, (const int[]){c->hidden},
-                1);
+                (const int[]){c->intermediate, c->intermediate});
+    keep_tokens(w, layer, BAL_GROUP_O, i, (const float *const[]){w->dmid},
+                (const int[]){c->hidden});
 }
 
 static bal_status backward_block(walk *w, int layer, int i, bal_error *err)
@@ -278,7 +322,7 @@ static bal_status backward_block(walk *w, int layer, int i, bal_error *err)
     keep_gradient(w, layer, BAL_SUB_MLP, dh, i);
     if (weighs_by(w, false))
         keep_tokens(w, layer, BAL_GROUP_DOWN, i, (const float *const[]){dh},
-                    (const int[]){w->c->hidden}, 1);
+                    (const int[]){w->c->hidden});
     bal_backward_block(w->e, w->c, &w->m->layers[layer], &w->wide, &rows, w->mode,
                        sample_rows(w, w->h, layer, i), sample_rows(w, w->mid, layer, i), dh,
                        w->dmid, &w->back);
@@ -307,7 +351,7 @@ static bal_status one_batch(walk *w, const bal_store *embeds, bal_error *err)
         if (st < 0) return bal_fail_in(err, st, "calibration sample %d", index_of(w, i));
     }
     BAL_TRY(backward(w, err));
-    const size_t floats = (size_t)w->samples->max_len * BAL_GROUPS * (size_t)w->c->layers;
+    const size_t floats = (size_t)w->samples->max_len * (size_t)w->columns * (size_t)w->c->layers;
     for (int i = 0; w->tokens && i < w->n; i++)
         BAL_TRY(bal_store_write(w->samples->gradients, index_of(w, i),
                                 w->tokens + (size_t)i * floats, err));

@@ -12,6 +12,7 @@
 #include "quant/grid.h"
 #include "quant/ldlq.h"
 #include "quant/lowrank.h"
+#include "quant/tokens.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -33,21 +34,21 @@ typedef struct recipe_part {
 
 typedef struct solving {
     bal_block_job *j;
-    bal_store at[BAL_SUBS];        /* hidden states in front of mlp: [0] float, [1] quantized */
-    const bal_store *in_float;     /* of the sub-block in work */
-    const bal_store *in_quant;     /* where quantized inputs come from: in_float if not asked for */
-    double weight[BAL_MODALITIES]; /* of a token, in moments and errors; its mean if they differ */
-    float *token;                  /* [tokens of all samples] weights where they differ, or NULL */
+    bal_store at[BAL_SUBS];    /* hidden states in front of mlp: [0] float, [1] quantized */
+    const bal_store *in_float; /* of the sub-block in work */
+    const bal_store *in_quant; /* where quantized inputs come from: in_float if not asked for */
+    bal_tokens tokens;         /* what they weigh, in moments and errors */
     float *u, *d, *r, *work; /* rows of a sample: inputs, what they lack, what the residual lacks */
     float *got[3];           /* the same of another rank's sample; NULL: one rank */
     bool *judging;           /* [samples] */
     float *target[MOST], *shifted[MOST];
     bal_moments moments;
     bal_factor factor;
-    float *h;        /* [k][k] damped moments, where descent or a small rank reads them */
-    bal_panels form; /* of the same, where rows keep their gain */
-    double *diag;    /* [k] of them */
-    double *pivot;   /* [k] of the factor, by column */
+    bal_panels drift; /* with shift=column: bal_column_shift_create's */
+    float *h;         /* [k][k] damped moments, where descent or a small rank reads them */
+    bal_panels form;  /* of the same, where rows keep their gain */
+    double *diag;     /* [k] of them */
+    double *pivot;    /* [k] of the factor, by column */
     bal_quantized_linear best[MOST], next[MOST];
 } solving;
 
@@ -69,130 +70,21 @@ static bool shifts(const solving *s)
     return s->j->recipe->shift != BAL_SHIFT_OFF;
 }
 
+/* Whether targets are moved before any code is chosen. */
+static bool shifts_targets(const solving *s)
+{
+    return shifts(s) && s->j->recipe->shift != BAL_SHIFT_COLUMN;
+}
+
 static bool shifts_residual(const solving *s, int group)
 {
     return s->j->recipe->shift == BAL_SHIFT_RESIDUAL &&
            (group == BAL_GROUP_O || group == BAL_GROUP_DOWN);
 }
 
-/* ---- Token weights ----------------------------------------------------------------------------
- */
-
-/* Weight of one token of each modality: the loss's own weighting of rows, whose sum over all tokens
- * is about 1. */
-static bal_status set_weights(solving *s, int sub, bal_error *err)
-{
-    const bal_block_job *j = s->j;
-    const bal_hessian kind = j->recipe->hessian;
-    const double ratio =
-        kind == BAL_HESSIAN_SQUARED ? j->ratio[sub] * j->ratio[sub] : j->ratio[sub];
-    bal_row_weights(&j->stats[sub == BAL_SUB_ATTN ? BAL_GROUP_QKV : BAL_GROUP_GATE_UP], j->recipe,
-                    ratio, s->weight);
-    const int64_t *count = j->stats[BAL_GROUP_QKV].count;
-    const double all = (double)(count[0] + count[1] + count[2]);
-    for (int m = 0; m < BAL_MODALITIES; m++) {
-        const double n = (double)count[m];
-        if (kind == BAL_HESSIAN_ALL) s->weight[m] = 1.0 / all;
-        if (kind == BAL_HESSIAN_ANSWER) s->weight[m] = m == BAL_ANSWER && n > 0 ? 1.0 / n : 0.0;
-        if (kind == BAL_HESSIAN_VISION) s->weight[m] = m == BAL_VISION && n > 0 ? 1.0 / n : 0.0;
-    }
-    for (int m = 0; m < BAL_MODALITIES; m++)
-        if (s->weight[m] > 0.0 && count[m] > 0) return BAL_OK;
-    return bal_fail(err, BAL_E_ARG,
-                    "layer %d: no calibration token has weight in the second moments of recipe %s "
-                    "(%lld prompt, %lld answer, %lld vision tokens)",
-                    j->index, j->recipe->name, (long long)count[BAL_PROMPT],
-                    (long long)count[BAL_ANSWER], (long long)count[BAL_VISION]);
-}
-
-static int rising(const void *a, const void *b)
-{
-    const float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
 static const uint8_t *tags_at(const bal_samples *samples, int sample)
 {
     return samples->items[sample].modality;
-}
-
-/* The tokens of one modality, in token[]: no more than 1.5 quartile distances above the upper
- * quartile, or all their mean; *sum and *n over them. sorted: room for all of them. */
-static void tame(const solving *s, int modality, float *sorted, double *sum, size_t *n)
-{
-    const bal_samples *all = s->j->samples;
-    const size_t *row0 = all->gradients->row0;
-    const bal_hessian kind = s->j->recipe->hessian;
-    double whole = 0.0;
-    *n = 0;
-    *sum = 0.0;
-    for (int i = 0; i < all->n; i++)
-        for (int t = 0; t < all->items[i].n; t++)
-            if (tags_at(all, i)[t] == modality) sorted[(*n)++] = s->token[row0[i] + (size_t)t];
-    if (*n == 0) return;
-    for (size_t i = 0; i < *n; i++) whole += (double)sorted[i];
-    qsort(sorted, *n, sizeof *sorted, rising);
-    const float low = sorted[*n / 4], high = sorted[3 * *n / 4];
-    const float most = kind == BAL_HESSIAN_GRAD2 ? high + 1.5f * (high - low) : INFINITY;
-    for (int i = 0; i < all->n; i++)
-        for (int t = 0; t < all->items[i].n; t++) {
-            float *w = &s->token[row0[i] + (size_t)t];
-            if (tags_at(all, i)[t] != modality) continue;
-            if (kind == BAL_HESSIAN_GRAD2_MEAN) *w = (float)(whole / (double)*n);
-            *w = fminf(*w, most);
-            *sum += (double)*w;
-        }
-}
-
-/* Column `group` of this layer of the tokens' squared gradients. */
-static bal_status read_tokens(solving *s, int group, bal_error *err)
-{
-    const bal_store *from = s->j->samples->gradients;
-    const size_t cols = (size_t)from->cols;
-    const size_t at = BAL_GROUPS * (size_t)s->j->index + (size_t)group;
-    float *rows = malloc((size_t)s->j->samples->max_len * cols * sizeof *rows);
-    if (!rows) return bal_nomem(err, cols * sizeof *rows, "gradients of tokens");
-    bal_status st = BAL_OK;
-    for (int i = 0; st >= 0 && i < s->j->samples->n; i++) {
-        st = bal_store_read(from, i, rows, err);
-        for (size_t t = from->row0[i]; st >= 0 && t < from->row0[i + 1]; t++)
-            s->token[t] = rows[(t - from->row0[i]) * cols + at];
-    }
-    free(rows);
-    return st;
-}
-
-/* Weights from gradients, scaled so that those of all tokens sum to 1. */
-static bal_status weigh_tokens(solving *s, int group, bal_error *err)
-{
-    const bal_store *from = s->j->samples->gradients;
-    const size_t all = from->row0[from->n_samples];
-    double sum[BAL_MODALITIES], total = 0.0;
-    size_t n[BAL_MODALITIES];
-    free(s->token);
-    s->token = malloc(all * sizeof *s->token);
-    float *sorted = malloc(all * sizeof *sorted);
-    bal_status st = s->token && sorted ? read_tokens(s, group, err)
-                                       : bal_nomem(err, all * sizeof *sorted, "token weights");
-    for (int m = 0; st >= 0 && m < BAL_MODALITIES; m++) {
-        tame(s, m, sorted, &sum[m], &n[m]);
-        total += sum[m];
-    }
-    free(sorted);
-    BAL_TRY(st);
-    if (!(total > 0.0 && isfinite(total)))
-        return bal_fail(err, BAL_E_NUMERIC, "layer %d, %s: squared gradients of tokens sum to %g",
-                        s->j->index, bal_group_table[group].name, total);
-    for (size_t t = 0; t < all; t++) s->token[t] = (float)((double)s->token[t] / total);
-    for (int m = 0; m < BAL_MODALITIES; m++)
-        s->weight[m] = n[m] > 0 ? sum[m] / total / (double)n[m] : 0.0;
-    return BAL_OK;
-}
-
-static double token_weight(const solving *s, int sample, int at)
-{
-    return s->token ? (double)s->token[s->j->samples->gradients->row0[sample] + (size_t)at]
-                    : s->weight[tags_at(s->j->samples, sample)[at]];
 }
 
 /* ---- Forward ----------------------------------------------------------------------------------
@@ -282,7 +174,7 @@ static bal_status sub_error(solving *s, int sub, double *error, bal_error *err)
     *error = 0.0;
     for (int m = 0; m < BAL_MODALITIES; m++)
         if (sums.rows[m] > 0)
-            *error += s->weight[m] * (double)j->stats[BAL_GROUP_QKV].count[m] * sums.sq[m] /
+            *error += s->tokens.weight[m] * (double)j->stats[BAL_GROUP_QKV].count[m] * sums.sq[m] /
                       ((double)sums.rows[m] * j->c->hidden);
     return BAL_OK;
 }
@@ -308,7 +200,8 @@ static bal_status float_inputs(solving *s, int group, int sample, const float *s
 static bool through_weight(const solving *s, int group)
 {
     const bal_linear *l = bal_layer_linear(&s->j->work.l, bal_group_table[group].first);
-    return shifts(s) && bal_group_table[group].count == 1 && l->n < l->k;
+    return shifts_targets(s) && !bal_tokens_apart(s->j->recipe, group) &&
+           bal_group_table[group].count == 1 && l->n < l->k;
 }
 
 static bool keeps_outputs(const solving *s, int group)
@@ -358,7 +251,7 @@ static int weigh(const solving *s, int sample, float *rows, size_t cols)
 {
     size_t n = 0;
     for (int i = 0; i < s->j->samples->items[sample].n; i++) {
-        const double root = sqrt(token_weight(s, sample, i));
+        const double root = sqrt(bal_token_weight(&s->tokens, s->j, sample, i));
         if (root == 0.0) continue;
         for (size_t c = 0; c < cols; c++)
             rows[n * cols + c] = (float)(root * (double)rows[(size_t)i * cols + c]);
@@ -442,22 +335,31 @@ static int linear_of(int group, int i)
     return bal_group_table[group].first + i;
 }
 
-static void close_group(solving *s)
+/* Drops moments and all that was made of them. */
+static void close_moments(solving *s)
 {
     for (int i = 0; i < MOST; i++) {
         free(s->shifted[i]);
         s->shifted[i] = NULL;
-        bal_quantized_linear_free(&s->best[i]);
-        bal_quantized_linear_free(&s->next[i]);
     }
     bal_moments_destroy(&s->moments);
     bal_factor_destroy(&s->factor);
+    bal_panels_destroy(&s->drift);
     free(s->h);
     bal_panels_destroy(&s->form);
     free(s->diag);
     free(s->pivot);
     s->h = NULL;
     s->diag = s->pivot = NULL;
+}
+
+static void close_group(solving *s)
+{
+    for (int i = 0; i < MOST; i++) {
+        bal_quantized_linear_free(&s->best[i]);
+        bal_quantized_linear_free(&s->next[i]);
+    }
+    close_moments(s);
 }
 
 typedef struct shift_job {
@@ -485,8 +387,14 @@ static void shift_rows(void *ctx, size_t begin, size_t end, int lane)
     }
 }
 
+/* Whether moments are for linear i of the group; `only` as in bal_part_of_group. */
+static bool concerns(int group, int only, int i)
+{
+    return only < 0 || linear_of(group, i) == only;
+}
+
 /* Targets that make up for what the inputs lack. */
-static bal_status make_shifts(solving *s, int group, bal_error *err)
+static bal_status make_shifts(solving *s, int group, int only, bal_error *err)
 {
     const bal_block_job *j = s->j;
     float *inputs, *residual;
@@ -495,6 +403,7 @@ static bal_status make_shifts(solving *s, int group, bal_error *err)
     for (int i = 0; st >= 0 && i < count_of(group); i++) {
         const bal_linear *l = bal_layer_linear(&j->work.l, linear_of(group, i));
         const size_t n = (size_t)l->n, k = (size_t)l->k;
+        if (!concerns(group, only, i)) continue;
         s->shifted[i] = malloc(n * k * sizeof(float));
         if (!s->shifted[i]) {
             st = bal_nomem(err, n * k * sizeof(float), "shifted targets");
@@ -513,14 +422,17 @@ static bal_status make_shifts(solving *s, int group, bal_error *err)
 }
 
 /* All that is made of moments; they are dropped as soon as they are used up, being large. */
-static bal_status use_moments(solving *s, int group, bal_error *err)
+static bal_status use_moments(solving *s, int group, int only, bal_error *err)
 {
     const bal_recipe *r = s->j->recipe;
     const size_t k = (size_t)s->moments.k;
-    if (shifts(s)) BAL_TRY(make_shifts(s, group, err));
+    if (shifts_targets(s)) BAL_TRY(make_shifts(s, group, only, err));
     const unsigned what = (r->order == BAL_ORDER_DIAG ? BAL_FACTOR_BY_SIZE : 0u) |
                           (r->clip == BAL_CLIP_INVERSE ? BAL_FACTOR_INVERSE : 0u);
     BAL_TRY(bal_factor_create(&s->factor, s->j->e, &s->moments, r->damp / 1000.0, what, err));
+    if (r->shift == BAL_SHIFT_COLUMN)
+        BAL_TRY(bal_column_shift_create(&s->drift, s->j->e, &s->factor, &s->moments,
+                                        r->shift_part / 100.0, err));
     const double damp = s->factor.damp, add = damp * bal_moments_mean(&s->moments);
     const bool descends =
         r->polish != BAL_POLISH_NONE || r->solver == BAL_SOLVER_DESCENT || r->rank;
@@ -546,9 +458,13 @@ static bal_status open_group(solving *s, int group, const float *scale, bal_erro
         BAL_TRY(bal_quantized_linear_make(&s->best[i], f, l->n, l->k, err));
         BAL_TRY(bal_quantized_linear_make(&s->next[i], f, l->n, l->k, err));
     }
-    BAL_TRY(gather_moments(s, group, scale, err));
+    const bool apart = bal_tokens_apart(r, group); /* then part by part, in build_apart */
+    if (!apart) {
+        BAL_TRY(bal_tokens_weigh(&s->tokens, j, (bal_part_of_group){group, -1, 0}, err));
+        BAL_TRY(gather_moments(s, group, scale, err));
+    }
     BAL_TRY(bal_job_step(s->j, "moments", err));
-    BAL_TRY(use_moments(s, group, err));
+    if (!apart) BAL_TRY(use_moments(s, group, -1, err));
     return bal_job_step(s->j, "factor", err);
 }
 
@@ -605,11 +521,13 @@ static void copy_solution(const bal_quantized_linear *from, bal_quantized_linear
 }
 
 /* Codes on ranges that are set, rounded already. */
-static bal_status choose_codes(solving *s, const float *target, bal_quantized_linear *q,
-                               bal_error *err)
+static bal_status choose_codes(solving *s, recipe_part p, const float *target,
+                               bal_quantized_linear *q, bal_error *err)
 {
     const bal_block_job *j = s->j;
-    if (j->recipe->solver == BAL_SOLVER_GPTQ) return bal_ldlq(j->e, &s->factor, target, q, err);
+    const bool drifts = p.shift && j->recipe->shift == BAL_SHIFT_COLUMN;
+    if (j->recipe->solver == BAL_SOLVER_GPTQ)
+        return bal_ldlq(j->e, &s->factor, drifts ? &s->drift : NULL, target, q, err);
     return bal_polish(j->e, s->h, target, DESCENT_SWEEPS, false, q, err);
 }
 
@@ -633,7 +551,7 @@ static bal_status build_rows(solving *s, int linear, recipe_part p, bool polish_
     const bal_block_job *j = s->j;
     const bool refit = j->recipe->polish == BAL_POLISH_REFIT;
     if (!polish_only) ranges(s, linear, target, p.clip, q);
-    if (p.feedback && !polish_only) BAL_TRY(choose_codes(s, target, q, err));
+    if (p.feedback && !polish_only) BAL_TRY(choose_codes(s, p, target, q, err));
     if (p.polish) BAL_TRY(bal_polish(j->e, s->h, target, SWEEPS, refit, q, err));
     if (j->recipe->gain && (p.feedback || p.clip))
         BAL_TRY(bal_unit_gain(j->e, &s->form, target, q, err));
@@ -735,17 +653,44 @@ static bal_status build_low(solving *s, int linear, recipe_part p, const float *
     return st;
 }
 
+static const float *target_of(const solving *s, recipe_part p, int i)
+{
+    return p.shift && shifts_targets(s) ? s->shifted[i] : s->target[i];
+}
+
+/* Linear i of a group whose linears have moments of their own, row group by row group. */
+static bal_status build_apart(solving *s, int group, int i, recipe_part p, bool polish_only,
+                              const float *scale, bal_error *err)
+{
+    const bal_recipe *r = s->j->recipe;
+    const bool reads = p.feedback || p.clip || p.polish; /* moments */
+    const int linear = linear_of(group, i);
+    for (int g = 0; g < bal_row_groups(r); g++) {
+        const bal_range rows = bal_row_group(r, (size_t)s->next[i].n, g);
+        bal_quantized_linear mine = rows_of(&s->next[i], rows);
+        BAL_TRY(bal_tokens_weigh(&s->tokens, s->j, (bal_part_of_group){group, linear, g}, err));
+        close_moments(s);
+        if (reads) BAL_TRY(gather_moments(s, group, scale, err));
+        if (reads) BAL_TRY(use_moments(s, group, linear, err));
+        BAL_TRY(build_codes(s, linear, p, polish_only,
+                            target_of(s, p, i) + rows.begin * (size_t)mine.k, scale, &mine, err));
+    }
+    return BAL_OK;
+}
+
 /* next[] = the solution with these parts; `polish_only`: polished from best[]. */
 static bal_status build(solving *s, int group, recipe_part p, bool polish_only, const float *scale,
                         bal_error *err)
 {
+    const bool apart = bal_tokens_apart(s->j->recipe, group);
     for (int i = 0; i < count_of(group); i++) {
-        const float *target = p.shift ? s->shifted[i] : s->target[i];
         const int linear = linear_of(group, i);
         s->next[i].rank = 0;
         if (polish_only) copy_solution(&s->best[i], &s->next[i]);
-        BAL_TRY(p.low ? build_low(s, linear, p, target, scale, &s->next[i], err)
-                      : build_codes(s, linear, p, polish_only, target, scale, &s->next[i], err));
+        BAL_TRY(apart   ? build_apart(s, group, i, p, polish_only, scale, err)
+                : p.low ? build_low(s, linear, p, target_of(s, p, i), scale, &s->next[i], err)
+                        : build_codes(s, linear, p, polish_only, target_of(s, p, i), scale,
+                                      &s->next[i], err));
     }
     return BAL_OK;
 }
@@ -880,7 +825,7 @@ static void destroy(solving *s)
     free(s->work);
     for (int i = 0; i < 3; i++) free(s->got[i]);
     free(s->judging);
-    free(s->token);
+    bal_tokens_destroy(&s->tokens);
 }
 
 static bal_status run(solving *s, bal_quantized_linear out[BAL_DECODER_LINEARS],
@@ -889,10 +834,10 @@ static bal_status run(solving *s, bal_quantized_linear out[BAL_DECODER_LINEARS],
     bal_block_job *j = s->j;
     BAL_TRY(create(s, dir, err));
     bal_wide_copy_all(&j->trial, j->e, &j->work.l);
+    if (j->recipe->hessian == BAL_HESSIAN_LOCAL)
+        BAL_TRY(bal_tokens_local(&s->tokens, j, s->in_float, s->in_quant, err));
     for (int g = 0; g < BAL_GROUPS; g++) {
         if (g == BAL_GROUP_GATE_UP) BAL_TRY(advance(s, err));
-        BAL_TRY(bal_recipe_weighs_tokens(j->recipe) ? weigh_tokens(s, g, err)
-                                                    : set_weights(s, bal_group_table[g].sub, err));
         BAL_TRY(solve_group(s, g, out, &log[g], err));
     }
     return BAL_OK;

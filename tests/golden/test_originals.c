@@ -264,7 +264,7 @@ static void check_gptq(gptq_case *g, int bits, bool by_size)
     memcpy(q.scales, case_tensor(&g->set, "%s", name)->data, 2 * N * (K / GROUP));
     snprintf(name, sizeof name, "b%d.zeros", bits);
     memcpy(q.zeros, case_tensor(&g->set, "%s", name)->data, N * (K / GROUP));
-    ASSERT_OK(bal_ldlq(&g->q.exec, &f, g->w, &q, &err));
+    ASSERT_OK(bal_ldlq(&g->q.exec, &f, NULL, g->w, &q, &err));
     const double loss = loss_of(g, &q, damp);
     for (int kind = 0; kind < KINDS; kind++) {
         snprintf(name, sizeof name, "b%d.%s.%s", bits, by_size ? "diag" : "none", kinds[kind]);

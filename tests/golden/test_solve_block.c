@@ -340,6 +340,122 @@ static void test_token_weights(void **state)
     drift_close(&d);
 }
 
+/* Store of the columns of row groups: every linear's part `odd` sees no vision, the others see it
+ * as text. */
+static void part_store(drifted *d, bal_store *g, int parts, int odd)
+{
+    bal_error err = {0};
+    const int cols = parts * BAL_DECODER_LINEARS;
+    ASSERT_OK(bal_store_create(g, "/tmp", &d->q.samples, cols, &err));
+    for (int i = 0; i < CASE_SAMPLES; i++) {
+        const bal_sample *s = &d->q.items[i];
+        float *rows = malloc((size_t)(s->n * cols) * sizeof *rows);
+        for (int t = 0; t < s->n * cols; t++)
+            rows[t] = t % parts == odd && s->modality[t / cols] == BAL_VISION ? 0.0f : 0.25f;
+        ASSERT_OK(bal_store_write(g, i, rows, &err));
+        free(rows);
+    }
+    d->q.samples.gradients = g;
+}
+
+static void assert_same_rows(const bal_quantized_linear *a, const bal_quantized_linear *b,
+                             size_t begin, size_t end)
+{
+    const size_t k = (size_t)a->k, groups = (size_t)bal_group_count(a->k, a->group);
+    assert_memory_equal(a->codes + begin * k, b->codes + begin * k, (end - begin) * k);
+    assert_memory_equal(a->scales + begin * groups, b->scales + begin * groups,
+                        (end - begin) * groups * sizeof *a->scales);
+}
+
+/* Outputs in groups with moments of their own: each is solved as the whole would be with its
+ * weights. On float inputs, so that no linear sees what another one became. */
+static void test_row_groups(void **state)
+{
+    (void)state;
+    enum { PARTS = 4, ODD = 2 };
+    bal_error err = {0};
+    drifted d;
+    bal_store g;
+    bal_block_result all, text, parts;
+    drift_open(&d, "tiled", 2, 0.0f);
+    bal_recipe r = gptq();
+    r.inputs = BAL_INPUTS_FLOAT;
+    r.gain = true;
+    r.hessian = BAL_HESSIAN_GRAD2_RAW;
+    gradient_store(&d, &g, 0.25f, 0.25f, 0.25f);
+    ASSERT_OK(solve(&all, &d, &r, half, &err));
+    bal_store_destroy(&g);
+    gradient_store(&d, &g, 0.25f, 0.0f, 0.25f);
+    ASSERT_OK(solve(&text, &d, &r, half, &err));
+    bal_store_destroy(&g);
+    r.row_groups = PARTS;
+    part_store(&d, &g, PARTS, ODD);
+    ASSERT_OK(solve(&parts, &d, &r, half, &err));
+    bal_store_destroy(&g);
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
+        const size_t n = (size_t)parts.linear[i].n;
+        for (size_t p = 0; p < PARTS; p++)
+            assert_same_rows(&parts.linear[i], p == ODD ? &text.linear[i] : &all.linear[i],
+                             n * p / PARTS, n * (p + 1) / PARTS);
+        assert_false(same_codes(&all, &text, i));
+    }
+    bal_block_result_free(&all);
+    bal_block_result_free(&text);
+    bal_block_result_free(&parts);
+    drift_close(&d);
+}
+
+/* The rows of sample `sample` times x in both streams. */
+static void scale_sample(drifted *d, int sample, float x)
+{
+    bal_error err = {0};
+    bal_store *const streams[] = {&d->q.embeds, &d->quant};
+    const size_t n = (size_t)d->q.items[sample].n * (size_t)d->q.embeds.cols;
+    float *rows = malloc(n * sizeof *rows);
+    for (int s = 0; s < 2; s++) {
+        ASSERT_OK(bal_store_read(streams[s], sample, rows, &err));
+        for (size_t i = 0; i < n; i++) rows[i] *= i % 3 == 0 ? x : 1.0f;
+        ASSERT_OK(bal_store_write(streams[s], sample, rows, &err));
+    }
+    free(rows);
+}
+
+/* Weights by the block's own loss: all alike where nothing was lost; a sample of which nothing was
+ * lost has no say in q, k, v and o. */
+static void test_local_weights(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    drifted d;
+    bal_block_result a, b;
+    drift_open(&d, "tiled", 2, 0.0f);
+    bal_recipe all = gptq(), local = gptq();
+    all.hessian = BAL_HESSIAN_ALL;
+    local.hessian = BAL_HESSIAN_LOCAL;
+    ASSERT_OK(solve(&a, &d, &all, half, &err));
+    ASSERT_OK(solve(&b, &d, &local, half, &err));
+    assert_same_codes(&a, &b);
+    bal_block_result_free(&a);
+    bal_block_result_free(&b);
+
+    const size_t n = (size_t)d.q.items[0].n * (size_t)d.q.embeds.cols;
+    float *rows = malloc(n * sizeof *rows);
+    ASSERT_OK(bal_store_read(&d.quant, 0, rows, &err));
+    for (size_t i = 0; i < n; i++) rows[i] += 0.05f * (float)(i % 7) - 0.15f;
+    ASSERT_OK(bal_store_write(&d.quant, 0, rows, &err));
+    free(rows);
+    ASSERT_OK(solve(&a, &d, &local, half, &err));
+    scale_sample(&d, 1, 3.0f);
+    ASSERT_OK(solve(&b, &d, &local, half, &err));
+    for (int i = 0; i < 4; i++) assert_true(same_codes(&a, &b, i));
+    bal_block_result_free(&b);
+    ASSERT_OK(solve(&b, &d, &all, half, &err));
+    for (int i = 0; i < 4; i++) assert_false(same_codes(&a, &b, i));
+    bal_block_result_free(&a);
+    bal_block_result_free(&b);
+    drift_close(&d);
+}
+
 /* Where both streams are one, quantized inputs of q, k and v are the float ones, and the first
  * group has nothing to shift for; the groups behind it have. */
 static void test_streams(void **state)
@@ -510,6 +626,8 @@ int main(void)
         cmocka_unit_test(test_without_undo_all_stays),
         cmocka_unit_test(test_weightings),
         cmocka_unit_test(test_token_weights),
+        cmocka_unit_test(test_row_groups),
+        cmocka_unit_test(test_local_weights),
         cmocka_unit_test(test_streams),
         cmocka_unit_test(test_shift_helps),
         cmocka_unit_test(test_outlier_channels),

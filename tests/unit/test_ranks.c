@@ -133,6 +133,8 @@ static const struct {
      {"group=32", "hessian=grad2", "inputs=quantized", "shift=residual", "undo=on", "polish=refit",
       "gain=row", "clip=block"}},
     {2, 4, "gptq", {"group=32", "hessian=attention"}},
+    {3, 4, "gptq", {"group=32", "hessian=grad2", "row_groups=4", "shift=inputs"}},
+    {2, 3, "gptq", {"group=32", "hessian=local", "shift=column", "shift_part=0.25"}},
     {2, 3, "table", {"bits=2", "clip=inverse", "polish=refit", "gain=row"}},
     {3, 4, "lqer", {"group=32"}},
     {2, 3, "quantease", {"group=32", "order=diag", "shift=inputs", "inputs=quantized"}},

@@ -79,24 +79,25 @@ static void test_canonical(void **state)
     ASSERT_OK(bal_recipe_assign(&r, "distort=on", &err));
     ASSERT_OK(bal_recipe_to_json(&r, &json, &err));
     assert_string_equal(
-        json, "{\"name\":\"rtn\",\"bits\":3,\"group\":\"row\",\"vision\":\"float\",\"projector\":"
-              "\"float\",\"head\":\"float\",\"vision_act\":\"a16\",\"grid\":\"asym\",\"range\":"
-              "\"zero\",\"act\":\"a16\","
-              "\"act_group\":\"row\",\"act_scale\":\"dynamic\",\"act_clip\":\"max\","
-              "\"spikes\":\"keep\",\"spike_rule\":\"mean\",\"rotate\":"
-              "\"none\",\"hadamard\":\"none\","
-              "\"scale\":\"none\","
-              "\"alpha\":\"0.5\","
-              "\"balance\":\"off\",\"loss\":\"mse\",\"objective\":\"output\",\"floor\":\"none\","
-              "\"average\":\"sample\","
-              "\"statistic\":\"plain\",\"language\":\"answer\",\"gradient\":\"f32\","
-              "\"arithmetic\":\"f32\",\"distort\":\"on\",\"clip\":\"none\","
-              "\"solver\":\"round\",\"inputs\":\"float\",\"hessian\":\"balanced\","
-              "\"damp\":\"0.01\",\"order\":\"diag\",\"shift\":\"off\",\"ridge\":\"0.1\","
-              "\"shift_part\":1,"
-              "\"polish\":\"none\",\"gain\":\"off\",\"rank\":0,\"undo\":\"off\","
-              "\"allocate\":\"score\",\"turns\":\"all\","
-              "\"template\":\"chat\",\"views\":\"anyres\",\"absent\":\"refuse\"}");
+        json,
+        "{\"name\":\"rtn\",\"bits\":3,\"group\":\"row\",\"vision\":\"float\",\"projector\":"
+        "\"float\",\"head\":\"float\",\"vision_act\":\"a16\",\"grid\":\"asym\",\"range\":"
+        "\"zero\",\"act\":\"a16\","
+        "\"act_group\":\"row\",\"act_scale\":\"dynamic\",\"act_clip\":\"max\","
+        "\"spikes\":\"keep\",\"spike_rule\":\"mean\",\"rotate\":"
+        "\"none\",\"hadamard\":\"none\","
+        "\"scale\":\"none\","
+        "\"alpha\":\"0.5\","
+        "\"balance\":\"off\",\"loss\":\"mse\",\"objective\":\"output\",\"floor\":\"none\","
+        "\"average\":\"sample\","
+        "\"statistic\":\"plain\",\"language\":\"answer\",\"gradient\":\"f32\","
+        "\"arithmetic\":\"f32\",\"distort\":\"on\",\"clip\":\"none\","
+        "\"solver\":\"round\",\"inputs\":\"float\",\"hessian\":\"balanced\","
+        "\"row_groups\":1,\"damp\":\"0.01\",\"order\":\"diag\",\"shift\":\"off\",\"ridge\":\"0.1\","
+        "\"shift_part\":1,"
+        "\"polish\":\"none\",\"gain\":\"off\",\"rank\":0,\"undo\":\"off\","
+        "\"allocate\":\"score\",\"turns\":\"all\","
+        "\"template\":\"chat\",\"views\":\"anyres\",\"absent\":\"refuse\"}");
     free(json);
     r.bits = 5;
     ASSERT_FAILS(BAL_E_ARG, "bits", bal_recipe_to_json(&r, &json, &err));
@@ -124,7 +125,7 @@ static void test_every_word(void **state)
 {
     (void)state;
     const char *key, *help;
-    char words[80];
+    char words[120];
     size_t n = 0, numbers = 0;
     for (; bal_recipe_describe(n, &key, words, &help); n++) {
         assert_true(strlen(help) > 10);
@@ -145,7 +146,7 @@ static void test_every_word(void **state)
             free(json);
         }
     }
-    assert_int_equal(n, 51);
+    assert_int_equal(n, 52);
     assert_int_equal(numbers, 5);
 }
 
@@ -211,6 +212,37 @@ static void test_idle(void **state)
         ASSERT_FAILS(BAL_E_ARG, cases[i][2], bal_recipe_check(&r, &err));
         ASSERT_OK(bal_recipe_assign(&r, "solver=gptq", &err));
         ASSERT_OK(bal_recipe_check(&r, &err));
+    }
+}
+
+/* Weights and shifts that do not go with the rest. */
+static void test_weights(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *set[3], *says;
+    } cases[] = {{{"row_groups=4"}, "row_groups above 1 needs hessian=grad2"},
+                 {{"row_groups=4", "hessian=attention"}, "row_groups above 1 needs hessian=grad2"},
+                 {{"row_groups=2", "hessian=grad2", "clip=block"}, "looks at whole linears"},
+                 {{"row_groups=2", "hessian=grad2", "rank=8"}, "needs rank=0"},
+                 {{"hessian=local", "inputs=float"}, "hessian=local needs inputs=quantized"},
+                 {{"hessian=local", "clip=block"}, "all linears of a group"},
+                 {{"hessian=local", "rank=8"}, "needs rank=0"},
+                 {{"shift=column", "solver=descent"}, "shift=column needs solver=gptq"},
+                 {{"shift=column", "polish=sweep"}, "needs polish=none and rank=0"},
+                 {{"shift=column", "rank=4"}, "needs polish=none and rank=0"},
+                 {{"shift=column", "row_groups=4", "hessian=grad2-raw"}, NULL},
+                 {{"hessian=local", "shift=inputs"}, NULL}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        bal_recipe r;
+        bal_error err;
+        ASSERT_OK(bal_recipe_load(&r, "gptq", &err));
+        for (int k = 0; k < 3 && cases[i].set[k]; k++)
+            ASSERT_OK(bal_recipe_assign(&r, cases[i].set[k], &err));
+        if (cases[i].says)
+            ASSERT_FAILS(BAL_E_ARG, cases[i].says, bal_recipe_check(&r, &err));
+        else
+            ASSERT_OK(bal_recipe_check(&r, &err));
     }
 }
 
@@ -337,7 +369,7 @@ int main(void)
         cmocka_unit_test(test_names),         cmocka_unit_test(test_extends_file),
         cmocka_unit_test(test_steps),         cmocka_unit_test(test_abouts),
         cmocka_unit_test(test_refused),       cmocka_unit_test(test_idle),
-        cmocka_unit_test(test_no_target),
+        cmocka_unit_test(test_no_target),     cmocka_unit_test(test_weights),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

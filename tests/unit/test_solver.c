@@ -129,7 +129,7 @@ static void check_codes(bench *b, int bits, bool by_size)
     ASSERT_OK(bal_factor_create(&f, &b->e, &m, 0.01, by_size ? BAL_FACTOR_BY_SIZE : 0, &err));
     assert_true(f.damp == 0.01);
     golden_grid(b, bits, &q);
-    ASSERT_OK(bal_ldlq(&b->e, &f, b->w, &q, &err));
+    ASSERT_OK(bal_ldlq(&b->e, &f, NULL, b->w, &q, &err));
     for (int i = 0; i < N * K; i++)
         if (q.codes[i] != want[i])
             fail_msg("%d bits, order %s, row %d column %d: code %d, GPTQ has %d", bits, name, i / K,
@@ -207,7 +207,7 @@ static void check_descent(bench *b, int bits, bool refit, double least_gain)
         bal_factor_create(&f, &b->e, &m, 0.01, BAL_FACTOR_BY_SIZE | BAL_FACTOR_INVERSE, &err));
     ASSERT_OK(bal_damped_matrix(&h, &m, 0.01, &err));
     golden_grid(b, bits, &q);
-    ASSERT_OK(bal_ldlq(&b->e, &f, b->w, &q, &err));
+    ASSERT_OK(bal_ldlq(&b->e, &f, NULL, b->w, &q, &err));
     const double first = solver_error(h, b->w, &q);
     double before = first;
     for (int i = 0; i < 6; i++) {
@@ -430,7 +430,7 @@ static void test_singular_and_dead(void **state)
     ASSERT_OK(
         bal_factor_create(&f, &b.e, &m, 0.001, BAL_FACTOR_BY_SIZE | BAL_FACTOR_INVERSE, &err));
     golden_grid(&b, 3, &q);
-    ASSERT_OK(bal_ldlq(&b.e, &f, b.w, &q, &err));
+    ASSERT_OK(bal_ldlq(&b.e, &f, NULL, b.w, &q, &err));
     for (int i = 0; i < K; i++) assert_true(isfinite(f.inverse[i]) && f.inverse[i] > 0.0);
     bal_factor_destroy(&f);
     bal_moments_destroy(&m);
@@ -438,7 +438,7 @@ static void test_singular_and_dead(void **state)
     memset(x, 0, sizeof x); /* nothing ever came in: rounding */
     moments_of(&b, &m, x);
     ASSERT_OK(bal_factor_create(&f, &b.e, &m, 0.01, BAL_FACTOR_BY_SIZE | BAL_FACTOR_INVERSE, &err));
-    ASSERT_OK(bal_ldlq(&b.e, &f, b.w, &q, &err));
+    ASSERT_OK(bal_ldlq(&b.e, &f, NULL, b.w, &q, &err));
     bal_quantized_linear plain;
     golden_grid(&b, 3, &plain);
     bal_grid_round(b.pool, b.w, &plain);
@@ -497,7 +497,7 @@ static void test_outlier(void **state)
     ASSERT_OK(bal_factor_create(&f, &b.e, &m, 0.01, BAL_FACTOR_BY_SIZE | BAL_FACTOR_INVERSE, &err));
     assert_int_equal(f.order[0], 11);
     golden_grid(&b, 3, &q);
-    ASSERT_OK(bal_ldlq(&b.e, &f, b.w, &q, &err));
+    ASSERT_OK(bal_ldlq(&b.e, &f, NULL, b.w, &q, &err));
     for (int i = 0; i < K; i++) assert_true(isfinite(f.inverse[i]) && f.inverse[i] > 0.0);
     /* what the damping, a part of the outlier's square, leaves to the other columns is rounding */
     for (int r = 0; r < N; r++) {
@@ -515,6 +515,171 @@ static void test_outlier(void **state)
     bench_close(&b);
 }
 
+/* ---- Column by column -------------------------------------------------------------------------
+ */
+
+enum { WIDE = 200, FEW = 20, SEEN = 300 }; /* more columns than a block of error feedback has */
+
+/* (H + damp mean(diag H) I)^-1 in the order of columns, by Gauss and Jordan; h is used up. */
+static void invert(double h[WIDE][WIDE], double inverse[WIDE][WIDE])
+{
+    for (int i = 0; i < WIDE; i++)
+        for (int c = 0; c < WIDE; c++) inverse[i][c] = i == c;
+    for (int p = 0; p < WIDE; p++) {
+        const double pivot = h[p][p];
+        for (int c = 0; c < WIDE; c++) h[p][c] /= pivot, inverse[p][c] /= pivot;
+        for (int i = 0; i < WIDE; i++) {
+            const double times = i == p ? 0.0 : h[i][p];
+            for (int c = 0; c < WIDE; c++) {
+                h[i][c] -= times * h[p][c];
+                inverse[i][c] -= times * inverse[p][c];
+            }
+        }
+    }
+}
+
+/* a becomes U, upper triangular, with U^T U = a. */
+static void upper_root(double a[WIDE][WIDE])
+{
+    for (int i = 0; i < WIDE; i++) {
+        for (int p = 0; p < i; p++) a[i][i] -= a[p][i] * a[p][i];
+        a[i][i] = sqrt(a[i][i]);
+        for (int c = i + 1; c < WIDE; c++) {
+            for (int p = 0; p < i; p++) a[i][c] -= a[p][i] * a[p][c];
+            a[i][c] /= a[i][i];
+        }
+        for (int c = 0; c < i; c++) a[i][c] = 0.0;
+    }
+}
+
+/* P = part triu(C U^T, 1) U, as published. */
+static void textbook_p(double c[WIDE][WIDE], double u[WIDE][WIDE], double part,
+                       double p[WIDE][WIDE])
+{
+    for (int i = 0; i < WIDE; i++) {
+        double y[WIDE] = {0};
+        for (int k = i + 1; k < WIDE; k++)
+            for (int x = k; x < WIDE; x++) y[k] += c[i][x] * u[k][x];
+        for (int x = 0; x < WIDE; x++) {
+            p[i][x] = 0.0;
+            for (int k = 0; k <= x; k++) p[i][x] += part * y[k] * u[k][x];
+        }
+    }
+}
+
+/* One row as GPTAQ's program goes through it: w_j += -e U_ij + w_i P_ij. */
+static void textbook_row(const bal_quantized_linear *q, int r, const int *order,
+                         double u[WIDE][WIDE], double p[WIDE][WIDE], const float *target,
+                         uint8_t *codes)
+{
+    double w[WIDE];
+    for (int i = 0; i < WIDE; i++) w[i] = target[order[i]];
+    for (int i = 0; i < WIDE; i++) {
+        const bal_code_grid grid = bal_quantized_grid(q, (size_t)r, (size_t)(order[i] / GROUP));
+        const double now = w[i];
+        const int code = bal_code_nearest(&grid, (float)now);
+        const double e = (now - (double)bal_code_value(&grid, code)) / u[i][i];
+        codes[order[i]] = (uint8_t)code;
+        for (int c = i + 1; c < WIDE; c++) w[c] += now * p[i][c] - e * u[i][c];
+    }
+}
+
+typedef struct asymmetric {
+    bal_pool *pool;
+    bal_kernels kernels;
+    bal_exec e;
+    bal_moments m;
+    bal_quantized_linear q;
+    float u[SEEN * WIDE], d[SEEN * WIDE], w[FEW * WIDE], work[SEEN * WIDE];
+} asymmetric;
+
+/* Inputs of which half say much the same, and what they lack: a little of that and noise. */
+static void asymmetric_open(asymmetric *a, int threads)
+{
+    bal_error err = {0};
+    bal_rng rng;
+    ASSERT_OK(bal_pool_create(&a->pool, threads, &err));
+    bal_kernels_init(&a->kernels, bal_cpu_isa());
+    ASSERT_OK(bal_exec_create(&a->e, a->pool, &a->kernels, WIDE, &err));
+    bal_rng_seed(&rng, 7);
+    for (int t = 0; t < SEEN; t++) {
+        const float common = 2.0f * bal_rng_f32(&rng) - 1.0f;
+        for (int c = 0; c < WIDE; c++) {
+            const float own = bal_rng_f32(&rng) - 0.5f;
+            a->u[t * WIDE + c] = (c % 2 ? common : 0.0f) + own;
+            a->d[t * WIDE + c] = 0.2f * common + 0.1f * own + 0.2f * (bal_rng_f32(&rng) - 0.5f);
+        }
+    }
+    for (int i = 0; i < FEW * WIDE; i++) a->w[i] = bal_rng_f32(&rng) - 0.5f;
+    ASSERT_OK(bal_moments_create(&a->m, &a->e, WIDE, true, 0, &err));
+    bal_moments_add(&a->m, &a->e, a->u, a->d, NULL, SEEN, a->work);
+    ASSERT_OK(bal_quantized_linear_create(&a->q, FEW, WIDE, 3, GROUP, &err));
+    const bal_quantizer z = {.bits = 3, .group = GROUP};
+    bal_quantize_matrix(a->pool, &z, a->w, &a->q);
+}
+
+static void asymmetric_close(asymmetric *a)
+{
+    bal_quantized_linear_free(&a->q);
+    bal_moments_destroy(&a->m);
+    bal_exec_destroy(&a->e);
+    bal_pool_destroy(a->pool);
+}
+
+static void check_columns(asymmetric *a, bool by_size, double part)
+{
+    static double h[WIDE][WIDE], u[WIDE][WIDE], c[WIDE][WIDE], p[WIDE][WIDE];
+    bal_error err = {0};
+    bal_factor f;
+    bal_panels drift = {0};
+    ASSERT_OK(bal_factor_create(&f, &a->e, &a->m, 0.01, by_size ? BAL_FACTOR_BY_SIZE : 0, &err));
+    ASSERT_OK(bal_column_shift_create(&drift, &a->e, &f, &a->m, part, &err));
+    ASSERT_OK(bal_ldlq(&a->e, &f, &drift, a->w, &a->q, &err));
+    for (int i = 0; i < WIDE; i++)
+        for (int k = 0; k < WIDE; k++) {
+            h[i][k] = bal_moments_at(&a->m, f.order[i], f.order[k]) +
+                      (i == k ? 0.01 * bal_moments_mean(&a->m) : 0.0);
+            c[i][k] = a->m.cross[f.order[i] * WIDE + f.order[k]];
+        }
+    invert(h, u);
+    upper_root(u);
+    textbook_p(c, u, part, p);
+    int differ = 0;
+    for (int r = 0; r < FEW; r++) {
+        uint8_t codes[WIDE];
+        textbook_row(&a->q, r, f.order, u, p, a->w + r * WIDE, codes);
+        for (int i = 0; i < WIDE; i++) differ += codes[i] != a->q.codes[r * WIDE + i];
+    }
+    assert_int_equal(differ, 0);
+    bal_panels_destroy(&drift);
+    bal_factor_destroy(&f);
+}
+
+/* Targets moved column by column give the codes of the published program; without what the inputs
+ * lack, or with none of it taken, those of plain error feedback. */
+static void test_column_shift(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    static asymmetric a;
+    static uint8_t plain[FEW * WIDE];
+    for (int threads = 1; threads <= 3; threads += 2) {
+        asymmetric_open(&a, threads);
+        bal_factor f;
+        ASSERT_OK(bal_factor_create(&f, &a.e, &a.m, 0.01, 0, &err));
+        ASSERT_OK(bal_ldlq(&a.e, &f, NULL, a.w, &a.q, &err));
+        memcpy(plain, a.q.codes, sizeof plain);
+        bal_factor_destroy(&f);
+        check_columns(&a, false, 0.0);
+        assert_memory_equal(plain, a.q.codes, sizeof plain);
+        check_columns(&a, false, 0.25);
+        check_columns(&a, false, 1.0);
+        assert_true(memcmp(plain, a.q.codes, sizeof plain) != 0);
+        check_columns(&a, true, 1.0);
+        asymmetric_close(&a);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -526,6 +691,7 @@ int main(void)
         cmocka_unit_test(test_ranges),
         cmocka_unit_test(test_ranges_of_odd_groups),
         cmocka_unit_test(test_shift),
+        cmocka_unit_test(test_column_shift),
         cmocka_unit_test(test_singular_and_dead),
         cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_outlier),

@@ -205,7 +205,7 @@ static void test_solving(void **state)
         const double searched = weighed(&b, &q), rounded = output_error(&b, &q);
         if (!(searched < 0.99 * plain))
             fail_msg("grid %d: search from %g to %g only", i, plain, searched);
-        ASSERT_OK(bal_ldlq(&b.e, &b.f, b.w, &q, &err));
+        ASSERT_OK(bal_ldlq(&b.e, &b.f, NULL, b.w, &q, &err));
         const double fed = output_error(&b, &q);
         if (!(fed < 0.8 * rounded)) fail_msg("grid %d: feedback from %g to %g", i, rounded, fed);
         double before = fed;
@@ -241,12 +241,12 @@ static void test_tables_beat_ranges(void **state)
         double error[2];
         make(&q, &asym);
         bal_quantize_matrix(b.pool, &asym, b.w, &q);
-        ASSERT_OK(bal_ldlq(&b.e, &b.f, b.w, &q, &err));
+        ASSERT_OK(bal_ldlq(&b.e, &b.f, NULL, b.w, &q, &err));
         error[0] = output_error(&b, &q);
         bal_quantized_linear_free(&q);
         make(&q, table);
         bal_quantize_matrix(b.pool, table, b.w, &q);
-        ASSERT_OK(bal_ldlq(&b.e, &b.f, b.w, &q, &err));
+        ASSERT_OK(bal_ldlq(&b.e, &b.f, NULL, b.w, &q, &err));
         error[1] = output_error(&b, &q);
         bal_quantized_linear_free(&q);
         printf("%d bits: %.4g with a range for 128, %.4g with a table for 32\n", bits, error[0],

@@ -93,7 +93,7 @@ static void print_wrapped(const char *text, int indent, int width)
 static void print_recipes(void)
 {
     const char *key, *help, *name;
-    char words[80], about[400];
+    char words[120], about[400];
     printf("recipes, for --recipe NAME:\n");
     for (size_t i = 0; bal_quant_recipe(i, &name, about); i++) {
         printf("  %s\n", name);
