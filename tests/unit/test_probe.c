@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * The forward pass of calibration against the decoder's, block by block on the tiny golden model,
- * and what each position is attended to against the definition in double. */
+ * and what each position is attended to against the definition in double; what is kept of tokens.
 #include "scratch.h"
 
 #include "quant/block.h"
@@ -186,12 +186,71 @@ static void test_token_weights(void **state)
     bench_close(&b);
 }
 
+/* Gradients of tokens as bal_sensitivity_run keeps them for the recipe: rows of the first sample,
+ * malloc'ed. */
+static float *gradients_of(bench *b, int row_groups, int *cols)
+{
+    bal_error err;
+    bal_store store;
+    bal_sensitivity sensitivity;
+    bal_recipe recipe;
+    ASSERT_OK(bal_recipe_load(&recipe, "vlmq", &err));
+    recipe.row_groups = row_groups;
+    *cols = bal_recipe_token_columns(&recipe) * b->c->layers;
+    float *rows = malloc((size_t)b->data.samples.max_len * (size_t)*cols * sizeof *rows);
+    assert_non_null(rows);
+    ASSERT_OK(bal_store_create(&store, scratch_dir, &b->data.samples, *cols, &err));
+    b->data.samples.gradients = &store;
+    ASSERT_OK(bal_sensitivity_run(&sensitivity, &b->exec, &b->engine.model, &b->data.samples,
+                                  &b->data.embeds, &recipe, NULL, NULL, &err));
+    ASSERT_OK(bal_store_read(&store, 0, rows, &err));
+    b->data.samples.gradients = NULL;
+    bal_sensitivity_free(&sensitivity);
+    bal_store_destroy(&store);
+    return rows;
+}
+
+/* With row groups every part of a linear's outputs has a mean square of its own: over the parts of
+ * the linears that read one input they have the mean that stands there without, and they differ. */
+static void test_row_groups(void **state)
+{
+    (void)state;
+    enum { PARTS = 4 };
+    static const int first[BAL_GROUPS + 1] = {0, 3, 4, 6, 7};
+    bench b;
+    bench_open(&b, 2);
+    int cols, fine_cols, alike = 0;
+    float *whole = gradients_of(&b, 1, &cols), *fine = gradients_of(&b, PARTS, &fine_cols);
+    assert_int_equal(fine_cols, PARTS * BAL_DECODER_LINEARS * b.c->layers);
+    for (int i = 0; i < b.data.samples.items[0].n * cols; i++) {
+        const int group = i % BAL_GROUPS, block = i / BAL_GROUPS; /* of all tokens */
+        const float *parts = fine + block * PARTS * BAL_DECODER_LINEARS;
+        const bal_decoder_layer *l = &b.engine.model.layers[block % b.c->layers];
+        double sum = 0.0, n = 0.0;
+        for (int linear = first[group]; linear < first[group + 1]; linear++)
+            for (int p = 0; p < PARTS; p++) {
+                const double size =
+                    bal_decoder_linear((bal_decoder_layer *)(uintptr_t)l, linear)->n;
+                sum += size * (double)parts[linear * PARTS + p];
+                n += size;
+            }
+        assert_true(fabs(sum / n - (double)whole[i]) <= 1e-5 * (double)whole[i]);
+        alike += parts[first[group] * PARTS] == parts[first[group] * PARTS + 1];
+    }
+    assert_true(alike <
+                b.data.samples.items[0].n * cols / 2); /* zeros, of which the last layer has many */
+    free(whole);
+    free(fine);
+    bench_close(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_block),
         cmocka_unit_test(test_attended),
         cmocka_unit_test(test_token_weights),
+        cmocka_unit_test(test_row_groups),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }
