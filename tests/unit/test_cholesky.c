@@ -198,7 +198,7 @@ static void test_codes(void **state)
         assert_null(f.inverse);
         ASSERT_OK(bal_quantized_linear_create(&q, N, K, 3, 64, &err));
         bal_quantize_matrix(b.pool, &(bal_quantizer){.bits = 3, .group = 64}, w, &q);
-        ASSERT_OK(bal_ldlq(&b.e, &f, w, &q, &err));
+        ASSERT_OK(bal_ldlq(&b.e, &f, NULL, w, &q, &err));
         if (threads > 1) assert_memory_equal(want, q.codes, sizeof want);
         memcpy(want, q.codes, sizeof want);
         int differ = 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * The forward pass of calibration against the decoder's, block by block on the tiny golden model,
- * and what each position is attended to against the definition in double; what is kept of tokens.
+ * and what each position is attended to against the definition in double; what tokens keep. */
 #include "scratch.h"
 
 #include "quant/block.h"
