@@ -60,6 +60,8 @@ A6|grad2 mean|gptq|hessian=grad2-mean|one weight per modality, prompt included
 A6|attention|gptq|hessian=attention|tokens by the attention they get in their block
 A6|local|gptq|hessian=local|q, k, v, o by the gradient of what their block's attention lost, as VLMQ
 A6|local column|gptq|hessian=local shift=column shift_part=0.25|and targets moved column by column
+A6|local shift|gptq|hessian=local shift=inputs|and targets that make up for quantized inputs, solved for at once
+A6|local shift 0.25|gptq|hessian=local shift=inputs shift_part=0.25|a quarter of that
 A6|grad2 raw 4|gptq|hessian=grad2-raw row_groups=4|not cut off, four groups of outputs apart, as GuidedQuant
 A6|grad2 4|gptq|hessian=grad2 row_groups=4|cut off, four groups of outputs apart
 A7|group 64|gptq|group=64|more bits: 0.19 per weight
@@ -76,6 +78,9 @@ A8|sweep|gptq|polish=sweep|coordinate descent behind
 A8|refit|gptq|polish=refit|and of scales
 A8|awq+gptq|awq+gptq||channel scales before
 A8|awq+gptq shift|awq+gptq|shift=inputs|and shifted targets
+A8|awq+gptq local column|awq+gptq|hessian=local shift=column shift_part=0.25|or moved column by column, tokens by what attention lost
+A8|awq+gptq local shift 0.25|awq+gptq|hessian=local shift=inputs shift_part=0.25|or a quarter of the shift with these tokens
+A8|table local column|table|hessian=local shift=column shift_part=0.25|and on tables
 A8|mbq+gptq|mbq+gptq||channel scales before
 A8|awq+gptq gain|awq+gptq|gain=row|
 A8|rtn rotated|rtn|rotate=residual|the residual stream in another basis
