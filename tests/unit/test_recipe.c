@@ -146,7 +146,7 @@ static void test_every_word(void **state)
             free(json);
         }
     }
-    assert_int_equal(n, 51);
+    assert_int_equal(n, 52);
     assert_int_equal(numbers, 5);
 }
 
@@ -213,6 +213,10 @@ static void test_idle(void **state)
         ASSERT_OK(bal_recipe_assign(&r, "solver=gptq", &err));
         ASSERT_OK(bal_recipe_check(&r, &err));
     }
+    ASSERT_OK(bal_recipe_assign(&r, "rank_rows=vision", &err));
+    ASSERT_FAILS(BAL_E_ARG, "rank_rows=vision needs rank=4", bal_recipe_check(&r, &err));
+    ASSERT_OK(bal_recipe_assign(&r, "rank=8", &err));
+    ASSERT_OK(bal_recipe_check(&r, &err));
 }
 
 /* A budget that a recipe has can be taken back. */
