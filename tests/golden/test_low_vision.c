@@ -11,7 +11,13 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { RANK = 8, N = 90, FIRST = 30, END = 60 }; /* of a prompt, positions that are vision */
+enum {
+    RANK = 8,
+    N = 90,
+    FIRST = 30,
+    END = 60,
+    VOCAB = 400
+}; /* of a prompt, positions that are vision */
 
 /* NULL ends `set`; two more keys besides, or none. */
 static void quantize(const char *out, const char *recipe, const char *const set[], bool patch,
@@ -34,11 +40,11 @@ static void see(void *ctx, int row, const float *logits)
 {
     float **to = ctx;
     (void)row;
-    memcpy(*to, logits, 320 * sizeof *logits);
-    *to += 320;
+    memcpy(*to, logits, VOCAB * sizeof *logits);
+    *to += VOCAB;
 }
 
-/* Logits [N][320] of a prompt, some of its positions vision or none. */
+/* Logits [N][VOCAB] of a prompt, some of its positions vision or none. */
 static float *logits_of(const char *path, bool vision)
 {
     bal_engine e;
@@ -47,8 +53,8 @@ static float *logits_of(const char *path, bool vision)
     bal_token_info info[N];
     ASSERT_OK(bal_engine_open(&e, path, 2, NULL, &err));
     const size_t hidden = (size_t)e.model.config.text.hidden;
-    assert_int_equal(e.model.config.text.vocab, 320);
-    float *embeds = malloc(N * hidden * sizeof *embeds), *out = malloc(N * 320 * sizeof *out);
+    assert_int_equal(e.model.config.text.vocab, VOCAB);
+    float *embeds = malloc(N * hidden * sizeof *embeds), *out = malloc(N * VOCAB * sizeof *out);
     float *to = out;
     for (int i = 0; i < N; i++) {
         const bool sees = vision && i >= FIRST && i < END;
@@ -71,9 +77,9 @@ static void assert_same_text(const char *plain, const char *patched)
     for (int vision = 0; vision < 2; vision++) {
         float *a = logits_of(plain, vision != 0), *b = logits_of(patched, vision != 0);
         const size_t same = vision ? FIRST : N; /* what sees no vision before it */
-        assert_memory_equal(a, b, same * 320 * sizeof *a);
+        assert_memory_equal(a, b, same * VOCAB * sizeof *a);
         for (int i = FIRST; vision && i < N; i++)
-            assert_memory_not_equal(a + i * 320, b + i * 320, 320 * sizeof *a);
+            assert_memory_not_equal(a + i * VOCAB, b + i * VOCAB, VOCAB * sizeof *a);
         free(a);
         free(b);
     }
@@ -144,8 +150,8 @@ static void test_beside(void **state)
         {"gptq", {"bits=2", "group=32", "inputs=float"}},
         {"w4a8", {"bits=2", "inputs=quantized"}},
     };
-    const char *plain = scratch("p.safetensors"), *patched = scratch("v.safetensors");
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *plain = scratch("p.safetensors"), *patched = scratch("v.safetensors");
         quantize(plain, cases[i].recipe, cases[i].set, false, scratch("p.html"));
         quantize(patched, cases[i].recipe, cases[i].set, true, scratch("v.html"));
         assert_same_codes(plain, patched);
