@@ -5,6 +5,10 @@
 #include "quant_case.h"
 #include "unit/quantize_case.h"
 
+#include "base/half.h"
+#include "op/pointwise.h"
+#include "quant/gather.h"
+#include "quant/lowrank.h"
 #include "run/session.h"
 
 #include <jansson.h>
@@ -148,7 +152,7 @@ static void test_beside(void **state)
         {"rtn", {"bits=2", "group=32", "inputs=quantized"}},
         {"rtn", {"bits=2", "grid=table", "group=32"}},
         {"gptq", {"bits=2", "group=32", "inputs=float"}},
-        {"w4a8", {"bits=2", "inputs=quantized"}},
+        {"w4a8", {"bits=2", "inputs=quantized", "arithmetic=bf16"}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const char *plain = scratch("p.safetensors"), *patched = scratch("v.safetensors");
@@ -164,6 +168,124 @@ static void test_beside(void **state)
         assert_true(is.sub < 0.9 * was.sub);
         assert_true(is.drift < 0.9 * was.drift);
     }
+}
+
+/* ---- The metric --------------------------------------------------------------------------------
+ */
+
+typedef struct metric {
+    int n, k, rank;
+    float *d;                  /* [n][k] what codes of q_proj of the first block leave */
+    float *vision, *others;    /* [k][k] sums of x x^T over the rows that it reads */
+    uint16_t *a, *b, *fa, *fb; /* of the file; room for a fit */
+} metric;
+
+/* tr((D - B A) H (D - B A)^T) */
+static double loss(const metric *t, const float *h, const uint16_t *a, const uint16_t *b)
+{
+    const size_t k = (size_t)t->k;
+    double sum = 0.0, *rest = malloc(k * sizeof *rest);
+    for (size_t r = 0; r < (size_t)t->n; r++) {
+        for (size_t c = 0; c < k; c++) {
+            rest[c] = (double)t->d[r * k + c];
+            for (size_t j = 0; j < (size_t)t->rank; j++)
+                rest[c] -= (double)bal_f16_to_f32(b[r * (size_t)t->rank + j]) *
+                           (double)bal_f16_to_f32(a[j * k + c]);
+        }
+        for (size_t i = 0; i < k; i++)
+            for (size_t j = 0; j < k; j++) sum += rest[i] * rest[j] * (double)h[i * k + j];
+    }
+    free(rest);
+    return sum;
+}
+
+/* Loss on vision rows of what is fitted to h. */
+static double fitted(const metric *t, const bal_exec *e, const float *h)
+{
+    bal_error err;
+    ASSERT_OK(bal_lowrank_fit(e, t->d, h, t->n, t->k, t->rank, t->fa, t->fb, &err));
+    return loss(t, t->vision, t->fa, t->fb);
+}
+
+/* Rows that the first block's q, k and v read, from the conversations as the recipe reads them. */
+static void add_inputs(metric *t, bal_engine *e, const bal_exec *exec)
+{
+    static const size_t order[] = {0, 1, 2};
+    bal_recipe recipe;
+    bal_calib calib;
+    bal_gathered data = {0};
+    bal_error err;
+    const size_t k = (size_t)t->k;
+    ASSERT_OK(bal_recipe_load(&recipe, "rtn", &err));
+    ASSERT_OK(bal_recipe_assign(&recipe, "template=legacy", &err));
+    ASSERT_OK(bal_calib_open(&calib, source_path(DATA), &err));
+    ASSERT_OK(bal_gather_layout(&data, &calib, order, 3, e, &recipe, &err));
+    ASSERT_OK(
+        bal_gather_encode(&data, &calib, order, e, exec, &recipe, scratch_dir, NULL, NULL, &err));
+    float *x = malloc((size_t)data.samples.max_len * k * sizeof *x);
+    for (int i = 0; i < 3; i++) {
+        const bal_sample *s = &data.samples.items[i];
+        ASSERT_OK(bal_store_read(&data.embeds, i, x, &err));
+        bal_rms_norm(exec, x, e->model.layers[0].attn_norm, e->model.config.text.rms_eps, s->n,
+                     t->k, x);
+        for (int r = 0; r < s->n; r++) {
+            const float *row = x + (size_t)r * k;
+            float *h = s->modality[r] == BAL_VISION ? t->vision : t->others;
+            for (size_t c = 0; c < k * k; c++) h[c] += row[c / k] * row[c % k];
+        }
+    }
+    free(x);
+    bal_gathered_free(&data);
+    bal_calib_close(&calib);
+}
+
+/* Of the linear q, which packs w. */
+static metric open_metric(const bal_linear *q, const bal_linear *w)
+{
+    const size_t n = (size_t)q->n, k = (size_t)q->k, rank = (size_t)q->rank;
+    metric t = {.n = q->n, .k = q->k, .rank = q->rank};
+    t.d = malloc((n + 1) * k * sizeof *t.d);
+    t.vision = calloc(2 * k * k, sizeof *t.vision);
+    t.a = malloc(2 * rank * (n + k) * sizeof *t.a);
+    assert_true(t.d && t.vision && t.a);
+    t.others = t.vision + k * k;
+    t.b = t.a + rank * k, t.fa = t.b + rank * n, t.fb = t.fa + rank * k;
+    memcpy(t.a, q->low_a, rank * k * sizeof *t.a);
+    memcpy(t.b, q->low_b, rank * n * sizeof *t.b);
+    for (size_t r = 0; r < n; r++) {
+        bal_linear_row(w, (int)r, t.d + r * k);
+        bal_linear_row(q, (int)r, t.d + n * k);
+        for (size_t c = 0; c < k; c++) t.d[r * k + c] -= t.d[n * k + c];
+    }
+    return t;
+}
+
+/* The file has what is fitted to second moments of vision rows, but for their damping. */
+static void test_metric(void **state)
+{
+    (void)state;
+    static const char *const set[] = {"bits=2", "group=32", NULL};
+    bal_engine e;
+    bal_exec exec;
+    bal_model m;
+    bal_error err;
+    quantize(scratch("m.safetensors"), "rtn", set, true, NULL);
+    ASSERT_OK(bal_model_load(&m, scratch("m.safetensors"), &err));
+    ASSERT_OK(bal_engine_open(&e, source_path(MODEL), 2, NULL, &err));
+    ASSERT_OK(bal_exec_create(&exec, e.pool, &e.kernels, bal_model_max_k(&e.model), &err));
+    metric t = open_metric(&m.layers[0].q, &e.model.layers[0].q);
+    add_inputs(&t, &e, &exec);
+    const double file = loss(&t, t.vision, t.a, t.b), best = fitted(&t, &exec, t.vision);
+    const double other = fitted(&t, &exec, t.others);
+    printf("loss on vision rows: %.4g, the least %.4g, by the others' moments %.4g\n", file, best,
+           other);
+    assert_true(file < 1.05 * best && other > 1.2 * best);
+    free(t.a);
+    free(t.d);
+    free(t.vision);
+    bal_exec_destroy(&exec);
+    bal_engine_close(&e);
+    bal_model_unload(&m);
 }
 
 /* ---- As calibration runs it --------------------------------------------------------------------
@@ -301,9 +423,9 @@ static void test_no_vision(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_beside),    cmocka_unit_test(test_probe),
-        cmocka_unit_test(test_undo),      cmocka_unit_test(test_damaged),
-        cmocka_unit_test(test_no_vision),
+        cmocka_unit_test(test_beside),  cmocka_unit_test(test_metric),
+        cmocka_unit_test(test_probe),   cmocka_unit_test(test_undo),
+        cmocka_unit_test(test_damaged), cmocka_unit_test(test_no_vision),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }
