@@ -152,7 +152,7 @@ static void test_beside(void **state)
         {"rtn", {"bits=2", "group=32", "inputs=quantized"}},
         {"rtn", {"bits=2", "grid=table", "group=32"}},
         {"gptq", {"bits=2", "group=32", "inputs=float"}},
-        {"w4a8", {"bits=2", "inputs=quantized", "arithmetic=bf16"}},
+        {"w4a8", {"bits=4", "inputs=quantized", "arithmetic=bf16"}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const char *plain = scratch("p.safetensors"), *patched = scratch("v.safetensors");
