@@ -23,6 +23,18 @@ enum {
     VOCAB = 400
 }; /* of a prompt, positions that are vision */
 
+/* The file has the size that was promised. */
+static void check_plan(const char *out, const bal_quant_opts *o)
+{
+    bal_quant_plan plan;
+    bal_mapping m;
+    bal_error err;
+    ASSERT_OK(bal_quantize_plan(&plan, source_path(MODEL), out, o, &err));
+    ASSERT_OK(bal_map_open(&m, out, &err));
+    assert_int_equal(plan.file_bytes, m.n_bytes);
+    bal_map_close(&m);
+}
+
 /* NULL ends `set`; two more keys besides, or none. */
 static void quantize(const char *out, const char *recipe, const char *const set[], bool patch,
                      const char *report)
@@ -35,6 +47,7 @@ static void quantize(const char *out, const char *recipe, const char *const set[
     o.report = report;
     o.force = true;
     make(out, &o);
+    if (patch && !report) check_plan(out, &o);
 }
 
 /* ---- Against the file without it ---------------------------------------------------------------
