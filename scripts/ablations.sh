@@ -266,7 +266,7 @@ END
 * A6: gradients of the attention block's own loss as weights; row groups with their own H.
 * A7: groups of 16, a second table per group, trellis codes.
 * A10: budgets by column block.
-* A11, 8-bit activations, stands in [activations.md](activations.md), its scales from each token or fixed, for all tokens or per modality; a patch for vision rows alone is not built.
+* A11, 8-bit activations, stands in [activations.md](activations.md), its scales from each token or fixed, for all tokens or per modality, with a matrix of small rank for vision rows alone.
 END
   } >"$page"
 }
