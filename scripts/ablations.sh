@@ -275,7 +275,7 @@ END
 
 * A7: groups of 16, a second table per group, trellis codes.
 * A10: budgets by column block.
-* A11, 8-bit activations, stands in [activations.md](activations.md), its scales from each token or fixed, for all tokens or per modality; a patch for vision rows alone is not built.
+* A11, 8-bit activations, stands in [activations.md](activations.md), its scales from each token or fixed, for all tokens or per modality, with a matrix of small rank for vision rows alone.
 END
   } >"$page"
 }

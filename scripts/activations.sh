@@ -33,8 +33,12 @@ w4row-a16|rtn|bits=4 group=row grid=sym|4-bit weights, one range per output; 16-
 w4row-a8|rtn|bits=4 group=row grid=sym act=a8|the same weights; bytes per token (MBQ's baseline)
 w4a8-smooth|w8a8|bits=4|SmoothQuant at 4 bits
 w4a8-awq|awq|bits=4 group=row grid=sym act=a8|the search without balance
-w4a8|w4a8||MBQ: balanced search, activations simulated
+w4a8|w4a8||MBQ: balanced search, activations simulated (A11)
 w4a8-distort|w4a8|distort=on|searched on the inputs of the model as quantized so far
+w4a8-patch|w4a8|inputs=quantized rank=32 rank_rows=vision|and a matrix of rank 32 for vision rows alone (A11)
+w4a8-patch-8|w4a8|inputs=quantized rank=8 rank_rows=vision|of rank 8 (A11)
+w4a8-g128|w4a8|group=128|MBQ with groups of 128 (A11)
+w4a8-g128-patch|w4a8|group=128 inputs=quantized rank=32 rank_rows=vision|and a matrix of rank 32 for vision rows alone (A11)
 w4a8-spikes|w4a8|spikes=a16|inputs with spikes keep 16 bits
 w4a8-tail|w4a8|spikes=a16 spike_rule=tail|inputs with a tail keep 16 bits
 w4a8-tail-fine|w4a8|spikes=fine spike_rule=tail|inputs with a tail have a scale per 32
@@ -55,8 +59,10 @@ w4d128-a8|rtn|bits=4 grid=two-level act=a8|the same weights; bytes per token, su
 dgq|dgq||steps and scales searched by the inputs' mean squares
 qoq|qoq||GPTQ on such steps
 awq+gptq-a16|awq+gptq|bits=4|channel scales and error feedback, groups of 128; 16-bit activations
-awq+gptq-a8|awq+gptq|bits=4 act=a8|channel scales and error feedback with bytes per token
-awq+gptq-row-a8|awq+gptq|bits=4 group=row grid=sym act=a8|and one range per output
+awq+gptq-a8|awq+gptq|bits=4 act=a8|channel scales and error feedback with bytes per token (A11)
+awq+gptq-a8-patch|awq+gptq|bits=4 act=a8 rank=32 rank_rows=vision|and a matrix of rank 32 for vision rows alone (A11)
+awq+gptq-row-a8|awq+gptq|bits=4 group=row grid=sym act=a8|and one range per output (A11)
+awq+gptq-row-a8-patch|awq+gptq|bits=4 group=row grid=sym act=a8 rank=32 rank_rows=vision|and a matrix of rank 32 for vision rows alone (A11)
 awq+gptq-two-level-a8|awq+gptq|bits=4 grid=two-level act=a8|and integer steps per 128 inputs
 w8-a8-turned|rtn|bits=8 group=row grid=sym act=a8 rotate=residual hadamard=all|every input in a basis where none stands out
 w4row-a8-down|rtn|bits=4 group=row grid=sym act=a8 hadamard=down|inputs of down mixed
@@ -92,7 +98,13 @@ quantize_all() {
   done < <(missing)
 }
 
-# From what eval --json prints, a line per model; the bits of the linears come from inspect.
+# Bits per weight of the decoder's linears with all that stands beside them, of what inspect prints.
+bits_of() { # FILE
+  "$ballast" inspect "$1" | awk '/^ *decoder linears/ { rank = /rank/; bytes += rank ? $NF : $(NF - 2); if (!rank) weights += $(NF - 1) }
+    END { printf "%.3f", 8 * bytes / weights }'
+}
+
+# From what eval --json prints, a line per model.
 evaluate_all() {
   local files=() file rest bpw name
   while IFS='|' read -r file rest; do files+=("$file"); done < <(missing)
@@ -106,7 +118,7 @@ evaluate_all() {
         v["kl_lo"], v["kl_hi"], v["nll"], v["accuracy"], v["accuracy_lo"], v["accuracy_hi"], v["accuracy_change"],
         v["accuracy_change_lo"], v["accuracy_change_hi"], v["top1"]; name = "" }' |
     while read -r file rest; do
-      bpw=$("$ballast" inspect "$work/$file" | awk '/^ *decoder linears/ { print $NF; exit }')
+      bpw=$(bits_of "$work/$file")
       name=${file%-*-*}
       echo "$name,$samples,${file##*-},$questions,$bpw,$rest" >>"$csv"
     done

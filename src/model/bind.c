@@ -324,11 +324,11 @@ static bal_status bind_hadamard(binder *b, const bal_bind_row *r, const char *na
     return st < 0 ? bal_fail_in(b->err, st, "%s: metadata %s", b->m->path, key) : st;
 }
 
-/* NAME.low_a or NAME.low_b: F16 [rows][columns]. */
+/* NAME.which: F16 [rows][columns]. */
 static bal_status bind_low(binder *b, const char *name, const char *which, uint64_t rows,
                            uint64_t columns, const void **out)
 {
-    char full[NAME_SIZE + 8], expected[120];
+    char full[NAME_SIZE + 16], expected[120];
     snprintf(full, sizeof full, "%s.%s", name, which);
     const bal_tensor_view *t = bal_tensor_find(&b->m->tensors, full);
     if (!t) return bal_fail(b->err, BAL_E_FORMAT, "%s: tensor %s is missing", b->m->path, full);
@@ -341,12 +341,22 @@ static bal_status bind_low(binder *b, const char *name, const char *which, uint6
     return wrong(b, t, expected);
 }
 
-/* What is added to packed weights; the rank is that of NAME.low_a, none without it. */
-static bal_status bind_lowrank(binder *b, const char *name, bal_linear *l)
+static const bal_tensor_view *find_low(const binder *b, const char *name, const char *which)
 {
-    char full[NAME_SIZE + 8], expected[120];
-    snprintf(full, sizeof full, "%s.low_a", name);
-    const bal_tensor_view *t = bal_tensor_find(&b->m->tensors, full);
+    char full[NAME_SIZE + 16];
+    snprintf(full, sizeof full, "%s.%s", name, which);
+    return bal_tensor_find(&b->m->tensors, full);
+}
+
+/* What is added to packed weights; the rank is that of NAME.low_a, or, for rows of vision, of
+ * NAME.vision.low_a, none without either. Vision is known in the decoder only. */
+static bal_status bind_lowrank(binder *b, const bal_bind_row *r, const char *name, bal_linear *l)
+{
+    char expected[120];
+    const bool vision = r->owner == BAL_OWNER_DECODER && !find_low(b, name, "low_a");
+    const char *const side[] = {vision ? "vision.low_a" : "low_a",
+                                vision ? "vision.low_b" : "low_b"};
+    const bal_tensor_view *t = find_low(b, name, side[0]);
     const int half = (l->n < l->k ? l->n : l->k) / 2;
     const int most = half < BAL_RANK_MOST ? half : BAL_RANK_MOST;
     if (!t) return BAL_OK;
@@ -354,8 +364,9 @@ static bal_status bind_lowrank(binder *b, const char *name, bal_linear *l)
     if (t->n_dims != 2 || t->shape[0] < 1 || t->shape[0] > (uint64_t)most)
         return wrong(b, t, expected);
     l->rank = (int)t->shape[0];
-    BAL_TRY(bind_low(b, name, "low_a", t->shape[0], (uint64_t)l->k, &l->low_a));
-    return bind_low(b, name, "low_b", (uint64_t)l->n, t->shape[0], &l->low_b);
+    l->low_vision = vision;
+    BAL_TRY(bind_low(b, name, side[0], t->shape[0], (uint64_t)l->k, &l->low_a));
+    return bind_low(b, name, side[1], (uint64_t)l->n, t->shape[0], &l->low_b);
 }
 
 static bal_status bind_packed_linear(binder *b, const bal_bind_row *r, const char *name,
@@ -382,7 +393,7 @@ static bal_status bind_packed_linear(binder *b, const bal_bind_row *r, const cha
     BAL_TRY(bal_type_from_bits(&l->type, format.bits, b->err));
     BAL_TRY(bind_act(b, r, name, l));
     BAL_TRY(bind_hadamard(b, r, name, l));
-    BAL_TRY(bind_lowrank(b, name, l));
+    BAL_TRY(bind_lowrank(b, r, name, l));
     if (format.kind == BAL_PACKED_TABLE && l->act.kind == BAL_ACT_A8)
         return bal_fail(b->err, BAL_E_UNSUP,
                         "%s: tensor %s has layout %s and reads bytes; tables read 16-bit "

@@ -350,14 +350,38 @@ static void low_outputs(void *ctx, size_t begin, size_t end, int lane)
     }
 }
 
-/* Adds (x A^T) B^T of the chunk to its outputs. */
-static void add_low(job *j)
+/* Adds (x A^T) B^T of at most a chunk to its outputs. */
+static void add_low_chunk(job *j)
 {
     const size_t tokens = bal_ceil_div(j->m, LOW_TILE);
     const size_t items = tokens * bal_ceil_div((size_t)j->w->rank, LOW_TILE);
     const size_t tiles = bal_ceil_div((size_t)j->w->n, BAL_OUT_TILE);
     bal_pool_run(j->e->pool, low_inputs, j, items, 1);
     bal_pool_run(j->e->pool, low_outputs, j, tiles, grain_of(j->e, tiles));
+}
+
+static bool takes_low(const job *j, size_t row)
+{
+    return !j->w->low_vision || (j->modality && j->modality[row] == BAL_VISION);
+}
+
+/* Rows from `from` on that take it, at most a chunk. */
+static size_t low_run(const job *j, size_t from)
+{
+    const size_t most = bal_min(BAL_ROW_CHUNK, j->m - from);
+    size_t n = 0;
+    while (n < most && takes_low(j, from + n)) n++;
+    return n;
+}
+
+static void add_low(const job *all)
+{
+    for (size_t i = 0; i < all->m;) {
+        const size_t run = low_run(all, i);
+        job j = rows_of(all, i, run);
+        if (run > 0) add_low_chunk(&j);
+        i += bal_max(run, 1);
+    }
 }
 
 /* ---- Many rows of packed weights: tiles ------------------------------------------------------ */
@@ -453,10 +477,7 @@ static void tiled_forward(const job *all)
         job j = rows_of(all, i, rows);
         bal_pool_run(j.e->pool, fill_tiles, &j, bal_ceil_div(j.m, BAL_TILE_TOKENS), 1);
         bal_pool_run(j.e->pool, tile_panels, &j, items, grain_of(j.e, items));
-        for (size_t r = 0; j.w->rank && r < j.m; r += BAL_ROW_CHUNK) {
-            job part = rows_of(&j, r, BAL_ROW_CHUNK);
-            add_low(&part);
-        }
+        if (j.w->rank) add_low(&j);
     }
 }
 
@@ -500,6 +521,20 @@ void bal_linear_forward_rows(const bal_exec *e, const bal_linear *w, const float
         packed_forward(&j);
     else
         float_forward(&j);
+}
+
+void bal_linear_add_low(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx,
+                        const uint8_t *modality, int m, float *y, size_t ldy)
+{
+    const job j = {.e = e,
+                   .w = w,
+                   .x = x,
+                   .ldx = ldx,
+                   .modality = modality,
+                   .m = (size_t)m,
+                   .y = y,
+                   .ldy = ldy};
+    if (w->rank && m > 0) add_low(&j);
 }
 
 void bal_linear_forward(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx, int m,
@@ -565,7 +600,7 @@ void bal_linear_row(const bal_linear *w, int r, float *out)
 {
     if (bal_type_get(w->type)->packed) {
         bal_packed_row(&w->packed, (size_t)r, out);
-        add_low_row(w, (size_t)r, out);
+        if (!w->low_vision) add_low_row(w, (size_t)r, out);
     } else
         widen(w->type, row_at(w, (size_t)r, 0), (size_t)w->k, out);
 }

@@ -24,6 +24,7 @@ typedef struct bal_linear {
     /* of packed weights: y = x W^T + (x A^T) B^T, f16 at any alignment, A [rank][k], B [n][rank];
      * rank 0: there is none, else at most half of k and BAL_RANK_MOST */
     int rank;
+    bool low_vision; /* rows of vision alone get it: it is no part of W */
     const void *low_a, *low_b;
 } bal_linear;
 
@@ -36,10 +37,15 @@ uint64_t bal_linear_bytes(const bal_linear *w);
 void bal_linear_forward(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx, int m,
                         float *y, size_t ldy);
 
-/* The same with a modality [m] of each row, which says what scale of act.fixed it gets; NULL, as
- * above: they are text. */
+/* The same with a modality [m] of each row, which says what scale of act.fixed it gets, and whether
+ * what low_vision keeps for vision; NULL, as above: they are text. */
 void bal_linear_forward_rows(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx,
                              const uint8_t *modality, int m, float *y, size_t ldy);
+
+/* y [m][n] += (x A^T) B^T in the rows that get it, which is the small rank's part of the above, bit
+ * for bit. Of w nothing is read but n, k and the small rank. */
+void bal_linear_add_low(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx,
+                        const uint8_t *modality, int m, float *y, size_t ldy);
 
 /* One row x[k] as bytes, as a linear with this a8 path reads it; out [ceil(k / 32)]. */
 void bal_act_quantize(const bal_kernels *kernels, const bal_act *act, int modality, const float *x,
@@ -50,7 +56,7 @@ void bal_act_quantize(const bal_kernels *kernels, const bal_act *act, int modali
 void bal_linear_backward(const bal_exec *e, const bal_linear *w, const float *dy, size_t lddy,
                          int m, float *dx, size_t lddx, bool accumulate);
 
-/* Row r of W as f32 (an embedding look-up). */
+/* Row r of W as f32 (an embedding look-up), with what is added to it for all rows of x. */
 void bal_linear_row(const bal_linear *w, int r, float *out);
 
 #endif

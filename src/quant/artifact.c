@@ -182,7 +182,7 @@ static bal_status add_planned_low(builder *b, int layer, int i)
     const int rank = bal_lowrank_of(b->origin->recipe->rank, n, k);
     for (int side = 0; rank && side < 2; side++) {
         char name[BAL_PART_NAME];
-        bal_part_low_name(name, layer, i, side);
+        bal_part_low_name(name, layer, i, b->origin->recipe->rank_rows, side);
         BAL_TRY(add_flat(b, name, BAL_ST_F16, NULL, (size_t)rank * (size_t)(side ? n : k)));
         bal_tensor_view *t = &b->tensors[b->n_tensors - 1];
         t->n_dims = 2;
@@ -279,6 +279,7 @@ static bal_status add_untouched(builder *b)
 /* The least version whose readers know everything in the file. */
 static const char *format_of(const bal_recipe *r)
 {
+    if (r->rank_rows == BAL_LOW_VISION) return BAL_ARTIFACT_FORMAT_PATCH;
     if (r->act_scale != BAL_ACT_DYNAMIC) return BAL_ARTIFACT_FORMAT_FIXED;
     if (r->hadamard != BAL_MIXING_NONE || r->rank) return BAL_ARTIFACT_FORMAT_MIXED;
     if (bal_recipe_format(r, 0).kind != BAL_PACKED_GROUPS) return BAL_ARTIFACT_FORMAT_STEPS;

@@ -12,12 +12,14 @@
 #include "run/engine.h"
 
 /* 1.1 has activation paths, 1.2 weights with steps; files without are 1.0. 2.0 has transforms at
- * run time or matrices of small rank, without which its weights mean something else. */
+ * run time or matrices of small rank, without which its weights mean something else; 2.1 fixed
+ * scales, 2.2 matrices for vision rows alone. */
 #define BAL_ARTIFACT_FORMAT       "1.0"
 #define BAL_ARTIFACT_FORMAT_ACTS  "1.1"
 #define BAL_ARTIFACT_FORMAT_STEPS "1.2"
 #define BAL_ARTIFACT_FORMAT_MIXED "2.0"
 #define BAL_ARTIFACT_FORMAT_FIXED "2.1"
+#define BAL_ARTIFACT_FORMAT_PATCH "2.2"
 
 typedef struct bal_artifact_origin {
     const bal_recipe *recipe;

@@ -103,7 +103,7 @@ bal_status bal_speed_measure(bal_speed *s, const bal_exec *e, bal_error *err)
 typedef struct shape {
     double n[BAL_GROUPS], k[BAL_GROUPS];
     double attn, mlp, weights;
-    double tokens, weighed, samples;
+    double tokens, weighed, vision, samples;
 } shape;
 
 static shape shape_of(const bal_text_config *c, const bal_samples *s, const bal_recipe *r)
@@ -116,7 +116,10 @@ static shape shape_of(const bal_text_config *c, const bal_samples *s, const bal_
     for (int m = 0; m < s->n; m++) {
         b.tokens += s->items[m].n;
         squares += (double)s->items[m].n * s->items[m].n;
-        for (int t = 0; t < s->items[m].n; t++) b.weighed += weight[s->items[m].modality[t]] > 0.0;
+        for (int t = 0; t < s->items[m].n; t++) {
+            b.weighed += weight[s->items[m].modality[t]] > 0.0;
+            b.vision += s->items[m].modality[t] == BAL_VISION;
+        }
     }
     for (int g = 0; g < BAL_GROUPS; g++) b.weights += b.n[g] * b.k[g];
     b.attn = 2.0 * (b.n[0] * b.k[0] + b.n[1] * b.k[1]);
@@ -166,6 +169,19 @@ static double factor_ops(const shape *b, const bal_recipe *r, int g)
     return parts_of(r, g) * (factors * k * k * k / 3.0 + (r->shift ? 2.0 * k * k * rows : 0.0));
 }
 
+static bool patches(const bal_recipe *r)
+{
+    return r->rank > 0 && r->rank_rows == BAL_LOW_VISION;
+}
+
+/* A matrix of small rank: two fits and codes in between, or one fit with moments of its own. */
+static double low_ops(const shape *b, const bal_recipe *r, int g)
+{
+    const double n = b->n[g], k = b->k[g], fit = 8.0 * r->rank * (4.0 * n * k + 2.0 * k * k);
+    return patches(r) ? fit + b->vision * k * k + 4.0 * b->samples * k * k
+                      : 2.0 * fit + n * k * k / PANEL_SPEED;
+}
+
 /* Moments, front passes, codes, gain and the two verdicts of one group. */
 static double solve_ops(const shape *b, const bal_recipe *r, int g)
 {
@@ -178,7 +194,7 @@ static double solve_ops(const shape *b, const bal_recipe *r, int g)
     ops += n * k * k / PANEL_SPEED * (r->gain ? 3.0 : 1.0);
     if (r->shift) ops += parts_of(r, g) * shift_ops(b, r, g);
     if (r->polish != BAL_POLISH_NONE) ops += 4.0 * n * k * k;
-    if (r->rank) ops += n * k * k / PANEL_SPEED + 16.0 * r->rank * (4.0 * n * k + 2.0 * k * k);
+    if (r->rank) ops += low_ops(b, r, g);
     return ops + COPY_OPS * n * k;
 }
 
@@ -253,29 +269,32 @@ static double lanes_bytes(const shape *b, const bal_recipe *r, int lanes)
 }
 
 /* Second moments of the widest input: packed in double, the factor beside them, and what is read of
- * both in f32; cross moments, and the square that descent reads. */
+ * both in f32; cross moments, and the square that descent reads; those of vision rows, packed, then
+ * the square that the small rank reads. */
 static double moments_bytes(const shape *b, const bal_recipe *r)
 {
     const double k = widest(b);
     const bool fast = r->scale == BAL_SCALE_SEARCH && r->objective == BAL_OBJECTIVE_MOMENTS;
     if (!bal_recipe_solves(r)) return fast ? 6.0 * k * k : 0.0;
-    const double apart =
-        r->polish != BAL_POLISH_NONE || r->solver == BAL_SOLVER_DESCENT || r->rank ? 12.0 : 10.0;
-    if (r->shift == BAL_SHIFT_OFF) return apart * k * k;
+    const bool square =
+        r->polish != BAL_POLISH_NONE || r->solver == BAL_SOLVER_DESCENT || (r->rank && !patches(r));
+    const double apart = square ? 12.0 : 10.0, vision = patches(r) ? 4.0 * k * k : 0.0;
+    if (r->shift == BAL_SHIFT_OFF) return apart * k * k + vision;
     if (!through_weight(b, r, BAL_GROUP_DOWN)) return 20.0 * k * k; /* cross moments in double */
     /* shifted targets of gate and up at the least; right sides of down and their solution */
     const double wide = b->n[BAL_GROUP_DOWN] * b->k[BAL_GROUP_DOWN];
     const double solving = 8.0 * k * k + 16.0 * wide;
-    return (solving > apart * k * k ? solving : apart * k * k) + 8.0 * wide;
+    return (solving > apart * k * k ? solving : apart * k * k) + 8.0 * wide + vision;
 }
 
 static double solving_bytes(const shape *b, const bal_text_config *c, const bal_recipe *r,
                             double longest, bool ranks)
 {
     const double wide = c->intermediate > c->hidden ? c->intermediate : c->hidden;
-    const double sent = ranks ? 12.0 * longest * wide : 0.0;
+    const double vision = patches(r) ? 4.0 * longest * wide : 0.0;
+    const double sent = ranks ? 12.0 * longest * wide + vision : 0.0;
     const double rows = (longest + 256.0) * 4.0 * (4.0 * wide + 8.0 * c->hidden) +
-                        (bal_recipe_solves(r) ? longest * 16.0 * wide + sent : 0.0);
+                        (bal_recipe_solves(r) ? longest * 16.0 * wide + vision + sent : 0.0);
     return 9.3 * b->weights + moments_bytes(b, r) + (b->samples > 0.0 ? rows : 0.0);
 }
 

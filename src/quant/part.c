@@ -46,10 +46,11 @@ void bal_part_packed_name(char out[BAL_PART_NAME], int index, int linear)
              bal_decoder_linear_name(linear));
 }
 
-void bal_part_low_name(char out[BAL_PART_NAME], int index, int linear, bool b)
+void bal_part_low_name(char out[BAL_PART_NAME], int index, int linear, bal_low_rows rows, bool b)
 {
-    snprintf(out, BAL_PART_NAME, "model.language_model.layers.%d.%s.weight.low_%c", index,
-             bal_decoder_linear_name(linear), b ? 'b' : 'a');
+    snprintf(out, BAL_PART_NAME, "model.language_model.layers.%d.%s.weight%s.low_%c", index,
+             bal_decoder_linear_name(linear), rows == BAL_LOW_VISION ? ".vision" : "",
+             b ? 'b' : 'a');
 }
 
 void bal_part_layout_key(char out[BAL_PART_NAME], int index, int linear)
@@ -131,12 +132,13 @@ static void add_act(writer *w, bal_act act, int index, int i)
 
 static void add_low(writer *w, const bal_quantized_linear *q, int index, int i)
 {
+    const bal_low_rows rows = q->low_vision ? BAL_LOW_VISION : BAL_LOW_ALL;
     const size_t rank = (size_t)q->rank, size[2][2] = {{rank, (size_t)q->k}, {(size_t)q->n, rank}};
     for (int b = 0; rank && b < 2; b++) {
         bal_tensor_view *t = &w->tensors[w->n_tensors];
         bal_part_low_name(
             add_tensor(w, BAL_ST_F16, b ? q->low_b : q->low_a, size[b][0] * size[b][1]), index, i,
-            b);
+            rows, b);
         t->n_dims = 2;
         t->shape[0] = size[b][0];
         t->shape[1] = size[b][1];
@@ -283,7 +285,7 @@ static bal_status open_low(const opener *o, bal_linear *l, int i)
     const bal_tensor_view *t[2];
     for (int b = 0; rank && b < 2; b++) {
         const uint64_t rows = (uint64_t)(b ? l->n : rank), columns = (uint64_t)(b ? rank : l->k);
-        bal_part_low_name(name, o->index, i, b);
+        bal_part_low_name(name, o->index, i, o->recipe->rank_rows, b);
         BAL_TRY(need(o->p, name, &t[b], o->err));
         if (t[b]->dtype != BAL_ST_F16 || t[b]->n_dims != 2 || t[b]->shape[0] != rows ||
             t[b]->shape[1] != columns)
@@ -292,6 +294,7 @@ static bal_status open_low(const opener *o, bal_linear *l, int i)
     }
     if (!rank) return BAL_OK;
     l->rank = rank;
+    l->low_vision = o->recipe->rank_rows == BAL_LOW_VISION;
     l->low_a = t[0]->data;
     l->low_b = t[1]->data;
     return BAL_OK;

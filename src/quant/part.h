@@ -41,8 +41,8 @@ void bal_part_norm_name(char out[BAL_PART_NAME], int index, bal_part_norm which)
 int bal_part_norm_size(const bal_text_config *c, bal_part_norm which);
 void bal_part_bias_name(char out[BAL_PART_NAME], int index, int linear);
 void bal_part_packed_name(char out[BAL_PART_NAME], int index, int linear);
-/* Of the matrix of small rank beside it, A and B. */
-void bal_part_low_name(char out[BAL_PART_NAME], int index, int linear, bool b);
+/* Of the matrix of small rank beside it, A and B, for the rows that get it. */
+void bal_part_low_name(char out[BAL_PART_NAME], int index, int linear, bal_low_rows rows, bool b);
 /* Metadata keys of the layout id and of the activation path of linear i; where the recipe says a16
  * there is none of the latter. */
 void bal_part_layout_key(char out[BAL_PART_NAME], int index, int linear);

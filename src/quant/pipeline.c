@@ -928,7 +928,14 @@ static bal_status check_modalities(const run *r)
 {
     const bool vision = r->engine.model.config.has_vision;
     if (!bal_recipe_needs_data(&r->recipe)) return BAL_OK;
-    if (!vision || r->data.tokens[BAL_VISION] > 0) return BAL_OK;
+    if (r->data.tokens[BAL_VISION] > 0) return BAL_OK;
+    if (r->recipe.rank_rows == BAL_LOW_VISION)
+        return bal_fail(r->err, BAL_E_ARG,
+                        "%.200s: none of the %zu samples in use has a vision token, and "
+                        "rank_rows=vision fits a matrix to these: add pictures, where the model "
+                        "sees, or --set rank_rows=all",
+                        r->o->calib, r->n);
+    if (!vision) return BAL_OK;
     if (r->recipe.balance == BAL_BALANCE_GRADIENT)
         return bal_fail(r->err, BAL_E_ARG,
                         "%.200s: none of the %zu samples in use has a picture, and "

@@ -4,6 +4,7 @@
 #include "quant/probe.h"
 
 #include "base/size.h"
+#include "op/linear.h"
 #include "op/pointwise.h"
 
 #include <math.h>
@@ -109,6 +110,7 @@ void bal_wide_fill(bal_wide_layer *l, const bal_exec *e, int i, bal_wide_row_fn 
                    const void *ctx)
 {
     fill_job j = {l, i, fn, ctx};
+    l->w[i].rank = 0;
     bal_pool_run(e->pool, fill_panels, &j, bal_ceil_div((size_t)l->w[i].n, BAL_WIDE_PANEL), 1);
 }
 
@@ -201,6 +203,21 @@ static const float *as_read(const bal_exec *e, const bal_wide_layer *l, int whic
     return l->rows;
 }
 
+/* Linear i of rows x, which its weight reads as `read`. */
+static void multiply(const bal_exec *e, const bal_wide_layer *l, int i, const float *read,
+                     const float *x, int m, const bal_pass *pass, float *y)
+{
+    const bal_wide *w = &l->w[i];
+    const bal_linear low = {.n = w->n,
+                            .k = w->k,
+                            .rank = w->rank,
+                            .low_vision = true,
+                            .low_a = w->low_a,
+                            .low_b = w->low_b};
+    bal_probe_linear(e, w, read, m, y);
+    bal_linear_add_low(e, &low, x, (size_t)w->k, pass->modality, m, y, (size_t)w->n);
+}
+
 /* ---- Attention --------------------------------------------------------------------------------
  */
 
@@ -289,27 +306,29 @@ void bal_probe_attn(const bal_exec *e, const bal_text_config *c, const bal_wide_
     attn_job j = {e, c, p, b, (size_t)m, NULL};
     const size_t items = bal_ceil_div((size_t)m, BAL_PROBE_ROWS) * (size_t)c->heads;
     const int kv = c->kv_heads * c->head_dim;
-    x = as_read(e, l, 0, pass->modality, x, m, l->w[0].k);
-    bal_probe_linear(e, &l->w[0], x, m, b->q);
-    bal_probe_linear(e, &l->w[1], x, m, b->k);
-    bal_probe_linear(e, &l->w[2], x, m, b->v);
+    const float *read = as_read(e, l, 0, pass->modality, x, m, l->w[0].k);
+    multiply(e, l, 0, read, x, m, pass, b->q);
+    multiply(e, l, 1, read, x, m, pass, b->k);
+    multiply(e, l, 2, read, x, m, pass, b->v);
     bal_decoder_rotate(e, c, l->q_norm, l->k_norm, m, pass->cos, pass->sin, b->q, b->k);
     bal_probe_transpose(e, b->k, (size_t)kv, m, kv, p->keys);
     bal_pool_run(e->pool, attend_items, &j, items, 1);
     if (l->hadamard[1]) bal_hadamard(e, b->ctx, m, l->w[3].k, l->hadamard[1]);
-    bal_probe_linear(e, &l->w[3], as_read(e, l, 1, pass->modality, b->ctx, m, l->w[3].k), m, out);
+    read = as_read(e, l, 1, pass->modality, b->ctx, m, l->w[3].k);
+    multiply(e, l, 3, read, b->ctx, m, pass, out);
 }
 
 void bal_probe_mlp(const bal_exec *e, const bal_text_config *c, const bal_wide_layer *l, int m,
                    const float *x, bal_pass *pass, float *out)
 {
     bal_decoder_buf *b = &pass->buf;
-    x = as_read(e, l, 2, pass->modality, x, m, l->w[4].k);
-    bal_probe_linear(e, &l->w[4], x, m, b->act);
-    bal_probe_linear(e, &l->w[5], x, m, b->up);
+    const float *read = as_read(e, l, 2, pass->modality, x, m, l->w[4].k);
+    multiply(e, l, 4, read, x, m, pass, b->act);
+    multiply(e, l, 5, read, x, m, pass, b->up);
     bal_silu_mul(e, b->act, b->up, m, c->intermediate);
     if (l->hadamard[3]) bal_hadamard(e, b->act, m, l->w[6].k, l->hadamard[3]);
-    bal_probe_linear(e, &l->w[6], as_read(e, l, 3, pass->modality, b->act, m, l->w[6].k), m, out);
+    read = as_read(e, l, 3, pass->modality, b->act, m, l->w[6].k);
+    multiply(e, l, 6, read, b->act, m, pass, out);
 }
 
 void bal_probe_block(const bal_exec *e, const bal_text_config *c, const bal_wide_layer *l, int m,

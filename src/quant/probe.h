@@ -14,6 +14,10 @@ typedef struct bal_wide {
     int n, k, ld;
     const float *w;    /* [k][ld], of which n columns are used */
     const float *bias; /* [n] or NULL */
+    /* rank > 0: rows of vision get (x A^T) B^T besides, x as it is; A [rank][k], B [n][rank], f16,
+     * borrowed */
+    int rank;
+    const uint16_t *low_a, *low_b;
 } bal_wide;
 
 enum { BAL_WIDE_INPUTS = 4 }; /* of a block's linears, as BAL_GROUPS counts them */
@@ -45,7 +49,7 @@ float *bal_wide_lane(const bal_wide_layer *l, int lane);
 /* Makes row r of a weight: out [k]; work [k] is scratch. */
 typedef void bal_wide_row_fn(const void *ctx, int r, float *out, float *work);
 
-/* Linear i gets rows from fn, called from any lane in any order. */
+/* Linear i gets rows from fn, called from any lane in any order, and nothing besides. */
 void bal_wide_fill(bal_wide_layer *l, const bal_exec *e, int i, bal_wide_row_fn *fn,
                    const void *ctx);
 
@@ -67,7 +71,7 @@ bal_status bal_probe_create(bal_probe *p, const bal_exec *e, const bal_text_conf
                             bal_error *err);
 void bal_probe_destroy(bal_probe *p); /* idempotent; zeroed struct is fine */
 
-/* y [m][n] = x [m][k] w + bias */
+/* y [m][n] = x [m][k] w + bias; what rows of vision get besides is left out */
 void bal_probe_linear(const bal_exec *e, const bal_wide *w, const float *x, int m, float *y);
 /* t [cols][rows] = x [rows][cols], of row stride ldx */
 void bal_probe_transpose(const bal_exec *e, const float *x, size_t ldx, int rows, int cols,

@@ -290,7 +290,7 @@ void bal_quantized_row(const bal_quantized_linear *q, int r, float *out)
         const int end = (g + 1) * size < q->k ? (g + 1) * size : q->k;
         for (int i = g * size; i < end; i++) out[i] = bal_code_value(&grid, codes[i]);
     }
-    for (int j = 0; j < q->rank; j++) {
+    for (int j = 0; !q->low_vision && j < q->rank; j++) {
         const float b = bal_f16_to_f32(q->low_b[(size_t)r * (size_t)q->rank + (size_t)j]);
         const uint16_t *a = q->low_a + (size_t)j * (size_t)q->k;
         for (int i = 0; i < q->k; i++) out[i] += b * bal_f16_to_f32(a[i]);

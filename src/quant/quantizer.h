@@ -27,6 +27,7 @@ typedef struct bal_quantized_linear {
     uint8_t *zeros;   /* [n][groups]; unused with a table */
     uint8_t *steps;   /* [n][groups], or NULL: kind groups */
     int rank;         /* of what is added to the codes' weights: b a; 0: nothing */
+    bool low_vision;  /* for rows of vision alone: no part of a row of weights */
     uint16_t *low_a;  /* [rank][k] f16 */
     uint16_t *low_b;  /* [n][rank] f16 */
 } bal_quantized_linear;
@@ -134,7 +135,7 @@ void bal_quantized_linear_free(bal_quantized_linear *q); /* idempotent; zeroed s
 void bal_quantize_matrix(bal_pool *pool, const bal_quantizer *z, const float *w,
                          bal_quantized_linear *q);
 /* Row r as floats: ((float)(q - Z)) * S in f32, with steps (level - Z) * (S * step); row r of b a
- * added to it. */
+ * added to it where all rows of inputs get that. */
 void bal_quantized_row(const bal_quantized_linear *q, int r, float *out);
 
 #endif

@@ -111,6 +111,9 @@ typedef enum bal_shift {
 } bal_shift;
 /* behind the solver: nothing; coordinate descent over codes; also over scales and zero points */
 typedef enum bal_polishing { BAL_POLISH_NONE, BAL_POLISH_SWEEP, BAL_POLISH_REFIT } bal_polishing;
+/* which rows of inputs get the matrix of small rank: all, from codes that know of it; vision alone
+ */
+typedef enum bal_low_rows { BAL_LOW_ALL, BAL_LOW_VISION } bal_low_rows;
 /* widths with bits=auto: by what each costs alone; by rules, which measure nothing; from rules to
  * costs as far as the model as a whole is better for it */
 typedef enum bal_allocation {
@@ -180,6 +183,7 @@ typedef struct bal_recipe {
     bal_polishing polish;
     bool gain; /* rows of the solver are scaled to slope 1 */
     int rank;  /* of a matrix that is added to the codes' weights; 0: none */
+    bal_low_rows rank_rows;
     bool undo; /* of the solver's steps, those that raise the error on held-out samples */
     bal_allocation allocate;
     bal_turns turns;

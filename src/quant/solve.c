@@ -32,6 +32,8 @@ typedef struct recipe_part {
     bool feedback, clip, shift, polish, low;
 } recipe_part;
 
+typedef enum build_from { FROM_NOTHING, FROM_UNPOLISHED, FROM_CODES } build_from;
+
 typedef struct solving {
     bal_block_job *j;
     bal_store at[BAL_SUBS];    /* hidden states in front of mlp: [0] float, [1] quantized */
@@ -39,10 +41,13 @@ typedef struct solving {
     const bal_store *in_quant; /* where quantized inputs come from: in_float if not asked for */
     bal_tokens tokens;         /* what they weigh, in moments and errors */
     float *u, *d, *r, *work; /* rows of a sample: inputs, what they lack, what the residual lacks */
-    float *got[3];           /* the same of another rank's sample; NULL: one rank */
+    float *v;                /* inputs that are vision; NULL: nobody asks */
+    float *got[4];           /* the same of another rank's sample; NULL: one rank */
     bool *judging;           /* [samples] */
     float *target[MOST], *shifted[MOST];
     bal_moments moments;
+    bal_moments vision; /* of vision rows, all alike, where a small rank is for them alone, */
+    float *h_vision;    /* and [k][k] the damped ones, which it is fitted by */
     bal_factor factor;
     bal_panels drift; /* with shift=column: bal_column_shift_create's */
     float *h;         /* [k][k] damped moments, where descent or a small rank reads them */
@@ -74,6 +79,12 @@ static bool shifts(const solving *s)
 static bool shifts_targets(const solving *s)
 {
     return shifts(s) && s->j->recipe->shift != BAL_SHIFT_COLUMN;
+}
+
+/* Whether the small rank is for vision rows alone. */
+static bool patches(const solving *s)
+{
+    return s->j->recipe->rank > 0 && s->j->recipe->rank_rows == BAL_LOW_VISION;
 }
 
 static bool shifts_residual(const solving *s, int group)
@@ -260,10 +271,25 @@ static int weigh(const solving *s, int sample, float *rows, size_t cols)
     return (int)n;
 }
 
+/* Writes the vision rows of u to s->v, times the root of one over their number in all samples;
+ * returns how many they are. */
+static int pick_vision(solving *s, int sample, size_t cols)
+{
+    const int64_t all = s->j->stats[BAL_GROUP_QKV].count[BAL_VISION];
+    const float root = (float)(1.0 / sqrt((double)all));
+    size_t n = 0;
+    for (size_t i = 0; i < (size_t)s->j->samples->items[sample].n; i++) {
+        if (tags_at(s->j->samples, sample)[i] != BAL_VISION) continue;
+        for (size_t c = 0; c < cols; c++) s->v[n * cols + c] = root * s->u[i * cols + c];
+        n++;
+    }
+    return (int)n;
+}
+
 /* Rows of a sample, weighed. */
 typedef struct weighed_rows {
-    float *u, *d, *r; /* d, r: unused where moments do not keep them */
-    int n;
+    float *u, *d, *r, *v; /* d, r: unused where moments do not keep them; v likewise */
+    int n, n_v;
 } weighed_rows;
 
 static bool keeps_cross(const solving *s, int group)
@@ -281,9 +307,20 @@ static bal_status own_rows(solving *s, int group, int first, const float *scale,
     const int i = first + (j->samples->rank ? j->samples->rank->index : 0);
     if (i >= j->samples->n || is_held(s, i)) return BAL_OK;
     BAL_TRY(sample_rows(s, group, i, scale, err));
+    if (patches(s)) out->n_v = pick_vision(s, i, k);
     out->n = weigh(s, i, out->u, k);
     if (keeps_cross(s, group)) weigh(s, i, out->d, k);
     if (keeps_outputs(s, group)) weigh(s, i, out->r, (size_t)j->c->hidden);
+    return BAL_OK;
+}
+
+/* Adds the vision rows of a sample, which its owner has in hand. */
+static bal_status add_vision(solving *s, int owner, weighed_rows *x, size_t row, bal_error *err)
+{
+    bal_rank *rank = s->j->samples->rank;
+    BAL_TRY(bal_rank_share(rank, &x->n_v, sizeof x->n_v, owner, err));
+    BAL_TRY(bal_rank_share(rank, x->v, (size_t)x->n_v * row, owner, err));
+    bal_moments_add(&s->vision, s->j->e, x->v, NULL, NULL, x->n_v, s->work);
     return BAL_OK;
 }
 
@@ -294,7 +331,9 @@ static bal_status add_rows(solving *s, int group, int i, weighed_rows *mine, bal
     const size_t k = (size_t)bal_job_group_width(s->j, group) * sizeof(float);
     const int owner = bal_rank_owner(rank, i);
     weighed_rows x =
-        bal_rank_owns(rank, i) ? *mine : (weighed_rows){s->got[0], s->got[1], s->got[2], 0};
+        bal_rank_owns(rank, i)
+            ? *mine
+            : (weighed_rows){.u = s->got[0], .d = s->got[1], .r = s->got[2], .v = s->got[3]};
     BAL_TRY(bal_rank_share(rank, &x.n, sizeof x.n, owner, err));
     const size_t n = (size_t)x.n;
     BAL_TRY(bal_rank_share(rank, x.u, n * k, owner, err));
@@ -302,7 +341,7 @@ static bal_status add_rows(solving *s, int group, int i, weighed_rows *mine, bal
     if (keeps_outputs(s, group))
         BAL_TRY(bal_rank_share(rank, x.r, n * (size_t)s->j->c->hidden * sizeof(float), owner, err));
     bal_moments_add(&s->moments, s->j->e, x.u, x.d, x.r, x.n, s->work);
-    return BAL_OK;
+    return patches(s) ? add_vision(s, owner, &x, k, err) : BAL_OK;
 }
 
 static bal_status gather_moments(solving *s, int group, const float *scale, bal_error *err)
@@ -312,14 +351,17 @@ static bal_status gather_moments(solving *s, int group, const float *scale, bal_
                                keeps_cross(s, group), keeps_outputs(s, group) ? j->c->hidden : 0,
                                err));
     s->moments.rank = j->samples->rank;
+    if (patches(s)) BAL_TRY(bal_moments_create(&s->vision, j->e, s->moments.k, false, 0, err));
+    s->vision.rank = j->samples->rank;
     const int at_once = j->samples->rank ? j->samples->rank->count : 1;
     for (int i = 0; i < j->samples->n; i += at_once) {
-        weighed_rows mine = {s->u, s->d, s->r, 0};
+        weighed_rows mine = {.u = s->u, .d = s->d, .r = s->r, .v = s->v};
         BAL_TRY(own_rows(s, group, i, scale, &mine, err));
         for (int k = i; k < i + at_once && k < j->samples->n; k++)
             if (!is_held(s, k)) BAL_TRY(add_rows(s, group, k, &mine, err));
     }
-    return bal_moments_join(&s->moments, err);
+    BAL_TRY(bal_moments_join(&s->moments, err));
+    return patches(s) ? bal_moments_join(&s->vision, err) : BAL_OK;
 }
 
 /* ---- One group --------------------------------------------------------------------------------
@@ -343,13 +385,15 @@ static void close_moments(solving *s)
         s->shifted[i] = NULL;
     }
     bal_moments_destroy(&s->moments);
+    bal_moments_destroy(&s->vision);
     bal_factor_destroy(&s->factor);
     bal_panels_destroy(&s->drift);
     free(s->h);
+    free(s->h_vision);
     bal_panels_destroy(&s->form);
     free(s->diag);
     free(s->pivot);
-    s->h = NULL;
+    s->h = s->h_vision = NULL;
     s->diag = s->pivot = NULL;
 }
 
@@ -426,6 +470,8 @@ static bal_status use_moments(solving *s, int group, int only, bal_error *err)
 {
     const bal_recipe *r = s->j->recipe;
     const size_t k = (size_t)s->moments.k;
+    if (patches(s)) BAL_TRY(bal_damped_matrix(&s->h_vision, &s->vision, r->damp / 1000.0, err));
+    bal_moments_destroy(&s->vision);
     if (shifts_targets(s)) BAL_TRY(make_shifts(s, group, only, err));
     const unsigned what = (r->order == BAL_ORDER_DIAG ? BAL_FACTOR_BY_SIZE : 0u) |
                           (r->clip == BAL_CLIP_INVERSE ? BAL_FACTOR_INVERSE : 0u);
@@ -435,7 +481,7 @@ static bal_status use_moments(solving *s, int group, int only, bal_error *err)
                                         r->shift_part / 100.0, err));
     const double damp = s->factor.damp, add = damp * bal_moments_mean(&s->moments);
     const bool descends =
-        r->polish != BAL_POLISH_NONE || r->solver == BAL_SOLVER_DESCENT || r->rank;
+        r->polish != BAL_POLISH_NONE || r->solver == BAL_SOLVER_DESCENT || (r->rank && !patches(s));
     if (descends) BAL_TRY(bal_damped_matrix(&s->h, &s->moments, damp, err));
     if (r->gain) BAL_TRY(bal_form_create(&s->form, s->j->e, &s->moments, damp, err));
     s->diag = malloc(k * sizeof *s->diag);
@@ -457,6 +503,7 @@ static bal_status open_group(solving *s, int group, const float *scale, bal_erro
         const bal_packed_format f = bal_recipe_format(r, linear_of(group, i));
         BAL_TRY(bal_quantized_linear_make(&s->best[i], f, l->n, l->k, err));
         BAL_TRY(bal_quantized_linear_make(&s->next[i], f, l->n, l->k, err));
+        s->best[i].low_vision = s->next[i].low_vision = patches(s);
     }
     const bool apart = bal_tokens_apart(r, group); /* then part by part, in build_apart */
     if (!apart) {
@@ -493,6 +540,13 @@ static bool by_block(const solving *s, bool clip)
     return clip && s->j->recipe->clip == BAL_CLIP_BLOCK;
 }
 
+/* Whether the codes are those of a recipe without a solver, which the small rank leaves alone: they
+ * are rounded in the recipe's arithmetic. */
+static bool rounds_alone(const solving *s, bal_clip how)
+{
+    return patches(s) && how == BAL_CLIP_NONE && s->j->recipe->solver == BAL_SOLVER_ROUND;
+}
+
 /* Ranges of rows, and codes rounded to nearest on them. */
 static void ranges(solving *s, int linear, const float *target, bool clip, bal_quantized_linear *q)
 {
@@ -508,7 +562,7 @@ static void ranges(solving *s, int linear, const float *target, bool clip, bal_q
                         : how == BAL_CLIP_PIVOT ? s->pivot
                                                 : s->factor.inverse,
                         q);
-    bal_grid_round(j->e->pool, target, q);
+    if (!rounds_alone(s, how)) bal_grid_round(j->e->pool, target, q);
 }
 
 static void copy_solution(const bal_quantized_linear *from, bal_quantized_linear *to)
@@ -621,13 +675,22 @@ static void subtract_low(const solving *s, const bal_quantized_linear *q, const 
     bal_pool_run(s->j->e->pool, rest_rows, &j, (size_t)q->n, 8);
 }
 
-/* Codes, and what a matrix of small rank can make up of the rest; then codes again for what it
- * leaves, which need no longer hold what it holds, and so on. */
+/* What a matrix of small rank can make up of what codes leave, in the metric of h. */
+static bal_status fit_low(solving *s, const float *target, const float *h, bal_quantized_linear *q,
+                          float *rest, bal_error *err)
+{
+    const int rank = bal_lowrank_of(s->j->recipe->rank, q->n, q->k);
+    subtract(s, q, target, rest);
+    BAL_TRY(bal_quantized_linear_rank(q, rank, err));
+    return bal_lowrank_fit(s->j->e, rest, h, q->n, q->k, rank, q->low_a, q->low_b, err);
+}
+
+/* Codes, and a matrix of small rank for the rest; then codes again for what it leaves, which need
+ * no longer hold what it holds, and so on. */
 static bal_status alternate(solving *s, int linear, recipe_part p, const float *target,
                             const float *scale, bal_quantized_linear *q, float *rest,
                             bal_error *err)
 {
-    const int rank = bal_lowrank_of(s->j->recipe->rank, q->n, q->k);
     BAL_TRY(build_codes(s, linear, p, false, target, scale, q, err));
     for (int i = 0; i < LOW_ROUNDS; i++) {
         if (i > 0) {
@@ -635,20 +698,20 @@ static bal_status alternate(solving *s, int linear, recipe_part p, const float *
             q->rank = 0;
             BAL_TRY(build_codes(s, linear, p, false, rest, scale, q, err));
         }
-        subtract(s, q, target, rest);
-        BAL_TRY(bal_quantized_linear_rank(q, rank, err));
-        BAL_TRY(bal_lowrank_fit(s->j->e, rest, s->h, q->n, q->k, rank, q->low_a, q->low_b, err));
+        BAL_TRY(fit_low(s, target, s->h, q, rest, err));
     }
     return BAL_OK;
 }
 
+/* With codes that take it into account; for vision rows alone, beside those that are there. */
 static bal_status build_low(solving *s, int linear, recipe_part p, const float *target,
                             const float *scale, bal_quantized_linear *q, bal_error *err)
 {
     const size_t n = (size_t)q->n * (size_t)q->k;
     float *rest = malloc(n * sizeof *rest);
     if (!rest) return bal_nomem(err, n * sizeof *rest, "what codes leave");
-    const bal_status st = alternate(s, linear, p, target, scale, q, rest, err);
+    const bal_status st = patches(s) ? fit_low(s, target, s->h_vision, q, rest, err)
+                                     : alternate(s, linear, p, target, scale, q, rest, err);
     free(rest);
     return st;
 }
@@ -678,19 +741,24 @@ static bal_status build_apart(solving *s, int group, int i, recipe_part p, bool 
     return BAL_OK;
 }
 
-/* next[] = the solution with these parts; `polish_only`: polished from best[]. */
-static bal_status build(solving *s, int group, recipe_part p, bool polish_only, const float *scale,
+/* next[] = the solution with these parts, made anew or from best[]: polished, or with the same
+ * codes and what stands beside them. */
+static bal_status build(solving *s, int group, recipe_part p, build_from from, const float *scale,
                         bal_error *err)
 {
     const bool apart = bal_tokens_apart(s->j->recipe, group);
     for (int i = 0; i < count_of(group); i++) {
         const int linear = linear_of(group, i);
-        s->next[i].rank = 0;
-        if (polish_only) copy_solution(&s->best[i], &s->next[i]);
-        BAL_TRY(apart   ? build_apart(s, group, i, p, polish_only, scale, err)
-                : p.low ? build_low(s, linear, p, target_of(s, p, i), scale, &s->next[i], err)
-                        : build_codes(s, linear, p, polish_only, target_of(s, p, i), scale,
-                                      &s->next[i], err));
+        bal_quantized_linear *q = &s->next[i];
+        const float *target = apart ? NULL : target_of(s, p, i);
+        const bool codes = from != FROM_CODES && (!p.low || patches(s));
+        q->rank = 0;
+        if (from != FROM_NOTHING) copy_solution(&s->best[i], q);
+        if (apart)
+            BAL_TRY(build_apart(s, group, i, p, from == FROM_UNPOLISHED, scale, err));
+        else if (codes)
+            BAL_TRY(build_codes(s, linear, p, from == FROM_UNPOLISHED, target, scale, q, err));
+        if (p.low) BAL_TRY(build_low(s, linear, p, target, scale, q, err));
     }
     return BAL_OK;
 }
@@ -704,8 +772,13 @@ static void quantized_row(const void *ctx, int r, float *out, float *work)
 static void show(solving *s, int group, const bal_quantized_linear *q)
 {
     bal_block_job *j = s->j;
-    for (int i = 0; i < count_of(group); i++)
+    for (int i = 0; i < count_of(group); i++) {
+        bal_wide *w = &j->trial.w[linear_of(group, i)];
         bal_wide_fill(&j->trial, j->e, linear_of(group, i), quantized_row, &q[i]);
+        w->rank = q[i].low_vision ? q[i].rank : 0;
+        w->low_a = q[i].low_a;
+        w->low_b = q[i].low_b;
+    }
     j->trial.act[group] = j->act[group];
 }
 
@@ -735,10 +808,12 @@ static bal_status try_step(solving *s, int group, recipe_part *have, recipe_part
                            const char *name, const float *scale, bal_group_log *log, bal_error *err)
 {
     bool kept;
-    const bool polish_only = want.polish && !have->polish && !want.low &&
-                             want.shift == have->shift && want.clip == have->clip &&
-                             want.feedback == have->feedback;
-    BAL_TRY(build(s, group, want, polish_only, scale, err));
+    const bool alike =
+        want.shift == have->shift && want.clip == have->clip && want.feedback == have->feedback;
+    build_from from = FROM_NOTHING;
+    if (alike && want.polish && !have->polish && !want.low) from = FROM_UNPOLISHED;
+    if (alike && want.polish == have->polish && want.low && patches(s)) from = FROM_CODES;
+    BAL_TRY(build(s, group, want, from, scale, err));
     BAL_TRY(judge(s, group, name, log, &kept, err));
     if (kept) *have = want;
     return BAL_OK;
@@ -804,8 +879,9 @@ static bal_status create(solving *s, const char *dir, bal_error *err)
     s->r = malloc(rows * wide * sizeof *s->r);
     s->work = malloc(rows * wide * sizeof *s->work);
     s->judging = malloc((size_t)j->samples->n * sizeof *s->judging);
-    bool whole = s->u && s->d && s->r && s->work && s->judging;
-    for (int i = 0; j->samples->rank && i < 3; i++) {
+    if (patches(s)) s->v = malloc(rows * wide * sizeof *s->v);
+    bool whole = s->u && s->d && s->r && s->work && s->judging && (s->v || !patches(s));
+    for (int i = 0; j->samples->rank && i < (patches(s) ? 4 : 3); i++) {
         s->got[i] = malloc(rows * wide * sizeof *s->got[i]);
         whole = whole && s->got[i];
     }
@@ -823,7 +899,8 @@ static void destroy(solving *s)
     free(s->d);
     free(s->r);
     free(s->work);
-    for (int i = 0; i < 3; i++) free(s->got[i]);
+    free(s->v);
+    for (int i = 0; i < 4; i++) free(s->got[i]);
     free(s->judging);
     bal_tokens_destroy(&s->tokens);
 }

@@ -91,6 +91,16 @@ holds grep -q ", 8.48 bits per weight in the linears" out.txt
 status 2 "group row" quantize -o least.st --recipe hawq --target-bpw 1.1 --calib "$golden/calib/calib.jsonl"
 status 2 "a target chooses the bits, --set bits=3 fixes them" quantize -o least.st --target-bpw 3 --set bits=3
 
+# matrices of small rank stand in a line of their own, and who gets them
+for rows in all vision; do
+    status 0 "bits per weight" quantize -o $rows.st --recipe rtn --group 32 --set rank=4 --set rank_rows=$rows \
+        --calib "$golden/calib/calib.jsonl"
+done
+status 0 "decoder linears  *F16 of small rank  *42  *26304$" "$ballast" inspect all.st
+status 0 "decoder linears  *F16 rank, vision  *42  *26304$" "$ballast" inspect vision.st
+lacks grep -q "of small rank" out.txt
+holds grep -q "format 2.2" out.txt
+
 # budgets of their own: the decoder's bits stay what they are unless one is named for it too
 status 0 "head to bits of its own" quantize -o sides.st --recipe rtn --bits 3 --group 32 --target-bpw head=7 --dry-run
 status 0 "at most" quantize -o sides.st --recipe rtn --bits 3 --group 32 --target-bpw head=7 --dry-run

@@ -60,6 +60,9 @@ static void test_memory(void **state)
     assert_true(estimate("ballast", NULL, 4, 4 * LENGTH).ram_bytes > few.ram_bytes);
     assert_true(estimate("ballast", "polish=refit", 4, LENGTH).ram_bytes > few.ram_bytes);
     assert_true(estimate("rtn", NULL, 0, 0).ram_bytes < 2500000000u);
+    const uint64_t patch = estimate("lqer", "rank_rows=vision", 4, LENGTH).ram_bytes;
+    const uint64_t solved = estimate("gptq", NULL, 4, LENGTH).ram_bytes;
+    assert_true(patch >= solved + (uint64_t)4 * 18944 * 18944); /* a triangle of doubles */
     const double inverse = (double)with_lanes("gptq", "clip=inverse", 4, LENGTH, 64).ram_bytes;
     const double alone = (double)with_lanes("gptq", "clip=inverse", 4, LENGTH, 1).ram_bytes;
     assert_true(inverse > alone + 63.0 * 18944 * 256 * 8); /* a panel of the inverse per thread */

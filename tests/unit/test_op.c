@@ -193,6 +193,107 @@ static void linear_many_rows(void **state)
     close_setup(&s);
 }
 
+enum { LOW_N = 53, LOW_K = 100, LOW_M = 257, LOW_RANK = 3 };
+
+/* A linear with a matrix of small rank, and what is the same for all that read it. */
+typedef struct low_case {
+    bal_linear l;
+    uint8_t *bytes, modality[LOW_M];
+    uint16_t a[LOW_RANK * LOW_K], b[LOW_N * LOW_RANK];
+    float *x, *bias, y[LOW_M * LOW_N], plain[LOW_M * LOW_N], all[LOW_M * LOW_N];
+} low_case;
+
+/* Of vision: one run longer than a chunk, short ones, and the last row. */
+static void make_low(low_case *c)
+{
+    bal_rng r;
+    bal_rng_seed(&r, 9);
+    make_packed(&r, 4, LOW_N, LOW_K, 32, &c->l, &c->bytes);
+    c->x = noise(&r, LOW_M * LOW_K, 3.0f);
+    c->bias = noise(&r, LOW_N, 1.0f);
+    for (int i = 0; i < LOW_RANK * LOW_K; i++) c->a[i] = bal_f32_to_f16(bal_rng_f32(&r) - 0.5f);
+    for (int i = 0; i < LOW_N * LOW_RANK; i++) c->b[i] = bal_f32_to_f16(bal_rng_f32(&r) - 0.5f);
+    for (int i = 0; i < LOW_M; i++) {
+        const bool vision = (i > 40 && i < 140) || (i > 150 && i % 5 < 2) || i == LOW_M - 1;
+        c->modality[i] = vision ? BAL_VISION : i % 2 ? BAL_PROMPT : BAL_ANSWER;
+    }
+    c->l.bias = c->bias, c->l.low_a = c->a, c->l.low_b = c->b;
+}
+
+/* What is added to output f of row i, in double. */
+static double low_of(const low_case *c, int i, int f)
+{
+    double sum = 0;
+    for (int j = 0; j < LOW_RANK; j++) {
+        double z = 0;
+        for (int k = 0; k < LOW_K; k++)
+            z += (double)bal_f16_to_f32(c->a[j * LOW_K + k]) * (double)c->x[i * LOW_K + k];
+        sum += (double)bal_f16_to_f32(c->b[f * LOW_RANK + j]) * z;
+    }
+    return sum;
+}
+
+/* Rows of vision are those of a matrix that all rows get, the others those without any. */
+static void check_low_rows(const low_case *c)
+{
+    for (int i = 0; i < LOW_M; i++) {
+        const bool vision = c->modality[i] == BAL_VISION;
+        const float *y = c->y + i * LOW_N, *plain = c->plain + i * LOW_N;
+        assert_memory_equal(y, (vision ? c->all : c->plain) + i * LOW_N, LOW_N * sizeof *y);
+        for (int f = 0; vision && f < LOW_N; f++) {
+            const double want = (double)plain[f] + low_of(c, i, f);
+            assert_true(fabs((double)y[f] - want) < 1e-5 * (fabs(want) + 10.0));
+        }
+    }
+}
+
+static void run_low(const setup *s, low_case *c, int rank, bool vision, float *y)
+{
+    c->l.rank = rank;
+    c->l.low_vision = vision;
+    bal_linear_forward_rows(&s->e, &c->l, c->x, LOW_K, c->modality, LOW_M, y, LOW_N);
+}
+
+/* A matrix of small rank for rows of vision alone, however many rows go together and whatever the
+ * number of threads; apart from the product it is the same to the bit. */
+static void linear_low_vision(void **state)
+{
+    (void)state;
+    const bal_act acts[] = {{.kind = BAL_ACT_A16}, {.kind = BAL_ACT_A8}};
+    static low_case c;
+    static float first[LOW_M * LOW_N], one[LOW_N], row[2][LOW_K];
+    make_low(&c);
+    for (int t = 0; t < 4; t++) {
+        setup s;
+        open_setup(&s, t % 2 ? 3 : 1, bal_cpu_isa(), LOW_K);
+        c.l.act = acts[t / 2];
+        run_low(&s, &c, 0, false, c.plain);
+        run_low(&s, &c, LOW_RANK, false, c.all);
+        run_low(&s, &c, LOW_RANK, true, c.y);
+        check_low_rows(&c);
+        if (t % 2) assert_memory_equal(c.y, first, sizeof first);
+        memcpy(first, c.y, sizeof first);
+        for (int i = 0; i < LOW_M; i += 3) {
+            bal_linear_forward_rows(&s.e, &c.l, c.x + i * LOW_K, LOW_K, c.modality + i, 1, one,
+                                    LOW_N);
+            assert_memory_equal(one, c.y + i * LOW_N, sizeof one);
+        }
+        bal_linear_add_low(&s.e, &c.l, c.x, LOW_K, c.modality, LOW_M, c.plain, LOW_N);
+        assert_memory_equal(c.plain, c.y, sizeof c.y);
+        run_low(&s, &c, 0, false, c.plain);
+        c.l.rank = LOW_RANK, c.l.low_vision = true;
+        bal_linear_forward(&s.e, &c.l, c.x, LOW_K, LOW_M, c.y, LOW_N); /* text */
+        assert_memory_equal(c.plain, c.y, sizeof c.y);
+        close_setup(&s);
+    }
+    bal_linear_row(&c.l, 7, row[0]);
+    bal_packed_row(&c.l.packed, 7, row[1]);
+    assert_memory_equal(row[0], row[1], sizeof row[0]);
+    free(c.bytes);
+    free(c.x);
+    free(c.bias);
+}
+
 static void linear_gradient(void **state)
 {
     (void)state;
@@ -346,10 +447,10 @@ static void rope_turns_back(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(linear_float_types),   cmocka_unit_test(linear_packed),
-        cmocka_unit_test(linear_many_rows),     cmocka_unit_test(linear_gradient),
-        cmocka_unit_test(attention_is_softmax), cmocka_unit_test(attention_parts_merge),
-        cmocka_unit_test(rope_turns_back),
+        cmocka_unit_test(linear_float_types),    cmocka_unit_test(linear_packed),
+        cmocka_unit_test(linear_many_rows),      cmocka_unit_test(linear_low_vision),
+        cmocka_unit_test(linear_gradient),       cmocka_unit_test(attention_is_softmax),
+        cmocka_unit_test(attention_parts_merge), cmocka_unit_test(rope_turns_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

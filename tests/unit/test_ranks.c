@@ -137,6 +137,7 @@ static const struct {
     {2, 3, "gptq", {"group=32", "hessian=local", "shift=column", "shift_part=0.25"}},
     {2, 3, "table", {"bits=2", "clip=inverse", "polish=refit", "gain=row"}},
     {3, 4, "lqer", {"group=32"}},
+    {3, 4, "gptq", {"group=32", "rank=4", "rank_rows=vision"}},
     {2, 3, "quantease", {"group=32", "order=diag", "shift=inputs", "inputs=quantized"}},
 };
 

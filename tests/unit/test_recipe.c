@@ -95,7 +95,7 @@ static void test_canonical(void **state)
         "\"solver\":\"round\",\"inputs\":\"float\",\"hessian\":\"balanced\","
         "\"row_groups\":1,\"damp\":\"0.01\",\"order\":\"diag\",\"shift\":\"off\",\"ridge\":\"0.1\","
         "\"shift_part\":1,"
-        "\"polish\":\"none\",\"gain\":\"off\",\"rank\":0,\"undo\":\"off\","
+        "\"polish\":\"none\",\"gain\":\"off\",\"rank\":0,\"rank_rows\":\"all\",\"undo\":\"off\","
         "\"allocate\":\"score\",\"turns\":\"all\","
         "\"template\":\"chat\",\"views\":\"anyres\",\"absent\":\"refuse\"}");
     free(json);
@@ -146,7 +146,7 @@ static void test_every_word(void **state)
             free(json);
         }
     }
-    assert_int_equal(n, 52);
+    assert_int_equal(n, 53);
     assert_int_equal(numbers, 5);
 }
 
@@ -213,6 +213,10 @@ static void test_idle(void **state)
         ASSERT_OK(bal_recipe_assign(&r, "solver=gptq", &err));
         ASSERT_OK(bal_recipe_check(&r, &err));
     }
+    ASSERT_OK(bal_recipe_assign(&r, "rank_rows=vision", &err));
+    ASSERT_FAILS(BAL_E_ARG, "rank_rows=vision needs rank=4", bal_recipe_check(&r, &err));
+    ASSERT_OK(bal_recipe_assign(&r, "rank=8", &err));
+    ASSERT_OK(bal_recipe_check(&r, &err));
 }
 
 /* Weights and shifts that do not go with the rest. */

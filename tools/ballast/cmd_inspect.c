@@ -119,7 +119,8 @@ static bal_status fill_item(sheet *s, item *it, const bal_tensor_view *t, bal_er
         count_packed(s, it);
     else if (ends(it->name, ".low_a") ||
              ends(it->name, ".low_b")) /* beside weights counted there */
-        snprintf(it->storage, sizeof it->storage, "%s of small rank", bal_st_dtype_name(t->dtype));
+        snprintf(it->storage, sizeof it->storage, "%s %s", bal_st_dtype_name(t->dtype),
+                 strstr(it->name, ".vision.low_") ? "rank, vision" : "of small rank");
     else if (it->part != PART_COMPILED)
         bal_st_count(t->shape, t->n_dims, &it->weights);
     s->tensor_bytes += t->n_bytes;
