@@ -373,7 +373,7 @@ bal_status bal_block_solve(bal_block_result *out, const bal_exec *e, const bal_t
                        .step_ctx = step_ctx};
     for (int i = 0; i < BAL_SUBS; i++) j.ratio[i] = ratio ? ratio[i] : 1.0;
     for (int g = 0; g < BAL_GROUPS; g++) j.act[g] = bal_act_of(recipe);
-    *out = (bal_block_result){0};
+    *out = (bal_block_result){.store = recipe->store};
     BAL_TRY(check_inputs(&j, err));
     bal_status st = job_init(&j, tmp_dir, err);
     if (st >= 0)

@@ -204,6 +204,22 @@ bal_status bal_quantized_linear_make(bal_quantized_linear *q, bal_packed_format 
     return bal_nomem(err, codes + 3 * pairs, "codes of a linear");
 }
 
+/* Bits of a group beside its codes. */
+static uint64_t side_bits(const bal_recipe *r)
+{
+    if (r->grid == BAL_GRID_TABLE) return 4;
+    return r->grid == BAL_GRID_TWO_LEVEL ? 8 + 8 : 16 + 8;
+}
+
+uint64_t bal_format_bytes(const bal_recipe *r, int i, int n, int k)
+{
+    const uint64_t rows = (uint64_t)n, groups = rows * (uint64_t)bal_group_count(k, r->group);
+    const uint64_t codes = rows * (uint64_t)k * (uint64_t)bal_recipe_bits(r, i);
+    const uint64_t scales = bal_has_steps(r->grid) ? 16 * rows : 0;
+    const uint64_t table = r->grid == BAL_GRID_TABLE ? 8 * BAL_PACKED_ALIGN : 0;
+    return bal_ceil_div(codes + groups * side_bits(r) + scales + table, 8);
+}
+
 bal_status bal_quantized_linear_rank(bal_quantized_linear *q, int rank, bal_error *err)
 {
     const size_t a = (size_t)rank * (size_t)q->k, b = (size_t)rank * (size_t)q->n;

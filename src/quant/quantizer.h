@@ -124,6 +124,11 @@ bal_status bal_quantized_linear_create(bal_quantized_linear *q, int n, int k, in
 /* The same of any kind. */
 bal_status bal_quantized_linear_make(bal_quantized_linear *q, bal_packed_format f, int n, int k,
                                      bal_error *err);
+/* Bytes that linear i, [n][k], takes in the recipe's format, or would take where that has no
+ * storage: codes; of each group scale (16 bits) and zero point (8), or step (a table's 4, two
+ * levels' 8) and zero point; with steps a scale (16) per row, and 64 bytes of a table. Padding is
+ * left out. Bits auto: those chosen for the block at hand. */
+uint64_t bal_format_bytes(const bal_recipe *r, int i, int n, int k);
 /* What bal_pack_parts takes; borrowed. */
 bal_packed_parts bal_quantized_parts(const bal_quantized_linear *q);
 /* Room for b a of that rank, zeros; a rank that is there already is kept. */

@@ -246,6 +246,11 @@ static const key KEYS[] = {
      FIELD(absent),
      {{"refuse", BAL_ABSENT_REFUSE}, {"allow", BAL_ABSENT_ALLOW}},
      "calibration data without pictures for a model that sees: an error, or accepted"},
+    {"store",
+     FIELD(store),
+     {{"packed", BAL_STORAGE_PACKED}, {"float", BAL_STORAGE_FLOAT}},
+     "the decoder's linears in the file: packed, or as plain floats of the same values, to judge a "
+     "format that has no kernel"},
 };
 
 /* Keys with a number instead of a word. */
@@ -654,6 +659,25 @@ static bal_status check_steps(const bal_recipe *r, bal_error *err)
     return BAL_OK;
 }
 
+/* Plain floats: what only packed weights have. */
+static bal_status check_store(const bal_recipe *r, bal_error *err)
+{
+    const struct {
+        bool found;
+        const char *key, *instead;
+    } packed[] = {{r->bits == BAL_BITS_AUTO, "bits=auto", "bits=2, 3, 4, 6 or 8"},
+                  {r->act != BAL_ACT_A16, "act=a8", "act=a16"},
+                  {r->hadamard != BAL_MIXING_NONE, "hadamard", "hadamard=none"},
+                  {r->rank > 0, "rank", "rank=0"}};
+    for (size_t i = 0; r->store == BAL_STORAGE_FLOAT && i < sizeof packed / sizeof *packed; i++)
+        if (packed[i].found)
+            return bal_fail(err, BAL_E_ARG,
+                            "recipe %s: %s is for packed weights: it needs store=packed, and "
+                            "store=float needs %s",
+                            r->name, packed[i].key, packed[i].instead);
+    return BAL_OK;
+}
+
 /* Steps that a recipe asks for and that would have nothing to work on. */
 static bal_status check_idle(const bal_recipe *r, bal_error *err)
 {
@@ -703,6 +727,7 @@ bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
     BAL_TRY(check_target(r, err));
     BAL_TRY(check_side_targets(r, err));
     BAL_TRY(check_steps(r, err));
+    BAL_TRY(check_store(r, err));
     if (r->rank > 0 && r->bits == BAL_BITS_AUTO)
         return bal_fail(
             err, BAL_E_ARG,

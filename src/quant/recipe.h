@@ -118,6 +118,10 @@ typedef enum bal_template { BAL_TEMPLATE_CHAT, BAL_TEMPLATE_LEGACY } bal_templat
 /* anyres: as in use; single: one padded base view per picture, as the published calibration */
 typedef enum bal_views { BAL_VIEWS_ANYRES, BAL_VIEWS_SINGLE } bal_views;
 
+/* how the decoder's linears are written: packed, or as plain f32 with the same values, which is
+ * what formats without storage and kernel are judged by */
+typedef enum bal_storage { BAL_STORAGE_PACKED, BAL_STORAGE_FLOAT } bal_storage;
+
 /* a modality of the model that no calibration token has: an error, or accepted */
 typedef enum bal_absent { BAL_ABSENT_REFUSE, BAL_ABSENT_ALLOW } bal_absent;
 
@@ -177,6 +181,7 @@ typedef struct bal_recipe {
     bal_template chat_template;
     bal_views views;
     bal_absent absent;
+    bal_storage store;
 
     double target_bpw;          /* with bits auto one of the two: bits per weight of the linears */
     double target_size;         /* bytes of the file; 0: not given */
