@@ -39,8 +39,8 @@ static const key KEYS[] = {
      "bits per weight code; auto: each tensor its own, under a target"},
     {"group",
      FIELD(group),
-     {{"32", 32}, {"64", 64}, {"128", 128}, {"row", 0}},
-     "weights that share a scale and a zero point"},
+     {{"16", 16}, {"32", 32}, {"64", 64}, {"128", 128}, {"row", 0}},
+     "weights that share a scale and a zero point; 16 with store=float"},
     {"vision",
      FIELD(side[BAL_SIDE_VISION]),
      {{"float", 0}, {"4", 4}, {"6", 6}, {"8", 8}, {"auto", BAL_SIDE_AUTO}},
@@ -659,6 +659,25 @@ static bal_status check_steps(const bal_recipe *r, bal_error *err)
     return BAL_OK;
 }
 
+/* What is packed has units of 32 inputs, and what stands beside the blocks has the recipe's groups.
+ */
+static bal_status check_group(const bal_recipe *r, bal_error *err)
+{
+    if (r->group != 16) return BAL_OK;
+    if (r->store != BAL_STORAGE_FLOAT)
+        return bal_fail(err, BAL_E_ARG,
+                        "recipe %s: group=16 has no storage and no kernel: it needs store=float, "
+                        "found store=packed; or use group=32",
+                        r->name);
+    for (int s = 0; s < BAL_SIDES; s++)
+        if (r->side[s])
+            return bal_fail(err, BAL_E_ARG,
+                            "recipe %s: group=16 needs %s=float: what is packed beside the blocks "
+                            "has groups of 32 and more",
+                            r->name, bal_side_names[s]);
+    return BAL_OK;
+}
+
 /* Plain floats: what only packed weights have. */
 static bal_status check_store(const bal_recipe *r, bal_error *err)
 {
@@ -728,6 +747,7 @@ bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
     BAL_TRY(check_side_targets(r, err));
     BAL_TRY(check_steps(r, err));
     BAL_TRY(check_store(r, err));
+    BAL_TRY(check_group(r, err));
     if (r->rank > 0 && r->bits == BAL_BITS_AUTO)
         return bal_fail(
             err, BAL_E_ARG,

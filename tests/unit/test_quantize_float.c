@@ -7,6 +7,7 @@
 #include "model/model.h"
 #include "quant/quantizer.h"
 
+#include <math.h>
 #include <sys/stat.h>
 
 enum { LINEARS = BAL_DECODER_LINEARS, WIDEST = 512, MOST_SET = 8 };
@@ -46,6 +47,30 @@ static void assert_same_weights(const char *packed, const char *plain, int block
                         (size_t)a.config.text.hidden * sizeof(float));
     bal_model_unload(&a);
     bal_model_unload(&b);
+}
+
+/* Of the linears of a file's blocks against the checkpoint's. */
+static double squared_error(const char *path)
+{
+    double sum = 0.0;
+    bal_model m, source;
+    bal_error err;
+    ASSERT_OK(bal_model_load(&m, path, &err));
+    ASSERT_OK(bal_model_load(&source, source_path(MODEL), &err));
+    for (int layer = 0; layer < m.config.text.layers; layer++)
+        for (int i = 0; i < LINEARS; i++) {
+            const bal_linear *a = bal_decoder_linear(&m.layers[layer], i);
+            const bal_linear *b = bal_decoder_linear(&source.layers[layer], i);
+            float x[WIDEST], y[WIDEST];
+            for (int r = 0; r < a->n; r++) {
+                bal_linear_row(a, r, x);
+                bal_linear_row(b, r, y);
+                for (int c = 0; c < a->k; c++) sum += pow((double)x[c] - (double)y[c], 2);
+            }
+        }
+    bal_model_unload(&m);
+    bal_model_unload(&source);
+    return sum;
 }
 
 /* The plan says the file's size before there is one, and how few bits the format takes. */
@@ -97,6 +122,29 @@ static void test_same_weights(void **state)
         make(plain, &o);
         assert_same_weights(packed, plain, cases[i].blocks);
         assert_planned(plain, &o, cases[i].bits, cases[i].bits + 0.75); /* rows of 48 and more */
+    }
+}
+
+/* They cost what they should and are nearer to the checkpoint than groups of 32. */
+static void test_groups_of_16(void **state)
+{
+    (void)state;
+    static const char *const grids[] = {"grid=asym", "grid=table"};
+    for (int i = 0; i < 2; i++) {
+        const char *set[] = {"bits=3", "store=float", grids[i], "group=16"};
+        double error[2];
+        for (int wide = 0; wide < 2; wide++) {
+            if (wide) set[3] = "group=32";
+            bal_quant_opts o = case_options("rtn", set, 4);
+            o.force = true;
+            const char *plain = scratch("groups.safetensors");
+            make(plain, &o);
+            error[wide] = squared_error(plain);
+            const double side = i ? 4.0 : 24.0, group = wide ? 32.0 : 16.0;
+            assert_planned(plain, &o, 3.0 + side / group, 3.0 + side / group + 0.75);
+        }
+        printf("%s: %.3f of groups of 32\n", grids[i], error[0] / error[1]);
+        assert_true(error[0] < 0.95 * error[1]);
     }
 }
 
@@ -156,13 +204,41 @@ static void test_refused(void **state)
     }
 }
 
+/* Formats without a storage say what they need. */
+static void test_needs_float(void **state)
+{
+    (void)state;
+    static const char *const cases[][3] = {
+        {"gptq", "group=16", "group=16 has no storage and no kernel: it needs store=float"},
+        {"table", "group=16", "group=16 has no storage and no kernel: it needs store=float"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        bal_recipe r;
+        bal_error err;
+        ASSERT_OK(bal_recipe_load(&r, cases[i][0], &err));
+        ASSERT_OK(bal_recipe_assign(&r, cases[i][1], &err));
+        ASSERT_FAILS(BAL_E_ARG, cases[i][2], bal_recipe_check(&r, &err));
+        ASSERT_OK(bal_recipe_assign(&r, "store=float", &err));
+        ASSERT_OK(bal_recipe_check(&r, &err));
+    }
+    bal_recipe r;
+    bal_error err;
+    ASSERT_OK(bal_recipe_load(&r, "rtn", &err));
+    ASSERT_OK(bal_recipe_assign(&r, "group=16", &err));
+    ASSERT_OK(bal_recipe_assign(&r, "store=float", &err));
+    ASSERT_OK(bal_recipe_assign(&r, "projector=8", &err));
+    ASSERT_FAILS(BAL_E_ARG, "group=16 needs projector=float", bal_recipe_check(&r, &err));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_weights),
+        cmocka_unit_test(test_groups_of_16),
         cmocka_unit_test(test_resumes),
         cmocka_unit_test(test_format_bytes),
         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_needs_float),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }
