@@ -42,6 +42,7 @@ bal_quantizer bal_quantizer_of(const bal_recipe *r)
                            .group = r->group,
                            .grid = r->grid,
                            .range = r->range,
+                           .second = r->tables == 2,
                            .arith = r->arithmetic};
 }
 
@@ -207,7 +208,7 @@ bal_status bal_quantized_linear_make(bal_quantized_linear *q, bal_packed_format 
 /* Bits of a group beside its codes. */
 static uint64_t side_bits(const bal_recipe *r)
 {
-    if (r->grid == BAL_GRID_TABLE) return 4;
+    if (r->grid == BAL_GRID_TABLE) return r->tables == 2 ? 5 : 4;
     return r->grid == BAL_GRID_TWO_LEVEL ? 8 + 8 : 16 + 8;
 }
 
@@ -346,6 +347,13 @@ static int most_step(const bal_quantized_linear *q, size_t r, size_t g)
     return INT8_MAX / most;
 }
 
+/* The step of a group that stays with its table. */
+static uint8_t table_step(uint8_t was, bool negative, float size)
+{
+    const unsigned code = bal_table_step_code(negative ? -(int)size : (int)size);
+    return (uint8_t)((was & ~15u) | code);
+}
+
 bool bal_quantized_rescale(bal_quantized_linear *q, size_t r, size_t g, float s)
 {
     bal_group_side side = {0};
@@ -358,8 +366,7 @@ bool bal_quantized_rescale(bal_quantized_linear *q, size_t r, size_t g, float s)
         const bool table = q->kind == BAL_PACKED_TABLE;
         const float most = table ? 8.0f : (float)most_step(q, r, g);
         const float size = clampf(round_even(table ? fabsf(m) : m), 1.0f, most);
-        side.step =
-            table ? (uint8_t)bal_table_step_code(m < 0.0f ? -(int)size : (int)size) : (uint8_t)size;
+        side.step = table ? table_step(q->steps[side_at(q, r, g)], m < 0.0f, size) : (uint8_t)size;
     }
     bal_quantized_set_side(q, r, g, side);
     return true;

@@ -16,6 +16,7 @@ typedef struct bal_quantizer {
     bal_grid grid;
     bal_arith arith;
     bal_extent range; /* of asym */
+    bool second;      /* of table: groups choose between the first table and the second */
 } bal_quantizer;
 
 /* What a file will hold (type/packed.h). */
@@ -25,18 +26,19 @@ typedef struct bal_quantized_linear {
     uint8_t *codes;   /* [n][k] */
     uint16_t *scales; /* [n][groups] f16; [n] with steps */
     uint8_t *zeros;   /* [n][groups]; unused with a table */
-    uint8_t *steps;   /* [n][groups], or NULL: kind groups */
+    uint8_t *steps;   /* [n][groups], 16 more with the second table; NULL: kind groups */
     int rank;         /* of what is added to the codes' weights: b a; 0: nothing */
     uint16_t *low_a;  /* [rank][k] f16 */
     uint16_t *low_b;  /* [n][rank] f16 */
 } bal_quantized_linear;
 
-/* The table of 2, 3 or 4 bits: its levels, and the middles between neighbours. */
+/* A table of 2, 3 or 4 bits: its levels, and the middles between neighbours. */
 typedef struct bal_levels {
     bal_packed_table table;
     float middle[15];
 } bal_levels;
-const bal_levels *bal_levels_of(int bits);
+const bal_levels *bal_levels_of(int bits);            /* the one that files have */
+const bal_levels *bal_levels_at(int bits, int table); /* 0: that; 1: the second one beside it */
 
 /* What codes of one row and group mean: w^ = (level - z) * s. */
 typedef struct bal_code_grid {
@@ -125,9 +127,9 @@ bal_status bal_quantized_linear_create(bal_quantized_linear *q, int n, int k, in
 bal_status bal_quantized_linear_make(bal_quantized_linear *q, bal_packed_format f, int n, int k,
                                      bal_error *err);
 /* Bytes that linear i, [n][k], takes in the recipe's format, or would take where that has no
- * storage: codes; of each group scale (16 bits) and zero point (8), or step (a table's 4, two
- * levels' 8) and zero point; with steps a scale (16) per row, and 64 bytes of a table. Padding is
- * left out. Bits auto: those chosen for the block at hand. */
+ * storage: codes; of each group scale (16 bits) and zero point (8), or step (a table's 4, 5 of
+ * two tables, two levels' 8) and zero point; with steps a scale (16) per row, and 64 bytes of
+ * tables. Padding is left out. Bits auto: those chosen for the block at hand. */
 uint64_t bal_format_bytes(const bal_recipe *r, int i, int n, int k);
 /* What bal_pack_parts takes; borrowed. */
 bal_packed_parts bal_quantized_parts(const bal_quantized_linear *q);

@@ -64,6 +64,10 @@ static const key KEYS[] = {
       {"table", BAL_GRID_TABLE},
       {"two-level", BAL_GRID_TWO_LEVEL}},
      "codes between minimum and maximum, around zero, in skewed tables, or with integer steps"},
+    {"tables",
+     FIELD(tables),
+     {{"1", 1}, {"2", 2}},
+     "with grid=table: tables that each group chooses from; 2 with store=float"},
     {"range",
      FIELD(range),
      {{"minmax", BAL_EXTENT_MINMAX}, {"zero", BAL_EXTENT_ZERO}},
@@ -678,6 +682,18 @@ static bal_status check_group(const bal_recipe *r, bal_error *err)
     return BAL_OK;
 }
 
+static bal_status check_tables(const bal_recipe *r, bal_error *err)
+{
+    if (r->tables < 2) return BAL_OK;
+    if (r->grid != BAL_GRID_TABLE)
+        return bal_fail(err, BAL_E_ARG, "recipe %s: tables=2 needs grid=table", r->name);
+    if (r->store == BAL_STORAGE_FLOAT) return BAL_OK;
+    return bal_fail(err, BAL_E_ARG,
+                    "recipe %s: tables=2 has no storage and no kernel: it needs store=float, found "
+                    "store=packed; or use tables=1",
+                    r->name);
+}
+
 /* Plain floats: what only packed weights have. */
 static bal_status check_store(const bal_recipe *r, bal_error *err)
 {
@@ -748,6 +764,7 @@ bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
     BAL_TRY(check_steps(r, err));
     BAL_TRY(check_store(r, err));
     BAL_TRY(check_group(r, err));
+    BAL_TRY(check_tables(r, err));
     if (r->rank > 0 && r->bits == BAL_BITS_AUTO)
         return bal_fail(
             err, BAL_E_ARG,

@@ -142,6 +142,7 @@ typedef struct bal_recipe {
     int side[BAL_SIDES];     /* bits of each side: 4, 6, 8, BAL_SIDE_AUTO, or 0: as they are */
     bal_act_kind vision_act; /* how tower and projector read their inputs where they are packed */
     bal_grid grid;
+    int tables; /* of grid table, that each group chooses from: 1, or 2 (with store float) */
     bal_extent range;
     bal_act_kind act; /* how the linears read their inputs */
     int act_group;    /* inputs that share a scale of a8: 32, 128, or 0: the token */

@@ -148,6 +148,26 @@ static void test_groups_of_16(void **state)
     }
 }
 
+/* The second table costs a bit a group and leaves less. */
+static void test_two_tables(void **state)
+{
+    (void)state;
+    const char *set[] = {"bits=3", "store=float", "grid=table", "group=32", "tables=2"};
+    double error[2];
+    for (int one = 0; one < 2; one++) {
+        if (one) set[4] = "tables=1";
+        bal_quant_opts o = case_options("rtn", set, 5);
+        o.force = true;
+        const char *plain = scratch("tables.safetensors");
+        make(plain, &o);
+        error[one] = squared_error(plain);
+        const double bits = 3.0 + (one ? 4.0 : 5.0) / 32.0;
+        assert_planned(plain, &o, bits, bits + 0.6);
+    }
+    printf("two tables: %.3f of one\n", error[0] / error[1]);
+    assert_true(error[0] < 0.98 * error[1]);
+}
+
 /* A run that was cut off goes on from blocks of floats. */
 static void test_resumes(void **state)
 {
@@ -210,6 +230,7 @@ static void test_needs_float(void **state)
     (void)state;
     static const char *const cases[][3] = {
         {"gptq", "group=16", "group=16 has no storage and no kernel: it needs store=float"},
+        {"table", "tables=2", "tables=2 has no storage and no kernel: it needs store=float"},
         {"table", "group=16", "group=16 has no storage and no kernel: it needs store=float"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -228,16 +249,17 @@ static void test_needs_float(void **state)
     ASSERT_OK(bal_recipe_assign(&r, "store=float", &err));
     ASSERT_OK(bal_recipe_assign(&r, "projector=8", &err));
     ASSERT_FAILS(BAL_E_ARG, "group=16 needs projector=float", bal_recipe_check(&r, &err));
+    ASSERT_OK(bal_recipe_assign(&r, "projector=float", &err));
+    ASSERT_OK(bal_recipe_assign(&r, "tables=2", &err));
+    ASSERT_FAILS(BAL_E_ARG, "tables=2 needs grid=table", bal_recipe_check(&r, &err));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_weights),
-        cmocka_unit_test(test_groups_of_16),
-        cmocka_unit_test(test_resumes),
-        cmocka_unit_test(test_format_bytes),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_same_weights), cmocka_unit_test(test_groups_of_16),
+        cmocka_unit_test(test_two_tables),   cmocka_unit_test(test_resumes),
+        cmocka_unit_test(test_format_bytes), cmocka_unit_test(test_refused),
         cmocka_unit_test(test_needs_float),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);

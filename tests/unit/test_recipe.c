@@ -81,7 +81,8 @@ static void test_canonical(void **state)
     assert_string_equal(
         json,
         "{\"name\":\"rtn\",\"bits\":3,\"group\":\"row\",\"vision\":\"float\",\"projector\":"
-        "\"float\",\"head\":\"float\",\"vision_act\":\"a16\",\"grid\":\"asym\",\"range\":"
+        "\"float\",\"head\":\"float\",\"vision_act\":\"a16\",\"grid\":\"asym\",\"tables\":1,"
+        "\"range\":"
         "\"zero\",\"act\":\"a16\","
         "\"act_group\":\"row\",\"act_scale\":\"dynamic\",\"act_clip\":\"max\","
         "\"spikes\":\"keep\",\"spike_rule\":\"mean\",\"rotate\":"
@@ -146,7 +147,7 @@ static void test_every_word(void **state)
             free(json);
         }
     }
-    assert_int_equal(n, 52);
+    assert_int_equal(n, 53);
     assert_int_equal(numbers, 5);
 }
 
