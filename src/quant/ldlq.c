@@ -6,6 +6,7 @@
 
 #include "base/half.h"
 #include "base/size.h"
+#include "quant/trellis.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -24,9 +25,17 @@ typedef struct feed_job {
     const bal_factor *f;
     const float *target;
     bal_quantized_linear *q;
-    float *lanes; /* per lane: w [ROWS][k] in order, errors [ROWS][BLOCK] */
-    size_t lane_floats;
+    float *lanes;           /* per lane: w [rows][k] in order, errors [rows][BLOCK] */
+    size_t rows;            /* of one work item, at the most */
+    bal_trellis_work *work; /* [lanes], or NULL: no trellis */
 } feed_job;
+
+/* What the error of a row at position i adds to the targets behind it within its block. */
+static void spread(const feed_job *j, size_t i, size_t first, size_t end, float off, float *w)
+{
+    const float *feed = bal_panels_element(&j->f->feed, i, first);
+    for (size_t b = i + 1; b < end; b++) w[b] += off * feed[b - first];
+}
 
 /* One row from position `first` to `end`: codes, and the errors of these positions. */
 static void feed_block(const feed_job *j, size_t row, size_t first, size_t end, float *w,
@@ -40,25 +49,51 @@ static void feed_block(const feed_job *j, size_t row, size_t first, size_t end, 
         const int code = bal_code_nearest(&grid, w[i]);
         j->q->codes[row * k + c] = (uint8_t)code;
         const float off = j->target[row * k + c] - bal_code_value(&grid, code);
-        const float *feed = bal_panels_element(&j->f->feed, i, first);
         errors[i - first] = off;
-        for (size_t b = i + 1; b < end; b++) w[b] += off * feed[b - first];
+        spread(j, i, first, end, off, w);
     }
+}
+
+/* All rows of a run likewise, position by position, since its codes are chosen together. */
+static void feed_run(const feed_job *j, bal_range rows, size_t first, size_t end, float *w,
+                     float *errors, bal_trellis_work *work)
+{
+    const size_t k = (size_t)j->f->k, n = rows.end - rows.begin;
+    float x[BAL_TRELLIS_MOST], value[BAL_TRELLIS_MOST];
+    for (size_t i = first; i < end; i++) {
+        const size_t c = (size_t)j->f->order[i];
+        for (size_t r = 0; r < n; r++) x[r] = w[r * k + i];
+        bal_trellis_column(work, j->q, rows, c, x, value);
+        for (size_t r = 0; r < n; r++) {
+            const float off = j->target[(rows.begin + r) * k + c] - value[r];
+            errors[r * BLOCK + i - first] = off;
+            spread(j, i, first, end, off, w + r * k);
+        }
+    }
+}
+
+static bal_range rows_of_item(const feed_job *j, size_t item)
+{
+    const size_t n = (size_t)j->q->n;
+    if (j->work) return bal_trellis_run(n, item);
+    return (bal_range){item * ROWS, bal_min((item + 1) * ROWS, n)};
 }
 
 static void feed_rows(void *ctx, size_t begin, size_t end, int lane)
 {
     const feed_job *j = ctx;
     const size_t k = (size_t)j->f->k;
-    float *w = j->lanes + (size_t)lane * j->lane_floats, *errors = w + ROWS * k;
+    float *w = j->lanes + (size_t)lane * j->rows * (k + BLOCK), *errors = w + j->rows * k;
     for (size_t item = begin; item < end; item++) {
-        const size_t r0 = item * ROWS, rows = bal_min(ROWS, (size_t)j->q->n - r0);
+        const bal_range part = rows_of_item(j, item);
+        const size_t r0 = part.begin, rows = part.end - r0;
         for (size_t r = 0; r < rows; r++)
             for (size_t i = 0; i < k; i++)
                 w[r * k + i] = j->target[(r0 + r) * k + (size_t)j->f->order[i]];
         for (size_t at = 0; at < k; at += BLOCK) {
             const size_t stop = bal_min(at + BLOCK, k);
-            for (size_t r = 0; r < rows; r++)
+            if (j->work) feed_run(j, part, at, stop, w, errors, &j->work[lane]);
+            for (size_t r = 0; !j->work && r < rows; r++)
                 feed_block(j, r0 + r, at, stop, w + r * k, errors + r * BLOCK);
             if (stop < k)
                 j->e->kernels->gemm_nn_f32(rows, stop - at, k - stop, errors, BLOCK,
@@ -71,14 +106,19 @@ static void feed_rows(void *ctx, size_t begin, size_t end, int lane)
 bal_status bal_ldlq(const bal_exec *e, const bal_factor *f, const float *target,
                     bal_quantized_linear *q, bal_error *err)
 {
+    const size_t lanes = (size_t)bal_pool_size(e->pool), n = (size_t)q->n;
     feed_job j = {.e = e, .f = f, .target = target, .q = q};
-    j.lane_floats = ROWS * ((size_t)f->k + BLOCK);
-    const size_t floats = (size_t)bal_pool_size(e->pool) * j.lane_floats;
+    j.rows = q->trellis ? BAL_TRELLIS_MOST : ROWS;
+    const size_t floats = lanes * j.rows * ((size_t)f->k + BLOCK);
     j.lanes = malloc(floats * sizeof *j.lanes);
-    if (!j.lanes) return bal_nomem(err, floats * sizeof *j.lanes, "rows of error feedback");
-    bal_pool_run(e->pool, feed_rows, &j, bal_ceil_div((size_t)q->n, ROWS), 1);
+    if (q->trellis) j.work = malloc(lanes * sizeof *j.work);
+    const bool room = j.lanes && (j.work || !q->trellis);
+    if (room)
+        bal_pool_run(e->pool, feed_rows, &j,
+                     q->trellis ? bal_trellis_runs(n) : bal_ceil_div(n, ROWS), 1);
     free(j.lanes);
-    return BAL_OK;
+    free(j.work);
+    return room ? BAL_OK : bal_nomem(err, floats * sizeof *j.lanes, "rows of error feedback");
 }
 
 /* ---- Coordinate descent -----------------------------------------------------------------------

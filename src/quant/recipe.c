@@ -62,8 +62,10 @@ static const key KEYS[] = {
      {{"asym", BAL_GRID_ASYM},
       {"sym", BAL_GRID_SYM},
       {"table", BAL_GRID_TABLE},
-      {"two-level", BAL_GRID_TWO_LEVEL}},
-     "codes between minimum and maximum, around zero, in skewed tables, or with integer steps"},
+      {"two-level", BAL_GRID_TWO_LEVEL},
+      {"trellis", BAL_GRID_TRELLIS}},
+     "codes between minimum and maximum, around zero, in skewed tables, with integer steps, or "
+     "(store=float) in a trellis"},
     {"tables",
      FIELD(tables),
      {{"1", 1}, {"2", 2}},
@@ -694,6 +696,27 @@ static bal_status check_tables(const bal_recipe *r, bal_error *err)
                     r->name);
 }
 
+/* Codes of a trellis hang together: what takes them one by one has nothing to work on. */
+static bal_status check_trellis(const bal_recipe *r, bal_error *err)
+{
+    const struct {
+        bool found;
+        const char *needs, *why;
+    } rules[] = {
+        {r->store != BAL_STORAGE_FLOAT, "store=float", "it has no storage and no kernel"},
+        {r->bits < 2 || r->bits > 4, "bits=2, 3 or 4", "a state has whole codes"},
+        {r->solver != BAL_SOLVER_GPTQ, "solver=gptq", "a code is part of several weights"},
+        {r->polish != BAL_POLISH_NONE, "polish=none", "a code is part of several weights"},
+        {r->clip != BAL_CLIP_NONE, "clip=none", "it has no ranges"},
+        {r->scale == BAL_SCALE_SEARCH, "scale=none or smooth", "the search rounds row by row"},
+    };
+    for (size_t i = 0; r->grid == BAL_GRID_TRELLIS && i < sizeof rules / sizeof *rules; i++)
+        if (rules[i].found)
+            return bal_fail(err, BAL_E_ARG, "recipe %s: grid=trellis needs %s: %s", r->name,
+                            rules[i].needs, rules[i].why);
+    return BAL_OK;
+}
+
 /* Plain floats: what only packed weights have. */
 static bal_status check_store(const bal_recipe *r, bal_error *err)
 {
@@ -765,6 +788,7 @@ bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
     BAL_TRY(check_store(r, err));
     BAL_TRY(check_group(r, err));
     BAL_TRY(check_tables(r, err));
+    BAL_TRY(check_trellis(r, err));
     if (r->rank > 0 && r->bits == BAL_BITS_AUTO)
         return bal_fail(
             err, BAL_E_ARG,

@@ -57,8 +57,15 @@ typedef enum bal_spike_rule { BAL_SPIKE_MEAN, BAL_SPIKE_TAIL } bal_spike_rule;
  * error */
 typedef enum bal_act_clip { BAL_ACT_CLIP_MAX, BAL_ACT_CLIP_MSE } bal_act_clip;
 /* asym, sym: codes between minimum and maximum, or around zero; table: skewed levels with a signed
- * step per group; two-level: asym with integer steps per group (type/packed.h) */
-typedef enum bal_grid { BAL_GRID_ASYM, BAL_GRID_SYM, BAL_GRID_TABLE, BAL_GRID_TWO_LEVEL } bal_grid;
+ * step per group; two-level: asym with integer steps per group (type/packed.h); trellis: levels by
+ * the codes of several outputs (trellis.h), with store float */
+typedef enum bal_grid {
+    BAL_GRID_ASYM,
+    BAL_GRID_SYM,
+    BAL_GRID_TABLE,
+    BAL_GRID_TWO_LEVEL,
+    BAL_GRID_TRELLIS
+} bal_grid;
 /* what ranges of grid asym hold: minimum and maximum only, so that a group of one sign saturates
  * and a constant one is lost (AWQ's and MBQ's programs); or 0 too (GPTQ's program). Groups with
  * both signs are the same. Grids table and two-level always hold 0, sym is around it. */

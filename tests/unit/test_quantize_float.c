@@ -168,6 +168,21 @@ static void test_two_tables(void **state)
     assert_true(error[0] < 0.98 * error[1]);
 }
 
+/* The whole run with a trellis, whatever the threads. */
+static void test_trellis(void **state)
+{
+    (void)state;
+    static const char *const set[] = {"bits=2", "store=float", "group=32", "grid=trellis"};
+    const bal_quant_opts o = case_options("gptq", set, 4);
+    const char *plain = scratch("trellis.safetensors"), *two = scratch("threads.safetensors");
+    make(plain, &o);
+    assert_planned(plain, &o, 2.5, 2.55); /* the last group of 152 inputs is of 24 */
+    bal_quant_opts more = o;
+    more.threads = 2;
+    make(two, &more);
+    assert_same_file(plain, two);
+}
+
 /* A run that was cut off goes on from blocks of floats. */
 static void test_resumes(void **state)
 {
@@ -254,13 +269,39 @@ static void test_needs_float(void **state)
     ASSERT_FAILS(BAL_E_ARG, "tables=2 needs grid=table", bal_recipe_check(&r, &err));
 }
 
+/* What works on codes one by one has nothing to do with a trellis. */
+static void test_trellis_refuses(void **state)
+{
+    (void)state;
+    static const char *const cases[][3] = {
+        {"store=packed", "store=float", "grid=trellis needs store=float"},
+        {"bits=6", "bits=4", "grid=trellis needs bits=2, 3 or 4"},
+        {"solver=descent", "solver=gptq", "grid=trellis needs solver=gptq"},
+        {"polish=sweep", "polish=none", "grid=trellis needs polish=none"},
+        {"clip=diag", "clip=none", "grid=trellis needs clip=none"},
+        {"scale=search", "scale=smooth", "grid=trellis needs scale=none or smooth"},
+    };
+    bal_recipe r;
+    bal_error err;
+    ASSERT_OK(bal_recipe_load(&r, "gptq", &err));
+    ASSERT_OK(bal_recipe_assign(&r, "store=float", &err));
+    ASSERT_OK(bal_recipe_assign(&r, "grid=trellis", &err));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ASSERT_OK(bal_recipe_assign(&r, cases[i][0], &err));
+        ASSERT_FAILS(BAL_E_ARG, cases[i][2], bal_recipe_check(&r, &err));
+        ASSERT_OK(bal_recipe_assign(&r, cases[i][1], &err));
+        ASSERT_OK(bal_recipe_check(&r, &err));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_weights), cmocka_unit_test(test_groups_of_16),
-        cmocka_unit_test(test_two_tables),   cmocka_unit_test(test_resumes),
-        cmocka_unit_test(test_format_bytes), cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_needs_float),
+        cmocka_unit_test(test_same_weights),    cmocka_unit_test(test_groups_of_16),
+        cmocka_unit_test(test_two_tables),      cmocka_unit_test(test_trellis),
+        cmocka_unit_test(test_resumes),         cmocka_unit_test(test_format_bytes),
+        cmocka_unit_test(test_refused),         cmocka_unit_test(test_needs_float),
+        cmocka_unit_test(test_trellis_refuses),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }
