@@ -68,6 +68,8 @@ typedef struct bal_quant_plan {
     double seconds;                /* on this machine, if nothing else runs; an estimate */
     double linear_bits_per_weight; /* of the quantized linears, scales and zero points counted */
     double file_bits_per_weight;   /* of the whole file, embeddings and vision tower counted */
+    double format_bits_per_weight; /* with store=float what the linears would take in a storage of
+                                      their format, by computation; 0: they are packed */
 } bal_quant_plan;
 
 /* Reads the checkpoint's header, recipe, data file and its pictures, and measures this machine's

@@ -207,6 +207,8 @@ static bal_status make_plan(bal_quant_plan *plan, const char *model_dir, const c
     plan->seconds = p.seconds;
     plan->linear_bits_per_weight =
         bal_bits_per_weight(p.sizes.linear_bytes, p.sizes.linear_weights);
+    plan->format_bits_per_weight =
+        bal_bits_per_weight(p.sizes.format_bytes, p.sizes.linear_weights);
     plan->file_bits_per_weight = bal_bits_per_weight(p.sizes.n_bytes, p.sizes.all_weights);
     return BAL_OK;
 }

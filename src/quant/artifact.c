@@ -142,10 +142,15 @@ static bal_status add_compiled(builder *b)
     return add_flat(b, "ballast.tokenizer", BAL_ST_U8, blob, n);
 }
 
+static bool plain(const builder *b)
+{
+    return b->origin->recipe->store == BAL_STORAGE_FLOAT;
+}
+
 static bal_status add_part(builder *b, const bal_part *part, int layer)
 {
     char key[BAL_PART_NAME], name[BAL_PART_NAME];
-    for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
+    for (int i = 0; !plain(b) && i < BAL_DECODER_LINEARS; i++) {
         bal_part_layout_key(key, layer, i);
         BAL_TRY(add_layout(b, layer, i, bal_tensor_meta(&part->set, key)));
         bal_part_act_key(key, layer, i);
@@ -175,26 +180,40 @@ static int by_name(const void *a, const void *b)
     return strcmp(x->name, y->name);
 }
 
-static bal_status add_planned_low(builder *b, int layer, int i)
+static bal_status add_planned_matrix(builder *b, const char *name, bal_st_dtype dtype, int rows,
+                                     int columns)
 {
-    int n, k;
-    bal_part_linear_size(&b->engine->model.config.text, i, &n, &k);
-    const int rank = bal_lowrank_of(b->origin->recipe->rank, n, k);
-    for (int side = 0; rank && side < 2; side++) {
-        char name[BAL_PART_NAME];
-        bal_part_low_name(name, layer, i, b->origin->recipe->rank_rows, side);
-        BAL_TRY(add_flat(b, name, BAL_ST_F16, NULL, (size_t)rank * (size_t)(side ? n : k)));
-        bal_tensor_view *t = &b->tensors[b->n_tensors - 1];
-        t->n_dims = 2;
-        t->shape[0] = (uint64_t)(side ? n : rank);
-        t->shape[1] = (uint64_t)(side ? rank : k);
-    }
+    BAL_TRY(add_flat(b, name, dtype, NULL, (size_t)rows * (size_t)columns));
+    bal_tensor_view *t = &b->tensors[b->n_tensors - 1];
+    t->n_dims = 2;
+    t->shape[0] = (uint64_t)rows;
+    t->shape[1] = (uint64_t)columns;
     return BAL_OK;
 }
 
-/* The same names and sizes as a part would have, before there is one, in the part's order, since
- * the digits of offsets count too. */
-static bal_status add_planned(builder *b, int layer)
+static bal_status add_planned_low(builder *b, int layer, int i)
+{
+    int n, k;
+    char name[BAL_PART_NAME];
+    bal_part_linear_size(&b->engine->model.config.text, i, &n, &k);
+    const int rank = bal_lowrank_of(b->origin->recipe->rank, n, k);
+    if (!rank) return BAL_OK;
+    bal_part_low_name(name, layer, i, b->origin->recipe->rank_rows, false);
+    BAL_TRY(add_planned_matrix(b, name, BAL_ST_F16, rank, k));
+    bal_part_low_name(name, layer, i, b->origin->recipe->rank_rows, true);
+    return add_planned_matrix(b, name, BAL_ST_F16, n, rank);
+}
+
+static bal_status add_planned_float(builder *b, int layer, int i)
+{
+    int n, k;
+    char name[BAL_PART_NAME];
+    bal_part_linear_size(&b->engine->model.config.text, i, &n, &k);
+    bal_decoder_tensor_name(name, sizeof name, layer, i);
+    return add_planned_matrix(b, name, BAL_ST_F32, n, k);
+}
+
+static bal_status add_planned_packed(builder *b, int layer)
 {
     const bal_text_config *c = &b->engine->model.config.text;
     char name[BAL_PART_NAME], id[BAL_PACKED_ID_SIZE], act[BAL_ACT_ID_SIZE];
@@ -216,7 +235,19 @@ static bal_status add_planned(builder *b, int layer)
         bal_part_packed_name(name, layer, i);
         BAL_TRY(add_flat(b, name, BAL_ST_U8, NULL, layout.n_bytes));
     }
+    return BAL_OK;
+}
+
+/* The same names and sizes as a part would have, before there is one, in the part's order, since
+ * the digits of offsets count too. */
+static bal_status add_planned(builder *b, int layer)
+{
+    const bal_text_config *c = &b->engine->model.config.text;
+    char name[BAL_PART_NAME];
+    if (!plain(b)) BAL_TRY(add_planned_packed(b, layer));
     const size_t first = b->n_tensors;
+    for (int i = 0; plain(b) && i < BAL_DECODER_LINEARS; i++)
+        BAL_TRY(add_planned_float(b, layer, i));
     for (int i = 0; i < BAL_PART_NORMS; i++) {
         const int n = bal_part_norm_size(c, (bal_part_norm)i);
         bal_part_norm_name(name, layer, (bal_part_norm)i);
@@ -282,7 +313,8 @@ static const char *format_of(const bal_recipe *r)
     if (r->rank_rows == BAL_LOW_VISION) return BAL_ARTIFACT_FORMAT_PATCH;
     if (r->act_scale != BAL_ACT_DYNAMIC) return BAL_ARTIFACT_FORMAT_FIXED;
     if (r->hadamard != BAL_MIXING_NONE || r->rank) return BAL_ARTIFACT_FORMAT_MIXED;
-    if (bal_recipe_format(r, 0).kind != BAL_PACKED_GROUPS) return BAL_ARTIFACT_FORMAT_STEPS;
+    if (r->store == BAL_STORAGE_PACKED && bal_recipe_format(r, 0).kind != BAL_PACKED_GROUPS)
+        return BAL_ARTIFACT_FORMAT_STEPS;
     return r->act == BAL_ACT_A8 || r->vision_act == BAL_ACT_A8 ? BAL_ARTIFACT_FORMAT_ACTS
                                                                : BAL_ARTIFACT_FORMAT;
 }
@@ -335,13 +367,14 @@ static void count_weights(bal_artifact_sizes *s, const builder *b)
             int n, k;
             bal_part_linear_size(&b->engine->model.config.text, i, &n, &k);
             s->linear_weights += (uint64_t)n * (uint64_t)k;
+            if (plain(b)) s->format_bytes += bal_format_bytes(b->origin->recipe, i, n, k);
         }
+    /* packed bytes and matrices; what else a block has are vectors of floats */
     for (size_t i = 0; i < b->n_tensors; i++) {
-        const char *name = b->tensors[i].name;
-        const size_t n = strlen(name);
-        if (strncmp(name, BLOCKS, sizeof BLOCKS - 1) == 0 &&
-            (strcmp(name + n - 7, ".packed") == 0 || strncmp(name + n - 6, ".low_", 5) == 0))
-            s->linear_bytes += b->tensors[i].n_bytes;
+        const bal_tensor_view *t = &b->tensors[i];
+        if (strncmp(t->name, BLOCKS, sizeof BLOCKS - 1) == 0 &&
+            (t->dtype == BAL_ST_U8 || t->n_dims == 2))
+            s->linear_bytes += t->n_bytes;
     }
 }
 

@@ -38,6 +38,7 @@ typedef struct bal_artifact_sizes {
     uint64_t n_bytes;        /* of the file */
     uint64_t linear_weights; /* in the linears of the decoder blocks */
     uint64_t linear_bytes;   /* what they take, scales, zeros and padding counted */
+    uint64_t format_bytes;   /* with store=float what a storage of their format would take; or 0 */
     uint64_t all_weights;    /* of the checkpoint */
 } bal_artifact_sizes;
 

@@ -5,6 +5,7 @@
 
 #include "quant/job.h"
 #include "quant/steps.h"
+#include "quant/trellis.h"
 
 #include <assert.h>
 #include <math.h>
@@ -134,6 +135,16 @@ static void quantized_row(const void *ctx, int r, float *out, float *work)
 
 static_assert((int)BAL_WIDE_INPUTS == (int)BAL_GROUPS, "one path a group");
 
+static bal_status round_linear(bal_block_job *j, int i, bal_quantized_linear *q, bal_error *err)
+{
+    if (!q->trellis) {
+        bal_quantize_matrix(j->e->pool, &j->quantizer[i], j->work.w[i], q);
+        return BAL_OK;
+    }
+    bal_trellis_scales(j->e->pool, j->work.w[i], q);
+    return bal_trellis_round(j->e->pool, j->work.w[i], q, err);
+}
+
 /* trial = work with all seven linears rounded, reading inputs as they will; codes, scales and zeros
  * to q if not NULL. */
 static bal_status round_all(bal_block_job *j, bal_quantized_linear *q, bal_error *err)
@@ -141,11 +152,12 @@ static bal_status round_all(bal_block_job *j, bal_quantized_linear *q, bal_error
     for (int i = 0; i < BAL_DECODER_LINEARS; i++) {
         const bal_linear *l = bal_layer_linear(&j->work.l, i);
         bal_quantized_linear mine = {0}, *to = q ? &q[i] : &mine;
-        BAL_TRY(bal_quantized_linear_make(to, bal_recipe_format(j->recipe, i), l->n, l->k, err));
-        bal_quantize_matrix(j->e->pool, &j->quantizer[i], j->work.w[i], to);
-        bal_wide_fill(&j->trial, j->e, i, quantized_row, to);
+        BAL_TRY(bal_quantized_linear_of(to, j->recipe, i, l->n, l->k, err));
+        const bal_status st = round_linear(j, i, to, err);
+        if (st >= 0) bal_wide_fill(&j->trial, j->e, i, quantized_row, to);
         j->trial.w[i].bias = l->bias;
         bal_quantized_linear_free(&mine);
+        BAL_TRY(st);
     }
     j->trial.attn_norm = j->work.attn_norm;
     j->trial.mlp_norm = j->work.mlp_norm;
@@ -373,7 +385,7 @@ bal_status bal_block_solve(bal_block_result *out, const bal_exec *e, const bal_t
                        .step_ctx = step_ctx};
     for (int i = 0; i < BAL_SUBS; i++) j.ratio[i] = ratio ? ratio[i] : 1.0;
     for (int g = 0; g < BAL_GROUPS; g++) j.act[g] = bal_act_of(recipe);
-    *out = (bal_block_result){0};
+    *out = (bal_block_result){.store = recipe->store};
     BAL_TRY(check_inputs(&j, err));
     bal_status st = job_init(&j, tmp_dir, err);
     if (st >= 0)

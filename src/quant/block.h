@@ -56,6 +56,7 @@ typedef struct bal_block_result {
     bal_group_log group[BAL_GROUPS];
     bal_sub_error rtn[BAL_SUBS];   /* error of plain rounding at the same bits */
     bal_sub_error final[BAL_SUBS]; /* error of this result */
+    bal_storage store;             /* how the linears are to be written */
     bool clip_undone[BAL_SUBS];    /* the clip raised the balanced error and was dropped */
 } bal_block_result;
 

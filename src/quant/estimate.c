@@ -23,6 +23,8 @@ enum { SPEED_ROWS = 64, SPEED_K = 512, SPEED_N = 1024, TILE = 256, SPEED_RUNS = 
 /* Operations that rounding and transposing a weight are worth. */
 #define COPY_OPS  100.0
 #define ROUND_OPS 12.0
+/* And searching its columns for the stream of a trellis. */
+#define TRELLIS_OPS 60000.0
 
 /* ---- Speed ------------------------------------------------------------------------------------
  */
@@ -202,6 +204,7 @@ static double block_ops(const shape *b, const bal_text_config *c, const bal_reci
 {
     const double forward = (b->attn + b->mlp) * b->tokens;
     double ops = 3.0 * forward + 2.0 * forward / PACKED_SPEED + 3.0 * COPY_OPS * b->weights;
+    if (r->grid == BAL_GRID_TRELLIS) ops += 3.0 * TRELLIS_OPS * b->weights;
     for (int g = 0; g < BAL_GROUPS; g++) {
         const bool searched = g != BAL_GROUP_O || c->heads == c->kv_heads;
         if (r->scale == BAL_SCALE_SEARCH && searched) ops += search_ops(b, r, g);
@@ -280,7 +283,8 @@ static double moments_bytes(const shape *b, const bal_recipe *r)
         r->polish != BAL_POLISH_NONE || r->solver == BAL_SOLVER_DESCENT || (r->rank && !patches(r));
     const double apart = square ? 12.0 : 10.0, vision = patches(r) ? 4.0 * k * k : 0.0;
     if (r->shift == BAL_SHIFT_OFF) return apart * k * k + vision;
-    if (!through_weight(b, r, BAL_GROUP_DOWN)) return 20.0 * k * k; /* cross moments in double */
+    if (!through_weight(b, r, BAL_GROUP_DOWN))
+        return 20.0 * k * k + vision; /* cross moments in double */
     /* shifted targets of gate and up at the least; right sides of down and their solution */
     const double wide = b->n[BAL_GROUP_DOWN] * b->k[BAL_GROUP_DOWN];
     const double solving = 8.0 * k * k + 16.0 * wide;

@@ -6,6 +6,7 @@
 
 #include "base/half.h"
 #include "base/size.h"
+#include "quant/trellis.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -25,33 +26,37 @@ typedef struct feed_job {
     const bal_panels *drift; /* or NULL */
     const float *target;
     bal_quantized_linear *q;
+    size_t rows; /* of one work item, at the most */
     float *lanes;
     size_t lane_floats;
+    bal_trellis_work *work; /* [lanes], or NULL: no trellis */
 } feed_job;
 
 /* Rows in work, in the order of columns. */
 typedef struct feed_lane {
-    float *w, *move;        /* [ROWS][k]: targets and what was fed back; what drifts to them */
-    float *errors, *values; /* [ROWS][BLOCK]: of the block's columns, what is left and v */
+    float *w, *move;        /* [rows][k]: targets and what was fed back; what drifts to them */
+    float *errors, *values; /* [rows][BLOCK]: of the block's columns, what is left and v */
 } feed_lane;
 
 static size_t lane_floats_of(const feed_job *j)
 {
-    return ROWS * ((size_t)j->f->k + BLOCK) * (j->drift ? 2 : 1);
+    return j->rows * ((size_t)j->f->k + BLOCK) * (j->drift ? 2 : 1);
 }
 
 static feed_lane lane_of(const feed_job *j, int lane)
 {
     const size_t k = (size_t)j->f->k;
     float *at = j->lanes + (size_t)lane * j->lane_floats;
-    feed_lane l = {.w = at, .errors = at + ROWS * k};
-    if (j->drift) l.move = l.errors + ROWS * BLOCK, l.values = l.move + ROWS * k;
+    feed_lane l = {.w = at, .errors = at + j->rows * k};
+    if (j->drift) l.move = l.errors + j->rows * BLOCK, l.values = l.move + j->rows * k;
     return l;
 }
 
-static void add_times(float x, const float *from, float *to, size_t n)
+/* What x at position i adds by row i of p to the positions behind it within its block. */
+static void spread(const bal_panels *p, size_t i, size_t first, size_t end, float x, float *to)
 {
-    for (size_t i = 0; i < n; i++) to[i] += x * from[i];
+    const float *row = bal_panels_element(p, i, first);
+    for (size_t b = i + 1; b < end; b++) to[b] += x * row[b - first];
 }
 
 /* Row r of a lane, which is row `row` of q, from position `first` to `end`. */
@@ -62,18 +67,35 @@ static void feed_block(const feed_job *j, size_t row, size_t r, size_t first, si
     const size_t size = (size_t)bal_group_size(j->q->k, j->q->group);
     float *w = l->w + r * k, *move = j->drift ? l->move + r * k : NULL;
     for (size_t i = first; i < end; i++) {
-        const size_t c = (size_t)j->f->order[i], rest = end - i - 1;
+        const size_t c = (size_t)j->f->order[i];
         const bal_code_grid grid = bal_quantized_grid(j->q, row, c / size);
         const float moved = move ? move[i] : 0.0f, v = w[i] + moved;
         const int code = bal_code_nearest(&grid, v);
         j->q->codes[row * k + c] = (uint8_t)code;
         const float off = j->target[row * k + c] + moved - bal_code_value(&grid, code);
         l->errors[r * BLOCK + i - first] = off;
-        add_times(off, bal_panels_element(&j->f->feed, i, first) + (i + 1 - first), w + i + 1,
-                  rest);
+        spread(&j->f->feed, i, first, end, off, w);
         if (!move) continue;
         l->values[r * BLOCK + i - first] = v;
-        add_times(v, bal_panels_element(j->drift, i, first) + (i + 1 - first), move + i + 1, rest);
+        spread(j->drift, i, first, end, v, move);
+    }
+}
+
+/* All rows of a run likewise, position by position, since its codes are chosen together. */
+static void feed_run(const feed_job *j, bal_range rows, size_t first, size_t end,
+                     const feed_lane *l, bal_trellis_work *work)
+{
+    const size_t k = (size_t)j->f->k, n = rows.end - rows.begin;
+    float x[BAL_TRELLIS_MOST], value[BAL_TRELLIS_MOST];
+    for (size_t i = first; i < end; i++) {
+        const size_t c = (size_t)j->f->order[i];
+        for (size_t r = 0; r < n; r++) x[r] = l->w[r * k + i];
+        bal_trellis_column(work, j->q, rows, c, x, value);
+        for (size_t r = 0; r < n; r++) {
+            const float off = j->target[(rows.begin + r) * k + c] - value[r];
+            l->errors[r * BLOCK + i - first] = off;
+            spread(&j->f->feed, i, first, end, off, l->w + r * k);
+        }
     }
 }
 
@@ -91,36 +113,56 @@ static void feed_behind(const feed_job *j, size_t rows, size_t at, size_t stop, 
                                    k, true);
 }
 
+static bal_range rows_of_item(const feed_job *j, size_t item)
+{
+    const size_t n = (size_t)j->q->n;
+    if (j->work) return bal_trellis_run(n, item);
+    return (bal_range){item * ROWS, bal_min((item + 1) * ROWS, n)};
+}
+
+static void feed_item(const feed_job *j, bal_range part, int lane)
+{
+    const size_t k = (size_t)j->f->k, rows = part.end - part.begin;
+    const feed_lane l = lane_of(j, lane);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < k; i++)
+            l.w[r * k + i] = j->target[(part.begin + r) * k + (size_t)j->f->order[i]];
+    if (j->drift) memset(l.move, 0, rows * k * sizeof *l.move);
+    for (size_t at = 0; at < k; at += BLOCK) {
+        const size_t stop = bal_min(at + BLOCK, k);
+        if (j->work) feed_run(j, part, at, stop, &l, &j->work[lane]);
+        for (size_t r = 0; !j->work && r < rows; r++)
+            feed_block(j, part.begin + r, r, at, stop, &l);
+        feed_behind(j, rows, at, stop, &l);
+    }
+}
+
 static void feed_rows(void *ctx, size_t begin, size_t end, int lane)
 {
-    const feed_job *j = ctx;
-    const size_t k = (size_t)j->f->k;
-    const feed_lane l = lane_of(j, lane);
-    for (size_t item = begin; item < end; item++) {
-        const size_t r0 = item * ROWS, rows = bal_min(ROWS, (size_t)j->q->n - r0);
-        for (size_t r = 0; r < rows; r++)
-            for (size_t i = 0; i < k; i++)
-                l.w[r * k + i] = j->target[(r0 + r) * k + (size_t)j->f->order[i]];
-        if (j->drift) memset(l.move, 0, rows * k * sizeof *l.move);
-        for (size_t at = 0; at < k; at += BLOCK) {
-            const size_t stop = bal_min(at + BLOCK, k);
-            for (size_t r = 0; r < rows; r++) feed_block(j, r0 + r, r, at, stop, &l);
-            feed_behind(j, rows, at, stop, &l);
-        }
-    }
+    for (size_t item = begin; item < end; item++) feed_item(ctx, rows_of_item(ctx, item), lane);
 }
 
 bal_status bal_ldlq(const bal_exec *e, const bal_factor *f, const bal_panels *drift,
                     const float *target, bal_quantized_linear *q, bal_error *err)
 {
-    feed_job j = {.e = e, .f = f, .drift = drift, .target = target, .q = q};
+    const size_t lanes = (size_t)bal_pool_size(e->pool), n = (size_t)q->n;
+    feed_job j = {.e = e,
+                  .f = f,
+                  .drift = drift,
+                  .target = target,
+                  .q = q,
+                  .rows = q->trellis ? BAL_TRELLIS_MOST : ROWS};
     j.lane_floats = lane_floats_of(&j);
-    const size_t floats = (size_t)bal_pool_size(e->pool) * j.lane_floats;
+    const size_t floats = lanes * j.lane_floats;
     j.lanes = malloc(floats * sizeof *j.lanes);
-    if (!j.lanes) return bal_nomem(err, floats * sizeof *j.lanes, "rows of error feedback");
-    bal_pool_run(e->pool, feed_rows, &j, bal_ceil_div((size_t)q->n, ROWS), 1);
+    if (q->trellis) j.work = malloc(lanes * sizeof *j.work);
+    const bool room = j.lanes && (j.work || !q->trellis);
+    if (room)
+        bal_pool_run(e->pool, feed_rows, &j,
+                     q->trellis ? bal_trellis_runs(n) : bal_ceil_div(n, ROWS), 1);
     free(j.lanes);
-    return BAL_OK;
+    free(j.work);
+    return room ? BAL_OK : bal_nomem(err, floats * sizeof *j.lanes, "rows of error feedback");
 }
 
 /* ---- Coordinate descent -----------------------------------------------------------------------

@@ -16,7 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* packed weight, bias and two matrices of small rank of each linear, norms */
+/* weight, bias and two matrices of small rank of each linear, norms */
 enum { MAX_TENSORS = 4 * BAL_DECODER_LINEARS + BAL_PART_NORMS };
 
 /* ---- Names and sizes ------------------------------------------------------------------------- */
@@ -86,7 +86,7 @@ typedef struct writer {
     size_t n_meta;
     char keys[2 * BAL_DECODER_LINEARS][BAL_PART_NAME];
     char ids[BAL_DECODER_LINEARS][BAL_PACKED_ID_SIZE], acts[BAL_DECODER_LINEARS][BAL_ACT_ID_SIZE];
-    uint8_t *packed[BAL_DECODER_LINEARS];
+    void *weights[BAL_DECODER_LINEARS]; /* packed, or floats */
 } writer;
 
 static char *add_tensor(writer *w, bal_st_dtype dtype, const void *data, size_t n)
@@ -103,6 +103,30 @@ static char *add_tensor(writer *w, bal_st_dtype dtype, const void *data, size_t 
     return w->names[i];
 }
 
+static char *add_matrix(writer *w, bal_st_dtype dtype, const void *data, size_t rows,
+                        size_t columns)
+{
+    bal_tensor_view *t = &w->tensors[w->n_tensors];
+    char *name = add_tensor(w, dtype, data, rows * columns);
+    t->n_dims = 2;
+    t->shape[0] = rows;
+    t->shape[1] = columns;
+    return name;
+}
+
+/* The values that codes stand for, as a reader of packed weights computes them. */
+static bal_status float_linear(writer *w, const bal_quantized_linear *q, int index, int i,
+                               bal_error *err)
+{
+    const size_t n = (size_t)q->n, k = (size_t)q->k;
+    float *values = malloc(n * k * sizeof *values);
+    w->weights[i] = values;
+    if (!values) return bal_nomem(err, n * k * sizeof *values, "weights of a linear");
+    for (int r = 0; r < q->n; r++) bal_quantized_row(q, r, values + (size_t)r * k);
+    bal_decoder_tensor_name(add_matrix(w, BAL_ST_F32, values, n, k), BAL_PART_NAME, index, i);
+    return BAL_OK;
+}
+
 static bal_status pack_linear(writer *w, const bal_quantized_linear *q, int index, int i,
                               bal_error *err)
 {
@@ -110,15 +134,15 @@ static bal_status pack_linear(writer *w, const bal_quantized_linear *q, int inde
     const bal_packed_parts parts = bal_quantized_parts(q);
     BAL_TRY(bal_packed_layout_of(&layout, (bal_packed_format){q->kind, q->bits, (size_t)q->group},
                                  (size_t)q->n, (size_t)q->k, err));
-    w->packed[i] = aligned_alloc(BAL_PACKED_ALIGN, layout.n_bytes);
-    if (!w->packed[i]) return bal_nomem(err, layout.n_bytes, "packed weights");
-    const bal_status st = bal_pack_parts(&layout, &parts, w->packed[i], err);
+    w->weights[i] = aligned_alloc(BAL_PACKED_ALIGN, layout.n_bytes);
+    if (!w->weights[i]) return bal_nomem(err, layout.n_bytes, "packed weights");
+    const bal_status st = bal_pack_parts(&layout, &parts, w->weights[i], err);
     if (st < 0) return bal_fail_in(err, st, "block %d, %s", index, bal_decoder_linear_name(i));
     bal_packed_layout_id(&layout, w->ids[i]);
     bal_part_layout_key(w->keys[w->n_meta], index, i);
     w->meta[w->n_meta] = (bal_st_meta){w->keys[w->n_meta], w->ids[i]};
     w->n_meta++;
-    bal_part_packed_name(add_tensor(w, BAL_ST_U8, w->packed[i], layout.n_bytes), index, i);
+    bal_part_packed_name(add_tensor(w, BAL_ST_U8, w->weights[i], layout.n_bytes), index, i);
     return BAL_OK;
 }
 
@@ -133,16 +157,10 @@ static void add_act(writer *w, bal_act act, int index, int i)
 static void add_low(writer *w, const bal_quantized_linear *q, int index, int i)
 {
     const bal_low_rows rows = q->low_vision ? BAL_LOW_VISION : BAL_LOW_ALL;
-    const size_t rank = (size_t)q->rank, size[2][2] = {{rank, (size_t)q->k}, {(size_t)q->n, rank}};
-    for (int b = 0; rank && b < 2; b++) {
-        bal_tensor_view *t = &w->tensors[w->n_tensors];
-        bal_part_low_name(
-            add_tensor(w, BAL_ST_F16, b ? q->low_b : q->low_a, size[b][0] * size[b][1]), index, i,
-            rows, b);
-        t->n_dims = 2;
-        t->shape[0] = size[b][0];
-        t->shape[1] = size[b][1];
-    }
+    const size_t rank = (size_t)q->rank, n = (size_t)q->n, k = (size_t)q->k;
+    if (!rank) return;
+    bal_part_low_name(add_matrix(w, BAL_ST_F16, q->low_a, rank, k), index, i, rows, false);
+    bal_part_low_name(add_matrix(w, BAL_ST_F16, q->low_b, n, rank), index, i, rows, true);
 }
 
 /* Whether any linear reads bytes: then all say what they read. */
@@ -156,8 +174,9 @@ static bool reads_bytes(const bal_block_result *r)
 static bal_status collect(writer *w, const bal_block_result *r, const bal_text_config *c,
                           const bal_decoder_layer *source, int index, bal_error *err)
 {
+    const bool plain = r->store == BAL_STORAGE_FLOAT;
     for (int i = 0; i < BAL_DECODER_LINEARS; i++)
-        BAL_TRY(pack_linear(w, &r->linear[i], index, i, err));
+        BAL_TRY((plain ? float_linear : pack_linear)(w, &r->linear[i], index, i, err));
     for (int i = 0; reads_bytes(r) && i < BAL_DECODER_LINEARS; i++)
         add_act(w, r->act[bal_group_of_linear(i)], index, i);
     const float *const norms[BAL_PART_NORMS] = {r->attn_norm, r->mlp_norm, source->q_norm,
@@ -195,7 +214,7 @@ bal_status bal_part_write(const char *path, const bal_block_result *r, const bal
     if (!w) return bal_nomem(err, sizeof *w, "block file");
     bal_status st = collect(w, r, c, source, index, err);
     if (st == BAL_OK) st = write_file(w, path, err);
-    for (int i = 0; i < BAL_DECODER_LINEARS; i++) free(w->packed[i]);
+    for (int i = 0; i < BAL_DECODER_LINEARS; i++) free(w->weights[i]);
     free(w);
     return st;
 }
@@ -300,13 +319,25 @@ static bal_status open_low(const opener *o, bal_linear *l, int i)
     return BAL_OK;
 }
 
-static bal_status open_linear(const opener *o, int i)
+static bal_status open_float(const opener *o, bal_linear *l, int i)
 {
-    bal_linear *l = bal_decoder_linear(&o->p->layer, i);
+    char name[BAL_PART_NAME];
+    const bal_tensor_view *t;
+    bal_decoder_tensor_name(name, sizeof name, o->index, i);
+    BAL_TRY(need(o->p, name, &t, o->err));
+    if (t->dtype != BAL_ST_F32 || t->n_dims != 2 || t->shape[0] != (uint64_t)l->n ||
+        t->shape[1] != (uint64_t)l->k)
+        return bal_fail(o->err, BAL_E_FORMAT, "tensor %s: expected F32 [%d, %d]", name, l->n, l->k);
+    l->type = BAL_TYPE_F32;
+    l->w = t->data;
+    return BAL_OK;
+}
+
+static bal_status open_packed(const opener *o, bal_linear *l, int i)
+{
     char name[BAL_PART_NAME];
     bal_packed_layout layout;
     const bal_tensor_view *t;
-    bal_part_linear_size(o->c, i, &l->n, &l->k);
     bal_part_packed_name(name, o->index, i);
     BAL_TRY(need(o->p, name, &t, o->err));
     if (t->dtype != BAL_ST_U8)
@@ -317,7 +348,15 @@ static bal_status open_linear(const opener *o, int i)
     BAL_TRY(bal_type_from_bits(&l->type, layout.bits, o->err));
     BAL_TRY(act_of(o, i, &l->act));
     l->hadamard = bal_layer_linear(o->source, i)->hadamard;
-    BAL_TRY(open_low(o, l, i));
+    return open_low(o, l, i);
+}
+
+static bal_status open_linear(const opener *o, int i)
+{
+    bal_linear *l = bal_decoder_linear(&o->p->layer, i);
+    const bool plain = o->recipe->store == BAL_STORAGE_FLOAT;
+    bal_part_linear_size(o->c, i, &l->n, &l->k);
+    BAL_TRY((plain ? open_float : open_packed)(o, l, i));
     return open_bias(o, l, i);
 }
 

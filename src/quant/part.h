@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
- * One solved block on disk: packed linears, folded norms and biases under their final names, as a
- * small safetensors file. A run that was killed goes on from these; the finished file is made of
- * them; and the quantized stream runs from the bytes in them, so what is measured is what ships. */
+ * One solved block on disk: its linears, packed or as floats, folded norms and biases under their
+ * final names, as a small safetensors file. A run that was killed goes on from these; the finished
+ * file is made of them; and the quantized stream runs from the bytes in them, so what is measured
+ * is what ships. */
 #ifndef BAL_QUANT_PART_H
 #define BAL_QUANT_PART_H
 
@@ -12,12 +13,12 @@ typedef struct bal_part {
     bal_decoder_layer layer; /* views into set, to be run like any other block */
 } bal_part;
 
-/* Packs `r`, solved from `source`, and writes it as block `index`; the file appears whole or not at
- * all. */
+/* Packs `r`, solved from `source`, or makes floats of it if it says so, and writes it as block
+ * `index`; the file appears whole or not at all. */
 bal_status bal_part_write(const char *path, const bal_block_result *r, const bal_text_config *c,
                           const bal_decoder_layer *source, int index, bal_error *err);
 /* The file is untrusted: it must hold exactly the tensors of block `index` of the checkpoint, whose
- * float layer is `source`, in the shapes that `c` gives them and packed as `recipe` says; a missing
+ * float layer is `source`, in the shapes that `c` gives them and stored as `recipe` says; a missing
  * or an additional one is BAL_E_FORMAT. On failure *p is empty. */
 bal_status bal_part_open(bal_part *p, const char *path, const bal_text_config *c,
                          const bal_decoder_layer *source, const bal_recipe *recipe, int index,

@@ -855,13 +855,17 @@ static json_t *model_json(const run *r)
 
 static json_t *sizes_json(const run *r, const bal_artifact_sizes *s)
 {
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "file_bytes", (json_int_t)s->n_bytes,
-                     "source_bytes", (json_int_t)r->engine.model.tensors.n_file_bytes,
-                     "linear_bytes", (json_int_t)s->linear_bytes, "linear_weights",
-                     (json_int_t)s->linear_weights, "all_weights", (json_int_t)s->all_weights,
-                     "linear_bits_per_weight",
-                     bal_bits_per_weight(s->linear_bytes, s->linear_weights),
-                     "file_bits_per_weight", bal_bits_per_weight(s->n_bytes, s->all_weights));
+    json_t *o =
+        json_pack("{s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "file_bytes", (json_int_t)s->n_bytes,
+                  "source_bytes", (json_int_t)r->engine.model.tensors.n_file_bytes, "linear_bytes",
+                  (json_int_t)s->linear_bytes, "linear_weights", (json_int_t)s->linear_weights,
+                  "all_weights", (json_int_t)s->all_weights, "linear_bits_per_weight",
+                  bal_bits_per_weight(s->linear_bytes, s->linear_weights), "file_bits_per_weight",
+                  bal_bits_per_weight(s->n_bytes, s->all_weights));
+    if (s->format_bytes)
+        json_object_set_new(o, "format_bits_per_weight",
+                            json_real(bal_bits_per_weight(s->format_bytes, s->linear_weights)));
+    return o;
 }
 
 static json_t *selection_json(const bal_select_log *s)

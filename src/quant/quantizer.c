@@ -6,6 +6,7 @@
 #include "base/half.h"
 #include "base/size.h"
 #include "quant/steps.h"
+#include "quant/trellis.h"
 
 #include <assert.h>
 #include <math.h>
@@ -42,6 +43,7 @@ bal_quantizer bal_quantizer_of(const bal_recipe *r)
                            .group = r->group,
                            .grid = r->grid,
                            .range = r->range,
+                           .second = r->tables == 2,
                            .arith = r->arithmetic};
 }
 
@@ -204,6 +206,37 @@ bal_status bal_quantized_linear_make(bal_quantized_linear *q, bal_packed_format 
     return bal_nomem(err, codes + 3 * pairs, "codes of a linear");
 }
 
+bal_status bal_quantized_linear_of(bal_quantized_linear *q, const bal_recipe *r, int i, int n,
+                                   int k, bal_error *err)
+{
+    const bool trellis = r->grid == BAL_GRID_TRELLIS;
+    *q = (bal_quantized_linear){0};
+    if (trellis && n * bal_recipe_bits(r, i) < BAL_TRELLIS_STATE)
+        return bal_fail(err, BAL_E_ARG,
+                        "a linear of %d outputs: grid=trellis needs %d bits of them at least", n,
+                        BAL_TRELLIS_STATE);
+    BAL_TRY(bal_quantized_linear_make(q, bal_recipe_format(r, i), n, k, err));
+    q->trellis = trellis;
+    return BAL_OK;
+}
+
+/* Bits of a group beside its codes. */
+static uint64_t side_bits(const bal_recipe *r)
+{
+    if (r->grid == BAL_GRID_TABLE) return r->tables == 2 ? 5 : 4;
+    if (r->grid == BAL_GRID_TRELLIS) return 16;
+    return r->grid == BAL_GRID_TWO_LEVEL ? 8 + 8 : 16 + 8;
+}
+
+uint64_t bal_format_bytes(const bal_recipe *r, int i, int n, int k)
+{
+    const uint64_t rows = (uint64_t)n, groups = rows * (uint64_t)bal_group_count(k, r->group);
+    const uint64_t codes = rows * (uint64_t)k * (uint64_t)bal_recipe_bits(r, i);
+    const uint64_t scales = bal_has_steps(r->grid) ? 16 * rows : 0;
+    const uint64_t table = r->grid == BAL_GRID_TABLE ? 8 * BAL_PACKED_ALIGN : 0;
+    return bal_ceil_div(codes + groups * side_bits(r) + scales + table, 8);
+}
+
 bal_status bal_quantized_linear_rank(bal_quantized_linear *q, int rank, bal_error *err)
 {
     const size_t a = (size_t)rank * (size_t)q->k, b = (size_t)rank * (size_t)q->n;
@@ -261,7 +294,7 @@ static void quantize_rows(void *ctx, size_t begin, size_t end, int lane)
 void bal_quantize_matrix(bal_pool *pool, const bal_quantizer *z, const float *w,
                          bal_quantized_linear *q)
 {
-    assert(bal_has_steps(z->grid) == (q->kind != BAL_PACKED_GROUPS));
+    assert(!q->trellis && bal_has_steps(z->grid) == (q->kind != BAL_PACKED_GROUPS));
     matrix_job j = {.z = z, .w = w, .q = q};
     bal_pool_run(pool, quantize_rows, &j, (size_t)q->n, 4);
 }
@@ -281,15 +314,23 @@ bal_code_grid bal_quantized_grid(const bal_quantized_linear *q, size_t r, size_t
         .s = bal_f16_to_f32(q->scales[at]), .z = (float)q->zeros[at], .most = (1 << q->bits) - 1};
 }
 
-void bal_quantized_row(const bal_quantized_linear *q, int r, float *out)
+/* What the codes of row r stand for. */
+static void code_values(const bal_quantized_linear *q, int r, float *out)
 {
     const int size = bal_group_size(q->k, q->group), groups = bal_group_count(q->k, q->group);
     const uint8_t *codes = q->codes + (size_t)r * (size_t)q->k;
+    if (q->trellis) bal_trellis_row(q, (size_t)r, out);
     for (int g = 0; g < groups; g++) {
         const bal_code_grid grid = bal_quantized_grid(q, (size_t)r, (size_t)g);
         const int end = (g + 1) * size < q->k ? (g + 1) * size : q->k;
-        for (int i = g * size; i < end; i++) out[i] = bal_code_value(&grid, codes[i]);
+        for (int i = g * size; i < end; i++)
+            out[i] = q->trellis ? out[i] * grid.s : bal_code_value(&grid, codes[i]);
     }
+}
+
+void bal_quantized_row(const bal_quantized_linear *q, int r, float *out)
+{
+    code_values(q, r, out);
     for (int j = 0; !q->low_vision && j < q->rank; j++) {
         const float b = bal_f16_to_f32(q->low_b[(size_t)r * (size_t)q->rank + (size_t)j]);
         const uint16_t *a = q->low_a + (size_t)j * (size_t)q->k;
@@ -330,6 +371,13 @@ static int most_step(const bal_quantized_linear *q, size_t r, size_t g)
     return INT8_MAX / most;
 }
 
+/* The step of a group that stays with its table. */
+static uint8_t table_step(uint8_t was, bool negative, float size)
+{
+    const unsigned code = bal_table_step_code(negative ? -(int)size : (int)size);
+    return (uint8_t)((was & ~15u) | code);
+}
+
 bool bal_quantized_rescale(bal_quantized_linear *q, size_t r, size_t g, float s)
 {
     bal_group_side side = {0};
@@ -342,8 +390,7 @@ bool bal_quantized_rescale(bal_quantized_linear *q, size_t r, size_t g, float s)
         const bool table = q->kind == BAL_PACKED_TABLE;
         const float most = table ? 8.0f : (float)most_step(q, r, g);
         const float size = clampf(round_even(table ? fabsf(m) : m), 1.0f, most);
-        side.step =
-            table ? (uint8_t)bal_table_step_code(m < 0.0f ? -(int)size : (int)size) : (uint8_t)size;
+        side.step = table ? table_step(q->steps[side_at(q, r, g)], m < 0.0f, size) : (uint8_t)size;
     }
     bal_quantized_set_side(q, r, g, side);
     return true;

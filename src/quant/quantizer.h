@@ -16,6 +16,7 @@ typedef struct bal_quantizer {
     bal_grid grid;
     bal_arith arith;
     bal_extent range; /* of asym */
+    bool second;      /* of table: groups choose between the first table and the second */
 } bal_quantizer;
 
 /* What a file will hold (type/packed.h). */
@@ -25,19 +26,21 @@ typedef struct bal_quantized_linear {
     uint8_t *codes;   /* [n][k] */
     uint16_t *scales; /* [n][groups] f16; [n] with steps */
     uint8_t *zeros;   /* [n][groups]; unused with a table */
-    uint8_t *steps;   /* [n][groups], or NULL: kind groups */
+    uint8_t *steps;   /* [n][groups], 16 more with the second table; NULL: kind groups */
+    bool trellis;     /* codes are those of trellis.h; of kind groups, without zero points */
     int rank;         /* of what is added to the codes' weights: b a; 0: nothing */
     bool low_vision;  /* for rows of vision alone: no part of a row of weights */
     uint16_t *low_a;  /* [rank][k] f16 */
     uint16_t *low_b;  /* [n][rank] f16 */
 } bal_quantized_linear;
 
-/* The table of 2, 3 or 4 bits: its levels, and the middles between neighbours. */
+/* A table of 2, 3 or 4 bits: its levels, and the middles between neighbours. */
 typedef struct bal_levels {
     bal_packed_table table;
     float middle[15];
 } bal_levels;
-const bal_levels *bal_levels_of(int bits);
+const bal_levels *bal_levels_of(int bits);            /* the one that files have */
+const bal_levels *bal_levels_at(int bits, int table); /* 0: that; 1: the second one beside it */
 
 /* What codes of one row and group mean: w^ = (level - z) * s. */
 typedef struct bal_code_grid {
@@ -125,17 +128,26 @@ bal_status bal_quantized_linear_create(bal_quantized_linear *q, int n, int k, in
 /* The same of any kind. */
 bal_status bal_quantized_linear_make(bal_quantized_linear *q, bal_packed_format f, int n, int k,
                                      bal_error *err);
+/* Of linear i of a block as the recipe says. BAL_E_ARG: a trellis needs at least as many outputs as
+ * a state has codes. */
+bal_status bal_quantized_linear_of(bal_quantized_linear *q, const bal_recipe *r, int i, int n,
+                                   int k, bal_error *err);
+/* Bytes that linear i, [n][k], takes in the recipe's format, or would take where that has no
+ * storage: codes; of each group scale (16 bits) and zero point (8; a trellis has none), or step (a
+ * table's 4, 5 of two tables, two levels' 8) and zero point; with steps a scale (16) per row, and
+ * 64 bytes of tables. Padding is left out. Bits auto: those chosen for the block at hand. */
+uint64_t bal_format_bytes(const bal_recipe *r, int i, int n, int k);
 /* What bal_pack_parts takes; borrowed. */
 bal_packed_parts bal_quantized_parts(const bal_quantized_linear *q);
 /* Room for b a of that rank, zeros; a rank that is there already is kept. */
 bal_status bal_quantized_linear_rank(bal_quantized_linear *q, int rank, bal_error *err);
 void bal_quantized_linear_free(bal_quantized_linear *q); /* idempotent; zeroed struct is fine */
 
-/* Quantizes w [n][k] into q, which has these sizes already. Parallel over rows. */
+/* Quantizes w [n][k] into q, which has these sizes already. Parallel over rows. No trellis. */
 void bal_quantize_matrix(bal_pool *pool, const bal_quantizer *z, const float *w,
                          bal_quantized_linear *q);
-/* Row r as floats: ((float)(q - Z)) * S in f32, with steps (level - Z) * (S * step); row r of b a
- * added to it where all rows of inputs get that. */
+/* Row r as floats: ((float)(q - Z)) * S in f32, with steps (level - Z) * (S * step), of a trellis
+ * level * S; row r of b a added to it where all rows of inputs get that. */
 void bal_quantized_row(const bal_quantized_linear *q, int r, float *out);
 
 #endif

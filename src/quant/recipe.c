@@ -39,8 +39,8 @@ static const key KEYS[] = {
      "bits per weight code; auto: each tensor its own, under a target"},
     {"group",
      FIELD(group),
-     {{"32", 32}, {"64", 64}, {"128", 128}, {"row", 0}},
-     "weights that share a scale and a zero point"},
+     {{"16", 16}, {"32", 32}, {"64", 64}, {"128", 128}, {"row", 0}},
+     "weights that share a scale and a zero point; 16 with store=float"},
     {"vision",
      FIELD(side[BAL_SIDE_VISION]),
      {{"float", 0}, {"4", 4}, {"6", 6}, {"8", 8}, {"auto", BAL_SIDE_AUTO}},
@@ -62,8 +62,14 @@ static const key KEYS[] = {
      {{"asym", BAL_GRID_ASYM},
       {"sym", BAL_GRID_SYM},
       {"table", BAL_GRID_TABLE},
-      {"two-level", BAL_GRID_TWO_LEVEL}},
-     "codes between minimum and maximum, around zero, in skewed tables, or with integer steps"},
+      {"two-level", BAL_GRID_TWO_LEVEL},
+      {"trellis", BAL_GRID_TRELLIS}},
+     "codes between minimum and maximum, around zero, in skewed tables, with integer steps, or "
+     "(store=float) in a trellis"},
+    {"tables",
+     FIELD(tables),
+     {{"1", 1}, {"2", 2}},
+     "with grid=table: tables that each group chooses from; 2 with store=float"},
     {"range",
      FIELD(range),
      {{"minmax", BAL_EXTENT_MINMAX}, {"zero", BAL_EXTENT_ZERO}},
@@ -258,6 +264,11 @@ static const key KEYS[] = {
      FIELD(absent),
      {{"refuse", BAL_ABSENT_REFUSE}, {"allow", BAL_ABSENT_ALLOW}},
      "calibration data without pictures for a model that sees: an error, or accepted"},
+    {"store",
+     FIELD(store),
+     {{"packed", BAL_STORAGE_PACKED}, {"float", BAL_STORAGE_FLOAT}},
+     "the decoder's linears in the file: packed, or as plain floats of the same values, to judge a "
+     "format that has no kernel"},
 };
 
 /* Keys with a number instead of a word. */
@@ -672,6 +683,79 @@ static bal_status check_steps(const bal_recipe *r, bal_error *err)
     return BAL_OK;
 }
 
+/* What is packed has units of 32 inputs, and what stands beside the blocks has the recipe's groups.
+ */
+static bal_status check_group(const bal_recipe *r, bal_error *err)
+{
+    if (r->group != 16) return BAL_OK;
+    if (r->store != BAL_STORAGE_FLOAT)
+        return bal_fail(err, BAL_E_ARG,
+                        "recipe %s: group=16 has no storage and no kernel: it needs store=float, "
+                        "found store=packed; or use group=32",
+                        r->name);
+    for (int s = 0; s < BAL_SIDES; s++)
+        if (r->side[s])
+            return bal_fail(err, BAL_E_ARG,
+                            "recipe %s: group=16 needs %s=float: what is packed beside the blocks "
+                            "has groups of 32 and more",
+                            r->name, bal_side_names[s]);
+    return BAL_OK;
+}
+
+static bal_status check_tables(const bal_recipe *r, bal_error *err)
+{
+    if (r->tables < 2) return BAL_OK;
+    if (r->grid != BAL_GRID_TABLE)
+        return bal_fail(err, BAL_E_ARG, "recipe %s: tables=2 needs grid=table", r->name);
+    if (r->store == BAL_STORAGE_FLOAT) return BAL_OK;
+    return bal_fail(err, BAL_E_ARG,
+                    "recipe %s: tables=2 has no storage and no kernel: it needs store=float, found "
+                    "store=packed; or use tables=1",
+                    r->name);
+}
+
+/* Codes of a trellis hang together: what takes them one by one has nothing to work on. */
+static bal_status check_trellis(const bal_recipe *r, bal_error *err)
+{
+    const struct {
+        bool found;
+        const char *needs, *why;
+    } rules[] = {
+        {r->store != BAL_STORAGE_FLOAT, "store=float", "it has no storage and no kernel"},
+        {r->bits < 2 || r->bits > 4, "bits=2, 3 or 4", "a state has whole codes"},
+        {r->solver != BAL_SOLVER_GPTQ, "solver=gptq", "a code is part of several weights"},
+        {r->polish != BAL_POLISH_NONE, "polish=none", "a code is part of several weights"},
+        {r->clip != BAL_CLIP_NONE, "clip=none", "it has no ranges"},
+        {r->shift == BAL_SHIFT_COLUMN, "shift=off, inputs or residual", "rows are chosen together"},
+        {r->row_groups > 1, "row_groups=1", "rows are chosen together"},
+        {r->scale == BAL_SCALE_SEARCH, "scale=none or smooth", "the search rounds row by row"},
+    };
+    for (size_t i = 0; r->grid == BAL_GRID_TRELLIS && i < sizeof rules / sizeof *rules; i++)
+        if (rules[i].found)
+            return bal_fail(err, BAL_E_ARG, "recipe %s: grid=trellis needs %s: %s", r->name,
+                            rules[i].needs, rules[i].why);
+    return BAL_OK;
+}
+
+/* Plain floats: what only packed weights have. */
+static bal_status check_store(const bal_recipe *r, bal_error *err)
+{
+    const struct {
+        bool found;
+        const char *key, *instead;
+    } packed[] = {{r->bits == BAL_BITS_AUTO, "bits=auto", "bits=2, 3, 4, 6 or 8"},
+                  {r->act != BAL_ACT_A16, "act=a8", "act=a16"},
+                  {r->hadamard != BAL_MIXING_NONE, "hadamard", "hadamard=none"},
+                  {r->rank > 0, "rank", "rank=0"}};
+    for (size_t i = 0; r->store == BAL_STORAGE_FLOAT && i < sizeof packed / sizeof *packed; i++)
+        if (packed[i].found)
+            return bal_fail(err, BAL_E_ARG,
+                            "recipe %s: %s is for packed weights: it needs store=packed, and "
+                            "store=float needs %s",
+                            r->name, packed[i].key, packed[i].instead);
+    return BAL_OK;
+}
+
 /* Steps that a recipe asks for and that would have nothing to work on. */
 static bal_status check_idle(const bal_recipe *r, bal_error *err)
 {
@@ -756,6 +840,10 @@ bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
     BAL_TRY(check_target(r, err));
     BAL_TRY(check_side_targets(r, err));
     BAL_TRY(check_steps(r, err));
+    BAL_TRY(check_store(r, err));
+    BAL_TRY(check_group(r, err));
+    BAL_TRY(check_tables(r, err));
+    BAL_TRY(check_trellis(r, err));
     if (r->rank > 0 && r->bits == BAL_BITS_AUTO)
         return bal_fail(
             err, BAL_E_ARG,

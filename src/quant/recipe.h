@@ -57,8 +57,15 @@ typedef enum bal_spike_rule { BAL_SPIKE_MEAN, BAL_SPIKE_TAIL } bal_spike_rule;
  * error */
 typedef enum bal_act_clip { BAL_ACT_CLIP_MAX, BAL_ACT_CLIP_MSE } bal_act_clip;
 /* asym, sym: codes between minimum and maximum, or around zero; table: skewed levels with a signed
- * step per group; two-level: asym with integer steps per group (type/packed.h) */
-typedef enum bal_grid { BAL_GRID_ASYM, BAL_GRID_SYM, BAL_GRID_TABLE, BAL_GRID_TWO_LEVEL } bal_grid;
+ * step per group; two-level: asym with integer steps per group (type/packed.h); trellis: levels by
+ * the codes of several outputs (trellis.h), with store float */
+typedef enum bal_grid {
+    BAL_GRID_ASYM,
+    BAL_GRID_SYM,
+    BAL_GRID_TABLE,
+    BAL_GRID_TWO_LEVEL,
+    BAL_GRID_TRELLIS
+} bal_grid;
 /* what ranges of grid asym hold: minimum and maximum only, so that a group of one sign saturates
  * and a constant one is lost (AWQ's and MBQ's programs); or 0 too (GPTQ's program). Groups with
  * both signs are the same. Grids table and two-level always hold 0, sym is around it. */
@@ -129,6 +136,10 @@ typedef enum bal_template { BAL_TEMPLATE_CHAT, BAL_TEMPLATE_LEGACY } bal_templat
 /* anyres: as in use; single: one padded base view per picture, as the published calibration */
 typedef enum bal_views { BAL_VIEWS_ANYRES, BAL_VIEWS_SINGLE } bal_views;
 
+/* how the decoder's linears are written: packed, or as plain f32 with the same values, which is
+ * what formats without storage and kernel are judged by */
+typedef enum bal_storage { BAL_STORAGE_PACKED, BAL_STORAGE_FLOAT } bal_storage;
+
 /* a modality of the model that no calibration token has: an error, or accepted */
 typedef enum bal_absent { BAL_ABSENT_REFUSE, BAL_ABSENT_ALLOW } bal_absent;
 
@@ -145,10 +156,11 @@ extern const char *const bal_side_names[BAL_SIDES]; /* "vision", "projector", "h
 typedef struct bal_recipe {
     char name[64];
     int bits;                /* 2, 3, 4, 6, 8, or BAL_BITS_AUTO */
-    int group;               /* 32, 64, 128, or 0: the whole row */
+    int group;               /* 16 (with store float), 32, 64, 128, or 0: the whole row */
     int side[BAL_SIDES];     /* bits of each side: 4, 6, 8, BAL_SIDE_AUTO, or 0: as they are */
     bal_act_kind vision_act; /* how tower and projector read their inputs where they are packed */
     bal_grid grid;
+    int tables; /* of grid table, that each group chooses from: 1, or 2 (with store float) */
     bal_extent range;
     bal_act_kind act; /* how the linears read their inputs */
     int act_group;    /* inputs that share a scale of a8: 32, 128, or 0: the token */
@@ -190,6 +202,7 @@ typedef struct bal_recipe {
     bal_template chat_template;
     bal_views views;
     bal_absent absent;
+    bal_storage store;
 
     double target_bpw;          /* with bits auto one of the two: bits per weight of the linears */
     double target_size;         /* bytes of the file; 0: not given */

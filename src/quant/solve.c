@@ -13,6 +13,7 @@
 #include "quant/ldlq.h"
 #include "quant/lowrank.h"
 #include "quant/tokens.h"
+#include "quant/trellis.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -500,9 +501,9 @@ static bal_status open_group(solving *s, int group, const float *scale, bal_erro
     for (int i = 0; i < count_of(group); i++) {
         const bal_linear *l = bal_layer_linear(&j->work.l, linear_of(group, i));
         s->target[i] = j->work.w[linear_of(group, i)];
-        const bal_packed_format f = bal_recipe_format(r, linear_of(group, i));
-        BAL_TRY(bal_quantized_linear_make(&s->best[i], f, l->n, l->k, err));
-        BAL_TRY(bal_quantized_linear_make(&s->next[i], f, l->n, l->k, err));
+        const int linear = linear_of(group, i);
+        BAL_TRY(bal_quantized_linear_of(&s->best[i], r, linear, l->n, l->k, err));
+        BAL_TRY(bal_quantized_linear_of(&s->next[i], r, linear, l->n, l->k, err));
         s->best[i].low_vision = s->next[i].low_vision = patches(s);
     }
     const bool apart = bal_tokens_apart(r, group); /* then part by part, in build_apart */
@@ -598,14 +599,28 @@ static bal_quantized_linear rows_of(const bal_quantized_linear *q, bal_range row
     return view;
 }
 
+/* Codes of a trellis, whose runs are rows of a column. */
+static bal_status build_trellis(solving *s, recipe_part p, const float *target,
+                                bal_quantized_linear *q, bal_error *err)
+{
+    const bal_exec *e = s->j->e;
+    bal_trellis_scales(e->pool, target, q);
+    if (!p.feedback) return bal_trellis_round(e->pool, target, q, err);
+    return bal_ldlq(e, &s->factor, NULL, target, q, err);
+}
+
 /* The solution for some rows of one linear, ranges by block being there already. */
 static bal_status build_rows(solving *s, int linear, recipe_part p, bool polish_only,
                              const float *target, bal_quantized_linear *q, bal_error *err)
 {
     const bal_block_job *j = s->j;
     const bool refit = j->recipe->polish == BAL_POLISH_REFIT;
-    if (!polish_only) ranges(s, linear, target, p.clip, q);
-    if (p.feedback && !polish_only) BAL_TRY(choose_codes(s, p, target, q, err));
+    if (q->trellis) {
+        BAL_TRY(build_trellis(s, p, target, q, err));
+    } else if (!polish_only) {
+        ranges(s, linear, target, p.clip, q);
+        if (p.feedback) BAL_TRY(choose_codes(s, p, target, q, err));
+    }
     if (p.polish) BAL_TRY(bal_polish(j->e, s->h, target, SWEEPS, refit, q, err));
     if (j->recipe->gain && (p.feedback || p.clip))
         BAL_TRY(bal_unit_gain(j->e, &s->form, target, q, err));
@@ -622,7 +637,8 @@ static bal_status join_linear(bal_rank *rank, bal_quantized_linear *q, bal_error
     return bal_rank_join_rows(rank, q->zeros, n, 1, groups, err);
 }
 
-/* Codes for a target: every rank solves its rows and gets the others'. */
+/* Codes for a target: every rank solves its rows and gets the others'; runs of a trellis, which
+ * would be cut, each solves all. */
 static bal_status build_codes(solving *s, int linear, recipe_part p, bool polish_only,
                               const float *target, const float *scale, bal_quantized_linear *q,
                               bal_error *err)
@@ -630,7 +646,7 @@ static bal_status build_codes(solving *s, int linear, recipe_part p, bool polish
     bal_rank *rank = s->j->samples->rank;
     if (!polish_only && by_block(s, p.clip))
         BAL_TRY(block_ranges(s, linear, target, scale, q, err));
-    const bal_range ours = bal_rank_rows(rank, (size_t)q->n, 1);
+    const bal_range ours = bal_rank_rows(q->trellis ? NULL : rank, (size_t)q->n, 1);
     bal_quantized_linear mine = rows_of(q, ours);
     target += ours.begin * (size_t)q->k;
     if (mine.n > 0) BAL_TRY(build_rows(s, linear, p, polish_only, target, &mine, err));

@@ -9,7 +9,8 @@
 #include <math.h>
 
 enum {
-    TABLE_STEPS = 8,  /* of either sign */
+    TABLE_STEPS = 8,              /* of either sign */
+    STEP_CODES = 2 * TABLE_STEPS, /* of the first table, before those of the second */
     INT8_RANGE = 119, /* of what two levels expand to: with 8 more it still fits an int8 */
     TOP = 15,         /* code of two levels */
     NEAR = 2,         /* zero points on either side of the natural one */
@@ -19,26 +20,37 @@ enum {
 };
 
 /* Learned by Lloyd's iteration on groups of 32 divided by their extreme value, its sign included,
- * then moved on whole numbers to where groups with stored steps are closest (docs/numerics.md). */
-static const bal_levels LEVELS[3] = {
-    {{{0, 5, 9, 15}, 6}, {2.5f, 7.0f, 12.0f}},
-    {{{0, 5, 9, 13, 16, 20, 24, 31}, 13}, {2.5f, 7.0f, 11.0f, 14.5f, 18.0f, 22.0f, 27.5f}},
-    {{{0, 7, 12, 16, 20, 23, 26, 29, 32, 34, 37, 41, 45, 49, 55, 63}, 29},
-     {3.5f, 9.5f, 14.0f, 18.0f, 21.5f, 24.5f, 27.5f, 30.5f, 33.0f, 35.5f, 39.0f, 43.0f, 47.0f,
-      52.0f, 59.0f}},
+ * then moved on whole numbers to where groups with stored steps are closest; the second ones to
+ * where groups that choose between the two are (docs/numerics.md). */
+static const bal_levels LEVELS[2][3] = {
+    {{{{0, 5, 9, 15}, 6}, {2.5f, 7.0f, 12.0f}},
+     {{{0, 5, 9, 13, 16, 20, 24, 31}, 13}, {2.5f, 7.0f, 11.0f, 14.5f, 18.0f, 22.0f, 27.5f}},
+     {{{0, 7, 12, 16, 20, 23, 26, 29, 32, 34, 37, 41, 45, 49, 55, 63}, 29},
+      {3.5f, 9.5f, 14.0f, 18.0f, 21.5f, 24.5f, 27.5f, 30.5f, 33.0f, 35.5f, 39.0f, 43.0f, 47.0f,
+       52.0f, 59.0f}}},
+    {{{{0, 4, 8, 15}, 4}, {2.0f, 6.0f, 11.5f}},
+     {{{0, 8, 12, 15, 18, 21, 25, 30}, 16}, {4.0f, 10.0f, 13.5f, 16.5f, 19.5f, 23.0f, 27.5f}},
+     {{{0, 6, 11, 16, 20, 23, 26, 29, 31, 34, 37, 41, 45, 49, 56, 63}, 27},
+      {3.0f, 8.5f, 13.5f, 18.0f, 21.5f, 24.5f, 27.5f, 30.0f, 32.5f, 35.5f, 39.0f, 43.0f, 47.0f,
+       52.5f, 59.5f}}},
 };
 
 const bal_levels *bal_levels_of(int bits)
 {
-    return &LEVELS[bits - 2];
+    return bal_levels_at(bits, 0);
+}
+
+const bal_levels *bal_levels_at(int bits, int table)
+{
+    return &LEVELS[table][bits - 2];
 }
 
 bal_code_grid bal_steps_grid(bal_packed_kind kind, int bits, float scale, uint8_t step,
                              uint8_t zero)
 {
     if (kind == BAL_PACKED_TABLE) {
-        const bal_levels *t = bal_levels_of(bits);
-        return (bal_code_grid){.s = scale * (float)bal_table_step(step),
+        const bal_levels *t = bal_levels_at(bits, step / STEP_CODES);
+        return (bal_code_grid){.s = scale * (float)bal_table_step(step % STEP_CODES),
                                .z = (float)t->table.zero,
                                .most = (1 << bits) - 1,
                                .levels = t};
@@ -116,7 +128,7 @@ static double grid_error(const bal_code_grid *g, const float *w, const double *d
 
 typedef struct group_search {
     bal_packed_kind kind;
-    int bits, n;
+    int bits, tables, n;
     const float *w;
     const double *d; /* NULL: ones */
     float scale;     /* of the row */
@@ -134,31 +146,32 @@ static void try_side(group_search *s, uint8_t step, uint8_t zero)
     s->zero = zero;
 }
 
-static void try_step(group_search *s, float m)
+static void try_step(group_search *s, int table, float m)
 {
     const float size = clampf(fabsf(m), 1.0f, TABLE_STEPS);
-    try_side(s, (uint8_t)bal_table_step_code(m < 0.0f ? -(int)size : (int)size), 0);
+    const unsigned code = bal_table_step_code(m < 0.0f ? -(int)size : (int)size);
+    try_side(s, (uint8_t)((unsigned)table * STEP_CODES + code), 0);
 }
 
 /* How far the levels reach on the longer and on the shorter side. */
-static float reach(int bits, bool longer)
+static float reach(int bits, int table, bool longer)
 {
-    const bal_packed_table *t = &bal_levels_of(bits)->table;
+    const bal_packed_table *t = &bal_levels_at(bits, table)->table;
     return (float)(longer ? t->level[(1 << bits) - 1] - t->zero : t->zero - t->level[0]);
 }
 
 /* Steps around those that put the largest weight on either end of the table. */
-static void natural_steps(group_search *s)
+static void natural_steps(group_search *s, int table)
 {
     float extreme = 0.0f;
     for (int i = 0; i < s->n; i++)
         if (fabsf(s->w[i]) > fabsf(extreme)) extreme = s->w[i];
-    const float along = extreme / (s->scale * reach(s->bits, true));
-    const float against = -extreme / (s->scale * reach(s->bits, false));
-    try_step(s, floorf(along));
-    try_step(s, ceilf(along));
-    try_step(s, floorf(against));
-    try_step(s, ceilf(against));
+    const float along = extreme / (s->scale * reach(s->bits, table, true));
+    const float against = -extreme / (s->scale * reach(s->bits, table, false));
+    try_step(s, table, floorf(along));
+    try_step(s, table, ceilf(along));
+    try_step(s, table, floorf(against));
+    try_step(s, table, ceilf(against));
 }
 
 /* Zero included, which a group of one sign would saturate without. */
@@ -194,9 +207,9 @@ static void solve_side(group_search *s)
     float lo;
     s->error = INFINITY;
     if (s->kind == BAL_PACKED_TABLE && s->d) {
-        for (int code = 0; code < 2 * TABLE_STEPS; code++) try_side(s, (uint8_t)code, 0);
+        for (int code = 0; code < s->tables * STEP_CODES; code++) try_side(s, (uint8_t)code, 0);
     } else if (s->kind == BAL_PACKED_TABLE) {
-        natural_steps(s);
+        for (int table = 0; table < s->tables; table++) natural_steps(s, table);
     } else {
         const float widest = natural_range(s, &lo);
         const float least = s->d ? fmaxf(1.0f, floorf(widest / 4.0f)) : widest;
@@ -209,7 +222,7 @@ static void solve_side(group_search *s)
 
 typedef struct row_search {
     bal_packed_kind kind;
-    int bits, k, size;
+    int bits, tables, k, size;
     const float *w;
     const double *d;
     uint8_t *steps, *zeros; /* [groups] */
@@ -229,7 +242,7 @@ static float scale_at(const row_search *s, float c)
     float most = 0.0f;
     for (int i = 0; i < s->k; i++) most = fmaxf(most, fabsf(s->w[i]));
     const float levels =
-        s->kind == BAL_PACKED_TABLE ? TABLE_STEPS * reach(s->bits, true) : (float)INT8_RANGE;
+        s->kind == BAL_PACKED_TABLE ? TABLE_STEPS * reach(s->bits, 0, true) : (float)INT8_RANGE;
     return storable(c * most / levels);
 }
 
@@ -240,6 +253,7 @@ static double try_scale(const row_search *s, float scale, bool keep)
     for (int at = 0, g = 0; at < s->k; at += s->size, g++) {
         group_search one = {.kind = s->kind,
                             .bits = s->bits,
+                            .tables = s->tables,
                             .n = s->k - at < s->size ? s->k - at : s->size,
                             .w = s->w + at,
                             .d = s->d ? s->d + at : NULL,
@@ -273,6 +287,7 @@ static row_search search_of(const bal_quantizer *z, const float *w, const double
     const size_t groups = (size_t)bal_group_count(q->k, q->group);
     return (row_search){.kind = q->kind,
                         .bits = z->bits,
+                        .tables = z->second ? 2 : 1,
                         .k = q->k,
                         .size = bal_group_size(q->k, q->group),
                         .w = w,
@@ -320,6 +335,7 @@ void bal_steps_values(const bal_quantizer *z, const float *w, int k, float *out)
 {
     row_search s = {.kind = z->grid == BAL_GRID_TABLE ? BAL_PACKED_TABLE : BAL_PACKED_TWO_LEVEL,
                     .bits = z->bits,
+                    .tables = z->second ? 2 : 1,
                     .k = k,
                     .size = bal_group_size(k, z->group),
                     .w = w};
@@ -327,6 +343,7 @@ void bal_steps_values(const bal_quantizer *z, const float *w, int k, float *out)
     for (int at = 0; at < k; at += s.size) {
         group_search one = {.kind = s.kind,
                             .bits = s.bits,
+                            .tables = s.tables,
                             .n = k - at < s.size ? k - at : s.size,
                             .w = w + at,
                             .scale = scale};

@@ -367,6 +367,11 @@ static void write_bits(FILE *f, const json_t *r)
           f);
     size_row(f, "quantized linears, scales and zero points counted", num(s, "linear_bytes", NULL),
              num(s, "linear_weights", NULL), num(s, "linear_bits_per_weight", NULL));
+    const double format = num(s, "format_bits_per_weight", NULL);
+    if (isfinite(format))
+        size_row(f, "the same in a storage of the format, which floats stand for here: computed",
+                 format * num(s, "linear_weights", NULL) / 8, num(s, "linear_weights", NULL),
+                 format);
     size_row(f, "whole file, embeddings, head and vision tower counted", num(s, "file_bytes", NULL),
              num(s, "all_weights", NULL), num(s, "file_bits_per_weight", NULL));
     size_row(f, "the checkpoint", num(s, "source_bytes", NULL), num(s, "all_weights", NULL),

@@ -39,6 +39,15 @@ status 1 "a.html: exists already" quantize -o b.st --recipe rtn --report a.html
 status 1 "exists already" quantize -o a.st --recipe rtn --dry-run
 status 0 "bits per weight" quantize -o a.st --recipe rtn --bits 4 --force
 
+# floats that stand for a format: the file says what it takes, and what a storage would
+status 0 "would take 4.[0-9]* bits per weight" quantize -o f.st --recipe rtn --bits 4 --set store=float --report f.html
+holds grep -q "32.00 bits per weight in the linears" out.txt
+holds grep -q '"format_bits_per_weight": 4' f.json
+holds grep -q "which floats stand for here" f.html
+status 0 "F32" "$ballast" inspect f.st
+status 0 "would take 4.[0-9]* bits per weight" quantize -o g.st --recipe rtn --bits 4 --set store=float --dry-run
+status 2 "store=float needs act=a16" quantize -o g.st --recipe rtn --set store=float --set act=a8
+
 # large calibration pictures made smaller: fewer vision tokens, in the plan's samples and the report
 native=$golden/qwen2_vl/small/model
 vision_tokens() { sed -n '/"tokens": *{/,/}/p' "$1" | grep -o '"vision": *[0-9]*' | head -n 1 | grep -o '[0-9]*$'; }

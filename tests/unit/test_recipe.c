@@ -81,7 +81,8 @@ static void test_canonical(void **state)
     assert_string_equal(
         json,
         "{\"name\":\"rtn\",\"bits\":3,\"group\":\"row\",\"vision\":\"float\",\"projector\":"
-        "\"float\",\"head\":\"float\",\"vision_act\":\"a16\",\"grid\":\"asym\",\"range\":"
+        "\"float\",\"head\":\"float\",\"vision_act\":\"a16\",\"grid\":\"asym\",\"tables\":1,"
+        "\"range\":"
         "\"zero\",\"act\":\"a16\","
         "\"act_group\":\"row\",\"act_scale\":\"dynamic\",\"act_clip\":\"max\","
         "\"spikes\":\"keep\",\"spike_rule\":\"mean\",\"rotate\":"
@@ -97,7 +98,7 @@ static void test_canonical(void **state)
         "\"shift_part\":1,"
         "\"polish\":\"none\",\"gain\":\"off\",\"rank\":0,\"rank_rows\":\"all\",\"undo\":\"off\","
         "\"allocate\":\"score\",\"turns\":\"all\","
-        "\"template\":\"chat\",\"views\":\"anyres\",\"absent\":\"refuse\"}");
+        "\"template\":\"chat\",\"views\":\"anyres\",\"absent\":\"refuse\",\"store\":\"packed\"}");
     free(json);
     r.bits = 5;
     ASSERT_FAILS(BAL_E_ARG, "bits", bal_recipe_to_json(&r, &json, &err));
@@ -146,7 +147,7 @@ static void test_every_word(void **state)
             free(json);
         }
     }
-    assert_int_equal(n, 53);
+    assert_int_equal(n, 55);
     assert_int_equal(numbers, 5);
 }
 

@@ -57,12 +57,15 @@ static void bench_close(bench *b)
     bal_pool_destroy(b->pool);
 }
 
-static const bal_quantizer grids[] = {{.bits = 2, .group = 32, .grid = BAL_GRID_TABLE},
-                                      {.bits = 3, .group = 32, .grid = BAL_GRID_TABLE},
-                                      {.bits = 4, .group = 32, .grid = BAL_GRID_TABLE},
-                                      {.bits = 3, .group = 64, .grid = BAL_GRID_TABLE},
-                                      {.bits = 4, .group = 32, .grid = BAL_GRID_TWO_LEVEL},
-                                      {.bits = 4, .group = 0, .grid = BAL_GRID_TWO_LEVEL}};
+static const bal_quantizer grids[] = {
+    {.bits = 2, .group = 32, .grid = BAL_GRID_TABLE},
+    {.bits = 3, .group = 32, .grid = BAL_GRID_TABLE},
+    {.bits = 4, .group = 32, .grid = BAL_GRID_TABLE},
+    {.bits = 3, .group = 64, .grid = BAL_GRID_TABLE},
+    {.bits = 2, .group = 32, .grid = BAL_GRID_TABLE, .second = true},
+    {.bits = 4, .group = 16, .grid = BAL_GRID_TABLE, .second = true},
+    {.bits = 4, .group = 32, .grid = BAL_GRID_TWO_LEVEL},
+    {.bits = 4, .group = 0, .grid = BAL_GRID_TWO_LEVEL}};
 enum { N_GRIDS = sizeof grids / sizeof *grids };
 
 static void make(bal_quantized_linear *q, const bal_quantizer *z)
@@ -75,20 +78,21 @@ static void make(bal_quantized_linear *q, const bal_quantizer *z)
 static void test_levels(void **state)
 {
     (void)state;
-    for (int bits = 2; bits <= 4; bits++) {
-        const bal_levels *l = bal_levels_of(bits);
-        const int n = 1 << bits;
-        for (int i = 0; i + 1 < n; i++) {
-            assert_true(l->table.level[i] < l->table.level[i + 1]);
-            assert_true(l->middle[i] == 0.5f * (float)(l->table.level[i] + l->table.level[i + 1]));
+    for (int i = 0; i < 6; i++) {
+        const int bits = 2 + i % 3, table = i / 3, n = 1 << bits;
+        const bal_levels *l = bal_levels_at(bits, table);
+        for (int c = 0; c + 1 < n; c++) {
+            assert_true(l->table.level[c] < l->table.level[c + 1]);
+            assert_true(l->middle[c] == 0.5f * (float)(l->table.level[c] + l->table.level[c + 1]));
         }
         assert_true(l->table.level[n - 1] < bal_table_levels(bits));
         assert_true(l->table.zero < l->table.level[n - 1]);
-        const bal_code_grid g = bal_steps_grid(BAL_PACKED_TABLE, bits, 0.5f, 15, 0);
-        for (int i = 0; i < n; i++) {
-            const float w = bal_code_value(&g, i);
-            assert_true(w == -8 * 0.5f * (float)(l->table.level[i] - l->table.zero));
-            assert_int_equal(bal_code_nearest(&g, w), i);
+        const uint8_t step = (uint8_t)(16 * table + 15); /* the fifth bit is the table */
+        const bal_code_grid g = bal_steps_grid(BAL_PACKED_TABLE, bits, 0.5f, step, 0);
+        for (int c = 0; c < n; c++) {
+            const float w = bal_code_value(&g, c);
+            assert_true(w == -8 * 0.5f * (float)(l->table.level[c] - l->table.zero));
+            assert_int_equal(bal_code_nearest(&g, w), c);
         }
     }
     for (int m = -8; m <= 8; m++)
@@ -256,6 +260,88 @@ static void test_tables_beat_ranges(void **state)
     bench_close(&b);
 }
 
+static double normal(bal_rng *rng)
+{
+    const double u = 1.0 - (double)bal_rng_f32(rng), v = (double)bal_rng_f32(rng);
+    return sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v);
+}
+
+/* Normal, or with the tail of Student's t of 6 degrees. */
+static void fill(float *w, int n, bool tail)
+{
+    bal_rng rng;
+    bal_rng_seed(&rng, 12);
+    for (int i = 0; i < n; i++) {
+        double squares = 0.0;
+        const double x = normal(&rng);
+        for (int c = 0; tail && c < 6; c++) squares += pow(normal(&rng), 2);
+        w[i] = (float)(tail ? x / sqrt(squares / 6.0) : x);
+    }
+}
+
+enum { LONG = 512, LONG_ROWS = 24 };
+
+static double searched_error(bal_pool *pool, const bal_quantizer *z, const float *w)
+{
+    const bal_packed_format f = {BAL_PACKED_TABLE, z->bits, (size_t)z->group};
+    double sum = 0.0, d[LONG];
+    bal_quantized_linear q;
+    bal_error err = {0};
+    for (int i = 0; i < LONG; i++) d[i] = 1.0;
+    ASSERT_OK(bal_quantized_linear_make(&q, f, LONG_ROWS, LONG, &err));
+    bal_grid_search(pool, z, w, d, &q);
+    for (int r = 0; r < LONG_ROWS; r++) {
+        float row[LONG];
+        bal_quantized_row(&q, r, row);
+        for (int c = 0; c < LONG; c++) sum += pow((double)w[r * LONG + c] - (double)row[c], 2);
+    }
+    bal_quantized_linear_free(&q);
+    return sum;
+}
+
+/* What a bit for the second table buys, in squared error where the search has had its way. */
+static void test_second_table(void **state)
+{
+    (void)state;
+    static float w[LONG * LONG_ROWS];
+    bal_pool *pool;
+    bal_error err = {0};
+    ASSERT_OK(bal_pool_create(&pool, 2, &err));
+    for (int bits = 2; bits <= 4; bits++)
+        for (int tail = 0; tail < 2; tail++) {
+            bal_quantizer z = {.bits = bits, .group = 32, .grid = BAL_GRID_TABLE};
+            fill(w, LONG * LONG_ROWS, tail);
+            const double one = searched_error(pool, &z, w);
+            z.second = true;
+            const double part = searched_error(pool, &z, w) / one;
+            printf("%d bits, %s: %.3f of one table's error\n", bits, tail ? "t(6)" : "normal",
+                   part);
+            assert_true(part < (bits == 2 && !tail ? 0.99 : 0.94));
+        }
+    bal_pool_destroy(pool);
+}
+
+/* No file has it. */
+static void test_second_table_has_no_storage(void **state)
+{
+    (void)state;
+    static uint8_t out[1 << 16];
+    bench b;
+    bal_error err = {0};
+    bal_packed_layout l;
+    bal_quantized_linear q;
+    const bal_quantizer z = {.bits = 2, .group = 32, .grid = BAL_GRID_TABLE, .second = true};
+    bench_open(&b);
+    make(&q, &z);
+    bal_quantize_matrix(b.pool, &z, b.w, &q);
+    ASSERT_OK(bal_packed_layout_of(&l, (bal_packed_format){BAL_PACKED_TABLE, 2, 32}, N, K, &err));
+    assert_true(l.n_bytes <= sizeof out);
+    const bal_packed_parts parts = bal_quantized_parts(&q);
+    ASSERT_FAILS(BAL_E_ARG, "step", bal_pack_parts(&l, &parts, out, &err));
+    bal_quantized_linear_free(&q);
+    bench_close(&b);
+}
+
 static void test_gain_moves_the_rows_scale(void **state)
 {
     (void)state;
@@ -330,6 +416,8 @@ int main(void)
         cmocka_unit_test(test_simulated_is_stored),
         cmocka_unit_test(test_solving),
         cmocka_unit_test(test_tables_beat_ranges),
+        cmocka_unit_test(test_second_table),
+        cmocka_unit_test(test_second_table_has_no_storage),
         cmocka_unit_test(test_gain_moves_the_rows_scale),
         cmocka_unit_test(test_odd_rows),
     };

@@ -151,6 +151,16 @@ static bool is_exact(const bal_quant_plan *p)
     return p->bits && p->vision >= 0 && p->projector >= 0 && p->head >= 0;
 }
 
+/* Weights that stand as floats for a format: what that would take is no size of a file. */
+static void print_format(FILE *f, const char *indent, const bal_quant_plan *p)
+{
+    if (p->format_bits_per_weight <= 0.0) return;
+    fprintf(f,
+            "%sstore=float: weights are written as plain floats, to judge a format; its own "
+            "storage would take %.3f bits per weight in the linears (computed)\n",
+            indent, p->format_bits_per_weight);
+}
+
 static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, const char *out)
 {
     fprintf(f, "%s -> %s\n", model, out ? out : "(no file)");
@@ -179,6 +189,7 @@ static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, cons
     fprintf(f, "  size     %s -> %s%s (%.2f bits per weight in the linears, %.2f over all)\n",
             amount(a, p->source_bytes), is_exact(p) ? "" : "at most ", amount(b, p->file_bytes),
             p->linear_bits_per_weight, p->file_bits_per_weight);
+    print_format(f, "  ", p);
     fprintf(f, "  needs    about %s of memory beside the checkpoint, up to %s of disk\n",
             amount(a, p->ram_bytes), amount(b, p->disk_bytes));
     fprintf(f, "  takes    about %s on this machine when nothing else runs\n",
@@ -202,13 +213,17 @@ static void warn_of_disk(const bal_quant_plan *p, const char *out)
 
 static json_t *plan_json(const bal_quant_plan *p, const char *model)
 {
-    return json_pack("{s:s, s:o, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:f, s:f, s:f}",
-                     "model", model, "recipe", json_loads(p->recipe, 0, NULL), "layers", p->layers,
-                     "linears", p->linears, "bits", p->bits, "group", p->group, "samples",
-                     p->samples, "source_bytes", (json_int_t)p->source_bytes, "file_bytes",
-                     (json_int_t)p->file_bytes, "ram_bytes", (json_int_t)p->ram_bytes, "disk_bytes",
-                     (json_int_t)p->disk_bytes, "seconds", p->seconds, "linear_bits_per_weight",
-                     p->linear_bits_per_weight, "file_bits_per_weight", p->file_bits_per_weight);
+    json_t *o =
+        json_pack("{s:s, s:o, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:f, s:f, s:f}", "model",
+                  model, "recipe", json_loads(p->recipe, 0, NULL), "layers", p->layers, "linears",
+                  p->linears, "bits", p->bits, "group", p->group, "samples", p->samples,
+                  "source_bytes", (json_int_t)p->source_bytes, "file_bytes",
+                  (json_int_t)p->file_bytes, "ram_bytes", (json_int_t)p->ram_bytes, "disk_bytes",
+                  (json_int_t)p->disk_bytes, "seconds", p->seconds, "linear_bits_per_weight",
+                  p->linear_bits_per_weight, "file_bits_per_weight", p->file_bits_per_weight);
+    if (p->format_bits_per_weight > 0.0)
+        json_object_set_new(o, "format_bits_per_weight", json_real(p->format_bits_per_weight));
+    return o;
 }
 
 static int print_json(json_t *o)
@@ -243,6 +258,7 @@ static int print_done(const quantize_flags *f, const bal_quant_plan *plan, const
     char size[32];
     printf("%s: %s, %.2f bits per weight in the linears, %.2f over the whole file\n", f->out,
            amount(size, p->file_bytes), p->linear_bits_per_weight, p->file_bits_per_weight);
+    print_format(stdout, "", p);
     if (f->report) printf("report: %s\n", f->report);
     return bal_finish("quantize", 0);
 }
