@@ -72,6 +72,12 @@ A7|table inverse|gptq|grid=table group=32 clip=inverse|steps and scales by 1/[Hâ
 A7|table inverse gain|gptq|grid=table group=32 clip=inverse gain=row|
 A7|table 64|gptq|grid=table group=64|fewer bits: 0.06 per weight
 A7|table rtn|rtn|grid=table group=32|no error feedback
+A7|table 16|gptq|grid=table group=16 store=float|simulated: would take 0.31 bits beside the codes, groups of 32 take 0.18, ranges for 64 0.38
+A7|table 16 gain|gptq|grid=table group=16 gain=row store=float|
+A7|two tables|gptq|grid=table group=32 tables=2 store=float|simulated: each group has the better of two, would take 0.21 bits beside the codes
+A7|two tables gain|gptq|grid=table group=32 tables=2 gain=row store=float|
+A7|trellis|gptq|grid=trellis group=128 store=float|simulated: states of 12 bits, would take 0.13 bits beside the codes, ranges for 128 take 0.19
+A7|trellis gain|gptq|grid=trellis group=128 gain=row store=float|
 A7|table awq+gptq|table||channel scales before
 A7|table awq+gptq shift|table|shift=inputs|and targets that make up for quantized inputs
 A8|sweep|gptq|polish=sweep|coordinate descent behind
@@ -273,7 +279,8 @@ END
 
 ## Not built
 
-* A7: groups of 16, a second table per group, trellis codes.
+* A7: a storage and kernels for groups of 16, a second table per group and trellis codes. Their arms are simulated (`store=float`): the weights stand in the file as floats, and
+  the bits are those that a storage would take.
 * A10: budgets by column block.
 * A11, 8-bit activations, stands in [activations.md](activations.md), its scales from each token or fixed, for all tokens or per modality, with a matrix of small rank for vision rows alone.
 END

@@ -24,7 +24,7 @@ enum { SPEED_ROWS = 64, SPEED_K = 512, SPEED_N = 1024, TILE = 256, SPEED_RUNS = 
 #define COPY_OPS  100.0
 #define ROUND_OPS 12.0
 /* And searching its columns for the stream of a trellis. */
-#define TRELLIS_OPS 60000.0
+#define TRELLIS_OPS 4e5
 
 /* ---- Speed ------------------------------------------------------------------------------------
  */

@@ -119,18 +119,20 @@ step(const int bits, size_t ends, const float *restrict level, float x, float s,
         int32_t which = 0;
         for (int32_t old = 1; old < 1 << bits; old++) {
             const float c = cost[(size_t)old * ends + end];
-            which = c < least ? old : which;
+            const int32_t better = -(c < least); /* a mask: compilers vectorize this choice */
+            which = (old & better) | (which & ~better);
             least = c < least ? c : least;
         }
         best[end] = least;
         chosen[end] = which;
     }
     for (size_t end = 0; end < ends; end++) from[end] = (uint8_t)chosen[end];
+    for (size_t i = 0; i < ends << bits; i++) {
+        const float off = x - s * level[i];
+        cost[i] = off * off;
+    }
     for (size_t end = 0; end < ends; end++)
-        for (size_t code = 0; code < 1u << bits; code++) {
-            const float off = x - s * level[end << bits | code];
-            cost[end << bits | code] = best[end] + off * off;
-        }
+        for (size_t code = 0; code < 1u << bits; code++) cost[end << bits | code] += best[end];
 }
 
 static void steps(bal_trellis_work *v, const bal_trellis *t, const float *x, const float *s, int n)
