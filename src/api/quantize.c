@@ -200,6 +200,7 @@ static bal_status make_plan(bal_quant_plan *plan, const char *model_dir, const c
     plan->head = p.side[BAL_SIDE_HEAD];
     plan->needs_data = p.needs_data;
     plan->samples = p.samples;
+    plan->blocks_done = p.blocks_done;
     plan->source_bytes = p.source_bytes;
     plan->file_bytes = p.sizes.n_bytes;
     plan->ram_bytes = p.ram_bytes;

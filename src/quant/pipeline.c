@@ -1053,6 +1053,7 @@ static void fill_plan(bal_pipeline_plan *p, const run *r)
     memcpy(p->side, r->recipe.side, sizeof p->side);
     p->needs_data = bal_recipe_needs_data(&r->recipe);
     p->samples = (int)r->n;
+    p->blocks_done = r->o->out ? bal_workspace_left(r->o->out) : 0;
     p->source_bytes = r->engine.model.tensors.n_file_bytes;
 }
 
@@ -1081,6 +1082,8 @@ static bal_status fill_needs(bal_pipeline_plan *p, run *r)
                           needs_sensitivity(&r->recipe), speed, bal_pool_size(r->engine.pool));
     p->ram_bytes = e.ram_bytes;
     p->seconds = e.seconds;
+    if (r->o->resume && p->blocks_done <= p->layers)
+        p->seconds *= (double)(p->layers - p->blocks_done) / p->layers;
     p->disk_bytes = p->sizes.n_bytes + p->sizes.linear_bytes + e.spill_bytes +
                     bal_transform_bytes(&r->transform);
     return BAL_OK;

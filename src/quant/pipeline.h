@@ -42,12 +42,13 @@ typedef struct bal_pipeline_plan {
     int layers, bits, group; /* bits 0: auto, and sizes are the most there can be; group 0: row */
     int side[BAL_SIDES];     /* bits beside the decoder's blocks, 0: as they are, BAL_SIDE_AUTO */
     bool needs_data;
-    int samples; /* that would be used, 0 without data */
+    int samples;     /* that would be used, 0 without data */
+    int blocks_done; /* of an interrupted run to the same output */
     bal_artifact_sizes sizes;
     uint64_t source_bytes;
     uint64_t ram_bytes;  /* beside the mapped checkpoint; an estimate */
     uint64_t disk_bytes; /* of OUT.partial; an estimate */
-    double seconds;      /* estimate.h */
+    double seconds;      /* estimate.h; with `resume` of the blocks that are left */
 } bal_pipeline_plan;
 
 /* Reads the checkpoint's header, the data file and its pictures, and measures this machine's speed

@@ -80,9 +80,9 @@ static bool is_block_record(const char *name)
     return is_block(name, ".json");
 }
 
-static int count(const bal_workspace *w, name_test *test)
+static int count(const char *folder, name_test *test)
 {
-    DIR *d = opendir(w->output.partial);
+    DIR *d = opendir(folder);
     int n = 0;
     if (!d) return 0;
     for (struct dirent *e; (e = readdir(d));) n += test(e->d_name);
@@ -92,12 +92,19 @@ static int count(const bal_workspace *w, name_test *test)
 
 int bal_workspace_pieces(const bal_workspace *w)
 {
-    return count(w, is_piece);
+    return count(w->output.partial, is_piece);
 }
 
 int bal_workspace_blocks(const bal_workspace *w)
 {
-    return count(w, is_block_record);
+    return count(w->output.partial, is_block_record);
+}
+
+int bal_workspace_left(const char *out)
+{
+    char folder[sizeof((bal_output *)0)->partial];
+    const int n = snprintf(folder, sizeof folder, "%s.partial", out);
+    return n > 0 && (size_t)n < sizeof folder ? count(folder, is_block_record) : 0;
 }
 
 /* A folder with anything else in it is somebody's, whatever its name is. */

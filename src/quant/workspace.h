@@ -45,5 +45,8 @@ bal_status bal_workspace_commit(bal_workspace *w, const char *part_name, bal_err
 /* Number of finished pieces, and of those that are blocks. */
 int bal_workspace_pieces(const bal_workspace *w);
 int bal_workspace_blocks(const bal_workspace *w);
+/* Finished blocks in OUT.partial of an output that no run of this process works on; 0 where there
+ * is no such folder. */
+int bal_workspace_left(const char *out);
 
 #endif

@@ -315,6 +315,28 @@ static void test_kill_and_resume(void **state)
     }
 }
 
+/* A plan knows of what an interrupted run has left, and with `resume` takes off its time. */
+static void test_plan_of_the_rest(void **state)
+{
+    (void)state;
+    bal_error err;
+    bal_quant_plan plan;
+    const char *out = scratch("rest.safetensors");
+    bal_quant_opts o = full_options();
+    ASSERT_OK(bal_quantize_plan(&plan, source_path(MODEL), out, &o, &err));
+    assert_int_equal(plan.blocks_done, 0);
+    kill_at(out, &o, UNITS * (LAYERS - 1) + 500);
+    ASSERT_OK(bal_quantize_plan(&plan, source_path(MODEL), out, &o, &err));
+    assert_int_equal(plan.blocks_done, LAYERS - 1);
+    const double whole = plan.seconds;
+    o.resume = true;
+    ASSERT_OK(bal_quantize_plan(&plan, source_path(MODEL), out, &o, &err));
+    assert_int_equal(plan.blocks_done, LAYERS - 1);
+    assert_true(plan.seconds < whole); /* a third, where speeds are measured alike */
+    make(out, &o);
+    assert_int_equal(unlink(out), 0);
+}
+
 /* With gradients that were measured before the kill, and candidates that see the quantized stream:
  * both must come back to the last bit. */
 static void test_kill_and_resume_full(void **state)
@@ -638,6 +660,7 @@ int main(void)
         cmocka_unit_test(test_cancel_and_resume),
         cmocka_unit_test(test_cancel_first),
         cmocka_unit_test(test_kill_and_resume),
+        cmocka_unit_test(test_plan_of_the_rest),
         cmocka_unit_test(test_kill_and_resume_full),
         cmocka_unit_test(test_kill_and_resume_solver),
         cmocka_unit_test(test_damaged_piece),

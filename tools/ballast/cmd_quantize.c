@@ -161,7 +161,16 @@ static void print_format(FILE *f, const char *indent, const bal_quant_plan *p)
             indent, p->format_bits_per_weight);
 }
 
-static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, const char *out)
+static void print_left(FILE *f, const bal_quant_plan *p, bool resume)
+{
+    if (!p->blocks_done) return;
+    fprintf(f, "  done     %d of %d blocks by an interrupted run; %s\n", p->blocks_done, p->layers,
+            resume ? "the rest is for now, if model, data and recipe are the same"
+                   : "--resume goes on from there, --force starts over");
+}
+
+static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, const char *out,
+                       bool resume)
 {
     fprintf(f, "%s -> %s\n", model, out ? out : "(no file)");
     fprintf(f, "  recipe   %s\n", p->recipe);
@@ -192,6 +201,7 @@ static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, cons
     print_format(f, "  ", p);
     fprintf(f, "  needs    about %s of memory beside the checkpoint, up to %s of disk\n",
             amount(a, p->ram_bytes), amount(b, p->disk_bytes));
+    print_left(f, p, resume);
     fprintf(f, "  takes    about %s on this machine when nothing else runs\n",
             duration(a, p->seconds));
 }
@@ -213,14 +223,14 @@ static void warn_of_disk(const bal_quant_plan *p, const char *out)
 
 static json_t *plan_json(const bal_quant_plan *p, const char *model)
 {
-    json_t *o =
-        json_pack("{s:s, s:o, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:f, s:f, s:f}", "model",
-                  model, "recipe", json_loads(p->recipe, 0, NULL), "layers", p->layers, "linears",
-                  p->linears, "bits", p->bits, "group", p->group, "samples", p->samples,
-                  "source_bytes", (json_int_t)p->source_bytes, "file_bytes",
-                  (json_int_t)p->file_bytes, "ram_bytes", (json_int_t)p->ram_bytes, "disk_bytes",
-                  (json_int_t)p->disk_bytes, "seconds", p->seconds, "linear_bits_per_weight",
-                  p->linear_bits_per_weight, "file_bits_per_weight", p->file_bits_per_weight);
+    json_t *o = json_pack(
+        "{s:s, s:o, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:f, s:f, s:f}", "model",
+        model, "recipe", json_loads(p->recipe, 0, NULL), "layers", p->layers, "linears", p->linears,
+        "bits", p->bits, "group", p->group, "samples", p->samples, "blocks_done", p->blocks_done,
+        "source_bytes", (json_int_t)p->source_bytes, "file_bytes", (json_int_t)p->file_bytes,
+        "ram_bytes", (json_int_t)p->ram_bytes, "disk_bytes", (json_int_t)p->disk_bytes, "seconds",
+        p->seconds, "linear_bits_per_weight", p->linear_bits_per_weight, "file_bits_per_weight",
+        p->file_bits_per_weight);
     if (p->format_bits_per_weight > 0.0)
         json_object_set_new(o, "format_bits_per_weight", json_real(p->format_bits_per_weight));
     return o;
@@ -274,10 +284,10 @@ static int quantize(const quantize_flags *f, bal_quant_opts *o, const char *mode
     if (f->dry_run && !speaks) return 0;
     if (f->dry_run) {
         if (f->common.json) return print_json(plan_json(&plan, model));
-        print_plan(stdout, &plan, model, f->out);
+        print_plan(stdout, &plan, model, f->out, f->resume);
         return bal_finish("quantize", 0);
     }
-    if (!f->common.quiet && speaks) print_plan(stderr, &plan, model, f->out);
+    if (!f->common.quiet && speaks) print_plan(stderr, &plan, model, f->out, f->resume);
     if (speaks) warn_of_disk(&plan, f->out);
     bal_bar_init(&bar, f->common.quiet || !speaks);
     bar.lines = f->common.verbose && !f->common.quiet && speaks;
