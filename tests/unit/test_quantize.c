@@ -332,7 +332,7 @@ static void test_plan_of_the_rest(void **state)
     o.resume = true;
     ASSERT_OK(bal_quantize_plan(&plan, source_path(MODEL), out, &o, &err));
     assert_int_equal(plan.blocks_done, LAYERS - 1);
-    assert_true(plan.seconds < whole); /* a third, where speeds are measured alike */
+    assert_true(plan.seconds < whole * 2 / 3); /* a third, but speeds are measured anew */
     make(out, &o);
     assert_int_equal(unlink(out), 0);
 }
