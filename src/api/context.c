@@ -67,6 +67,7 @@ static bal_status open_checked(bal_context **out, const char *path, const bal_op
     bal_status st = bal_engine_open(&c->engine, path, (int)o.threads, o.isa, err);
     if (st == BAL_OK) st = bal_engine_use_chat(&c->engine, o.chat_template, err);
     if (st == BAL_OK) st = bal_engine_limit_images(&c->engine, o.image_max_tokens, err);
+    if (st == BAL_OK) st = bal_engine_use_shapes(&c->engine, o.shapes, err);
     if (st == BAL_OK) st = bal_engine_use_device(&c->engine, o.device, err);
     if (st < 0)
         bal_close(c);
