@@ -23,7 +23,8 @@ bal_status bal_asker_open(bal_asker *a, const char *path, const bal_common *comm
                                 .isa = common->isa,
                                 .device = common->device,
                                 .image_max_tokens = flags->image_max_tokens,
-                                .chat_template = flags->chat_template};
+                                .chat_template = flags->chat_template,
+                                .shapes = common->shapes};
     const bal_chat_opts chat = {.size = sizeof chat,
                                 .context = common->ctx,
                                 .alpha = strcmp(flags->alpha, "drop") == 0 ? BAL_ALPHA_DROPPED

@@ -14,6 +14,7 @@ typedef struct bal_model_bench {
     const char *isa;      /* NULL: all that the CPU has */
     const char *device;   /* bal_engine_use_device; on a device rows of the decoder name it instead
                              of the ISA level, and have no limit: those measured are the CPU's */
+    const char *shapes;   /* bal_engine_use_shapes */
     int ctx;              /* positions of the session */
     int prompt;           /* tokens of the prompt, */
     int tokens;           /* and of the answer */

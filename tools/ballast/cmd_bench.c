@@ -15,12 +15,15 @@
 #include "bench_shape.h"
 #include "commands.h"
 #include "console.h"
+#include "make_shapes.h"
+#include "run/shapes_file.h"
+#include "shapes_flag.h"
 
 enum { MAX_SIDE = 1 << 20, MAX_ROWS = 4096, PATH_SIZE = 1200 };
 
 typedef struct bench_flags {
     bal_common common;
-    bool limits, kernels, resident, cold;
+    bool limits, kernels, resident, cold, shapes_make;
     const char *model, *shape, *matrix, *keep, *picture, *act;
     int bits, head, tower, group, rows, tokens, repeats, image_max_tokens;
     bal_bar bar;
@@ -110,6 +113,13 @@ static int print_rows(const bal_bench_row *rows, int n, bool as_json)
 
 /* ---- Limits and kernels ---------------------------------------------------------------------- */
 
+static bal_status read_shapes(bal_shapes *out, const bench_flags *f, unsigned isa,
+                              const bal_pool *pool, bal_error *err)
+{
+    const bal_shapes_host here = bal_shapes_here(isa, bal_pool_size(pool));
+    return f->common.shapes ? bal_shapes_read(out, f->common.shapes, &here, err) : BAL_OK;
+}
+
 static int bench_machine(const bench_flags *f)
 {
     bal_error err = {0};
@@ -129,8 +139,13 @@ static int bench_machine(const bench_flags *f)
         return bal_failure("bench", "%s", err.text);
     bal_bench_row out[BAL_BENCH_ROWS];
     int n = 0;
-    const bal_status st = f->limits ? bal_bench_limits(&plan, out, &n, &err)
-                                    : bal_bench_kernels(&plan, out, &n, &err);
+    bal_shapes shapes = {0};
+    bal_status st = read_shapes(&shapes, f, isa, plan.pool, &err);
+    plan.shapes = &shapes;
+    if (st == BAL_OK)
+        st = f->limits ? bal_bench_limits(&plan, out, &n, &err)
+                       : bal_bench_kernels(&plan, out, &n, &err);
+    bal_shapes_free(&shapes);
     bal_pool_destroy(plan.pool);
     if (st < 0) return bal_failure("bench", "%s", err.text);
     const int status = print_rows(out, n, f->common.json);
@@ -240,6 +255,7 @@ static int bench_model(bench_flags *f)
                                   .threads = f->common.threads,
                                   .isa = f->common.isa,
                                   .device = f->common.device,
+                                  .shapes = f->common.shapes,
                                   .ctx = f->common.ctx ? f->common.ctx : 2048,
                                   .prompt = f->rows,
                                   .tokens = f->tokens,
@@ -261,6 +277,22 @@ static int bench_model(bench_flags *f)
         print_model(f, &report);
     warn_rows(f, report.rows, report.n_rows);
     return status ? status : bal_finish("bench", 0);
+}
+
+static int make_shapes(bench_flags *f)
+{
+    const bal_make_shapes_plan plan = {.model = f->model,
+                                       .title = f->shape ? f->shape : f->model,
+                                       .common = &f->common,
+                                       .repeats = f->repeats ? f->repeats : 9,
+                                       .progress = watch,
+                                       .ctx = f};
+    return bal_make_shapes(&plan);
+}
+
+static int bench_opened(bench_flags *f)
+{
+    return f->shapes_make ? make_shapes(f) : bench_model(f);
 }
 
 /* ---- A shape --------------------------------------------------------------------------------- */
@@ -324,7 +356,7 @@ static int bench_shape(bench_flags *f)
     shape_path(path, sizeof path, f, dir, shape.name);
     int status = write_shape(f, &file, path);
     f->model = path;
-    if (!status) status = bench_model(f);
+    if (!status) status = bench_opened(f);
     if (!f->keep) {
         unlink(path);
         rmdir(dir);
@@ -348,12 +380,15 @@ static int dispatch(bench_flags *f)
     if (f->group % 32)
         return bal_usage("bench", "--group is %d; expected a multiple of 32, or 0", f->group);
     if (f->keep && !f->shape) return bal_usage("bench", "--keep goes with --shape");
-    const int known = bal_device_check("bench", &f->common, !f->model && !f->shape);
+    if (f->shapes_make && !f->model && !f->shape)
+        return bal_usage("bench", "--shapes-make needs MODEL or --shape: whose linears to measure");
+    int known = bal_device_check("bench", &f->common, f->shapes_make || (!f->model && !f->shape));
+    if (known < 0 && !f->shapes_make) known = bal_shapes_check("bench", &f->common);
     if (known >= 0) return known;
     bal_interrupt_catch();
     bal_bar_init(&f->bar, f->common.quiet);
     if (f->shape) return bench_shape(f);
-    return f->model ? bench_model(f) : bench_machine(f);
+    return f->model ? bench_opened(f) : bench_machine(f);
 }
 
 int bal_cmd_bench(int argc, char **argv)
@@ -395,6 +430,8 @@ int bal_cmd_bench(int argc, char **argv)
          0, 0},
         {"--image-max-tokens", 0, BAL_ARG_INT, &f.image_max_tokens, "N",
          "make it smaller, to N tokens at most (the model's limit)", 1, 1 << 24},
+        {"--shapes-make", 0, BAL_ARG_BOOL, &f.shapes_make, "",
+         "measure what is fastest for a model's linears and write that to --shapes", 0, 0},
         {"--cold", 0, BAL_ARG_BOOL, &f.cold, "",
          "also the first token with the file dropped from memory", 0, 0},
         {"--repeats", 0, BAL_ARG_INT, &f.repeats, "R", "rounds over all cases (9; of a model 3)", 1,
