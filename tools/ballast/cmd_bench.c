@@ -101,9 +101,12 @@ static void warn_rows(const bench_flags *f, const bal_bench_row *rows, int n)
                         "says nothing about the next; see --repeats\n");
 }
 
-static int print_rows(const bal_bench_row *rows, int n, bool as_json)
+static int print_rows(const bench_flags *f, const bal_bench_row *rows, int n)
 {
-    if (as_json) return bal_print_json("bench", json_pack("{s:o}", "rows", rows_json(rows, n)));
+    if (f->common.json)
+        return bal_print_json("bench", json_pack("{s:s?, s:o}", "shapes", f->common.shapes, "rows",
+                                                 rows_json(rows, n)));
+    if (f->common.shapes) printf("shape table: %s\n", f->common.shapes);
     printf("%-13s %-7s %-12s %5s %7s %10s %8s %12s\n", "name", "isa", "shape", "rows", "threads",
            "Gweights/s", "GB/s", "spread");
     for (int i = 0; i < n; i++) print_row(&rows[i]);
@@ -148,7 +151,7 @@ static int bench_machine(const bench_flags *f)
     bal_shapes_free(&shapes);
     bal_pool_destroy(plan.pool);
     if (st < 0) return bal_failure("bench", "%s", err.text);
-    const int status = print_rows(out, n, f->common.json);
+    const int status = print_rows(f, out, n);
     warn_rows(f, out, n);
     return status ? status : bal_finish("bench", 0);
 }
@@ -175,11 +178,11 @@ static double of_plan(const bal_model_report *r)
 
 static int print_model_json(const bench_flags *f, const bal_model_report *r)
 {
-    json_t *m =
-        json_pack("{s:s, s:s, s:i, s:I, s:i, s:f, s:f, s:f, s:f}", "model",
-                  f->shape ? f->shape : f->model, "family", r->family, "bits", r->bits, "group",
-                  (json_int_t)r->group, "context", r->ctx, "weights", r->weights, "file_bytes",
-                  r->file_bytes, "planned_bytes", r->planned, "of_plan", of_plan(r));
+    json_t *m = json_pack("{s:s, s:s?, s:s, s:i, s:I, s:i, s:f, s:f, s:f, s:f}", "model",
+                          f->shape ? f->shape : f->model, "shapes", f->common.shapes, "family",
+                          r->family, "bits", r->bits, "group", (json_int_t)r->group, "context",
+                          r->ctx, "weights", r->weights, "file_bytes", r->file_bytes,
+                          "planned_bytes", r->planned, "of_plan", of_plan(r));
     if (!m) return bal_print_json("bench", NULL);
     json_object_set_new(m, "memory_before", memory_json(&r->before));
     json_object_set_new(m, "memory", memory_json(&r->text));
@@ -219,6 +222,7 @@ static void print_model(const bench_flags *f, const bal_model_report *r)
     else
         printf("%d bits", r->bits);
     printf("; isa %s, %d threads\n", r->isa, r->threads);
+    if (f->common.shapes) printf("shape table: %s\n", f->common.shapes);
     printf("memory: file %.0f MiB, session of %d positions %.0f MiB by plan; resident with a text "
            "prompt %.0f MiB (%.0f %% of both), %.0f MiB of it not the file\n",
            r->file_bytes / mib, r->ctx, r->planned / mib, r->text.resident / mib, 100 * of_plan(r),

@@ -76,6 +76,7 @@ static int print_json(const maker *m)
 /* What the file says of this machine stays where it was not measured again. */
 static bal_status read_old(maker *m, bal_error *err)
 {
+    if (m->named) BAL_TRY(bal_output_check(m->path, true, err));
     if (!bal_path_exists(m->path)) return BAL_OK;
     const bal_status st = bal_shapes_read(&m->old, m->path, &m->here, err);
     if (st == BAL_OK) return BAL_OK;
