@@ -102,6 +102,7 @@ bal_status bal_get_info(const bal_context *model, bal_model_info *info, bal_erro
         .family = bal_family_of(&e->model.config)->model_type,
         .isa = bal_isa_name(e->isa),
         .threads = bal_pool_size(e->pool),
+        .n_shapes = (int32_t)e->shapes.n,
         .chat_template = e->chat < BAL_CHAT_N_FAMILIES ? bal_chat_family_name(e->chat) : NULL};
     bal_result_write(info, &all, sizeof all);
     return BAL_OK;

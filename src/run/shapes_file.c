@@ -76,16 +76,15 @@ static bal_status read_packed(const bal_json *e, const char *id, bal_shapes_key 
     bal_act act;
     bal_type type;
     const bal_json format = bal_json_get(e, "format"), act_value = bal_json_get(e, "act");
-    if (bal_packed_id_parse(id, &f, NULL) < 0 || f.group > MAX_SIDE)
+    if (bal_packed_id_parse(id, &f, NULL) < 0)
         return bal_json_mismatch(&format, err, "f32, f16, bf16 or the layout of packed weights");
     BAL_TRY(bal_type_from_bits(&type, f.bits, err));
     BAL_TRY(bal_json_str(e, "act", &act_id, err));
-    if (bal_act_parse(act_id, &act, NULL) < 0 || act.scale != BAL_ACT_DYNAMIC ||
-        act.group > MAX_SIDE)
+    if (bal_act_parse(act_id, &act, NULL) < 0 || act.scale != BAL_ACT_DYNAMIC)
         return bal_json_mismatch(&act_value, err, "a16, a8g0 or a8gN");
     key->type = (uint8_t)type;
     key->kind = (uint8_t)f.kind;
-    key->group = (uint32_t)f.group;
+    key->group = (uint32_t)f.group; /* ids have nine digits at most */
     key->act = (uint8_t)act.kind;
     key->act_group = (uint32_t)act.group;
     return BAL_OK;

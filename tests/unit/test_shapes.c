@@ -216,6 +216,41 @@ static void other_keys_leave_the_rule(void **state)
     close_setup(s);
 }
 
+/* What an entry is for tells linears apart, and leaves out what does not matter for speed. */
+static void keys_tell_linears_apart(void **state)
+{
+    (void)state;
+    const bal_linear base = {.type = BAL_TYPE_W4,
+                             .n = 64,
+                             .k = 96,
+                             .packed.layout = {.kind = BAL_PACKED_GROUPS, .group = 32},
+                             .act = A8(.group = 32)};
+    bal_linear other[7];
+    for (int i = 0; i < 7; i++) other[i] = base;
+    other[0].n = 65;
+    other[1].k = 97;
+    other[2].type = BAL_TYPE_W3;
+    other[3].packed.layout.kind = BAL_PACKED_TWO_LEVEL;
+    other[4].packed.layout.group = 64;
+    other[5].act = (bal_act){.kind = BAL_ACT_A16};
+    other[6].act.group = 64;
+    const bal_shapes_key key = bal_linear_key(&base, 5), rows = bal_linear_key(&base, 9);
+    assert_memory_not_equal(&key, &rows, sizeof key);
+    for (int i = 0; i < 7; i++) {
+        const bal_shapes_key k = bal_linear_key(&other[i], 5);
+        assert_memory_not_equal(&key, &k, sizeof key);
+    }
+    bal_linear same = base;
+    same.bias = (const float[64]){0}, same.rank = 3;
+    const bal_shapes_key k = bal_linear_key(&same, 8);
+    assert_memory_equal(&key, &k, sizeof key);
+    bal_linear wide = base, narrow = base; /* a16 has no groups, whatever stands there */
+    wide.act = (bal_act){.kind = BAL_ACT_A16, .group = 64};
+    narrow.act = (bal_act){.kind = BAL_ACT_A16};
+    const bal_shapes_key a = bal_linear_key(&wide, 1), b = bal_linear_key(&narrow, 1);
+    assert_memory_equal(&a, &b, sizeof a);
+}
+
 static void tiles_need_their_kernels(void **state)
 {
     (void)state;
@@ -267,9 +302,9 @@ static void many_entries_are_found(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(no_choice_changes_a_bit),  cmocka_unit_test(other_keys_leave_the_rule),
-        cmocka_unit_test(tiles_need_their_kernels), cmocka_unit_test(buckets_cover_all_rows),
-        cmocka_unit_test(many_entries_are_found),
+        cmocka_unit_test(no_choice_changes_a_bit), cmocka_unit_test(other_keys_leave_the_rule),
+        cmocka_unit_test(keys_tell_linears_apart), cmocka_unit_test(tiles_need_their_kernels),
+        cmocka_unit_test(buckets_cover_all_rows),  cmocka_unit_test(many_entries_are_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,6 +8,7 @@
 #include "run/scheduler_impl.h"
 #include "run/session.h"
 #include "run/shapes_file.h"
+#include "serve/server.h"
 
 #include <signal.h>
 #include <sys/resource.h>
@@ -55,6 +56,25 @@ static void a_file_says_what_it_says(void **state)
     bal_shapes_free(&t);
     ASSERT_OK(parse(&t, WITH(""), &err));
     assert_int_equal(t.n, 0);
+    bal_shapes_free(&t);
+}
+
+static void entries_come_in_any_order(void **state)
+{
+    (void)state;
+    bal_error err;
+    bal_shapes t;
+    ASSERT_OK(parse(&t,
+                    WITH(PACKED("a16", "9", "1", "1", "rows", "9", "1") ", " PACKED(
+                        "a16", "3", "1", "1", "rows", "3", "1") ", " PACKED("a16", "7", "1", "1",
+                                                                            "rows", "7", "1")),
+                    &err));
+    bal_shapes_key key = {.k = 1, .group = 128, .type = BAL_TYPE_W3};
+    for (key.n = 3; key.n <= 9; key.n += key.n == 3 ? 4 : 2) {
+        const bal_shapes_choice *c = bal_shapes_find(&t, &key);
+        assert_non_null(c);
+        assert_int_equal(c->chunk, key.n);
+    }
     bal_shapes_free(&t);
 }
 
@@ -328,10 +348,23 @@ static void opening_refuses_a_table_of_elsewhere(void **state)
     bal_close(model);
 }
 
+static void a_server_takes_one(void **state)
+{
+    (void)state;
+    bal_error err;
+    bal_server *server;
+    const char *model = source_path("tests/golden/tiled/model");
+    const bal_server_opts opts = {.models = &model, .n_models = 1, .shapes = scratch("none.json")};
+    ASSERT_OK(bal_server_open(&server, &opts, &err));
+    ASSERT_FAILS(BAL_E_IO, "none.json", bal_server_load(server, &err));
+    bal_server_close(server);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_file_says_what_it_says),
+        cmocka_unit_test(entries_come_in_any_order),
         cmocka_unit_test(other_hosts_are_refused),
         cmocka_unit_test(damage_is_refused),
         cmocka_unit_test(what_is_written_is_read),
@@ -339,6 +372,7 @@ int main(void)
         cmocka_unit_test(a_file_is_never_half),
         cmocka_unit_test(a_model_gives_the_same_bits),
         cmocka_unit_test(opening_refuses_a_table_of_elsewhere),
+        cmocka_unit_test(a_server_takes_one),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

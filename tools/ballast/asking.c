@@ -127,14 +127,17 @@ void bal_asker_print_stats(const bal_asker *a)
 {
     const bal_ask_result *r = &a->result;
     const double first = r->vision_s + r->prefill_s;
-    char prefill[32], answer[32];
+    bal_model_info info = {.size = sizeof info};
+    char prefill[32], answer[32], shapes[48] = "";
+    if (bal_get_info(a->model, &info, NULL) == BAL_OK && info.n_shapes)
+        snprintf(shapes, sizeof shapes, "; shape table of %d", info.n_shapes);
     rate(prefill, sizeof prefill, r->n_prompt, r->prefill_s, 0);
     rate(answer, sizeof answer, r->n_generated - 1, r->decode_s, 1);
     fprintf(stderr,
             "[%d tokens in (%d of pictures), %d out; pictures %.2f s, prefill %.2f s%s, "
-            "first token %.2f s, answer %.2f s%s; %s]\n",
+            "first token %.2f s, answer %.2f s%s; %s%s]\n",
             r->n_prompt, r->n_vision, r->n_generated, r->vision_s, r->prefill_s, prefill, first,
-            r->decode_s, answer, bal_stop_name(r->stop));
+            r->decode_s, answer, bal_stop_name(r->stop), shapes);
 }
 
 const char *bal_stop_name(bal_stop_reason stop)

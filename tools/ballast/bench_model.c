@@ -466,6 +466,7 @@ static void report_model(bench *b)
     r->ctx = b->plan->ctx;
     r->bits = bal_type_get(l->type)->bits;
     r->group = bal_type_get(l->type)->packed ? l->packed.layout.group : 0;
+    r->n_shapes = b->engine.shapes.n;
     r->weights = count_weights(m);
     r->file_bytes = (double)m->tensors.n_file_bytes;
 }

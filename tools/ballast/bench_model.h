@@ -40,6 +40,7 @@ typedef struct bal_model_report {
     char device[16];        /* "cuda:0", or empty */
     int threads, bits, ctx; /* bits of the decoder's linears */
     size_t group;
+    size_t n_shapes;                        /* entries of the shape table in use */
     double weights, file_bytes;             /* of the whole model */
     double planned;                         /* bytes a session allocates, by its plan */
     double picture_planned;                 /* and looking at the picture, for a while */

@@ -222,7 +222,7 @@ static void print_model(const bench_flags *f, const bal_model_report *r)
     else
         printf("%d bits", r->bits);
     printf("; isa %s, %d threads\n", r->isa, r->threads);
-    if (f->common.shapes) printf("shape table: %s\n", f->common.shapes);
+    if (f->common.shapes) printf("shape table: %s, entries: %zu\n", f->common.shapes, r->n_shapes);
     printf("memory: file %.0f MiB, session of %d positions %.0f MiB by plan; resident with a text "
            "prompt %.0f MiB (%.0f %% of both), %.0f MiB of it not the file\n",
            r->file_bytes / mib, r->ctx, r->planned / mib, r->text.resident / mib, 100 * of_plan(r),

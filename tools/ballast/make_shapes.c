@@ -25,7 +25,7 @@ typedef struct maker {
 
 /* ---- What is shown --------------------------------------------------------------------------- */
 
-static void print_rows(const maker *m)
+static int print_rows(const maker *m)
 {
     printf("%s on %s, isa %s, %d thread%s\n\n", m->plan->title, m->here.processor, m->here.isa,
            m->here.threads, m->here.threads == 1 ? "" : "s");
@@ -46,6 +46,7 @@ static void print_rows(const maker *m)
            "rounds;\nspread: between the quartiles of the rounds; taken: better by more than that\n"
            "%s: %zu of %zu taken, %zu entries\n",
            m->path, m->n_taken, m->n_rows, m->new.n);
+    return 0;
 }
 
 static json_t *row_json(const bal_choices_row *r)
@@ -127,13 +128,11 @@ int bal_make_shapes(const bal_make_shapes_plan *plan)
         return bal_usage("bench", "--shapes-make: there is no file to write: --shapes FILE names "
                                   "one");
     const bal_status st = make(&m, &err);
-    int status = 1;
+    int status;
     if (st < 0)
-        bal_failure("bench", "%s", err.text);
-    else if (plan->common->json)
-        status = print_json(&m);
+        status = bal_failure("bench", "%s", err.text);
     else
-        print_rows(&m), status = 0;
+        status = plan->common->json ? print_json(&m) : print_rows(&m);
     bal_engine_close(&m.engine);
     bal_shapes_free(&m.old);
     bal_shapes_free(&m.new);
