@@ -93,6 +93,10 @@ typedef struct bal_open_opts {
                                  Qwen2.5-VL); 0: what the model is made for */
     const char *chat_template; /* NULL: the one that comes with the model; or the name of a known
                                   one, "plain" for text and nothing around it */
+    const char *shapes;        /* NULL: built-in rules; or a file of `ballast bench --shapes-make`,
+                                  which says what is fastest here and changes no result. BAL_E_UNSUP:
+                                  it was measured on another machine, version, isa or number of
+                                  threads; BAL_E_FORMAT: it is damaged */
 } bal_open_opts;
 
 /* On success *out owns the model, on failure it is NULL. opts and err may be NULL. */
@@ -109,6 +113,7 @@ typedef struct bal_model_info {
     const char *isa;    /* the level in use; static memory */
     int32_t threads;
     const char *chat_template; /* "qwen2_vl"; NULL: none of the known ones; static memory */
+    int32_t n_shapes;          /* entries of the shape table that is computed by; 0: rules alone */
 } bal_model_info;
 
 /* info->size is set by the caller. */

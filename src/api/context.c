@@ -67,6 +67,7 @@ static bal_status open_checked(bal_context **out, const char *path, const bal_op
     bal_status st = bal_engine_open(&c->engine, path, (int)o.threads, o.isa, err);
     if (st == BAL_OK) st = bal_engine_use_chat(&c->engine, o.chat_template, err);
     if (st == BAL_OK) st = bal_engine_limit_images(&c->engine, o.image_max_tokens, err);
+    if (st == BAL_OK) st = bal_engine_use_shapes(&c->engine, o.shapes, err);
     if (st == BAL_OK) st = bal_engine_use_device(&c->engine, o.device, err);
     if (st < 0)
         bal_close(c);
@@ -101,6 +102,7 @@ bal_status bal_get_info(const bal_context *model, bal_model_info *info, bal_erro
         .family = bal_family_of(&e->model.config)->model_type,
         .isa = bal_isa_name(e->isa),
         .threads = bal_pool_size(e->pool),
+        .n_shapes = (int32_t)e->shapes.n,
         .chat_template = e->chat < BAL_CHAT_N_FAMILIES ? bal_chat_family_name(e->chat) : NULL};
     bal_result_write(info, &all, sizeof all);
     return BAL_OK;

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 
 #if BAL_X86
@@ -86,6 +87,36 @@ const char *bal_isa_name(unsigned mask)
     for (int i = LEVELS - 1; i >= 0; i--)
         if (mask & levels[i].bit) return levels[i].name;
     return "scalar";
+}
+
+/* Of a line of /proc/cpuinfo its value, where it is one that tells processors apart; else NULL. */
+static char *telling_value(char *line)
+{
+    static const char *const keys[] = {"model name",      "cpu family",  "model",   "stepping",
+                                       "CPU implementer", "CPU variant", "CPU part"};
+    char *colon = strchr(line, ':');
+    if (!colon) return NULL;
+    const size_t n = strcspn(line, "\t:");
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (strlen(keys[i]) == n && strncmp(line, keys[i], n) == 0)
+            return colon + 1 + strspn(colon + 1, " ");
+    return NULL;
+}
+
+void bal_cpu_name(char out[BAL_CPU_NAME])
+{
+    char line[256];
+    size_t used = 0;
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    while (f && fgets(line, sizeof line, f) && line[0] != '\n') { /* the first processor's */
+        const char *value = telling_value(line);
+        if (value && used && used < BAL_CPU_NAME - 1) out[used++] = ' ';
+        for (; value && *value && used < BAL_CPU_NAME - 1; value++)
+            if (*value >= ' ' && *value <= '~') out[used++] = *value;
+    }
+    if (f) fclose(f);
+    out[used] = 0;
+    if (!used) memcpy(out, "unknown", sizeof "unknown");
 }
 
 /* Machines with more processors than cpu_set_t has bits need a larger set. */

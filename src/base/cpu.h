@@ -36,6 +36,11 @@ bal_status bal_isa_from_name(unsigned *mask, const char *name, bal_error *err);
 /* Name of the highest level in `mask`. */
 const char *bal_isa_name(unsigned mask);
 
+/* What the operating system calls this processor: its name, family, model and stepping, or what
+ * AArch64 has in their place; printable ASCII, "unknown" where nothing is said. */
+enum { BAL_CPU_NAME = 160 };
+void bal_cpu_name(char out[BAL_CPU_NAME]);
+
 /* Number of processors this thread may be scheduled on (affinity mask), at least 1. */
 int bal_cpu_count(void);
 

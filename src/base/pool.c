@@ -142,6 +142,12 @@ static bal_status start_workers(bal_pool *p, const cpu_set_t *mask, bal_error *e
     return BAL_OK;
 }
 
+int bal_pool_size_of(int n_threads)
+{
+    const int size = n_threads ? n_threads : bal_cpu_count();
+    return size < MAX_THREADS ? size : MAX_THREADS;
+}
+
 bal_status bal_pool_create(bal_pool **out, int n_threads, bal_error *err)
 {
     *out = NULL;
@@ -152,8 +158,7 @@ bal_status bal_pool_create(bal_pool **out, int n_threads, bal_error *err)
     cpu_set_t mask;
     CPU_ZERO(&mask);
     if (sched_getaffinity(0, sizeof mask, &mask) != 0) CPU_SET(0, &mask);
-    p->size = n_threads ? n_threads : bal_cpu_count();
-    if (p->size > MAX_THREADS) p->size = MAX_THREADS;
+    p->size = bal_pool_size_of(n_threads);
     pthread_mutex_init(&p->run_lock, NULL);
     pthread_mutex_init(&p->idle_lock, NULL);
     pthread_cond_init(&p->wake, NULL);

@@ -16,6 +16,8 @@ typedef void bal_pool_fn(void *ctx, size_t begin, size_t end, int lane);
 bal_status bal_pool_create(bal_pool **out, int n_threads, bal_error *err);
 void bal_pool_destroy(bal_pool *p); /* NULL is fine */
 int bal_pool_size(const bal_pool *p);
+/* The size of a pool that bal_pool_create makes of n_threads. */
+int bal_pool_size_of(int n_threads);
 
 /* Runs fn over items 0..n-1 in pieces of `grain` (>= 1) and returns when all are done. Serial when
  * there is one piece or one thread. Calls from different threads queue; a nested call runs on the

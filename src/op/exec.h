@@ -7,6 +7,7 @@
 
 #include "base/pool.h"
 #include "kernel/table.h"
+#include "op/shapes.h"
 
 enum {
     BAL_ROW_CHUNK = 64, /* rows of activations quantized or converted at a time */
@@ -20,6 +21,7 @@ typedef struct bal_exec {
     uint8_t *shared; /* activations of one chunk, read by all lanes */
     uint8_t *lanes;  /* bal_pool_size slices of lane_bytes */
     size_t lane_bytes;
+    const bal_shapes *shapes; /* borrowed; NULL, as bal_exec_create leaves it: rules alone */
 } bal_exec;
 
 /* max_k: widest linear input that will be asked for. */

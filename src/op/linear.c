@@ -35,7 +35,79 @@ typedef struct job {
     float *y;
     size_t ldy;
     bool accumulate;
+    bal_shapes_choice how;
 } job;
+
+/* ---- Which kernels, and how the work is cut -------------------------------------------------- */
+
+/* Work items of a chunk: panels of outputs, pairs of them, or tiles of outputs. */
+static size_t items_of(const bal_linear *w, bal_shapes_kernel kernel)
+{
+    const bool tiles = kernel == BAL_SHAPES_TILES;
+    if (!bal_type_get(w->type)->packed)
+        return bal_ceil_div((size_t)w->n, tiles ? BAL_PANEL_OUTPUTS : BAL_OUT_TILE);
+    return bal_ceil_div(w->packed.layout.panels, tiles ? BAL_TILE_PANELS : 1);
+}
+
+/* Enough pieces for balance, few enough that claiming them costs nothing. */
+static size_t grain_of(const bal_exec *e, size_t items)
+{
+    const size_t pieces = (size_t)bal_pool_size(e->pool) * 8;
+    return bal_max(1, items / pieces);
+}
+
+bal_shapes_key bal_linear_key(const bal_linear *w, size_t m)
+{
+    bal_shapes_key key = {.n = (uint32_t)w->n,
+                          .k = (uint32_t)w->k,
+                          .type = (uint8_t)w->type,
+                          .bucket = (uint8_t)bal_shapes_bucket(m)};
+    if (!bal_type_get(w->type)->packed) return key;
+    key.kind = (uint8_t)w->packed.layout.kind;
+    key.group = (uint32_t)w->packed.layout.group;
+    key.act = (uint8_t)w->act.kind;
+    if (w->act.kind == BAL_ACT_A8) key.act_group = (uint32_t)w->act.group;
+    return key;
+}
+
+bool bal_linear_takes(const bal_exec *e, const bal_linear *w, bal_shapes_kernel kernel)
+{
+    const bal_shapes_key key = bal_linear_key(w, 1);
+    const bool packed_tiles = kernel == BAL_SHAPES_TILES && bal_type_get(w->type)->packed;
+    return bal_shapes_most_rows(&key, kernel) > 0 &&
+           (!packed_tiles || bal_kernels_have_tiles(e->kernels));
+}
+
+bal_shapes_choice bal_linear_rule(const bal_exec *e, const bal_linear *w, bal_shapes_kernel kernel)
+{
+    const bal_shapes_key key = bal_linear_key(w, 1);
+    const size_t grain = grain_of(e, items_of(w, kernel));
+    return (bal_shapes_choice){.kernel = (uint16_t)kernel,
+                               .chunk = (uint16_t)bal_shapes_most_rows(&key, kernel),
+                               .grain = (uint16_t)bal_min(grain, UINT16_MAX)};
+}
+
+/* A tile takes the same time whatever it holds, and the other kernels reach three quarters of its
+ * speed: rows must fill tiles. */
+static bal_shapes_kernel kernel_by_rule(const bal_exec *e, const bal_linear *w, size_t m)
+{
+    const bool filled = 6 * m > 5 * bal_round_up(m, BAL_TILE_TOKENS);
+    if (bal_type_get(w->type)->packed)
+        return filled && bal_linear_takes(e, w, BAL_SHAPES_TILES) ? BAL_SHAPES_TILES
+                                                                  : BAL_SHAPES_ROWS;
+    if (m >= PACK_ROWS) return BAL_SHAPES_TILES;
+    return w->type != BAL_TYPE_F32 && m >= WIDEN_ROWS ? BAL_SHAPES_WIDE : BAL_SHAPES_ROWS;
+}
+
+bal_shapes_choice bal_linear_choice(const bal_exec *e, const bal_linear *w, size_t m)
+{
+    const bal_shapes_key key = bal_linear_key(w, m);
+    const bal_shapes_choice *measured = bal_shapes_find(e->shapes, &key);
+    if (measured && bal_linear_takes(e, w, measured->kernel)) return *measured;
+    return bal_linear_rule(e, w, kernel_by_rule(e, w, m));
+}
+
+/* ---- Floats ---------------------------------------------------------------------------------- */
 
 static size_t element_bytes(bal_type type)
 {
@@ -81,7 +153,7 @@ static void float_tile(const job *j, size_t n0, size_t n, float *wide)
     const size_t k = (size_t)w->k;
     const void *weights = row_at(w, n0, 0);
     bal_gemm_nt_fn *fn = kernel_of(j->e->kernels, w->type);
-    if (w->type != BAL_TYPE_F32 && j->m >= WIDEN_ROWS) {
+    if (j->how.kernel == BAL_SHAPES_WIDE) {
         if (w->type == BAL_TYPE_F16)
             j->e->kernels->widen_f16(wide, weights, n * k);
         else
@@ -89,8 +161,8 @@ static void float_tile(const job *j, size_t n0, size_t n, float *wide)
         weights = wide;
         fn = j->e->kernels->gemm_nt_f32;
     }
-    for (size_t i = 0; i < j->m; i += BAL_ROW_CHUNK)
-        fn(bal_min(BAL_ROW_CHUNK, j->m - i), n, k, j->x + i * j->ldx, j->ldx, weights, k,
+    for (size_t i = 0; i < j->m; i += j->how.chunk)
+        fn(bal_min(j->how.chunk, j->m - i), n, k, j->x + i * j->ldx, j->ldx, weights, k,
            j->y + i * j->ldy + n0, j->ldy);
     add_bias(j, n0, n);
 }
@@ -147,13 +219,6 @@ static void float_panels(void *ctx, size_t begin, size_t end, int lane)
     for (size_t p = begin; p < end; p++) float_panel(j, p, bal_exec_lane(j->e, lane));
 }
 
-/* Enough pieces for balance, few enough that claiming them costs nothing. */
-static size_t grain_of(const bal_exec *e, size_t items)
-{
-    const size_t pieces = (size_t)bal_pool_size(e->pool) * 8;
-    return bal_max(1, items / pieces);
-}
-
 /* Rows from `at` on, `rows` of them or those that are left. */
 static job rows_of(const job *all, size_t at, size_t rows)
 {
@@ -165,26 +230,29 @@ static job rows_of(const job *all, size_t at, size_t rows)
     return j;
 }
 
-/* Chunks of about the same size, of whole blocks but the last. */
-static void packed_float(const job *all)
+/* Rows of a chunk: all chunks about the same, of whole blocks but the last. */
+static size_t even_rows(const job *j, size_t block)
 {
-    const size_t m = all->m, panels = bal_ceil_div((size_t)all->w->n, BAL_PANEL_OUTPUTS);
-    const size_t share = bal_ceil_div(m, bal_ceil_div(m, BAL_FLOAT_CHUNK));
-    const size_t rows = bal_round_up(share, BAL_PANEL_TOKENS);
-    for (size_t i = 0; i < m; i += rows) {
+    return bal_round_up(bal_ceil_div(j->m, bal_ceil_div(j->m, j->how.chunk)), block);
+}
+
+static void packed_float(const job *all, size_t panels)
+{
+    const size_t rows = even_rows(all, BAL_PANEL_TOKENS);
+    for (size_t i = 0; i < all->m; i += rows) {
         job j = rows_of(all, i, rows);
         bal_pool_run(j.e->pool, pack_rows, &j, bal_ceil_div(j.m, BAL_PANEL_GROUP), 1);
-        bal_pool_run(j.e->pool, float_panels, &j, panels, grain_of(j.e, panels));
+        bal_pool_run(j.e->pool, float_panels, &j, panels, j.how.grain);
     }
 }
 
 static void float_forward(job *j)
 {
-    const size_t tiles = bal_ceil_div((size_t)j->w->n, BAL_OUT_TILE);
-    if (j->m >= PACK_ROWS)
-        packed_float(j);
+    const size_t items = items_of(j->w, j->how.kernel);
+    if (j->how.kernel == BAL_SHAPES_TILES)
+        packed_float(j, items);
     else
-        bal_pool_run(j->e->pool, float_tiles, j, tiles, grain_of(j->e, tiles));
+        bal_pool_run(j->e->pool, float_tiles, j, items, j->how.grain);
 }
 
 /* ---- Packed weights -------------------------------------------------------------------------- */
@@ -386,16 +454,6 @@ static void add_low(const job *all)
 
 /* ---- Many rows of packed weights: tiles ------------------------------------------------------ */
 
-/* Whether the weights have a kernel that takes tiles, and the rows fill them: a tile takes the same
- * time whatever it holds, and the other kernels reach three quarters of its speed. */
-static bool takes_tiles(const job *j)
-{
-    const bool bytes = j->w->act.kind == BAL_ACT_A8;
-    const bool filled = 6 * j->m > 5 * bal_round_up(j->m, BAL_TILE_TOKENS);
-    return bal_kernels_have_tiles(j->e->kernels) && filled &&
-           !(bytes && j->w->packed.layout.kind == BAL_PACKED_TWO_LEVEL);
-}
-
 static size_t tile_bytes(const bal_linear *w)
 {
     const size_t units = w->packed.layout.units;
@@ -467,32 +525,29 @@ static void tile_panels(void *ctx, size_t begin, size_t end, int lane)
     }
 }
 
-/* Chunks of about the same size, of whole tiles but the last. */
-static void tiled_forward(const job *all)
+static void tiled_forward(const job *all, size_t items)
 {
-    const size_t m = all->m, share = bal_ceil_div(m, bal_ceil_div(m, BAL_TILE_CHUNK));
-    const size_t rows = bal_round_up(share, BAL_TILE_TOKENS);
-    const size_t items = bal_ceil_div(all->w->packed.layout.panels, BAL_TILE_PANELS);
-    for (size_t i = 0; i < m; i += rows) {
+    const size_t rows = even_rows(all, BAL_TILE_TOKENS);
+    for (size_t i = 0; i < all->m; i += rows) {
         job j = rows_of(all, i, rows);
         bal_pool_run(j.e->pool, fill_tiles, &j, bal_ceil_div(j.m, BAL_TILE_TOKENS), 1);
-        bal_pool_run(j.e->pool, tile_panels, &j, items, grain_of(j.e, items));
+        bal_pool_run(j.e->pool, tile_panels, &j, items, j.how.grain);
         if (j.w->rank) add_low(&j);
     }
 }
 
 static void packed_forward(const job *all)
 {
-    const size_t panels = all->w->packed.layout.panels;
+    const size_t items = items_of(all->w, all->how.kernel);
     const bool a8 = all->w->act.kind == BAL_ACT_A8;
-    if (takes_tiles(all)) {
-        tiled_forward(all);
+    if (all->how.kernel == BAL_SHAPES_TILES) {
+        tiled_forward(all, items);
         return;
     }
-    for (size_t i = 0; i < all->m; i += BAL_ROW_CHUNK) {
-        job j = rows_of(all, i, BAL_ROW_CHUNK);
+    for (size_t i = 0; i < all->m; i += all->how.chunk) {
+        job j = rows_of(all, i, all->how.chunk);
         bal_pool_run(j.e->pool, a8 ? quantize_rows_a8 : quantize_rows, &j, j.m, 4);
-        bal_pool_run(j.e->pool, a8 ? panels_a8 : packed_panels, &j, panels, grain_of(j.e, panels));
+        bal_pool_run(j.e->pool, a8 ? panels_a8 : packed_panels, &j, items, j.how.grain);
         if (j.w->rank) add_low(&j);
     }
 }
@@ -517,6 +572,7 @@ void bal_linear_forward_rows(const bal_exec *e, const bal_linear *w, const float
              .y = y,
              .ldy = ldy};
     if (m < 1) return;
+    j.how = bal_linear_choice(e, w, j.m);
     if (bal_type_get(w->type)->packed)
         packed_forward(&j);
     else

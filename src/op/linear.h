@@ -47,6 +47,14 @@ void bal_linear_forward_rows(const bal_exec *e, const bal_linear *w, const float
 void bal_linear_add_low(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx,
                         const uint8_t *modality, int m, float *y, size_t ldy);
 
+/* What forward does with m rows: what e->shapes says of the key, where it says something that these
+ * kernels can do, else the rules. */
+bal_shapes_key bal_linear_key(const bal_linear *w, size_t m);
+bal_shapes_choice bal_linear_choice(const bal_exec *e, const bal_linear *w, size_t m);
+/* Whether a kernel multiplies these weights here, and how the rules cut its work. */
+bool bal_linear_takes(const bal_exec *e, const bal_linear *w, bal_shapes_kernel kernel);
+bal_shapes_choice bal_linear_rule(const bal_exec *e, const bal_linear *w, bal_shapes_kernel kernel);
+
 /* One row x[k] as bytes, as a linear with this a8 path reads it; out [ceil(k / 32)]. */
 void bal_act_quantize(const bal_kernels *kernels, const bal_act *act, int modality, const float *x,
                       size_t k, bal_a8 *out);

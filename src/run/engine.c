@@ -2,6 +2,7 @@
 #include "run/engine.h"
 
 #include "model/family.h"
+#include "run/shapes_file.h"
 
 static bal_status choose_kernels(bal_engine *e, const char *isa_name, bal_error *err)
 {
@@ -118,8 +119,17 @@ bal_status bal_engine_use_device(bal_engine *e, const char *name, bal_error *err
     return choice.insist ? st : BAL_OK;
 }
 
+bal_status bal_engine_use_shapes(bal_engine *e, const char *path, bal_error *err)
+{
+    bal_shapes_free(&e->shapes);
+    if (!path) return BAL_OK;
+    const bal_shapes_host here = bal_shapes_here(e->isa, bal_pool_size(e->pool));
+    return bal_shapes_read(&e->shapes, path, &here, err);
+}
+
 void bal_engine_close(bal_engine *e)
 {
+    bal_shapes_free(&e->shapes);
     bal_device_model_close(e->on_device);
     bal_pool_destroy(e->pool);
     bal_tokenizer_close(e->tokenizer);

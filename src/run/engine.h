@@ -6,6 +6,7 @@
 
 #include "model/decoder.h"
 #include "model/device_model.h"
+#include "op/shapes.h"
 #include "text/chat.h"
 
 typedef struct bal_engine {
@@ -14,6 +15,7 @@ typedef struct bal_engine {
     bal_pool *pool;
     bal_kernels kernels;
     unsigned isa;                /* BAL_ISA_* in use */
+    bal_shapes shapes;           /* for every exec of a session or scheduler; empty: rules alone */
     bal_device_model *on_device; /* NULL: everything is computed on the CPU */
     bal_chat_family chat;        /* BAL_CHAT_N_FAMILIES: no known one, no_chat says why */
     bal_error no_chat;
@@ -40,6 +42,9 @@ bal_status bal_engine_limit_images(bal_engine *e, int n, bal_error *err);
 /* Where the model runs: NULL or "cpu"; "cuda:N", whose failures are the caller's; "auto", a device
  * if there is one that works, else the CPU as before. Before the engine is used. */
 bal_status bal_engine_use_device(bal_engine *e, const char *name, bal_error *err);
+/* The shape table in a file (run/shapes_file.h, with its failures); NULL: none. It changes speed
+ * and no bit of a result. Before the engine is used. */
+bal_status bal_engine_use_shapes(bal_engine *e, const char *path, bal_error *err);
 void bal_engine_close(bal_engine *e); /* idempotent; zeroed struct is fine */
 
 #endif

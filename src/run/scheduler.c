@@ -127,6 +127,7 @@ static bal_status create(bal_scheduler *s, bal_error *err)
     BAL_TRY(create_arrays(s, err));
     BAL_TRY(bal_exec_create(&s->exec, e->pool, &e->kernels, max_k, err));
     BAL_TRY(bal_exec_create(&s->vision_exec, e->pool, &e->kernels, max_k, err));
+    s->exec.shapes = s->vision_exec.shapes = &e->shapes;
     const size_t pages = (size_t)s->opts.max_running * bal_ceil_div((size_t)s->opts.ctx, BAL_PAGE);
     BAL_TRY(bal_forward_create(&s->forward, e, &s->exec, s->opts.step_tokens, BAL_LOGIT_ROWS, pages,
                                err));

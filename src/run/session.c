@@ -46,6 +46,7 @@ static bal_status create(bal_session *s, bal_kv_type type, bal_error *err)
     BAL_TRY(BAL_ARENA_NEW(s->row, &s->arena, hidden, err));
     BAL_TRY(create_cache(s, type, err));
     BAL_TRY(bal_exec_create(&s->exec, e->pool, &e->kernels, bal_model_max_k(&e->model), err));
+    s->exec.shapes = &e->shapes;
     BAL_TRY(bal_forward_create(&s->forward, e, &s->exec, chunk_of(e, s->ctx), 1,
                                (size_t)pages_of(s->ctx), err));
     s->logits = s->forward.logits;

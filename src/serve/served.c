@@ -158,6 +158,7 @@ static bal_status open_all(bal_served *m, const char *path, const bal_served_opt
     BAL_TRY(bal_engine_open(&m->engine, path, opts->threads, opts->isa, err));
     BAL_TRY(bal_engine_use_chat(&m->engine, opts->chat_template, err));
     BAL_TRY(bal_engine_limit_images(&m->engine, opts->image_max_tokens, err));
+    BAL_TRY(bal_engine_use_shapes(&m->engine, opts->shapes, err));
     BAL_TRY(bal_engine_use_device(&m->engine, opts->device, err));
     measure(m);
     BAL_TRY(open_vocab(m, err));

@@ -27,7 +27,7 @@ typedef struct bal_served {
 /* How a model's engine is opened; zero means the default of each. */
 typedef struct bal_served_opts {
     int threads;
-    const char *isa, *device;
+    const char *isa, *device, *shapes;
     int image_max_tokens;
     const char *chat_template; /* NULL: each model's own */
     bal_scheduler_opts scheduler;

@@ -227,6 +227,7 @@ bal_status bal_server_load(bal_server *s, bal_error *err)
     const bal_served_opts served = {.threads = o->threads,
                                     .isa = o->isa,
                                     .device = o->device,
+                                    .shapes = o->shapes,
                                     .image_max_tokens = o->image_max_tokens,
                                     .chat_template = o->chat_template,
                                     .scheduler = {.ctx = o->ctx,

@@ -29,6 +29,7 @@ typedef struct bal_server_opts {
     int threads;               /* of each model's engine (all) */
     const char *isa;           /* NULL: all that the CPU has */
     const char *device;        /* bal_engine_use_device */
+    const char *shapes;        /* bal_engine_use_shapes */
     int image_max_tokens;      /* of one picture; 0: what each model is made for */
     const char *chat_template; /* name of one for all models; NULL: each model's own */
 

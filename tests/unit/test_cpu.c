@@ -98,12 +98,26 @@ static void test_count(void **state)
     assert_int_equal(sched_setaffinity(0, sizeof all, &all), 0);
 }
 
+/* The same text each time, printable, and no more than one line of each kind. */
+static void test_cpu_name(void **state)
+{
+    (void)state;
+    char name[BAL_CPU_NAME], again[BAL_CPU_NAME];
+    memset(name, 0x7f, sizeof name);
+    bal_cpu_name(name);
+    bal_cpu_name(again);
+    assert_string_equal(name, again);
+    assert_true(strlen(name) > 0 && strlen(name) < sizeof name);
+    for (const char *c = name; *c; c++) assert_true(*c >= ' ' && *c <= '~');
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_detection),
         cmocka_unit_test(test_count),
+        cmocka_unit_test(test_cpu_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -33,6 +33,7 @@ static void each_item_once(void **state)
         bal_pool *p;
         ASSERT_OK(bal_pool_create(&p, sizes[s], &err));
         assert_int_equal(bal_pool_size(p), sizes[s]);
+        assert_int_equal(bal_pool_size_of(sizes[s]), sizes[s]);
         for (size_t n = 0; n <= 1000; n += 37)
             for (size_t grain = 1; grain < 60; grain += 13) {
                 static counters c;
@@ -75,6 +76,7 @@ static void sizes_are_checked(void **state)
     assert_null(p);
     ASSERT_OK(bal_pool_create(&p, 0, &err));
     assert_true(bal_pool_size(p) >= 1);
+    assert_int_equal(bal_pool_size_of(0), bal_pool_size(p));
     bal_pool_destroy(p);
     bal_pool_destroy(NULL);
 }

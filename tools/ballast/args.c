@@ -11,7 +11,7 @@
 #include "ballast.h"
 #include "base/cpu.h"
 
-enum { MAX_ARGS = 64, COMMON_ARGS = 8, HELP_COLUMN = 30 };
+enum { MAX_ARGS = 64, COMMON_ARGS = 9, HELP_COLUMN = 30 };
 
 /* ---- Sentences ------------------------------------------------------------------------------- */
 
@@ -130,6 +130,8 @@ static void set_init(arg_set *s, const bal_command *cmd, bal_common *c)
          "where to compute: cpu, cuda:N, auto (cpu)", 0, 0},
         {"--isa", 0, BAL_ARG_CHOICE, &c->isa, BAL_ISA_LEVELS, "use at most these instructions", 0,
          0},
+        {"--shapes", 0, BAL_ARG_STRING, &c->shapes, "FILE",
+         "what is fastest here by bench --shapes-make, or none (the cache's)", 0, 0},
         {"--ctx", 0, BAL_ARG_INT, &c->ctx, "N", "positions of context (the model's, at most 16384)",
          1, 1 << 24},
         {"--seed", 0, BAL_ARG_U64, &c->seed, "S", "seed of everything random (0)", 0, 0},

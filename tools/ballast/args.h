@@ -53,7 +53,9 @@ typedef struct bal_common {
     int threads;        /* 0: all */
     const char *device; /* NULL: "cpu" */
     const char *isa;    /* NULL: all that the CPU has */
-    int ctx;            /* 0: the model's */
+    const char *shapes; /* as given; after bal_shapes_check the file to use, or NULL */
+    char shapes_path[1100];
+    int ctx; /* 0: the model's */
     uint64_t seed;
     bool quiet, json, verbose;
 } bal_common;

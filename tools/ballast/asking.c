@@ -23,7 +23,8 @@ bal_status bal_asker_open(bal_asker *a, const char *path, const bal_common *comm
                                 .isa = common->isa,
                                 .device = common->device,
                                 .image_max_tokens = flags->image_max_tokens,
-                                .chat_template = flags->chat_template};
+                                .chat_template = flags->chat_template,
+                                .shapes = common->shapes};
     const bal_chat_opts chat = {.size = sizeof chat,
                                 .context = common->ctx,
                                 .alpha = strcmp(flags->alpha, "drop") == 0 ? BAL_ALPHA_DROPPED
@@ -126,14 +127,17 @@ void bal_asker_print_stats(const bal_asker *a)
 {
     const bal_ask_result *r = &a->result;
     const double first = r->vision_s + r->prefill_s;
-    char prefill[32], answer[32];
+    bal_model_info info = {.size = sizeof info};
+    char prefill[32], answer[32], shapes[48] = "";
+    if (bal_get_info(a->model, &info, NULL) == BAL_OK && info.n_shapes)
+        snprintf(shapes, sizeof shapes, "; shape table of %d", info.n_shapes);
     rate(prefill, sizeof prefill, r->n_prompt, r->prefill_s, 0);
     rate(answer, sizeof answer, r->n_generated - 1, r->decode_s, 1);
     fprintf(stderr,
             "[%d tokens in (%d of pictures), %d out; pictures %.2f s, prefill %.2f s%s, "
-            "first token %.2f s, answer %.2f s%s; %s]\n",
+            "first token %.2f s, answer %.2f s%s; %s%s]\n",
             r->n_prompt, r->n_vision, r->n_generated, r->vision_s, r->prefill_s, prefill, first,
-            r->decode_s, answer, bal_stop_name(r->stop));
+            r->decode_s, answer, bal_stop_name(r->stop), shapes);
 }
 
 const char *bal_stop_name(bal_stop_reason stop)

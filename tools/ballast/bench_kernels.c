@@ -243,6 +243,7 @@ static bal_status allocate(bench *b, bal_error *err)
     b->x = malloc(rows * plan->k * sizeof *b->x);
     b->y = malloc(rows * plan->n * sizeof *b->y);
     BAL_TRY(bal_exec_create(&b->exec, plan->pool, plan->kernels, (int)plan->k, err));
+    b->exec.shapes = plan->shapes;
     if (!b->buffer || !b->x || !b->y)
         return bal_nomem(err, b->buffer_bytes, "the benchmark's weights");
     fill_buffer(b);

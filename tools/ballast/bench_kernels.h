@@ -10,6 +10,7 @@
 #include "base/pool.h"
 #include "bench_row.h"
 #include "kernel/table.h"
+#include "op/shapes.h"
 
 /* What to measure. The shape is n outputs x k inputs; packed weights have groups of `group`. */
 typedef struct bal_bench_plan {
@@ -17,7 +18,8 @@ typedef struct bal_bench_plan {
     const char *isa; /* name of the level of `kernels` */
     bal_pool *pool;
     size_t n, k, group;
-    int rows; /* tokens of the second set of cases; the first has one */
+    const bal_shapes *shapes; /* a table for them, or NULL */
+    int rows;                 /* tokens of the second set of cases; the first has one */
     int repeats;
     bool resident; /* one copy of the matrix, read again and again: what a cache gives */
 } bal_bench_plan;

@@ -82,6 +82,7 @@ static bal_status open_model(bench *b, bal_error *err)
     const bal_model_bench *p = b->plan;
     BAL_TRY(bal_engine_open(&b->engine, p->path, p->threads, p->isa, err));
     BAL_TRY(bal_engine_limit_images(&b->engine, p->image_max_tokens, err));
+    BAL_TRY(bal_engine_use_shapes(&b->engine, p->shapes, err));
     BAL_TRY(bal_engine_use_device(&b->engine, p->device, err));
     return bal_session_create(&b->session, &b->engine, p->ctx, err);
 }
@@ -465,6 +466,7 @@ static void report_model(bench *b)
     r->ctx = b->plan->ctx;
     r->bits = bal_type_get(l->type)->bits;
     r->group = bal_type_get(l->type)->packed ? l->packed.layout.group : 0;
+    r->n_shapes = b->engine.shapes.n;
     r->weights = count_weights(m);
     r->file_bytes = (double)m->tensors.n_file_bytes;
 }

@@ -14,6 +14,7 @@ typedef struct bal_model_bench {
     const char *isa;      /* NULL: all that the CPU has */
     const char *device;   /* bal_engine_use_device; on a device rows of the decoder name it instead
                              of the ISA level, and have no limit: those measured are the CPU's */
+    const char *shapes;   /* bal_engine_use_shapes */
     int ctx;              /* positions of the session */
     int prompt;           /* tokens of the prompt, */
     int tokens;           /* and of the answer */
@@ -39,6 +40,7 @@ typedef struct bal_model_report {
     char device[16];        /* "cuda:0", or empty */
     int threads, bits, ctx; /* bits of the decoder's linears */
     size_t group;
+    size_t n_shapes;                        /* entries of the shape table in use */
     double weights, file_bytes;             /* of the whole model */
     double planned;                         /* bytes a session allocates, by its plan */
     double picture_planned;                 /* and looking at the picture, for a while */

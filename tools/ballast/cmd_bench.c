@@ -15,12 +15,15 @@
 #include "bench_shape.h"
 #include "commands.h"
 #include "console.h"
+#include "make_shapes.h"
+#include "run/shapes_file.h"
+#include "shapes_flag.h"
 
 enum { MAX_SIDE = 1 << 20, MAX_ROWS = 4096, PATH_SIZE = 1200 };
 
 typedef struct bench_flags {
     bal_common common;
-    bool limits, kernels, resident, cold;
+    bool limits, kernels, resident, cold, shapes_make;
     const char *model, *shape, *matrix, *keep, *picture, *act;
     int bits, head, tower, group, rows, tokens, repeats, image_max_tokens;
     bal_bar bar;
@@ -98,9 +101,12 @@ static void warn_rows(const bench_flags *f, const bal_bench_row *rows, int n)
                         "says nothing about the next; see --repeats\n");
 }
 
-static int print_rows(const bal_bench_row *rows, int n, bool as_json)
+static int print_rows(const bench_flags *f, const bal_bench_row *rows, int n)
 {
-    if (as_json) return bal_print_json("bench", json_pack("{s:o}", "rows", rows_json(rows, n)));
+    if (f->common.json)
+        return bal_print_json("bench", json_pack("{s:s?, s:o}", "shapes", f->common.shapes, "rows",
+                                                 rows_json(rows, n)));
+    if (f->common.shapes) printf("shape table: %s\n", f->common.shapes);
     printf("%-13s %-7s %-12s %5s %7s %10s %8s %12s\n", "name", "isa", "shape", "rows", "threads",
            "Gweights/s", "GB/s", "spread");
     for (int i = 0; i < n; i++) print_row(&rows[i]);
@@ -109,6 +115,13 @@ static int print_rows(const bal_bench_row *rows, int n, bool as_json)
 }
 
 /* ---- Limits and kernels ---------------------------------------------------------------------- */
+
+static bal_status read_shapes(bal_shapes *out, const bench_flags *f, unsigned isa,
+                              const bal_pool *pool, bal_error *err)
+{
+    const bal_shapes_host here = bal_shapes_here(isa, bal_pool_size(pool));
+    return f->common.shapes ? bal_shapes_read(out, f->common.shapes, &here, err) : BAL_OK;
+}
 
 static int bench_machine(const bench_flags *f)
 {
@@ -129,11 +142,16 @@ static int bench_machine(const bench_flags *f)
         return bal_failure("bench", "%s", err.text);
     bal_bench_row out[BAL_BENCH_ROWS];
     int n = 0;
-    const bal_status st = f->limits ? bal_bench_limits(&plan, out, &n, &err)
-                                    : bal_bench_kernels(&plan, out, &n, &err);
+    bal_shapes shapes = {0};
+    bal_status st = read_shapes(&shapes, f, isa, plan.pool, &err);
+    plan.shapes = &shapes;
+    if (st == BAL_OK)
+        st = f->limits ? bal_bench_limits(&plan, out, &n, &err)
+                       : bal_bench_kernels(&plan, out, &n, &err);
+    bal_shapes_free(&shapes);
     bal_pool_destroy(plan.pool);
     if (st < 0) return bal_failure("bench", "%s", err.text);
-    const int status = print_rows(out, n, f->common.json);
+    const int status = print_rows(f, out, n);
     warn_rows(f, out, n);
     return status ? status : bal_finish("bench", 0);
 }
@@ -160,11 +178,11 @@ static double of_plan(const bal_model_report *r)
 
 static int print_model_json(const bench_flags *f, const bal_model_report *r)
 {
-    json_t *m =
-        json_pack("{s:s, s:s, s:i, s:I, s:i, s:f, s:f, s:f, s:f}", "model",
-                  f->shape ? f->shape : f->model, "family", r->family, "bits", r->bits, "group",
-                  (json_int_t)r->group, "context", r->ctx, "weights", r->weights, "file_bytes",
-                  r->file_bytes, "planned_bytes", r->planned, "of_plan", of_plan(r));
+    json_t *m = json_pack("{s:s, s:s?, s:s, s:i, s:I, s:i, s:f, s:f, s:f, s:f}", "model",
+                          f->shape ? f->shape : f->model, "shapes", f->common.shapes, "family",
+                          r->family, "bits", r->bits, "group", (json_int_t)r->group, "context",
+                          r->ctx, "weights", r->weights, "file_bytes", r->file_bytes,
+                          "planned_bytes", r->planned, "of_plan", of_plan(r));
     if (!m) return bal_print_json("bench", NULL);
     json_object_set_new(m, "memory_before", memory_json(&r->before));
     json_object_set_new(m, "memory", memory_json(&r->text));
@@ -204,6 +222,7 @@ static void print_model(const bench_flags *f, const bal_model_report *r)
     else
         printf("%d bits", r->bits);
     printf("; isa %s, %d threads\n", r->isa, r->threads);
+    if (f->common.shapes) printf("shape table: %s, entries: %zu\n", f->common.shapes, r->n_shapes);
     printf("memory: file %.0f MiB, session of %d positions %.0f MiB by plan; resident with a text "
            "prompt %.0f MiB (%.0f %% of both), %.0f MiB of it not the file\n",
            r->file_bytes / mib, r->ctx, r->planned / mib, r->text.resident / mib, 100 * of_plan(r),
@@ -240,6 +259,7 @@ static int bench_model(bench_flags *f)
                                   .threads = f->common.threads,
                                   .isa = f->common.isa,
                                   .device = f->common.device,
+                                  .shapes = f->common.shapes,
                                   .ctx = f->common.ctx ? f->common.ctx : 2048,
                                   .prompt = f->rows,
                                   .tokens = f->tokens,
@@ -261,6 +281,22 @@ static int bench_model(bench_flags *f)
         print_model(f, &report);
     warn_rows(f, report.rows, report.n_rows);
     return status ? status : bal_finish("bench", 0);
+}
+
+static int make_shapes(bench_flags *f)
+{
+    const bal_make_shapes_plan plan = {.model = f->model,
+                                       .title = f->shape ? f->shape : f->model,
+                                       .common = &f->common,
+                                       .repeats = f->repeats ? f->repeats : 9,
+                                       .progress = watch,
+                                       .ctx = f};
+    return bal_make_shapes(&plan);
+}
+
+static int bench_opened(bench_flags *f)
+{
+    return f->shapes_make ? make_shapes(f) : bench_model(f);
 }
 
 /* ---- A shape --------------------------------------------------------------------------------- */
@@ -324,7 +360,7 @@ static int bench_shape(bench_flags *f)
     shape_path(path, sizeof path, f, dir, shape.name);
     int status = write_shape(f, &file, path);
     f->model = path;
-    if (!status) status = bench_model(f);
+    if (!status) status = bench_opened(f);
     if (!f->keep) {
         unlink(path);
         rmdir(dir);
@@ -348,12 +384,15 @@ static int dispatch(bench_flags *f)
     if (f->group % 32)
         return bal_usage("bench", "--group is %d; expected a multiple of 32, or 0", f->group);
     if (f->keep && !f->shape) return bal_usage("bench", "--keep goes with --shape");
-    const int known = bal_device_check("bench", &f->common, !f->model && !f->shape);
+    if (f->shapes_make && !f->model && !f->shape)
+        return bal_usage("bench", "--shapes-make needs MODEL or --shape: whose linears to measure");
+    int known = bal_device_check("bench", &f->common, f->shapes_make || (!f->model && !f->shape));
+    if (known < 0 && !f->shapes_make) known = bal_shapes_check("bench", &f->common);
     if (known >= 0) return known;
     bal_interrupt_catch();
     bal_bar_init(&f->bar, f->common.quiet);
     if (f->shape) return bench_shape(f);
-    return f->model ? bench_model(f) : bench_machine(f);
+    return f->model ? bench_opened(f) : bench_machine(f);
 }
 
 int bal_cmd_bench(int argc, char **argv)
@@ -395,6 +434,8 @@ int bal_cmd_bench(int argc, char **argv)
          0, 0},
         {"--image-max-tokens", 0, BAL_ARG_INT, &f.image_max_tokens, "N",
          "make it smaller, to N tokens at most (the model's limit)", 1, 1 << 24},
+        {"--shapes-make", 0, BAL_ARG_BOOL, &f.shapes_make, "",
+         "measure what is fastest for a model's linears and write that to --shapes", 0, 0},
         {"--cold", 0, BAL_ARG_BOOL, &f.cold, "",
          "also the first token with the file dropped from memory", 0, 0},
         {"--repeats", 0, BAL_ARG_INT, &f.repeats, "R", "rounds over all cases (9; of a model 3)", 1,

@@ -11,6 +11,7 @@
 #include "asking.h"
 #include "base/file.h"
 #include "commands.h"
+#include "shapes_flag.h"
 
 static const char HELP[] = "/image PATH   show a picture with the next question\n"
                            "/clear        forget the conversation\n"
@@ -278,7 +279,8 @@ int bal_cmd_chat(int argc, char **argv)
     int n;
     const int st = bal_args_read(&cmd, &s.common, argc, argv, &model, &n);
     if (st >= 0) return st;
-    const int known = bal_device_check("chat", &s.common, false);
+    int known = bal_device_check("chat", &s.common, false);
+    if (known < 0) known = bal_shapes_check("chat", &s.common);
     if (known >= 0) return known;
     bal_interrupt_catch();
     return run(&s, model);

@@ -464,7 +464,7 @@ int bal_cmd_demo(int argc, char **argv)
         sizeof args / sizeof args[0],
         0,
         0,
-        NULL};
+        "--shapes"};
     int n;
     const int st = bal_args_read(&cmd, &f.common, argc, argv, NULL, &n);
     if (st >= 0) return st;

@@ -8,6 +8,7 @@
 #include "commands.h"
 #include "console.h"
 #include "run/evaluate.h"
+#include "shapes_flag.h"
 
 enum { MAX_MODELS = 16 };
 
@@ -214,6 +215,7 @@ static bal_status open_model(bal_engine *e, const eval_flags *f, const char *pat
     BAL_TRY(bal_engine_open(e, path, f->common.threads, f->common.isa, err));
     BAL_TRY(bal_engine_use_chat(e, f->chat_template, err));
     BAL_TRY(bal_engine_limit_images(e, f->image_max_tokens, err));
+    BAL_TRY(bal_engine_use_shapes(e, f->common.shapes, err));
     return bal_engine_use_device(e, f->common.device, err);
 }
 
@@ -306,7 +308,8 @@ int bal_cmd_eval(int argc, char **argv)
     if (st >= 0) return st;
     if (!f.data) return bal_usage("eval", "--data is missing: a JSONL file of questions");
     if (f.rows && !f.common.json) return bal_usage("eval", "--rows needs --json");
-    const int known = bal_device_check("eval", &f.common, false);
+    int known = bal_device_check("eval", &f.common, false);
+    if (known < 0) known = bal_shapes_check("eval", &f.common);
     if (known >= 0) return known;
     bal_interrupt_catch();
     return run(&f);

@@ -467,7 +467,7 @@ int bal_cmd_inspect(int argc, char **argv)
                              sizeof args / sizeof args[0],
                              1,
                              1,
-                             "--threads --device --isa --ctx --seed --quiet --verbose"};
+                             "--threads --device --isa --shapes --ctx --seed --quiet --verbose"};
     const char *path;
     int n;
     sheet s;

@@ -495,7 +495,7 @@ int bal_cmd_quantize(int argc, char **argv)
                              sizeof args / sizeof args[0],
                              0,
                              1,
-                             "--ctx"};
+                             "--ctx --shapes"};
     const char *model = NULL;
     int n;
     const int st = bal_args_read(&cmd, &f.common, argc, argv, &model, &n);

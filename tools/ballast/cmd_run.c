@@ -8,6 +8,7 @@
 
 #include "asking.h"
 #include "commands.h"
+#include "shapes_flag.h"
 
 typedef struct run_flags {
     bal_common common;
@@ -166,7 +167,8 @@ int bal_cmd_run(int argc, char **argv)
     if (st >= 0) return st;
     if (!f.question || !*f.question)
         return bal_usage("run", "-p is missing or empty: the question, or - for stdin");
-    const int known = bal_device_check("run", &f.common, false);
+    int known = bal_device_check("run", &f.common, false);
+    if (known < 0) known = bal_shapes_check("run", &f.common);
     if (known >= 0) return known;
     bal_interrupt_catch();
     return run(&f, model);

@@ -10,6 +10,7 @@
 #include "commands.h"
 #include "console.h"
 #include "serve/server.h"
+#include "shapes_flag.h"
 
 typedef struct serve_flags {
     bal_common common;
@@ -111,6 +112,7 @@ static bal_server_opts options_of(const serve_flags *f, const key_list *keys,
                              .threads = f->common.threads,
                              .isa = f->common.isa,
                              .device = f->common.device,
+                             .shapes = f->common.shapes,
                              .image_max_tokens = f->image_max_tokens,
                              .chat_template = f->chat_template,
                              .ctx = f->common.ctx,
@@ -266,7 +268,8 @@ int bal_cmd_serve(int argc, char **argv)
     if (st >= 0) return st;
     if (f.names.n && f.names.n != n)
         return bal_usage("serve", "--name: given %d times for %d models", f.names.n, n);
-    const int known = bal_device_check("serve", &f.common, false);
+    int known = bal_device_check("serve", &f.common, false);
+    if (known < 0) known = bal_shapes_check("serve", &f.common);
     if (known >= 0) return known;
     return run(&f, models, n);
 }
