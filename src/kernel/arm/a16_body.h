@@ -36,13 +36,19 @@ ALWAYS_INLINE int top_of(const int kind)
     return kind & TABLE ? (4 << bits) - 1 : bits == 8 ? 128 : (1 << bits) - 1;
 }
 
-/* What is multiplied for quad j of quarter h. */
-ALWAYS_INLINE int8x16_t factors(const int kind, const bool pulled, const sides *p,
-                                const uint32_t *unit, const int h, const int j)
+/* What is multiplied for quad j of quarter h, out of words. */
+ALWAYS_INLINE int8x16_t factors(const int kind, const sides *p, const uint32_t *unit, const int h,
+                                const int j)
 {
-    if (pulled) return vreinterpretq_s8_u8(word(unit, j, h));
     const int8x16_t q = quad(bits_of(kind), unit, h, j);
     return kind & TABLE ? vqtbl1q_s8(p->level, vreinterpretq_u8_s8(q)) : q;
+}
+
+/* What step s of quarter h multiplies, out of words. */
+ALWAYS_INLINE int8x16x2_t take_step(const int kind, const sides *p, const uint32_t *unit,
+                                    const int s, const int h)
+{
+    return step_of(factors(kind, p, unit, h, 2 * s), factors(kind, p, unit, h, 2 * s + 1));
 }
 
 /* Sums of one unit, in 32 bits. */
@@ -50,23 +56,22 @@ ALWAYS_INLINE void dot_unit(const int kind, const bool pulled, const int mr, con
                             size_t a_stride, const uint32_t *unit, const sides *p,
                             int32x4_t (*sum)[4])
 {
-    dot lo[MR_A16][4], hi[MR_A16][4];
+    dots d[MR_A16][4]; /* of low and high bytes */
     for (int i = 0; i < mr; i++)
-        for (int h = 0; h < 4; h++) lo[i][h] = hi[i][h] = dot_zero();
-#define QUAD(j)                                                                                    \
+        for (int h = 0; h < 4; h++) d[i][h] = dots_zero();
+#define STEP(s)                                                                                    \
     for (int h = 0; h < 4; h++) {                                                                  \
-        const int8x16_t q = factors(kind, pulled, p, unit, h, j);                                  \
+        const int8x16x2_t w = pulled ? load_step(unit, s, h) : take_step(kind, p, unit, s, h);     \
         for (int i = 0; i < mr; i++) {                                                             \
             const bal_a16 *x = a + (size_t)i * a_stride;                                           \
-            dot_add(top_of(kind), j, &lo[i][h], q, vld1q_s8(x->lo + 16 * (j / 4)));                \
-            dot_add(top_of(kind), j, &hi[i][h], q, vld1q_s8(x->hi + 16 * (j / 4)));                \
+            dots_add(top_of(kind), s, 2, &d[i][h], w, x->lo, x->hi);                               \
         }                                                                                          \
     }
-    ALL_QUADS(QUAD)
-#undef QUAD
+    ALL_STEPS(STEP)
+#undef STEP
     for (int i = 0; i < mr; i++)
         for (int h = 0; h < 4; h++)
-            sum[i][h] = vaddq_s32(dot_sum(&lo[i][h]), vshlq_n_s32(dot_sum(&hi[i][h]), 8));
+            sum[i][h] = vaddq_s32(dots_sum(&d[i][h], 0), vshlq_n_s32(dots_sum(&d[i][h], 1), 8));
 }
 
 /* The steps of group g as signed integers. */
@@ -154,8 +159,8 @@ ALWAYS_INLINE void pull(const int kind, const uint32_t *codes, size_t n, const s
 {
     for (; n > 0; n--, codes += 16 * bits_of(kind), out += 8 * 16)
         for (int h = 0; h < 4; h++) {
-#define PUT(j) vst1q_s8((int8_t *)(out + 16 * j + 4 * h), factors(kind, false, p, codes, h, j));
-            ALL_QUADS(PUT)
+#define PUT(s) store_step(out, s, h, take_step(kind, p, codes, s, h));
+            ALL_STEPS(PUT)
 #undef PUT
         }
 }
