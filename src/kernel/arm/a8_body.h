@@ -1,17 +1,13 @@
 /* SPDX-License-Identifier: MIT
  * 8-bit activations times a panel of packed weights (kernel/gemm_a8.h, and two levels of
- * gemm_t.h); included after a dots_*.h by gemm_a8_<isa>.c and gemm_a8d_<isa>.c. Few tokens take
- * codes out of the words as they go; more tokens take them out once for all, some units at a time,
- * into bytes that stay in the first cache. bits and mr are literals at every call, so the loops
- * unroll and sums live in registers. Of m tokens a multiple of LEAST_A8 is multiplied. */
-#include "kernel/gemm_a8.h"
+ * gemm_t.h); included after a dots_*.h by gemm_a8_<isa>.c and gemm_a8d_<isa>.c. bits and mr are
+ * literals at every call, so the loops unroll and sums live in registers. Of m tokens a multiple of
+ * LEAST_A8 is multiplied. */
+#define FEW 4
+#include "kernel/body/gemm_a8_body.h"
+#include "kernel/gemm_t.h"
 
-#include <assert.h>
-#include <stdbool.h>
-#include <string.h>
-
-/* FEW: tokens up to which codes are taken out as they are needed */
-enum { FEW = 4, PAIRS_A8 = (MR_A8 + 1) / 2 };
+enum { PAIRS_A8 = (MR_A8 + 1) / 2 };
 
 /* What step s of quarter h multiplies, out of words. */
 ALWAYS_INLINE int8x16x2_t take_step(const int bits, const uint32_t *unit, const int s, const int h)
@@ -61,12 +57,6 @@ ALWAYS_INLINE void add_scaled(const int32x4_t sum[4], const float32x4_t s[4], fl
 
 /* ---- A scale and a zero point per group ---------------------------------------------------- */
 
-typedef struct panel {
-    const uint32_t *codes; /* words, or bytes that were taken out, of the first unit in work */
-    const uint16_t *scales;
-    const uint8_t *zeros;
-} panel;
-
 /* y += (carry + dot - z * sum) * (s * scale) at the end of a segment of weight group g, units begin
  * up to end of mr tokens, and all sums from 0 again; codes of 8 bits were multiplied less 128. */
 ALWAYS_INLINE void finish(const int bits, const int mr, const panel *p, size_t g, const bal_a8 *a,
@@ -92,8 +82,7 @@ ALWAYS_INLINE void finish(const int bits, const int mr, const panel *p, size_t g
     clear(mr, d);
 }
 
-/* Units u .. u1 - 1 for mr tokens; p->codes are those of unit u. Of a segment that reaches beyond
- * either end, the sum so far is in carry [mr][16]. */
+/* rows for mr tokens. */
 ALWAYS_INLINE void tile(const int bits, const bool bytes, const int mr, const panel *p,
                         bal_a8_walk walk, size_t u, size_t u1, size_t units, const bal_a8 *a,
                         size_t a_stride, int32_t (*carry)[16], float *y, size_t y_stride)
@@ -128,7 +117,6 @@ ALWAYS_INLINE void rows(const int bits, const bool bytes, int m, const panel *p,
 #undef TILES
 }
 
-/* n units of codes to bytes. */
 ALWAYS_INLINE void take_out(const int bits, const uint32_t *codes, size_t n, uint32_t *bytes)
 {
     for (; n > 0; n--, codes += 16 * bits, bytes += 8 * 16)
@@ -138,39 +126,6 @@ ALWAYS_INLINE void take_out(const int bits, const uint32_t *codes, size_t n, uin
 #undef PUT
         }
 }
-
-ALWAYS_INLINE void gemm(const int bits, int m, size_t units, size_t units_per_group,
-                        size_t units_per_scale, const bal_a8 *a, size_t a_stride, panel p, float *y,
-                        size_t y_stride)
-{
-    int32_t carry[BAL_GEMM_A8_ROWS][16];
-    uint32_t bytes[CODES_BLOCK * 8 * 16];
-    assert(1 <= m && m <= BAL_GEMM_A8_ROWS && units && units_per_group && units_per_scale);
-    memset(carry, 0, (size_t)m * sizeof *carry);
-    for (int i = 0; i < m; i++) memset(y + (size_t)i * y_stride, 0, 16 * sizeof *y);
-    if (m <= FEW) {
-        const bal_a8_walk walk = bal_a8_walk_at(0, units_per_group, units_per_scale);
-        rows(bits, false, m, &p, walk, 0, units, units, a, a_stride, carry, y, y_stride);
-        return;
-    }
-    const uint32_t *codes = p.codes;
-    p.codes = bytes;
-    for (size_t u = 0; u < units; u += CODES_BLOCK) {
-        const size_t n = units - u < CODES_BLOCK ? units - u : CODES_BLOCK;
-        const bal_a8_walk walk = bal_a8_walk_at(u, units_per_group, units_per_scale);
-        take_out(bits, codes + u * 16 * (size_t)bits, n, bytes);
-        rows(bits, true, m, &p, walk, u, u + n, units, a, a_stride, carry, y, y_stride);
-    }
-}
-
-#define GEMM_A8(name, bits)                                                                        \
-    void ISA(name)(int m, size_t units, size_t units_per_group, size_t units_per_scale,            \
-                   const bal_a8 *a, size_t a_stride, const uint32_t *codes,                        \
-                   const uint16_t *scales, const uint8_t *zeros, float *y, size_t y_stride)        \
-    {                                                                                              \
-        const panel p = {codes, scales, zeros};                                                    \
-        gemm(bits, m, units, units_per_group, units_per_scale, a, a_stride, p, y, y_stride);       \
-    }
 
 /* ---- Two levels ------------------------------------------------------------------------------ */
 
@@ -239,10 +194,10 @@ ALWAYS_INLINE void gemm_d(int m, size_t units, size_t units_per_group, size_t un
 }
 
 #define GEMM_A8D(name)                                                                             \
-    void ISA(name)(int m, size_t units, size_t units_per_group, size_t units_per_scale,            \
-                   const bal_a8 *a, size_t a_stride, const uint32_t *codes,                        \
-                   const uint16_t *scales, const uint8_t *steps, const uint8_t *zeros, float *y,   \
-                   size_t y_stride)                                                                \
+    bal_gemm_a8d_fn name;                                                                          \
+    void name(int m, size_t units, size_t units_per_group, size_t units_per_scale,                 \
+              const bal_a8 *a, size_t a_stride, const uint32_t *codes, const uint16_t *scales,     \
+              const uint8_t *steps, const uint8_t *zeros, float *y, size_t y_stride)               \
     {                                                                                              \
         gemm_d(m, units, units_per_group, units_per_scale, a, a_stride, codes, scales, steps,      \
                zeros, y, y_stride);                                                                \

@@ -12,7 +12,7 @@
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-enum { CODES_BLOCK = 32 }; /* units of which codes are pulled out at once: 16 KiB of bytes */
+#define BYTES8 0 /* 8-bit codes are multiplied less 128 */
 
 /* A unit is multiplied in steps of two quads. */
 #define ALL_STEPS(call) call(0) call(1) call(2) call(3)

@@ -3,7 +3,6 @@
 #include "kernel/arm/dots_i8mm.h"
 
 #include "kernel/arm/a8_body.h"
-#include "kernel/gemm_t.h"
 
 bal_gemm_a8d_fn bal_gemm_a8d4_i8mm, bal_gemm_a8d4_neondot;
 

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT
  * What 16-bit activations times a panel of packed weights (kernel/gemm_w.h, gemm_t.h) are on
  * registers of 256 bits, but for the products of a unit. A panel is two halves of 8 outputs, one
- * 32-bit lane each. More than a few tokens have what is multiplied pulled out once for all, some
- * units at a time, into bytes that stay in the first cache. kind and mr are literals at every call,
- * so the loops unroll and sums live in registers at -O3.
+ * 32-bit lane each. kind and mr are literals at every call, so the loops unroll and sums live in
+ * registers at -O3.
  *
  * Whoever includes this says first
  *   MR        tokens multiplied at once, 2 or 3
@@ -11,30 +10,15 @@
 #ifndef BAL_KERNEL_A16_BODY_AVX2_H
 #define BAL_KERNEL_A16_BODY_AVX2_H
 
-#include "kernel/gemm_t.h"
-#include "kernel/gemm_w.h"
 #include "kernel/x86/codes_avx2.h"
 
-#include <assert.h>
-#include <stdbool.h>
-#include <string.h>
+typedef __m256i levels;
+#include "kernel/body/gemm_a16_body.h"
 
-/* FEW: tokens up to which codes are pulled out as they are needed; BLOCK: units pulled out at once,
- * 16 KiB. */
-enum { FEW = 4, BLOCK = 32 };
-
-/* The number of bits, and a bit that is none where codes go through a table or have steps. */
-enum { TABLE = 16, TWO_LEVEL = 32 };
-
-typedef struct sides {
-    const uint16_t *scales;
-    const uint8_t *steps, *zeros;
-    __m256i level; /* of each code of a table, twice */
-} sides;
-
-ALWAYS_INLINE int bits_of(const int kind)
+ALWAYS_INLINE levels levels_of(const uint8_t *table, const int mask)
 {
-    return kind & 15;
+    const __m128i all = _mm_loadu_si128((const void *)table);
+    return _mm256_and_si256(_mm256_broadcastsi128_si256(all), _mm256_set1_epi8((char)mask));
 }
 
 /* Those of up to 4 bits; wider ones are read as they are needed. */
@@ -149,54 +133,5 @@ ALWAYS_INLINE void pull(const int kind, const uint32_t *codes, size_t n, const s
 #undef PUT
     }
 }
-
-ALWAYS_INLINE void many(const int kind, size_t rows, size_t units, size_t units_per_group,
-                        const bal_a16 *a, size_t a_stride, const uint32_t *codes, const sides *p,
-                        float *y, size_t y_stride)
-{
-    _Alignas(32) uint32_t pulled[BLOCK * 8 * 16];
-    for (size_t u = 0; u < units; u += BLOCK, codes += BLOCK * 16 * bits_of(kind), a += BLOCK) {
-        const size_t n = units - u < BLOCK ? units - u : BLOCK;
-        if (kind != 8) pull(kind, codes, n, p, pulled);
-        tiles(kind, true, rows, u, n, units_per_group, a, a_stride, kind == 8 ? codes : pulled, p,
-              y, y_stride);
-    }
-}
-
-ALWAYS_INLINE void gemm(const int kind, int m, size_t units, size_t units_per_group,
-                        const bal_a16 *a, size_t a_stride, const uint32_t *codes, sides p, float *y,
-                        size_t y_stride)
-{
-    assert(1 <= m && m <= BAL_GEMM_W_MR && units && units_per_group);
-    if (kind & TABLE) {
-        const __m128i table = _mm_loadu_si128((const void *)p.zeros);
-        p.level = _mm256_and_si256(_mm256_broadcastsi128_si256(table),
-                                   _mm256_set1_epi8((char)((4 << bits_of(kind)) - 1)));
-    }
-    for (int i = 0; i < m; i++) memset(y + (size_t)i * y_stride, 0, 16 * sizeof *y);
-    if (m > FEW)
-        many(kind, (size_t)m, units, units_per_group, a, a_stride, codes, &p, y, y_stride);
-    else
-        tiles(kind, false, (size_t)m, 0, units, units_per_group, a, a_stride, codes, &p, y,
-              y_stride);
-}
-
-#define GEMM_W(name, bits)                                                                         \
-    void name(int m, size_t units, size_t units_per_group, const bal_a16 *a, size_t a_stride,      \
-              const uint32_t *codes, const uint16_t *scales, const uint8_t *zeros, float *y,       \
-              size_t y_stride)                                                                     \
-    {                                                                                              \
-        const sides p = {.scales = scales, .zeros = zeros};                                        \
-        gemm(bits, m, units, units_per_group, a, a_stride, codes, p, y, y_stride);                 \
-    }
-
-#define GEMM_T(name, kind)                                                                         \
-    void name(int m, size_t units, size_t units_per_group, const bal_a16 *a, size_t a_stride,      \
-              const uint32_t *codes, const uint16_t *scales, const uint8_t *steps,                 \
-              const uint8_t *zeros, float *y, size_t y_stride)                                     \
-    {                                                                                              \
-        const sides p = {.scales = scales, .steps = steps, .zeros = zeros};                        \
-        gemm(kind, m, units, units_per_group, a, a_stride, codes, p, y, y_stride);                 \
-    }
 
 #endif

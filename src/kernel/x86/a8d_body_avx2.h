@@ -99,6 +99,7 @@ ALWAYS_INLINE void gemm(int m, size_t units, size_t units_per_group, size_t unit
 }
 
 #define GEMM_A8D(name)                                                                             \
+    bal_gemm_a8d_fn name;                                                                          \
     void name(int m, size_t units, size_t units_per_group, size_t units_per_scale,                 \
               const bal_a8 *a, size_t a_stride, const uint32_t *codes, const uint16_t *scales,     \
               const uint8_t *steps, const uint8_t *zeros, float *y, size_t y_stride)               \

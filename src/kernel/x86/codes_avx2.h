@@ -11,6 +11,8 @@
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
+#define BYTES8 1 /* 8-bit codes are multiplied as they stand */
+
 #ifndef AVXVNNI /* else emulated, tests/kernel/emulated_avxvnni.h */
 #define AVXVNNI(name) name##_avxvnni
 #endif

@@ -4,12 +4,6 @@
 
 #include "kernel/x86/a8_body_avx2.h"
 
-bal_gemm_a8w2_fn AVXVNNI(bal_gemm_a8w2);
-bal_gemm_a8w3_fn AVXVNNI(bal_gemm_a8w3);
-bal_gemm_a8w4_fn AVXVNNI(bal_gemm_a8w4);
-bal_gemm_a8w6_fn AVXVNNI(bal_gemm_a8w6);
-bal_gemm_a8w8_fn AVXVNNI(bal_gemm_a8w8);
-
 GEMM_A8(AVXVNNI(bal_gemm_a8w2), 2)
 GEMM_A8(AVXVNNI(bal_gemm_a8w3), 3)
 GEMM_A8(AVXVNNI(bal_gemm_a8w4), 4)

@@ -5,8 +5,6 @@
 #define MR 4 /* 8 sums of 16 bits, two registers of codes */
 #include "kernel/x86/a8d_body_avx2.h"
 
-bal_gemm_a8d4_fn bal_gemm_a8d4_avx2;
-
 /* Codes of quads 2 v and 2 v + 1 of half h. */
 ALWAYS_INLINE void codes_of(const uint32_t *unit, const int h, const int v, __m256i q[2])
 {

@@ -4,8 +4,6 @@
 
 #include "kernel/x86/a8d_body_avx2.h"
 
-bal_gemm_a8d4_fn AVXVNNI(bal_gemm_a8d4);
-
 ALWAYS_INLINE void add_run(const int mr, size_t u, size_t end, const bal_a8 *a, size_t a_stride,
                            const uint32_t *codes, const uint8_t *steps, const uint8_t *zeros,
                            __m256i (*dot)[2])

@@ -7,11 +7,6 @@
 #define MR 2 /* 8 sums of 16 bits, two registers of levels */
 #include "kernel/x86/a16_body_avx2.h"
 
-bal_gemm_t2_fn bal_gemm_t2_avx2;
-bal_gemm_t3_fn bal_gemm_t3_avx2;
-bal_gemm_t4_fn bal_gemm_t4_avx2;
-bal_gemm_d4_fn bal_gemm_d4_avx2;
-
 /* Quads that 16-bit sums hold. */
 ALWAYS_INLINE int held(const int kind)
 {
