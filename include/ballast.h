@@ -85,7 +85,8 @@ typedef struct bal_open_opts {
     uint32_t size;
     uint32_t threads;   /* 0: one per CPU this process may use; results do not depend on it */
     const char *isa;    /* NULL: all this CPU has; or at most "scalar", "avx2", "avxvnni",
-                           "avx512", "avx512vnni"; on AArch64 "scalar", "neon", "neondot" */
+                           "avx512", "avx512vnni"; on AArch64 "scalar", "neon", "neondot",
+                           "i8mm" */
     const char *device; /* NULL or "cpu"; "cuda:N", an NVIDIA GPU, BAL_E_UNSUP says why there is
                            none; "auto": a GPU if one works, else the CPU */
     int32_t image_max_tokens; /* a picture is made smaller until it takes at most so many positions,

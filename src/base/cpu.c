@@ -44,7 +44,9 @@ unsigned bal_cpu_isa(void)
 {
     const unsigned long caps = getauxval(AT_HWCAP);
     if (!(caps & HWCAP_ASIMD)) return BAL_ISA_NONE;
-    return caps & HWCAP_ASIMDDP ? BAL_ISA_NEON | BAL_ISA_NEONDOT : BAL_ISA_NEON;
+    if (!(caps & HWCAP_ASIMDDP)) return BAL_ISA_NEON;
+    const unsigned i8mm = getauxval(AT_HWCAP2) & HWCAP2_I8MM ? BAL_ISA_I8MM : 0;
+    return BAL_ISA_NEON | BAL_ISA_NEONDOT | i8mm;
 }
 #else
 unsigned bal_cpu_isa(void)
@@ -61,6 +63,7 @@ static const struct {
 #ifdef __aarch64__
     {"neon", BAL_ISA_NEON, BAL_ISA_NEON},
     {"neondot", BAL_ISA_NEONDOT, BAL_ISA_NEON | BAL_ISA_NEONDOT},
+    {"i8mm", BAL_ISA_I8MM, BAL_ISA_NEON | BAL_ISA_NEONDOT | BAL_ISA_I8MM},
 #else
     {"avx2", BAL_ISA_AVX2, BAL_ISA_AVX2},
     {"avxvnni", BAL_ISA_AVXVNNI, BAL_ISA_AVX2 | BAL_ISA_AVXVNNI},

@@ -15,12 +15,13 @@ enum {
     BAL_ISA_VNNI = 1 << 2,    /* avx512 vnni; avx512 */
     BAL_ISA_NEON = 1 << 3,    /* AArch64: asimd */
     BAL_ISA_NEONDOT = 1 << 4, /* asimddp: sdot; asimd */
-    BAL_ISA_AVXVNNI = 1 << 5  /* avx_vnni, of processors without AVX-512; avx2 */
+    BAL_ISA_AVXVNNI = 1 << 5, /* avx_vnni, of processors without AVX-512; avx2 */
+    BAL_ISA_I8MM = 1 << 6     /* i8mm: smmla; asimddp */
 };
 
 /* Names of the levels of this architecture, from none up. */
 #ifdef __aarch64__
-#define BAL_ISA_LEVELS "scalar|neon|neondot"
+#define BAL_ISA_LEVELS "scalar|neon|neondot|i8mm"
 #else
 #define BAL_ISA_LEVELS "scalar|avx2|avxvnni|avx512|avx512vnni"
 #endif

@@ -27,7 +27,7 @@ refused 2 "'nan' is not a number" run -p hi --temp nan
 refused 2 "'-1' is not a whole number from 0 to 18446744073709551615" run -p hi --seed -1
 refused 2 "--alpha: 'blue', expected one of white|drop" run -p hi --alpha blue
 case $(uname -m) in
-aarch64) levels="scalar|neon|neondot" ;;
+aarch64) levels="scalar|neon|neondot|i8mm" ;;
 *) levels="scalar|avx2|avxvnni|avx512|avx512vnni" ;;
 esac
 refused 2 "--isa: 'mmx', expected one of $levels" run -p hi --isa mmx

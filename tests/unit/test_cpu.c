@@ -7,8 +7,9 @@
 #include <sched.h>
 
 #ifdef __aarch64__
-static const char *const names[] = {"scalar", "neon", "neondot"}, *const other = "avx2";
-static const unsigned masks[] = {0, BAL_ISA_NEON, BAL_ISA_NEON | BAL_ISA_NEONDOT};
+static const char *const names[] = {"scalar", "neon", "neondot", "i8mm"}, *const other = "avx2";
+static const unsigned masks[] = {0, BAL_ISA_NEON, BAL_ISA_NEON | BAL_ISA_NEONDOT,
+                                 BAL_ISA_NEON | BAL_ISA_NEONDOT | BAL_ISA_I8MM};
 static const char *const shouted = "NEON";
 #else
 static const char *const names[] = {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni"};
@@ -73,10 +74,12 @@ static void test_detection(void **state)
     assert_int_equal((isa & BAL_ISA_VNNI) != 0, want2 && want512 && kernel_reports(vnni));
 #elif BAL_ARM
     static const char *const neon[] = {"asimd", NULL}, *const dot[] = {"asimddp", NULL};
+    static const char *const i8mm[] = {"asimddp", "i8mm", NULL};
     const int want = kernel_reports(neon);
     if (want < 0) skip();
     assert_int_equal((isa & BAL_ISA_NEON) != 0, want);
     assert_int_equal((isa & BAL_ISA_NEONDOT) != 0, want && kernel_reports(dot));
+    assert_int_equal((isa & BAL_ISA_I8MM) != 0, want && kernel_reports(i8mm));
 #else
     (void)kernel_reports;
     assert_int_equal(isa, BAL_ISA_NONE);

@@ -1,32 +1,14 @@
 /* SPDX-License-Identifier: MIT
  * 16-bit activations times a panel of packed weights (kernel/gemm_w.h, gemm_t.h); included after a
  * dots_*.h by gemm_w_<isa>.c and gemm_t_<isa>.c. The two byte planes of the activations have sums
- * of their own, which meet at the end of a unit. More than a few tokens have the codes, or the
- * levels that they mean, pulled out once for all, some units at a time, into bytes that stay in the
- * first cache. kind and mr are literals at every call, so the loops unroll and sums live in
- * registers. */
-#include "kernel/gemm_t.h"
-#include "kernel/gemm_w.h"
+ * of their own, which meet at the end of a unit. kind and mr are literals at every call, so the
+ * loops unroll and sums live in registers. */
+typedef int8x16_t levels;
+#include "kernel/body/gemm_a16_body.h"
 
-#include <assert.h>
-#include <stdbool.h>
-#include <string.h>
-
-enum { FEW = 4 }; /* tokens up to which codes are pulled out as they are needed */
-
-/* The number of bits, and a bit that is none where codes go through a table or have steps. */
-enum { TABLE = 16, TWO_LEVEL = 32 };
-
-/* What stands beside the codes. */
-typedef struct sides {
-    const uint16_t *scales;
-    const uint8_t *steps, *zeros;
-    int8x16_t level; /* of each code of a table */
-} sides;
-
-ALWAYS_INLINE int bits_of(const int kind)
+ALWAYS_INLINE levels levels_of(const uint8_t *table, const int mask)
 {
-    return kind & 15;
+    return vandq_s8(vld1q_s8((const int8_t *)table), vdupq_n_s8((int8_t)mask));
 }
 
 /* Largest magnitude that is multiplied. */
@@ -36,13 +18,19 @@ ALWAYS_INLINE int top_of(const int kind)
     return kind & TABLE ? (4 << bits) - 1 : bits == 8 ? 128 : (1 << bits) - 1;
 }
 
-/* What is multiplied for quad j of quarter h. */
-ALWAYS_INLINE int8x16_t factors(const int kind, const bool pulled, const sides *p,
-                                const uint32_t *unit, const int h, const int j)
+/* What is multiplied for quad j of quarter h, out of words. */
+ALWAYS_INLINE int8x16_t factors(const int kind, const sides *p, const uint32_t *unit, const int h,
+                                const int j)
 {
-    if (pulled) return vreinterpretq_s8_u8(word(unit, j, h));
     const int8x16_t q = quad(bits_of(kind), unit, h, j);
     return kind & TABLE ? vqtbl1q_s8(p->level, vreinterpretq_u8_s8(q)) : q;
+}
+
+/* What step s of quarter h multiplies, out of words. */
+ALWAYS_INLINE int8x16x2_t take_step(const int kind, const sides *p, const uint32_t *unit,
+                                    const int s, const int h)
+{
+    return step_of(factors(kind, p, unit, h, 2 * s), factors(kind, p, unit, h, 2 * s + 1));
 }
 
 /* Sums of one unit, in 32 bits. */
@@ -50,23 +38,22 @@ ALWAYS_INLINE void dot_unit(const int kind, const bool pulled, const int mr, con
                             size_t a_stride, const uint32_t *unit, const sides *p,
                             int32x4_t (*sum)[4])
 {
-    dot lo[MR_A16][4], hi[MR_A16][4];
+    dots d[MR_A16][4]; /* of low and high bytes */
     for (int i = 0; i < mr; i++)
-        for (int h = 0; h < 4; h++) lo[i][h] = hi[i][h] = dot_zero();
-#define QUAD(j)                                                                                    \
+        for (int h = 0; h < 4; h++) d[i][h] = dots_zero();
+#define STEP(s)                                                                                    \
     for (int h = 0; h < 4; h++) {                                                                  \
-        const int8x16_t q = factors(kind, pulled, p, unit, h, j);                                  \
+        const int8x16x2_t w = pulled ? load_step(unit, s, h) : take_step(kind, p, unit, s, h);     \
         for (int i = 0; i < mr; i++) {                                                             \
             const bal_a16 *x = a + (size_t)i * a_stride;                                           \
-            dot_add(top_of(kind), j, &lo[i][h], q, vld1q_s8(x->lo + 16 * (j / 4)));                \
-            dot_add(top_of(kind), j, &hi[i][h], q, vld1q_s8(x->hi + 16 * (j / 4)));                \
+            dots_add(top_of(kind), s, 2, &d[i][h], w, x->lo, x->hi);                               \
         }                                                                                          \
     }
-    ALL_QUADS(QUAD)
-#undef QUAD
+    ALL_STEPS(STEP)
+#undef STEP
     for (int i = 0; i < mr; i++)
         for (int h = 0; h < 4; h++)
-            sum[i][h] = vaddq_s32(dot_sum(&lo[i][h]), vshlq_n_s32(dot_sum(&hi[i][h]), 8));
+            sum[i][h] = vaddq_s32(dots_sum(&d[i][h], 0), vshlq_n_s32(dots_sum(&d[i][h], 1), 8));
 }
 
 /* The steps of group g as signed integers. */
@@ -154,54 +141,8 @@ ALWAYS_INLINE void pull(const int kind, const uint32_t *codes, size_t n, const s
 {
     for (; n > 0; n--, codes += 16 * bits_of(kind), out += 8 * 16)
         for (int h = 0; h < 4; h++) {
-#define PUT(j) vst1q_s8((int8_t *)(out + 16 * j + 4 * h), factors(kind, false, p, codes, h, j));
-            ALL_QUADS(PUT)
+#define PUT(s) store_step(out, s, h, take_step(kind, p, codes, s, h));
+            ALL_STEPS(PUT)
 #undef PUT
         }
 }
-
-ALWAYS_INLINE void many(const int kind, size_t rows, size_t units, size_t units_per_group,
-                        const bal_a16 *a, size_t a_stride, const uint32_t *codes, const sides *p,
-                        float *y, size_t y_stride)
-{
-    uint32_t pulled[CODES_BLOCK * 8 * 16];
-    const size_t words = CODES_BLOCK * 16 * (size_t)bits_of(kind);
-    for (size_t u = 0; u < units; u += CODES_BLOCK, codes += words, a += CODES_BLOCK) {
-        const size_t n = units - u < CODES_BLOCK ? units - u : CODES_BLOCK;
-        pull(kind, codes, n, p, pulled);
-        tiles(kind, true, rows, u, n, units_per_group, a, a_stride, pulled, p, y, y_stride);
-    }
-}
-
-ALWAYS_INLINE void gemm(const int kind, int m, size_t units, size_t units_per_group,
-                        const bal_a16 *a, size_t a_stride, const uint32_t *codes, sides p, float *y,
-                        size_t y_stride)
-{
-    assert(1 <= m && m <= BAL_GEMM_W_MR && units && units_per_group);
-    if (kind & TABLE)
-        p.level = vandq_s8(vld1q_s8((const int8_t *)p.zeros), vdupq_n_s8((int8_t)top_of(kind)));
-    for (int i = 0; i < m; i++) memset(y + (size_t)i * y_stride, 0, 16 * sizeof *y);
-    if (m > FEW)
-        many(kind, (size_t)m, units, units_per_group, a, a_stride, codes, &p, y, y_stride);
-    else
-        tiles(kind, false, (size_t)m, 0, units, units_per_group, a, a_stride, codes, &p, y,
-              y_stride);
-}
-
-#define GEMM_W(name, bits)                                                                         \
-    void ISA(name)(int m, size_t units, size_t units_per_group, const bal_a16 *a, size_t a_stride, \
-                   const uint32_t *codes, const uint16_t *scales, const uint8_t *zeros, float *y,  \
-                   size_t y_stride)                                                                \
-    {                                                                                              \
-        const sides p = {.scales = scales, .zeros = zeros};                                        \
-        gemm(bits, m, units, units_per_group, a, a_stride, codes, p, y, y_stride);                 \
-    }
-
-#define GEMM_T(name, kind)                                                                         \
-    void ISA(name)(int m, size_t units, size_t units_per_group, const bal_a16 *a, size_t a_stride, \
-                   const uint32_t *codes, const uint16_t *scales, const uint8_t *steps,            \
-                   const uint8_t *zeros, float *y, size_t y_stride)                                \
-    {                                                                                              \
-        const sides p = {.scales = scales, .steps = steps, .zeros = zeros};                        \
-        gemm(kind, m, units, units_per_group, a, a_stride, codes, p, y, y_stride);                 \
-    }

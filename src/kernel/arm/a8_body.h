@@ -1,32 +1,42 @@
 /* SPDX-License-Identifier: MIT
  * 8-bit activations times a panel of packed weights (kernel/gemm_a8.h, and two levels of
- * gemm_t.h); included after a dots_*.h by gemm_a8_<isa>.c and gemm_a8d_<isa>.c. Few tokens take
- * codes out of the words as they go; more tokens take them out once for all, some units at a time,
- * into bytes that stay in the first cache. bits and mr are literals at every call, so the loops
- * unroll and sums live in registers. */
-#include "kernel/gemm_a8.h"
+ * gemm_t.h); included after a dots_*.h by gemm_a8_<isa>.c and gemm_a8d_<isa>.c. bits and mr are
+ * literals at every call, so the loops unroll and sums live in registers. Of m tokens a multiple of
+ * LEAST_A8 is multiplied. */
+#define FEW 4
+#include "kernel/body/gemm_a8_body.h"
+#include "kernel/gemm_t.h"
 
-#include <assert.h>
-#include <stdbool.h>
-#include <string.h>
+enum { PAIRS_A8 = (MR_A8 + 1) / 2 };
 
-enum { FEW = 4 }; /* tokens up to which codes are taken out as they are needed */
+/* What step s of quarter h multiplies, out of words. */
+ALWAYS_INLINE int8x16x2_t take_step(const int bits, const uint32_t *unit, const int s, const int h)
+{
+    return step_of(quad(bits, unit, h, 2 * s), quad(bits, unit, h, 2 * s + 1));
+}
 
-/* dot += sum of code * q_x over n units; codes are words or bytes that were taken out. */
+ALWAYS_INLINE void clear(const int mr, dots (*d)[4])
+{
+    for (int i = 0; i < mr; i += 2)
+        for (int h = 0; h < 4; h++) d[i / 2][h] = dots_zero();
+}
+
+/* d += sum of code * q_x over n units; codes are words or bytes that were taken out. mr is 1 or
+ * even. */
 ALWAYS_INLINE void add_units(const int bits, const bool bytes, const int mr, size_t n,
-                             const bal_a8 *a, size_t a_stride, const uint32_t *codes, dot (*d)[4])
+                             const bal_a8 *a, size_t a_stride, const uint32_t *codes, dots (*d)[4])
 {
     const int top = bits == 8 ? 128 : (1 << bits) - 1;
     for (; n > 0; n--, a++, codes += bytes ? 8 * 16 : 16 * bits) {
-#define QUAD(j)                                                                                    \
+#define STEP(s)                                                                                    \
     for (int h = 0; h < 4; h++) {                                                                  \
-        const int8x16_t q =                                                                        \
-            bytes ? vreinterpretq_s8_u8(word(codes, j, h)) : quad(bits, codes, h, j);              \
-        for (int i = 0; i < mr; i++)                                                               \
-            dot_add(top, j, &d[i][h], q, vld1q_s8(a[(size_t)i * a_stride].q + 16 * (j / 4)));      \
+        const int8x16x2_t w = bytes ? load_step(codes, s, h) : take_step(bits, codes, s, h);       \
+        for (int i = 0; i < mr; i += 2)                                                            \
+            dots_add(top, s, mr == 1 ? 1 : 2, &d[i / 2][h], w, a[(size_t)i * a_stride].q,          \
+                     a[(size_t)(i + (mr > 1)) * a_stride].q);                                      \
     }
-        ALL_QUADS(QUAD)
-#undef QUAD
+        ALL_STEPS(STEP)
+#undef STEP
     }
 }
 
@@ -47,16 +57,10 @@ ALWAYS_INLINE void add_scaled(const int32x4_t sum[4], const float32x4_t s[4], fl
 
 /* ---- A scale and a zero point per group ---------------------------------------------------- */
 
-typedef struct panel {
-    const uint32_t *codes; /* words, or bytes that were taken out, of the first unit in work */
-    const uint16_t *scales;
-    const uint8_t *zeros;
-} panel;
-
 /* y += (carry + dot - z * sum) * (s * scale) at the end of a segment of weight group g, units begin
  * up to end of mr tokens, and all sums from 0 again; codes of 8 bits were multiplied less 128. */
 ALWAYS_INLINE void finish(const int bits, const int mr, const panel *p, size_t g, const bal_a8 *a,
-                          size_t a_stride, size_t begin, size_t end, dot (*d)[4],
+                          size_t a_stride, size_t begin, size_t end, dots (*d)[4],
                           int32_t (*carry)[16], float *y, size_t y_stride)
 {
     float32x4_t s[4];
@@ -68,25 +72,24 @@ ALWAYS_INLINE void finish(const int bits, const int mr, const panel *p, size_t g
         const int32_t sum_x = sum_of(x, begin, end);
         for (int h = 0; h < 4; h++) {
             const int32x4_t off = bits == 8 ? vsubq_s32(z[h], vdupq_n_s32(128)) : z[h];
-            const int32x4_t all = vaddq_s32(vld1q_s32(carry[i] + 4 * h), dot_sum(&d[i][h]));
+            const int32x4_t all =
+                vaddq_s32(vld1q_s32(carry[i] + 4 * h), dots_sum(&d[i / 2][h], i % 2));
             sum[h] = vmlsq_n_s32(all, off, sum_x);
-            d[i][h] = dot_zero();
         }
         memset(carry[i], 0, sizeof carry[i]);
         add_scaled(sum, s, x[end - 1].scale, y + (size_t)i * y_stride);
     }
+    clear(mr, d);
 }
 
-/* Units u .. u1 - 1 for mr tokens; p->codes are those of unit u. Of a segment that reaches beyond
- * either end, the sum so far is in carry [mr][16]. */
+/* rows for mr tokens. */
 ALWAYS_INLINE void tile(const int bits, const bool bytes, const int mr, const panel *p,
                         bal_a8_walk walk, size_t u, size_t u1, size_t units, const bal_a8 *a,
                         size_t a_stride, int32_t (*carry)[16], float *y, size_t y_stride)
 {
-    dot d[MR_A8][4];
+    dots d[PAIRS_A8][4];
     const uint32_t *codes = p->codes;
-    for (int i = 0; i < mr; i++)
-        for (int h = 0; h < 4; h++) d[i][h] = dot_zero();
+    clear(mr, d);
     while (u < u1) {
         const size_t left = bal_a8_walk_left(&walk), n = left < u1 - u ? left : u1 - u;
         const size_t begin = walk.begin, g = walk.group;
@@ -98,7 +101,7 @@ ALWAYS_INLINE void tile(const int bits, const bool bytes, const int mr, const pa
     for (int i = 0; i < mr; i++)
         for (int h = 0; h < 4; h++) {
             int32_t *c = carry[i] + 4 * h;
-            vst1q_s32(c, vaddq_s32(vld1q_s32(c), dot_sum(&d[i][h])));
+            vst1q_s32(c, vaddq_s32(vld1q_s32(c), dots_sum(&d[i / 2][h], i % 2)));
         }
 }
 
@@ -106,56 +109,23 @@ ALWAYS_INLINE void rows(const int bits, const bool bytes, int m, const panel *p,
                         size_t u, size_t u1, size_t units, const bal_a8 *a, size_t a_stride,
                         int32_t (*carry)[16], float *y, size_t y_stride)
 {
-#define TILE(mr) tile(bits, bytes, mr, p, walk, u, u1, units, a, a_stride, carry, y, y_stride)
-    for (; m >= MR_A8; m -= MR_A8, a += MR_A8 * a_stride, y += MR_A8 * y_stride, carry += MR_A8)
-        TILE(MR_A8);
-    for (; m > 0; m--, a += a_stride, y += y_stride, carry++) TILE(1);
-#undef TILE
+#define TILES(mr)                                                                                  \
+    for (; m >= mr; m -= mr, a += mr * a_stride, y += mr * y_stride, carry += mr)                  \
+        tile(bits, bytes, mr, p, walk, u, u1, units, a, a_stride, carry, y, y_stride);
+    TILES(MR_A8)
+    TILES(LEAST_A8)
+#undef TILES
 }
 
-/* n units of codes to bytes. */
 ALWAYS_INLINE void take_out(const int bits, const uint32_t *codes, size_t n, uint32_t *bytes)
 {
     for (; n > 0; n--, codes += 16 * bits, bytes += 8 * 16)
         for (int h = 0; h < 4; h++) {
-#define PUT(j) vst1q_s8((int8_t *)(bytes + 16 * j + 4 * h), quad(bits, codes, h, j));
-            ALL_QUADS(PUT)
+#define PUT(s) store_step(bytes, s, h, take_step(bits, codes, s, h));
+            ALL_STEPS(PUT)
 #undef PUT
         }
 }
-
-ALWAYS_INLINE void gemm(const int bits, int m, size_t units, size_t units_per_group,
-                        size_t units_per_scale, const bal_a8 *a, size_t a_stride, panel p, float *y,
-                        size_t y_stride)
-{
-    int32_t carry[BAL_GEMM_A8_ROWS][16];
-    uint32_t bytes[CODES_BLOCK * 8 * 16];
-    assert(1 <= m && m <= BAL_GEMM_A8_ROWS && units && units_per_group && units_per_scale);
-    memset(carry, 0, (size_t)m * sizeof *carry);
-    for (int i = 0; i < m; i++) memset(y + (size_t)i * y_stride, 0, 16 * sizeof *y);
-    if (m <= FEW) {
-        const bal_a8_walk walk = bal_a8_walk_at(0, units_per_group, units_per_scale);
-        rows(bits, false, m, &p, walk, 0, units, units, a, a_stride, carry, y, y_stride);
-        return;
-    }
-    const uint32_t *codes = p.codes;
-    p.codes = bytes;
-    for (size_t u = 0; u < units; u += CODES_BLOCK) {
-        const size_t n = units - u < CODES_BLOCK ? units - u : CODES_BLOCK;
-        const bal_a8_walk walk = bal_a8_walk_at(u, units_per_group, units_per_scale);
-        take_out(bits, codes + u * 16 * (size_t)bits, n, bytes);
-        rows(bits, true, m, &p, walk, u, u + n, units, a, a_stride, carry, y, y_stride);
-    }
-}
-
-#define GEMM_A8(name, bits)                                                                        \
-    void ISA(name)(int m, size_t units, size_t units_per_group, size_t units_per_scale,            \
-                   const bal_a8 *a, size_t a_stride, const uint32_t *codes,                        \
-                   const uint16_t *scales, const uint8_t *zeros, float *y, size_t y_stride)        \
-    {                                                                                              \
-        const panel p = {codes, scales, zeros};                                                    \
-        gemm(bits, m, units, units_per_group, units_per_scale, a, a_stride, p, y, y_stride);       \
-    }
 
 /* ---- Two levels ------------------------------------------------------------------------------ */
 
@@ -165,17 +135,16 @@ ALWAYS_INLINE void add_run(const int mr, size_t u, size_t end, const bal_a8 *a, 
                            const uint32_t *codes, const uint8_t *steps, const uint8_t *zeros,
                            int32x4_t (*sum)[4])
 {
-    dot d[MR_A8][4];
+    dots d[PAIRS_A8][4];
     int32x4_t m[4], z[4];
     widen_u8(vld1q_u8(steps), m);
     widen_u8(vld1q_u8(zeros), z);
-    for (int i = 0; i < mr; i++)
-        for (int h = 0; h < 4; h++) d[i][h] = dot_zero();
+    clear(mr, d);
     add_units(4, false, mr, end - u, a + u, a_stride, codes + u * 4 * 16, d);
     for (int i = 0; i < mr; i++) {
         const int32_t sum_x = sum_of(a + (size_t)i * a_stride, u, end);
         for (int h = 0; h < 4; h++) {
-            const int32x4_t off = vmlsq_n_s32(dot_sum(&d[i][h]), z[h], sum_x);
+            const int32x4_t off = vmlsq_n_s32(dots_sum(&d[i / 2][h], i % 2), z[h], sum_x);
             sum[i][h] = vmlaq_s32(sum[i][h], m[h], off);
         }
     }
@@ -209,17 +178,27 @@ ALWAYS_INLINE void tile_d(const int mr, size_t units, size_t units_per_group,
     }
 }
 
+ALWAYS_INLINE void gemm_d(int m, size_t units, size_t units_per_group, size_t units_per_scale,
+                          const bal_a8 *a, size_t a_stride, const uint32_t *codes,
+                          const uint16_t *scales, const uint8_t *steps, const uint8_t *zeros,
+                          float *y, size_t y_stride)
+{
+    assert(1 <= m && m <= BAL_GEMM_A8_ROWS && units && units_per_group && units_per_scale);
+#define TILES(mr)                                                                                  \
+    for (; m >= mr; m -= mr, a += mr * a_stride, y += mr * y_stride)                               \
+        tile_d(mr, units, units_per_group, units_per_scale, a, a_stride, codes, scales, steps,     \
+               zeros, y, y_stride);
+    TILES(MR_A8)
+    TILES(LEAST_A8)
+#undef TILES
+}
+
 #define GEMM_A8D(name)                                                                             \
-    void ISA(name)(int m, size_t units, size_t units_per_group, size_t units_per_scale,            \
-                   const bal_a8 *a, size_t a_stride, const uint32_t *codes,                        \
-                   const uint16_t *scales, const uint8_t *steps, const uint8_t *zeros, float *y,   \
-                   size_t y_stride)                                                                \
+    bal_gemm_a8d_fn name;                                                                          \
+    void name(int m, size_t units, size_t units_per_group, size_t units_per_scale,                 \
+              const bal_a8 *a, size_t a_stride, const uint32_t *codes, const uint16_t *scales,     \
+              const uint8_t *steps, const uint8_t *zeros, float *y, size_t y_stride)               \
     {                                                                                              \
-        assert(1 <= m && m <= BAL_GEMM_A8_ROWS && units && units_per_group && units_per_scale);    \
-        for (; m >= MR_A8; m -= MR_A8, a += MR_A8 * a_stride, y += MR_A8 * y_stride)               \
-            tile_d(MR_A8, units, units_per_group, units_per_scale, a, a_stride, codes, scales,     \
-                   steps, zeros, y, y_stride);                                                     \
-        for (; m > 0; m--, a += a_stride, y += y_stride)                                           \
-            tile_d(1, units, units_per_group, units_per_scale, a, a_stride, codes, scales, steps,  \
-                   zeros, y, y_stride);                                                            \
+        gemm_d(m, units, units_per_group, units_per_scale, a, a_stride, codes, scales, steps,      \
+               zeros, y, y_stride);                                                                \
     }

@@ -12,9 +12,10 @@
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-enum { CODES_BLOCK = 32 }; /* units of which codes are pulled out at once: 16 KiB of bytes */
+#define BYTES8 0 /* 8-bit codes are multiplied less 128 */
 
-#define ALL_QUADS(call) call(0) call(1) call(2) call(3) call(4) call(5) call(6) call(7)
+/* A unit is multiplied in steps of two quads. */
+#define ALL_STEPS(call) call(0) call(1) call(2) call(3)
 
 /* Word v of quarter h. */
 ALWAYS_INLINE uint8x16_t word(const uint32_t *unit, int v, int h)
@@ -54,6 +55,20 @@ ALWAYS_INLINE int8x16_t quad(const int bits, const uint32_t *unit, const int h, 
     else
         q = vorrq_u8(field(word(unit, j - 6, h), 6, 3), field(word(unit, 2, h), j - 2, 4));
     return vreinterpretq_s8_u8(q);
+}
+
+/* What step s of quarter h multiplies, taken out before: bytes [4 steps][4 quarters][2][16]. */
+ALWAYS_INLINE int8x16x2_t load_step(const uint32_t *unit, const int s, const int h)
+{
+    const int8_t *from = (const int8_t *)unit + 32 * (4 * s + h);
+    return (int8x16x2_t){{vld1q_s8(from), vld1q_s8(from + 16)}};
+}
+
+ALWAYS_INLINE void store_step(uint32_t *unit, const int s, const int h, int8x16x2_t w)
+{
+    int8_t *to = (int8_t *)unit + 32 * (4 * s + h);
+    vst1q_s8(to, w.val[0]);
+    vst1q_s8(to + 16, w.val[1]);
 }
 
 /* What one side of a panel has for its 16 outputs, a register for each quarter. */

@@ -65,4 +65,6 @@ ALWAYS_INLINE int32x4_t dot_sum(const dot *d)
     return vpaddq_s32(d->wide[0], d->wide[1]);
 }
 
+#include "kernel/arm/dots_by_row.h"
+
 #endif

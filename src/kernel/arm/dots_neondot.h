@@ -36,4 +36,6 @@ ALWAYS_INLINE int32x4_t dot_sum(const dot *d)
     return d->sum;
 }
 
+#include "kernel/arm/dots_by_row.h"
+
 #endif

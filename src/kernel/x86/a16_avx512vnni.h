@@ -2,32 +2,18 @@
  * 16-bit activations times a panel of packed weights (kernel/gemm_w.h, gemm_t.h) for AVX-512 with
  * VNNI; included by gemm_w_avx512vnni.c and gemm_t_avx512vnni.c. vpdpbusd adds four products of
  * unsigned codes, or of the levels that a table gives them, with each byte plane of the activations
- * to 32-bit sums of their own, which meet at the end of a unit. More than a few tokens have what is
- * multiplied pulled out once for all, some units at a time, into bytes that stay in the first
- * cache. kind and mr are literals at every call, so the loops unroll and sums live in registers. */
-#include "kernel/gemm_t.h"
-#include "kernel/gemm_w.h"
+ * to 32-bit sums of their own, which meet at the end of a unit. kind and mr are literals at every
+ * call, so the loops unroll and sums live in registers. */
 #include "kernel/x86/codes_avx512.h"
 
-#include <assert.h>
-#include <stdbool.h>
+typedef __m512i levels;
+#include "kernel/body/gemm_a16_body.h"
 
-/* MR: tokens multiplied at once; FEW: tokens up to which codes are pulled out as they are needed;
- * BLOCK: units pulled out at once, 16 KiB. */
-enum { MR = 8, FEW = 4, BLOCK = 32 };
+enum { MR = 8 }; /* tokens multiplied at once */
 
-/* The number of bits, and a bit that is none where codes go through a table or have steps. */
-enum { TABLE = 16, TWO_LEVEL = 32 };
-
-typedef struct sides {
-    const uint16_t *scales;
-    const uint8_t *steps, *zeros;
-    __m512i level; /* of each code of a table, four times */
-} sides;
-
-ALWAYS_INLINE int bits_of(const int kind)
+ALWAYS_INLINE levels levels_of(const uint8_t *table, const int mask)
 {
-    return kind & 15;
+    return masked(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)table)), mask);
 }
 
 /* What is multiplied for quad j. */
@@ -144,51 +130,3 @@ ALWAYS_INLINE void pull(const int kind, const uint32_t *codes, size_t n, const s
 #undef PUT
     }
 }
-
-ALWAYS_INLINE void many(const int kind, size_t rows, size_t units, size_t units_per_group,
-                        const bal_a16 *a, size_t a_stride, const uint32_t *codes, const sides *p,
-                        float *y, size_t y_stride)
-{
-    _Alignas(64) uint32_t pulled[BLOCK * 8 * 16];
-    const size_t words = BLOCK * 16 * (size_t)bits_of(kind);
-    for (size_t u = 0; u < units; u += BLOCK, codes += words, a += BLOCK) {
-        const size_t n = units - u < BLOCK ? units - u : BLOCK;
-        if (kind != 8) pull(kind, codes, n, p, pulled);
-        tiles(kind, true, rows, u, n, units_per_group, a, a_stride, kind == 8 ? codes : pulled, p,
-              y, y_stride);
-    }
-}
-
-ALWAYS_INLINE void gemm(const int kind, int m, size_t units, size_t units_per_group,
-                        const bal_a16 *a, size_t a_stride, const uint32_t *codes, sides p, float *y,
-                        size_t y_stride)
-{
-    assert(1 <= m && m <= BAL_GEMM_W_MR && units && units_per_group);
-    if (kind & TABLE)
-        p.level = masked(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)p.zeros)),
-                         (4 << bits_of(kind)) - 1);
-    for (int i = 0; i < m; i++) memset(y + (size_t)i * y_stride, 0, 16 * sizeof *y);
-    if (m > FEW)
-        many(kind, (size_t)m, units, units_per_group, a, a_stride, codes, &p, y, y_stride);
-    else
-        tiles(kind, false, (size_t)m, 0, units, units_per_group, a, a_stride, codes, &p, y,
-              y_stride);
-}
-
-#define GEMM_W(name, bits)                                                                         \
-    void VNNI(name)(int m, size_t units, size_t units_per_group, const bal_a16 *a,                 \
-                    size_t a_stride, const uint32_t *codes, const uint16_t *scales,                \
-                    const uint8_t *zeros, float *y, size_t y_stride)                               \
-    {                                                                                              \
-        const sides p = {.scales = scales, .zeros = zeros};                                        \
-        gemm(bits, m, units, units_per_group, a, a_stride, codes, p, y, y_stride);                 \
-    }
-
-#define GEMM_T(name, kind)                                                                         \
-    void VNNI(name)(int m, size_t units, size_t units_per_group, const bal_a16 *a,                 \
-                    size_t a_stride, const uint32_t *codes, const uint16_t *scales,                \
-                    const uint8_t *steps, const uint8_t *zeros, float *y, size_t y_stride)         \
-    {                                                                                              \
-        const sides p = {.scales = scales, .steps = steps, .zeros = zeros};                        \
-        gemm(kind, m, units, units_per_group, a, a_stride, codes, p, y, y_stride);                 \
-    }

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * What gemm_a8 is on registers of 256 bits, but for the products: the walk over segments, their end
- * in floats, tokens by tiles of MR. A panel is two halves of 8 outputs, one 32-bit lane each. Few
- * tokens take codes out of the words as they go; more tokens take them out once for all, some units
- * at a time, into bytes that stay in the first cache. bits and mr are literals at every call, so
- * the loops unroll and sums live in registers at -O3.
+ * in floats, tokens by tiles of MR. A panel is two halves of 8 outputs, one 32-bit lane each. bits
+ * and mr are literals at every call, so the loops unroll and sums live in registers at -O3.
  *
  * Whoever includes this says first
  *   MR       tokens multiplied at once
@@ -13,19 +11,10 @@
 #ifndef BAL_KERNEL_A8_BODY_AVX2_H
 #define BAL_KERNEL_A8_BODY_AVX2_H
 
-#include "kernel/gemm_a8.h"
 #include "kernel/x86/codes_avx2.h"
 
-#include <assert.h>
-#include <string.h>
-
-enum { BLOCK = 32 /* units taken out at once: 16 KiB of bytes, half of the first cache */ };
-
-typedef struct panel {
-    const uint32_t *codes; /* words, or bytes that were taken out, of the first unit in work */
-    const uint16_t *scales;
-    const uint8_t *zeros;
-} panel;
+#define FEW MR
+#include "kernel/body/gemm_a8_body.h"
 
 ALWAYS_INLINE __m256i bcast32(const int32_t *p)
 {
@@ -62,8 +51,7 @@ ALWAYS_INLINE void finish(const int bits, const int mr, const panel *p, size_t g
     }
 }
 
-/* Units u .. u1 - 1 for mr tokens; p->codes are those of unit u. Of a segment that reaches beyond
- * either end, the sum so far is in carry [mr][16]. */
+/* rows for mr tokens, bits as codes_avx2.h reads them. */
 ALWAYS_INLINE void tile(const int bits, const int mr, const panel *p, bal_a8_walk walk, size_t u,
                         size_t u1, size_t units, const bal_a8 *a, size_t a_stride,
                         int32_t (*carry)[16], float *y, size_t y_stride)
@@ -87,28 +75,28 @@ ALWAYS_INLINE void tile(const int bits, const int mr, const panel *p, bal_a8_wal
 #define TILE(bits, rows)                                                                           \
     case rows: tile(bits, rows, p, walk, u, u1, units, a, a_stride, carry, y, y_stride); break;
 
-ALWAYS_INLINE void rows(const int bits, int m, const panel *p, bal_a8_walk walk, size_t u,
-                        size_t u1, size_t units, const bal_a8 *a, size_t a_stride,
+ALWAYS_INLINE void rows(const int bits, const bool bytes, int m, const panel *p, bal_a8_walk walk,
+                        size_t u, size_t u1, size_t units, const bal_a8 *a, size_t a_stride,
                         int32_t (*carry)[16], float *y, size_t y_stride)
 {
+    const int as = bytes && bits < 8 ? BYTES(bits) : bits;
     for (; m > 0; m -= MR, a += MR * a_stride, y += MR * y_stride, carry += MR) {
         switch (m) {
 #if MR > 4
         default:
-            TILE(bits, 6)
-            TILE(bits, 5)
-            TILE(bits, 4)
+            TILE(as, 6)
+            TILE(as, 5)
+            TILE(as, 4)
 #else
-        default: TILE(bits, 4)
+        default: TILE(as, 4)
 #endif
-            TILE(bits, 3)
-            TILE(bits, 2)
-            TILE(bits, 1)
+            TILE(as, 3)
+            TILE(as, 2)
+            TILE(as, 1)
         }
     }
 }
 
-/* n units of codes to bytes. */
 ALWAYS_INLINE void take_out(const int bits, const uint32_t *codes, size_t n, uint32_t *bytes)
 {
     for (; n > 0; n--, codes += words_of(bits), bytes += 8 * 16)
@@ -118,42 +106,5 @@ ALWAYS_INLINE void take_out(const int bits, const uint32_t *codes, size_t n, uin
 #undef PUT
         }
 }
-
-ALWAYS_INLINE void gemm(const int bits, int m, size_t units, size_t units_per_group,
-                        size_t units_per_scale, const bal_a8 *a, size_t a_stride, panel p, float *y,
-                        size_t y_stride)
-{
-    int32_t carry[BAL_GEMM_A8_ROWS][16];
-    _Alignas(32) uint32_t bytes[BLOCK * 8 * 16];
-    assert(1 <= m && m <= BAL_GEMM_A8_ROWS && units && units_per_group && units_per_scale);
-    memset(carry, 0, (size_t)m * sizeof *carry);
-    for (int i = 0; i < m; i++) memset(y + (size_t)i * y_stride, 0, 16 * sizeof *y);
-    if (m <= MR) {
-        const bal_a8_walk walk = bal_a8_walk_at(0, units_per_group, units_per_scale);
-        rows(bits, m, &p, walk, 0, units, units, a, a_stride, carry, y, y_stride);
-        return;
-    }
-    const uint32_t *codes = p.codes;
-    for (size_t u = 0; u < units; u += BLOCK) {
-        const size_t n = units - u < BLOCK ? units - u : BLOCK;
-        const bal_a8_walk walk = bal_a8_walk_at(u, units_per_group, units_per_scale);
-        p.codes = codes + u * (size_t)words_of(bits);
-        if (bits < 8) {
-            take_out(bits, p.codes, n, bytes);
-            p.codes = bytes;
-        }
-        rows(bits < 8 ? BYTES(bits) : 8, m, &p, walk, u, u + n, units, a, a_stride, carry, y,
-             y_stride);
-    }
-}
-
-#define GEMM_A8(name, bits)                                                                        \
-    void name(int m, size_t units, size_t units_per_group, size_t units_per_scale,                 \
-              const bal_a8 *a, size_t a_stride, const uint32_t *codes, const uint16_t *scales,     \
-              const uint8_t *zeros, float *y, size_t y_stride)                                     \
-    {                                                                                              \
-        const panel p = {codes, scales, zeros};                                                    \
-        gemm(bits, m, units, units_per_group, units_per_scale, a, a_stride, p, y, y_stride);       \
-    }
 
 #endif

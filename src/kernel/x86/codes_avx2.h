@@ -11,6 +11,12 @@
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
+#define BYTES8 1 /* 8-bit codes are multiplied as they stand */
+
+#ifndef AVXVNNI /* else emulated, tests/kernel/emulated_avxvnni.h */
+#define AVXVNNI(name) name##_avxvnni
+#endif
+
 /* A sum that must exist here: gcc 12 otherwise reorders the integer additions, first making all
  * products of a unit and spilling them (1.5x slower with 2 tokens or more). */
 #define KEEP(v) __asm__("" : "+x"(v))

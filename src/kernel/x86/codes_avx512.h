@@ -15,6 +15,8 @@
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
+#define BYTES8 1 /* 8-bit codes are multiplied as they stand */
+
 /* How far ahead of the unit in work code words are fetched, to the second cache: beyond the next
  * page of 4 KiB, since the processor itself stops at a page (measured on Zen 4, one thread, part of
  * the read limit at W3: 48 % with 2 KiB, 70 % with 4, 78 % with 8 to 24, 72 % with 48; to the first

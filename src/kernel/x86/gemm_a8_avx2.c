@@ -7,12 +7,6 @@
 #include "kernel/gemm_a8.h"
 #include "kernel/x86/codes_avx2.h"
 
-bal_gemm_a8w2_fn bal_gemm_a8w2_avx2;
-bal_gemm_a8w3_fn bal_gemm_a8w3_avx2;
-bal_gemm_a8w4_fn bal_gemm_a8w4_avx2;
-bal_gemm_a8w6_fn bal_gemm_a8w6_avx2;
-bal_gemm_a8w8_fn bal_gemm_a8w8_avx2;
-
 #define MR      4 /* 8 sums of 16 bits, two registers of codes */
 #define OFFSET8 128
 

@@ -4,34 +4,19 @@
  * segment overflows. Few tokens take codes out of the words as they go, and out only: a mask leaves
  * a code where it stands in its byte, that is times a power of two, and products of the same power
  * have a sum of their own, which the end of a segment shifts down; 10 masks and 10 products are all
- * that 3-bit codes cost a unit. More tokens have codes taken out whole, once for all, some units at
- * a time (see gemm_a8_avx2.c). */
-#include "kernel/gemm_a8.h"
+ * that 3-bit codes cost a unit. More tokens have codes taken out whole. */
 #include "kernel/x86/codes_avx512.h"
 
-#include <stdbool.h>
-
-bal_gemm_a8w2_fn VNNI(bal_gemm_a8w2);
-bal_gemm_a8w3_fn VNNI(bal_gemm_a8w3);
-bal_gemm_a8w4_fn VNNI(bal_gemm_a8w4);
-bal_gemm_a8w6_fn VNNI(bal_gemm_a8w6);
-bal_gemm_a8w8_fn VNNI(bal_gemm_a8w8);
+#define FEW 4
+#include "kernel/body/gemm_a8_body.h"
 
 enum {
-    MR = 8,     /* tokens multiplied at once: as many independent sums as hide vpdpbusd's latency */
-    FEW = 4,    /* tokens up to which codes are taken out as they are needed */
-    POWERS = 5, /* most sums of one token that differ in the power of two */
-    BLOCK = 32  /* units taken out at once: 16 KiB of bytes */
+    MR = 8,    /* tokens multiplied at once: as many independent sums as hide vpdpbusd's latency */
+    POWERS = 5 /* most sums of one token that differ in the power of two */
 };
 
 /* Bits of codes that take no taking out: bytes, as 8-bit codes are. */
 #define AS_BYTES 8
-
-typedef struct panel {
-    const uint32_t *codes;
-    const uint16_t *scales;
-    const uint8_t *zeros;
-} panel;
 
 /* Sum s of one token is this power of two too large. Where the words have fewer powers than sums,
  * several sums share one, which makes more chains. */
@@ -130,8 +115,7 @@ ALWAYS_INLINE void finish(const int mr, const panel *p, size_t g, const bal_a8 *
     }
 }
 
-/* Units u .. u1 - 1 for mr tokens; p->codes are those of unit u. Of a segment that reaches beyond
- * either end, the sum so far is in carry [mr][16]. */
+/* rows for mr tokens. */
 ALWAYS_INLINE void tile(const int bits, const bool bytes, const int mr, const panel *p,
                         bal_a8_walk walk, size_t u, size_t u1, size_t units, const bal_a8 *a,
                         size_t a_stride, int32_t (*carry)[16], float *y, size_t y_stride)
@@ -153,43 +137,40 @@ ALWAYS_INLINE void tile(const int bits, const bool bytes, const int mr, const pa
     for (int i = 0; i < mr; i++) _mm512_storeu_si512((void *)carry[i], dot[i]);
 }
 
-#define TILE(bits, bytes, rows)                                                                    \
+#define TILE(rows)                                                                                 \
     case rows:                                                                                     \
-        tile(bits, bytes, rows, p, walk, u, u1, units, a, a_stride, carry, y, y_stride);           \
+        if (bytes || rows <= FEW)                                                                  \
+            tile(bytes ? AS_BYTES : bits, bytes, rows, p, walk, u, u1, units, a, a_stride, carry,  \
+                 y, y_stride);                                                                     \
         break;
 
-/* Few tokens, codes where they stand. */
-ALWAYS_INLINE void few(const int bits, int m, const panel *p, bal_a8_walk walk, size_t units,
-                       const bal_a8 *a, size_t a_stride, int32_t (*carry)[16], float *y,
-                       size_t y_stride)
+/* A few tokens with codes where they stand, of any number eight with bytes. */
+ALWAYS_INLINE void rows(const int bits, const bool bytes, int m, const panel *p, bal_a8_walk walk,
+                        size_t u, size_t u1, size_t units, const bal_a8 *a, size_t a_stride,
+                        int32_t (*carry)[16], float *y, size_t y_stride)
 {
-    const size_t u = 0, u1 = units;
-    switch (m) {
-        TILE(bits, false, 4)
-        TILE(bits, false, 3)
-        TILE(bits, false, 2)
-        TILE(bits, false, 1)
+    if (!bytes) {
+        switch (m) {
+            TILE(4)
+            TILE(3)
+            TILE(2)
+            TILE(1)
+        }
+        return;
     }
-}
-
-ALWAYS_INLINE void rows(int m, const panel *p, bal_a8_walk walk, size_t u, size_t u1, size_t units,
-                        const bal_a8 *a, size_t a_stride, int32_t (*carry)[16], float *y,
-                        size_t y_stride)
-{
     while (m > 0) {
         const int now = m >= 8 ? 8 : m >= 4 ? 4 : m;
         switch (now) {
-            TILE(AS_BYTES, true, 8)
-            TILE(AS_BYTES, true, 4)
-            TILE(AS_BYTES, true, 3)
-            TILE(AS_BYTES, true, 2)
-            TILE(AS_BYTES, true, 1)
+            TILE(8)
+            TILE(4)
+            TILE(3)
+            TILE(2)
+            TILE(1)
         }
         m -= now, a += (size_t)now * a_stride, y += (size_t)now * y_stride, carry += now;
     }
 }
 
-/* n units of codes to bytes. */
 ALWAYS_INLINE void take_out(const int bits, const uint32_t *codes, size_t n, uint32_t *bytes)
 {
     for (; n > 0; n--, codes += 16 * bits, bytes += 16 * AS_BYTES) {
@@ -199,44 +180,8 @@ ALWAYS_INLINE void take_out(const int bits, const uint32_t *codes, size_t n, uin
     }
 }
 
-ALWAYS_INLINE void gemm(const int bits, int m, size_t units, size_t units_per_group,
-                        size_t units_per_scale, const bal_a8 *a, size_t a_stride, panel p, float *y,
-                        size_t y_stride)
-{
-    int32_t carry[BAL_GEMM_A8_ROWS][16];
-    uint32_t bytes[BLOCK * 16 * AS_BYTES];
-    assert(1 <= m && m <= BAL_GEMM_A8_ROWS && units && units_per_group && units_per_scale);
-    memset(carry, 0, (size_t)m * sizeof *carry);
-    for (int i = 0; i < m; i++) memset(y + (size_t)i * y_stride, 0, 16 * sizeof *y);
-    if (m <= FEW) {
-        const bal_a8_walk walk = bal_a8_walk_at(0, units_per_group, units_per_scale);
-        few(bits, m, &p, walk, units, a, a_stride, carry, y, y_stride);
-        return;
-    }
-    const uint32_t *codes = p.codes;
-    for (size_t u = 0; u < units; u += BLOCK) {
-        const size_t n = units - u < BLOCK ? units - u : BLOCK;
-        const bal_a8_walk walk = bal_a8_walk_at(u, units_per_group, units_per_scale);
-        p.codes = codes + u * 16 * (size_t)bits;
-        if (bits < 8) {
-            take_out(bits, p.codes, n, bytes);
-            p.codes = bytes;
-        }
-        rows(m, &p, walk, u, u + n, units, a, a_stride, carry, y, y_stride);
-    }
-}
-
-#define GEMM_A8(name, bits)                                                                        \
-    void VNNI(name)(int m, size_t units, size_t units_per_group, size_t units_per_scale,           \
-                    const bal_a8 *a, size_t a_stride, const uint32_t *codes,                       \
-                    const uint16_t *scales, const uint8_t *zeros, float *y, size_t y_stride)       \
-    {                                                                                              \
-        const panel p = {codes, scales, zeros};                                                    \
-        gemm(bits, m, units, units_per_group, units_per_scale, a, a_stride, p, y, y_stride);       \
-    }
-
-GEMM_A8(bal_gemm_a8w2, 2)
-GEMM_A8(bal_gemm_a8w3, 3)
-GEMM_A8(bal_gemm_a8w4, 4)
-GEMM_A8(bal_gemm_a8w6, 6)
-GEMM_A8(bal_gemm_a8w8, 8)
+GEMM_A8(VNNI(bal_gemm_a8w2), 2)
+GEMM_A8(VNNI(bal_gemm_a8w3), 3)
+GEMM_A8(VNNI(bal_gemm_a8w4), 4)
+GEMM_A8(VNNI(bal_gemm_a8w6), 6)
+GEMM_A8(VNNI(bal_gemm_a8w8), 8)
