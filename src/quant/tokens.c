@@ -196,20 +196,29 @@ bal_status bal_tokens_weigh(bal_tokens *t, const bal_block_job *j, bal_part_of_g
 /* ---- Gradients of the block's own loss --------------------------------------------------------
  */
 
+/* Hidden states of a sample to j->h and what the attention of trial adds to them to out. */
+static bal_status attend_to(bal_block_job *j, const bal_store *in, int sample, float *out,
+                            bal_error *err)
+{
+    const bal_sample *s = &j->samples->items[sample];
+    float *norm = j->pass.buf.norm;
+    BAL_TRY(bal_store_read(in, sample, j->h, err));
+    bal_rms_norm(j->e, j->h, j->trial.attn_norm, j->c->rms_eps, s->n, j->c->hidden, norm);
+    bal_pass_place(&j->pass, s);
+    bal_probe_attn(j->e, j->c, &j->trial, s->n, norm, &j->probe, &j->pass, out);
+    return BAL_OK;
+}
+
 /* L = |mid(u) - mid(f)|^2, mid being the residual stream behind attention, f and u the float and
  * the quantized stream: its gradient to j->out (but for a factor that all tokens share), u to
- * j->h. Where f and u are one it is exactly zero. */
+ * j->h. Both by the same weights, scales folded in, so that it is exactly zero where f and u are
+ * one: j->ref is by the weights before that. */
 static bal_status local_loss(bal_block_job *j, const bal_store *in_float, const bal_store *in_quant,
                              int sample, bal_error *err)
 {
-    const bal_sample *s = &j->samples->items[sample];
-    const size_t floats = (size_t)s->n * (size_t)j->c->hidden;
-    float *norm = j->pass.buf.norm;
-    BAL_TRY(bal_store_read(in_quant, sample, j->h, err));
-    bal_rms_norm(j->e, j->h, j->trial.attn_norm, j->c->rms_eps, s->n, j->c->hidden, norm);
-    bal_pass_place(&j->pass, s);
-    bal_probe_attn(j->e, j->c, &j->trial, s->n, norm, &j->probe, &j->pass, j->out);
-    BAL_TRY(bal_store_read(&j->ref[BAL_SUB_ATTN], sample, j->want, err));
+    const size_t floats = (size_t)j->samples->items[sample].n * (size_t)j->c->hidden;
+    BAL_TRY(attend_to(j, in_float, sample, j->want, err));
+    BAL_TRY(attend_to(j, in_quant, sample, j->out, err));
     for (size_t i = 0; i < floats; i++) j->out[i] -= j->want[i];
     BAL_TRY(bal_store_read(in_float, sample, j->want, err));
     for (size_t i = 0; i < floats; i++) j->out[i] += j->h[i] - j->want[i];

@@ -36,8 +36,8 @@ int bal_row_groups(const bal_recipe *r);
 bal_status bal_tokens_weigh(bal_tokens *t, const bal_block_job *j, bal_part_of_group part,
                             bal_error *err);
 
-/* Collective: fills `local`. j->trial must hold the float block, j->ref its attention outputs;
- * in_float and in_quant are hidden states in front of the block. */
+/* Collective: fills `local`. j->trial must hold the float block as folded; in_float and in_quant
+ * are hidden states in front of it. */
 bal_status bal_tokens_local(bal_tokens *t, bal_block_job *j, const bal_store *in_float,
                             const bal_store *in_quant, bal_error *err);
 

@@ -437,6 +437,16 @@ static void test_local_weights(void **state)
     assert_same_codes(&a, &b);
     bal_block_result_free(&a);
     bal_block_result_free(&b);
+    all.scale = local.scale = BAL_SCALE_SMOOTH; /* folding rounds, and is no loss */
+    all.alpha = local.alpha = 50;
+    all.arithmetic = local.arithmetic = BAL_ARITH_BF16;
+    ASSERT_OK(solve(&a, &d, &all, half, &err));
+    ASSERT_OK(solve(&b, &d, &local, half, &err));
+    assert_same_codes(&a, &b);
+    bal_block_result_free(&a);
+    bal_block_result_free(&b);
+    local.scale = all.scale = BAL_SCALE_NONE;
+    local.arithmetic = all.arithmetic = BAL_ARITH_F32;
 
     const size_t n = (size_t)d.q.items[0].n * (size_t)d.q.embeds.cols;
     float *rows = malloc(n * sizeof *rows);
