@@ -77,7 +77,6 @@ A7|table 16 gain|gptq|grid=table group=16 gain=row store=float|
 A7|two tables|gptq|grid=table group=32 tables=2 store=float|simulated: each group has the better of two, would take 0.21 bits beside the codes
 A7|two tables gain|gptq|grid=table group=32 tables=2 gain=row store=float|
 A7|trellis|gptq|grid=trellis group=128 store=float|simulated: states of 12 bits, would take 0.13 bits beside the codes, ranges for 128 take 0.19
-A7|trellis gain|gptq|grid=trellis group=128 gain=row store=float|
 A7|table awq+gptq|table||channel scales before
 A7|table awq+gptq shift|table|shift=inputs|and targets that make up for quantized inputs
 A8|sweep|gptq|polish=sweep|coordinate descent behind
