@@ -67,8 +67,8 @@ typedef struct bal_quant_plan {
     int blocks_done; /* of an interrupted run to `out`; whether it was the same run is not looked at
                       */
     uint64_t source_bytes, file_bytes, ram_bytes, disk_bytes;
-    double seconds;                /* on this machine, if nothing else runs, with `resume` of the
-                                      blocks that are left; an estimate */
+    double seconds;                /* on this machine, if nothing else runs, with `resume` without
+                                      the blocks that are done; an estimate */
     double linear_bits_per_weight; /* of the quantized linears, scales and zero points counted */
     double file_bits_per_weight;   /* of the whole file, embeddings and vision tower counted */
     double format_bits_per_weight; /* with store=float what the linears would take in a storage of

@@ -10,6 +10,7 @@
 #include "quant/price.h"
 #include "quant/stats.h"
 #include "quant/tokens.h"
+#include "quant/trellis.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -240,19 +241,25 @@ static double verify_ops(const shape *b)
            BAL_WIDTHS_STEPS * (COPY_OPS + ROUND_OPS) * b->weights;
 }
 
-static double time_of(const shape *b, const bal_text_config *c, const bal_recipe *r, bool gradients,
-                      bal_speed speed)
+/* Of all blocks, from their samples to their codes. */
+static double blocks_time(const shape *b, const bal_text_config *c, const bal_recipe *r,
+                          bal_speed speed)
 {
-    const double layers = c->layers;
-    double f32 = layers * COPY_OPS * b->weights, f64 = 0.0;
-    if (b->samples > 0.0) f32 += layers * block_ops(b, c, r);
-    if (gradients) f32 += layers * gradient_ops(b);
-    if (bal_recipe_prices_widths(r)) f32 += layers * price_ops(b, r);
-    if (bal_recipe_prices_widths(r) && r->allocate == BAL_ALLOCATE_VERIFIED)
-        f32 += layers * verify_ops(b);
-    for (int g = 0; bal_recipe_solves(r) && g < BAL_GROUPS; g++)
-        f64 += layers * factor_ops(b, r, g);
-    return f32 / speed.f32 + f64 / speed.f64;
+    double f32 = COPY_OPS * b->weights, f64 = 0.0;
+    if (b->samples > 0.0) f32 += block_ops(b, c, r);
+    for (int g = 0; bal_recipe_solves(r) && g < BAL_GROUPS; g++) f64 += factor_ops(b, r, g);
+    return c->layers * (f32 / speed.f32 + f64 / speed.f64);
+}
+
+/* Of what is measured in front of them. */
+static double measuring_time(const shape *b, const bal_text_config *c, const bal_recipe *r,
+                             bool gradients, bal_speed speed)
+{
+    double f32 = 0.0;
+    if (gradients) f32 += gradient_ops(b);
+    if (bal_recipe_prices_widths(r)) f32 += price_ops(b, r);
+    if (bal_recipe_prices_widths(r) && r->allocate == BAL_ALLOCATE_VERIFIED) f32 += verify_ops(b);
+    return c->layers * f32 / speed.f32;
 }
 
 /* ---- Space ------------------------------------------------------------------------------------
@@ -265,10 +272,14 @@ static double widest(const shape *b)
     return k;
 }
 
-/* What every thread has for itself: rows of inputs and codes, and a panel of the inverse. */
+/* What every thread has for itself: rows of inputs and codes, and a panel of the inverse; a trellis
+ * takes more rows at a time and room to search. */
 static double lanes_bytes(const shape *b, const bal_recipe *r, int lanes)
 {
-    return lanes * widest(b) * (448.0 + (r->clip == BAL_CLIP_INVERSE ? 8.0 * TILE : 0.0));
+    const double wide = widest(b);
+    const double own = wide * (448.0 + (r->clip == BAL_CLIP_INVERSE ? 8.0 * TILE : 0.0));
+    if (r->grid != BAL_GRID_TRELLIS) return lanes * own;
+    return lanes * (own + 4.0 * BAL_TRELLIS_MOST * wide + (double)sizeof(bal_trellis_work));
 }
 
 /* Second moments of the widest input: packed in double, the factor beside them, and what is read of
@@ -320,6 +331,9 @@ bal_estimate bal_estimate_make(const bal_text_config *c, const bal_samples *samp
     const double first = gradients ? gradient_bytes(&b, c, longest) : 0.0;
     if (first > ram) ram = first;
     const double row = 4.0 * ((bal_recipe_solves(r) ? 8.0 : 6.0) * c->hidden + q + c->intermediate);
-    return (bal_estimate){(uint64_t)ram, (uint64_t)(b.tokens * row),
-                          time_of(&b, c, r, gradients, speed)};
+    const double blocks = blocks_time(&b, c, r, speed);
+    return (bal_estimate){.ram_bytes = (uint64_t)ram,
+                          .spill_bytes = (uint64_t)(b.tokens * row),
+                          .seconds = blocks + measuring_time(&b, c, r, gradients, speed),
+                          .block_seconds = blocks};
 }

@@ -22,6 +22,7 @@ typedef struct bal_estimate {
     uint64_t ram_bytes;   /* anonymous memory at its peak */
     uint64_t spill_bytes; /* intermediate data on disk */
     double seconds;       /* without the vision tower and the writing of the file */
+    double block_seconds; /* of them, all blocks; the rest is measuring in front of them */
 } bal_estimate;
 
 /* samples: laid out; n 0 without data. lanes: threads. */

@@ -1082,8 +1082,8 @@ static bal_status fill_needs(bal_pipeline_plan *p, run *r)
                           needs_sensitivity(&r->recipe), speed, bal_pool_size(r->engine.pool));
     p->ram_bytes = e.ram_bytes;
     p->seconds = e.seconds;
-    if (r->o->resume && p->blocks_done <= p->layers)
-        p->seconds *= (double)(p->layers - p->blocks_done) / p->layers;
+    const int done = p->blocks_done < p->layers ? p->blocks_done : p->layers;
+    if (r->o->resume) p->seconds -= e.block_seconds * done / p->layers;
     p->disk_bytes = p->sizes.n_bytes + p->sizes.linear_bytes + e.spill_bytes +
                     bal_transform_bytes(&r->transform);
     return BAL_OK;

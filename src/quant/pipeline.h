@@ -48,7 +48,7 @@ typedef struct bal_pipeline_plan {
     uint64_t source_bytes;
     uint64_t ram_bytes;  /* beside the mapped checkpoint; an estimate */
     uint64_t disk_bytes; /* of OUT.partial; an estimate */
-    double seconds;      /* estimate.h; with `resume` of the blocks that are left */
+    double seconds;      /* estimate.h; with `resume` without blocks_done */
 } bal_pipeline_plan;
 
 /* Reads the checkpoint's header, the data file and its pictures, and measures this machine's speed

@@ -737,9 +737,17 @@ static const float *target_of(const solving *s, recipe_part p, int i)
     return p.shift && shifts_targets(s) ? s->shifted[i] : s->target[i];
 }
 
-/* Linear i of a group whose linears have moments of their own, row group by row group. */
+static double outputs_of(const solving *s, int group)
+{
+    double n = 0.0;
+    for (int i = 0; i < count_of(group); i++) n += s->next[i].n;
+    return n;
+}
+
+/* Linear i of a group whose linears have moments of their own, row group by row group. mean: gets
+ * their part of the mean weights over all outputs of the group, which verdicts go by. */
 static bal_status build_apart(solving *s, int group, int i, recipe_part p, bool polish_only,
-                              const float *scale, bal_error *err)
+                              const float *scale, double mean[BAL_MODALITIES], bal_error *err)
 {
     const bal_recipe *r = s->j->recipe;
     const bool reads = p.feedback || p.clip || p.polish; /* moments */
@@ -748,6 +756,8 @@ static bal_status build_apart(solving *s, int group, int i, recipe_part p, bool 
         const bal_range rows = bal_row_group(r, (size_t)s->next[i].n, g);
         bal_quantized_linear mine = rows_of(&s->next[i], rows);
         BAL_TRY(bal_tokens_weigh(&s->tokens, s->j, (bal_part_of_group){group, linear, g}, err));
+        for (int m = 0; m < BAL_MODALITIES; m++)
+            mean[m] += s->tokens.weight[m] * mine.n / outputs_of(s, group);
         close_moments(s);
         if (reads) BAL_TRY(gather_moments(s, group, scale, err));
         if (reads) BAL_TRY(use_moments(s, group, linear, err));
@@ -763,6 +773,7 @@ static bal_status build(solving *s, int group, recipe_part p, build_from from, c
                         bal_error *err)
 {
     const bool apart = bal_tokens_apart(s->j->recipe, group);
+    double mean[BAL_MODALITIES] = {0};
     for (int i = 0; i < count_of(group); i++) {
         const int linear = linear_of(group, i);
         bal_quantized_linear *q = &s->next[i];
@@ -771,11 +782,12 @@ static bal_status build(solving *s, int group, recipe_part p, build_from from, c
         q->rank = 0;
         if (from != FROM_NOTHING) copy_solution(&s->best[i], q);
         if (apart)
-            BAL_TRY(build_apart(s, group, i, p, from == FROM_UNPOLISHED, scale, err));
+            BAL_TRY(build_apart(s, group, i, p, from == FROM_UNPOLISHED, scale, mean, err));
         else if (codes)
             BAL_TRY(build_codes(s, linear, p, from == FROM_UNPOLISHED, target, scale, q, err));
         if (p.low) BAL_TRY(build_low(s, linear, p, target, scale, q, err));
     }
+    if (apart) memcpy(s->tokens.weight, mean, sizeof mean);
     return BAL_OK;
 }
 

@@ -399,6 +399,10 @@ static void test_row_groups(void **state)
                              n * p / PARTS, n * (p + 1) / PARTS);
         assert_false(same_codes(&all, &text, i));
     }
+    /* verdicts go by the mean of all parts' weights: of the first group, plain rounding */
+    const double want = (double)(PARTS - 1) / PARTS * all.group[0].step[0].error +
+                        text.group[0].step[0].error / PARTS;
+    assert_true(fabs(parts.group[0].step[0].error - want) < 1e-5 * want);
     bal_block_result_free(&all);
     bal_block_result_free(&text);
     bal_block_result_free(&parts);
