@@ -939,8 +939,7 @@ static bal_status run(solving *s, bal_quantized_linear out[BAL_DECODER_LINEARS],
     bal_block_job *j = s->j;
     BAL_TRY(create(s, dir, err));
     bal_wide_copy_all(&j->trial, j->e, &j->work.l);
-    if (j->recipe->hessian == BAL_HESSIAN_LOCAL)
-        BAL_TRY(bal_tokens_local(&s->tokens, j, s->in_float, s->in_quant, err));
+    BAL_TRY(bal_tokens_create(&s->tokens, j, s->in_float, s->in_quant, err));
     for (int g = 0; g < BAL_GROUPS; g++) {
         if (g == BAL_GROUP_GATE_UP) BAL_TRY(advance(s, err));
         BAL_TRY(solve_group(s, g, out, &log[g], err));

@@ -10,10 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { LOCAL_LINEARS = 4 }; /* q, k, v, o: columns with hessian=local */
+
 void bal_tokens_destroy(bal_tokens *t)
 {
     free(t->each);
-    free(t->local);
+    free(t->parts);
     *t = (bal_tokens){0};
 }
 
@@ -104,42 +106,44 @@ static void tame(bal_tokens *tokens, const bal_block_job *j, int modality, float
         }
 }
 
-/* A part's column among those that the store has for a layer. */
 static size_t column_of(const bal_recipe *r, bal_part_of_group part)
 {
     const int groups = bal_row_groups(r);
+    if (r->hessian == BAL_HESSIAN_LOCAL)
+        return (size_t)(part.group == BAL_GROUP_O ? LOCAL_LINEARS - 1 : part.linear);
     return (size_t)(groups > 1 ? part.linear * groups + part.rows : part.group);
 }
 
-static bal_status read_store(bal_tokens *tokens, const bal_block_job *j, bal_part_of_group part,
-                             bal_error *err)
+/* The block's columns of the store, which has those of all blocks. */
+static bal_status read_store(bal_tokens *tokens, const bal_block_job *j, bal_error *err)
 {
     const bal_store *from = j->samples->gradients;
-    const size_t cols = (size_t)from->cols;
-    const size_t at =
-        (size_t)bal_recipe_token_columns(j->recipe) * (size_t)j->index + column_of(j->recipe, part);
+    const size_t cols = (size_t)from->cols, own = (size_t)tokens->columns;
     float *rows = malloc((size_t)j->samples->max_len * cols * sizeof *rows);
     if (!rows) return bal_nomem(err, cols * sizeof *rows, "gradients of tokens");
     bal_status st = BAL_OK;
     for (int i = 0; st >= 0 && i < j->samples->n; i++) {
         st = bal_store_read(from, i, rows, err);
         for (size_t t = from->row0[i]; st >= 0 && t < from->row0[i + 1]; t++)
-            tokens->each[t] = rows[(t - from->row0[i]) * cols + at];
+            memcpy(tokens->parts + t * own,
+                   rows + (t - from->row0[i]) * cols + own * (size_t)j->index, own * sizeof *rows);
     }
     free(rows);
     return st;
 }
 
-/* The part's column of `local`; all alike where both streams are one and nothing has a gradient. */
-static void read_local(bal_tokens *tokens, const bal_block_job *j, bal_part_of_group part)
+/* A part's column; all alike where both streams are one and no loss of the block's has a gradient.
+ */
+static void take_column(bal_tokens *tokens, const bal_block_job *j, size_t at)
 {
-    const size_t n = all_tokens(j), at = (size_t)(part.group == BAL_GROUP_O ? 3 : part.linear);
+    const size_t n = all_tokens(j);
     double sum = 0.0;
     for (size_t t = 0; t < n; t++) {
-        tokens->each[t] = tokens->local[t * BAL_LOCAL_LINEARS + at];
+        tokens->each[t] = tokens->parts[t * (size_t)tokens->columns + at];
         sum += (double)tokens->each[t];
     }
-    for (size_t t = 0; sum == 0.0 && t < n; t++) tokens->each[t] = 1.0f;
+    if (j->recipe->hessian != BAL_HESSIAN_LOCAL || sum > 0.0) return;
+    for (size_t t = 0; t < n; t++) tokens->each[t] = 1.0f;
 }
 
 /* Scales each[] so that all of it sums to 1. */
@@ -172,10 +176,7 @@ static bal_status weigh_each(bal_tokens *t, const bal_block_job *j, bal_part_of_
     t->each = malloc(bytes);
     float *sorted = malloc(bytes);
     bal_status st = t->each && sorted ? BAL_OK : bal_nomem(err, bytes, "token weights");
-    if (st >= 0 && j->recipe->hessian == BAL_HESSIAN_LOCAL)
-        read_local(t, j, part);
-    else if (st >= 0)
-        st = read_store(t, j, part, err);
+    if (st >= 0) take_column(t, j, column_of(j->recipe, part));
     if (st >= 0) st = normalise(t, j, part, sorted, err);
     free(sorted);
     return st;
@@ -187,10 +188,9 @@ bal_status bal_tokens_weigh(bal_tokens *t, const bal_block_job *j, bal_part_of_g
     const int sub = bal_group_table[part.group].sub;
     free(t->each);
     t->each = NULL;
-    if (bal_recipe_weighs_tokens(j->recipe) ||
-        (j->recipe->hessian == BAL_HESSIAN_LOCAL && sub == BAL_SUB_ATTN))
-        return weigh_each(t, j, part, err);
-    return weigh_modalities(t, j, sub, err);
+    const bool all_alike = j->recipe->hessian == BAL_HESSIAN_LOCAL && sub == BAL_SUB_MLP;
+    return t->columns && !all_alike ? weigh_each(t, j, part, err)
+                                    : weigh_modalities(t, j, sub, err);
 }
 
 /* ---- Gradients of the block's own loss --------------------------------------------------------
@@ -232,7 +232,7 @@ static void keep_local(bal_tokens *t, size_t row0, int n, const float *g, int co
         double sum = 0.0;
         for (int c = 0; c < cols; c++) sum += fabs((double)g[r * (size_t)cols + (size_t)c]);
         const double mean = sum / cols;
-        t->local[(row0 + r) * BAL_LOCAL_LINEARS + (size_t)linear] = (float)(mean * mean);
+        t->parts[(row0 + r) * LOCAL_LINEARS + (size_t)linear] = (float)(mean * mean);
     }
 }
 
@@ -254,13 +254,10 @@ static bal_status local_sample(bal_tokens *t, bal_block_job *j, const bal_store 
     return BAL_OK;
 }
 
-bal_status bal_tokens_local(bal_tokens *t, bal_block_job *j, const bal_store *in_float,
-                            const bal_store *in_quant, bal_error *err)
+static bal_status measure_local(bal_tokens *t, bal_block_job *j, const bal_store *in_float,
+                                const bal_store *in_quant, bal_error *err)
 {
-    const size_t record = BAL_LOCAL_LINEARS * sizeof *t->local;
     bal_backward b = {0};
-    t->local = malloc(all_tokens(j) * record);
-    if (!t->local) return bal_nomem(err, all_tokens(j) * record, "gradients of tokens");
     bal_status st = bal_backward_create(&b, j->c, j->samples->max_len, err);
     for (int i = 0; st >= 0 && i < j->samples->n; i++)
         if (bal_rank_owns(j->samples->rank, i))
@@ -268,6 +265,19 @@ bal_status bal_tokens_local(bal_tokens *t, bal_block_job *j, const bal_store *in
     bal_backward_destroy(&b);
     BAL_TRY(st);
     if (!j->samples->rank) return BAL_OK;
-    return bal_rank_join_samples(j->samples->rank, t->local, j->ref[0].row0, j->samples->n, record,
-                                 err);
+    return bal_rank_join_samples(j->samples->rank, t->parts, j->ref[0].row0, j->samples->n,
+                                 LOCAL_LINEARS * sizeof *t->parts, err);
+}
+
+bal_status bal_tokens_create(bal_tokens *t, bal_block_job *j, const bal_store *in_float,
+                             const bal_store *in_quant, bal_error *err)
+{
+    const bool local = j->recipe->hessian == BAL_HESSIAN_LOCAL;
+    *t = (bal_tokens){0};
+    if (!local && !bal_recipe_weighs_tokens(j->recipe)) return BAL_OK;
+    t->columns = local ? LOCAL_LINEARS : bal_recipe_token_columns(j->recipe);
+    const size_t bytes = all_tokens(j) * (size_t)t->columns * sizeof *t->parts;
+    t->parts = malloc(bytes);
+    if (!t->parts) return bal_nomem(err, bytes, "gradients of tokens");
+    return local ? measure_local(t, j, in_float, in_quant, err) : read_store(t, j, err);
 }

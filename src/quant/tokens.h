@@ -6,14 +6,11 @@
 
 #include "quant/job.h"
 
-enum { BAL_LOCAL_LINEARS = 4 }; /* q, k, v, o */
-
 typedef struct bal_tokens {
     double weight[BAL_MODALITIES]; /* of a token; its mean where they differ */
     float *each;                   /* [tokens of all samples] weights where they differ, or NULL */
-    /* [tokens of all samples][BAL_LOCAL_LINEARS], with hessian=local: the square of the mean
-     * absolute gradient of the block's own loss at the linear's outputs */
-    float *local;
+    int columns;                   /* of the block's parts; 0: weights go by modality */
+    float *parts;                  /* [tokens of all samples][columns] before scaling */
 } bal_tokens;
 
 void bal_tokens_destroy(bal_tokens *t); /* idempotent; zeroed struct is fine */
@@ -31,15 +28,16 @@ bool bal_tokens_apart(const bal_recipe *r, int group);
 bal_range bal_row_group(const bal_recipe *r, size_t n, int rows);
 int bal_row_groups(const bal_recipe *r);
 
-/* Fills weight and each for a part; weights of all tokens sum to about 1. j->stats must be there,
- * and what the recipe's `hessian` reads. */
+/* Collective: what single tokens weigh in the block, if the recipe asks for that: from the store of
+ * gradients, or with hessian=local measured, for which j->trial must hold the float block as
+ * folded, in_float and in_quant being hidden states in front of it. */
+bal_status bal_tokens_create(bal_tokens *t, bal_block_job *j, const bal_store *in_float,
+                             const bal_store *in_quant, bal_error *err);
+
+/* Fills weight and each for a part; weights of all tokens sum to about 1. j->stats must be there.
+ */
 bal_status bal_tokens_weigh(bal_tokens *t, const bal_block_job *j, bal_part_of_group part,
                             bal_error *err);
-
-/* Collective: fills `local`. j->trial must hold the float block as folded; in_float and in_quant
- * are hidden states in front of it. */
-bal_status bal_tokens_local(bal_tokens *t, bal_block_job *j, const bal_store *in_float,
-                            const bal_store *in_quant, bal_error *err);
 
 static inline double bal_token_weight(const bal_tokens *t, const bal_block_job *j, int sample,
                                       int at)
