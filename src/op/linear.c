@@ -560,17 +560,23 @@ uint64_t bal_linear_bytes(const bal_linear *w)
     return low + (t->packed ? w->packed.layout.n_bytes : n * k * (uint64_t)t->bits / 8);
 }
 
+static job job_of(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx,
+                  const uint8_t *modality, int m, float *y, size_t ldy)
+{
+    return (job){.e = e,
+                 .w = w,
+                 .x = x,
+                 .ldx = ldx,
+                 .modality = modality,
+                 .m = (size_t)m,
+                 .y = y,
+                 .ldy = ldy};
+}
+
 void bal_linear_forward_rows(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx,
                              const uint8_t *modality, int m, float *y, size_t ldy)
 {
-    job j = {.e = e,
-             .w = w,
-             .x = x,
-             .ldx = ldx,
-             .modality = modality,
-             .m = (size_t)m,
-             .y = y,
-             .ldy = ldy};
+    job j = job_of(e, w, x, ldx, modality, m, y, ldy);
     if (m < 1) return;
     j.how = bal_linear_choice(e, w, j.m);
     if (bal_type_get(w->type)->packed)
@@ -582,14 +588,7 @@ void bal_linear_forward_rows(const bal_exec *e, const bal_linear *w, const float
 void bal_linear_add_low(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx,
                         const uint8_t *modality, int m, float *y, size_t ldy)
 {
-    const job j = {.e = e,
-                   .w = w,
-                   .x = x,
-                   .ldx = ldx,
-                   .modality = modality,
-                   .m = (size_t)m,
-                   .y = y,
-                   .ldy = ldy};
+    const job j = job_of(e, w, x, ldx, modality, m, y, ldy);
     if (w->rank && m > 0) add_low(&j);
 }
 
