@@ -10,7 +10,7 @@
  * activations' halves are joined in the same go. bits and mr are literals at every call, so the
  * loops unroll and sums live in registers at -O3. */
 #include "kernel/gemm_w.h"
-#include "kernel/x86/codes_avx2.h"
+#include "kernel/x86/a16_unit_avx2.h"
 
 #include <assert.h>
 #include <stdbool.h>
@@ -136,21 +136,6 @@ ALWAYS_INLINE void dot_pulled(const int mr, const int32_t *pair, size_t pair_str
             }
         }
 #undef PAIR
-}
-
-/* The end of one unit: acc += (dot - z * sum) * (s * scale). */
-ALWAYS_INLINE void finish(const int mr, const bal_a16 *a, size_t a_stride, __m256i (*dot)[2],
-                          const __m256 s[2], const __m256i z[2], __m256 (*acc)[2])
-{
-    for (int i = 0; i < mr; i++) {
-        const bal_a16 *x = a + (size_t)i * a_stride;
-        for (int h = 0; h < 2; h++) {
-            const __m256i zx = _mm256_mullo_epi32(z[h], _mm256_set1_epi32(x->sum));
-            const __m256 sx = _mm256_mul_ps(s[h], _mm256_set1_ps(x->scale));
-            const __m256 d = _mm256_cvtepi32_ps(_mm256_sub_epi32(dot[i][h], zx));
-            acc[i][h] = _mm256_fmadd_ps(d, sx, acc[i][h]);
-        }
-    }
 }
 
 ALWAYS_INLINE void group_of(const uint16_t *scales, const uint8_t *zeros, __m256 s[2], __m256i z[2])
