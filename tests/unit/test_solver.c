@@ -2,7 +2,7 @@
  * The algebra of the solvers on small matrices: moments against plain sums, error feedback against
  * a textbook GPTQ's codes, descent that never climbs, searched ranges, shifted targets that solve
  * their normal equations; singular, dead, infinite and huge input. */
-#include "check.h"
+#include "output_error.h"
 
 #include "base/half.h"
 #include "base/rng.h"
@@ -62,19 +62,6 @@ static void golden_grid(const bench *b, int bits, bal_quantized_linear *q)
     memcpy(q->scales, bal_tensor_find(&b->set, name)->data, N * K / GROUP * sizeof *q->scales);
     snprintf(name, sizeof name, "b%d.zeros", bits);
     memcpy(q->zeros, bal_tensor_find(&b->set, name)->data, N * K / GROUP);
-}
-
-static double solver_error(const float *h, const float *target, const bal_quantized_linear *q)
-{
-    double sum = 0.0, d[K];
-    for (int r = 0; r < q->n; r++) {
-        float row[K];
-        bal_quantized_row(q, r, row);
-        for (int c = 0; c < K; c++) d[c] = (double)row[c] - (double)target[r * K + c];
-        for (int i = 0; i < K; i++)
-            for (int c = 0; c < K; c++) sum += d[i] * (double)h[i * K + c] * d[c];
-    }
-    return sum;
 }
 
 /* ---- Moments ----------------------------------------------------------------------------------
@@ -208,11 +195,11 @@ static void check_descent(bench *b, int bits, bool refit, double least_gain)
     ASSERT_OK(bal_damped_matrix(&h, &m, 0.01, &err));
     golden_grid(b, bits, &q);
     ASSERT_OK(bal_ldlq(&b->e, &f, NULL, b->w, &q, &err));
-    const double first = solver_error(h, b->w, &q);
+    const double first = output_error(&q, b->w, h);
     double before = first;
     for (int i = 0; i < 6; i++) {
         ASSERT_OK(bal_polish(&b->e, h, b->w, 1, refit, &q, &err));
-        const double after = solver_error(h, b->w, &q);
+        const double after = output_error(&q, b->w, h);
         if (after > before * (1.0 + 1e-12))
             fail_msg("sweep %d: %.17g from %.17g", i, after, before);
         before = after;

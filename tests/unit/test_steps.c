@@ -2,7 +2,7 @@
  * Grids with steps: the levels themselves, two levels that never leave an int8 (over all ranges and
  * all codes), searches that lower what they measure, error feedback and descent on them, odd rows.
  */
-#include "check.h"
+#include "output_error.h"
 
 #include "base/half.h"
 #include "base/rng.h"
@@ -158,19 +158,6 @@ static double weighed(const bench *b, const bal_quantized_linear *q)
     return sum;
 }
 
-static double output_error(const bench *b, const bal_quantized_linear *q)
-{
-    double sum = 0.0, d[K];
-    for (int r = 0; r < N; r++) {
-        float row[K];
-        bal_quantized_row(q, r, row);
-        for (int c = 0; c < K; c++) d[c] = (double)row[c] - (double)b->w[r * K + c];
-        for (int i = 0; i < K; i++)
-            for (int c = 0; c < K; c++) sum += d[i] * (double)b->h[i * K + c] * d[c];
-    }
-    return sum;
-}
-
 /* Simulated rounding is what stored rounding gives. */
 static void test_simulated_is_stored(void **state)
 {
@@ -206,16 +193,16 @@ static void test_solving(void **state)
         bal_quantize_matrix(b.pool, &grids[i], b.w, &q);
         const double plain = weighed(&b, &q);
         bal_grid_search(b.pool, &grids[i], b.w, b.d, &q);
-        const double searched = weighed(&b, &q), rounded = output_error(&b, &q);
+        const double searched = weighed(&b, &q), rounded = output_error(&q, b.w, b.h);
         if (!(searched < 0.99 * plain))
             fail_msg("grid %d: search from %g to %g only", i, plain, searched);
         ASSERT_OK(bal_ldlq(&b.e, &b.f, NULL, b.w, &q, &err));
-        const double fed = output_error(&b, &q);
+        const double fed = output_error(&q, b.w, b.h);
         if (!(fed < 0.8 * rounded)) fail_msg("grid %d: feedback from %g to %g", i, rounded, fed);
         double before = fed;
         for (int s = 0; s < 4; s++) {
             ASSERT_OK(bal_polish(&b.e, b.h, b.w, 1, s % 2, &q, &err));
-            const double after = output_error(&b, &q);
+            const double after = output_error(&q, b.w, b.h);
             if (after > before * (1.0 + 1e-9)) fail_msg("grid %d: %g from %g", i, after, before);
             before = after;
         }
@@ -246,12 +233,12 @@ static void test_tables_beat_ranges(void **state)
         make(&q, &asym);
         bal_quantize_matrix(b.pool, &asym, b.w, &q);
         ASSERT_OK(bal_ldlq(&b.e, &b.f, NULL, b.w, &q, &err));
-        error[0] = output_error(&b, &q);
+        error[0] = output_error(&q, b.w, b.h);
         bal_quantized_linear_free(&q);
         make(&q, table);
         bal_quantize_matrix(b.pool, table, b.w, &q);
         ASSERT_OK(bal_ldlq(&b.e, &b.f, NULL, b.w, &q, &err));
-        error[1] = output_error(&b, &q);
+        error[1] = output_error(&q, b.w, b.h);
         bal_quantized_linear_free(&q);
         printf("%d bits: %.4g with a range for 128, %.4g with a table for 32\n", bits, error[0],
                error[1]);

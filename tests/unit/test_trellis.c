@@ -2,7 +2,7 @@
  * Trellis codes: the levels, the search against all streams of a tiny trellis, distortion on normal
  * numbers against the known figures of scalar quantizers and of the best there can be, runs, error
  * feedback. */
-#include "check.h"
+#include "output_error.h"
 
 #include "base/half.h"
 #include "base/rng.h"
@@ -322,19 +322,6 @@ static void bench_close(bench *b)
     bal_pool_destroy(b->pool);
 }
 
-static double output_error(const bench *b, const bal_quantized_linear *q)
-{
-    double sum = 0.0, d[FED_K];
-    for (int r = 0; r < FED_N; r++) {
-        float row[FED_K];
-        bal_quantized_row(q, r, row);
-        for (int c = 0; c < FED_K; c++) d[c] = (double)row[c] - (double)b->w[r * FED_K + c];
-        for (int i = 0; i < FED_K; i++)
-            for (int c = 0; c < FED_K; c++) sum += d[i] * (double)b->h[i * FED_K + c] * d[c];
-    }
-    return sum;
-}
-
 /* The codes are those of the recurrence written down column by column in double. */
 static void assert_recurrence(const bench *b, bal_quantized_linear *q)
 {
@@ -377,9 +364,9 @@ static void test_feedback(void **state)
             make(&q, bits, FED_N, FED_K, 0);
             bal_trellis_scales(b.pool, b.w, &q);
             ASSERT_OK(bal_trellis_round(b.pool, b.w, &q, &err));
-            const double rounded = output_error(&b, &q);
+            const double rounded = output_error(&q, b.w, b.h);
             ASSERT_OK(bal_ldlq(&b.e, &b.f, NULL, b.w, &q, &err));
-            const double fed = output_error(&b, &q);
+            const double fed = output_error(&q, b.w, b.h);
             assert_recurrence(&b, &q);
             bal_quantized_linear_free(&q);
             const bal_quantizer z = {.bits = bits, .group = 32, .grid = BAL_GRID_TABLE};
@@ -387,7 +374,7 @@ static void test_feedback(void **state)
             ASSERT_OK(bal_quantized_linear_make(&q, f, FED_N, FED_K, &err));
             bal_quantize_matrix(b.pool, &z, b.w, &q);
             ASSERT_OK(bal_ldlq(&b.e, &b.f, NULL, b.w, &q, &err));
-            const double table = output_error(&b, &q);
+            const double table = output_error(&q, b.w, b.h);
             bal_quantized_linear_free(&q);
             printf("%d bits: %.4g rounded, %.4g with feedback, tables %.4g\n", bits, rounded, fed,
                    table);
