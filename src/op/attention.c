@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * One work item is one kv head and up to 16 query rows that read it: the query heads of its group
+ * One work item is one kv head and up to 64 query rows that read it: the query heads of its group
  * at one or more positions, of one sequence or of neighbours that share their first pages. Each
  * page contributes scores, their exponentials and a partial output, merged into (O, m, l) page
  * after page. */
@@ -21,6 +21,8 @@ typedef struct job {
     const float *q;
     const bal_kv_span *spans;
     int n_spans;
+    int most; /* rows of a tile */
+    size_t n_tiles;
     const bal_kv_page *plain; /* NULL: pages of the spans, as the layout has them */
     const bal_kv_layout *layout;
     int layer;
@@ -40,9 +42,9 @@ typedef struct tile {
     part parts[BAL_QUERY_TILE];
     int n_parts, rows, shared; /* shared: pages common to all parts */
     int head;
-    float *q;         /* [16][dim] */
-    float *scores;    /* [16][BAL_PAGE] */
-    float *sum, *acc; /* [16][dim]: of a page, of all so far */
+    float *q;         /* [BAL_QUERY_TILE][dim] */
+    float *scores;    /* [BAL_QUERY_TILE][BAL_PAGE] */
+    float *sum, *acc; /* [BAL_QUERY_TILE][dim]: of a page, of all so far */
     float *room;      /* [BAL_PAGE][dim] for keys, then for values */
     float max[BAL_QUERY_TILE], total[BAL_QUERY_TILE];
 } tile;
@@ -63,7 +65,7 @@ static void next_tile(const job *j, cursor *c, tile *t)
 {
     t->n_parts = t->rows = t->shared = 0;
     do {
-        const int left = span_rows(j, c->span) - c->row, room = BAL_QUERY_TILE - t->rows;
+        const int left = span_rows(j, c->span) - c->row, room = j->most - t->rows;
         const int n = left < room ? left : room;
         const bal_kv_span *s = &j->spans[c->span];
         if (t->n_parts == 1) t->shared = s->shared;
@@ -74,14 +76,14 @@ static void next_tile(const job *j, cursor *c, tile *t)
         if (n < left) return;
         *c = (cursor){c->span + 1, 0};
     } while (c->span < j->n_spans && j->spans[c->span].shared > 0 &&
-             span_rows(j, c->span) <= BAL_QUERY_TILE - t->rows && t->parts[0].first == 0);
+             span_rows(j, c->span) <= j->most - t->rows && t->parts[0].first == 0);
 }
 
-static int count_tiles(const job *j)
+static size_t count_tiles(const job *j)
 {
     cursor c = {0};
     tile t;
-    int n = 0;
+    size_t n = 0;
     for (; c.span < j->n_spans; n++) next_tile(j, &c, &t);
     return n;
 }
@@ -226,23 +228,39 @@ static void run_tile(const job *j, tile *t, int head, float *scratch)
     for (int i = 0; i < t->n_parts; i++) store_rows(j, t, &t->parts[i]);
 }
 
-/* Items are tile by tile, each with all its heads; a lane walks the list from its start. */
+/* Items are head by head, each with all its tiles, so that the keys and values of one head stay in
+ * a cache while they are read tile after tile; a lane walks the list from its start. */
 static void items(void *ctx, size_t begin, size_t end, int lane)
 {
     const job *j = ctx;
-    const size_t heads = (size_t)j->kv_heads;
-    cursor c = {0};
     tile t;
-    for (size_t at = 0, i = begin; i < end; at++) {
-        next_tile(j, &c, &t);
-        for (; i < end && i / heads == at; i++)
-            run_tile(j, &t, (int)(i % heads), bal_exec_lane(j->e, lane));
+    for (size_t i = begin; i < end;) {
+        const size_t head = i / j->n_tiles, first = i % j->n_tiles;
+        const size_t last = bal_min(j->n_tiles, first + end - i);
+        cursor c = {0};
+        for (size_t at = 0; at < last; at++) {
+            next_tile(j, &c, &t);
+            if (at >= first) run_tile(j, &t, (int)head, bal_exec_lane(j->e, lane));
+        }
+        i += last - first;
     }
 }
 
+enum { FEW_ROWS = 16, ITEMS_A_LANE = 4 };
+
+/* Tiles as large as leave enough of them for all lanes: the larger, the fewer times keys and values
+ * are read. */
 static void run(job *j)
 {
-    const size_t n = (size_t)count_tiles(j) * (size_t)j->kv_heads;
+    const size_t heads = (size_t)j->kv_heads;
+    const size_t enough = ITEMS_A_LANE * (size_t)bal_pool_size(j->e->pool);
+    j->most = BAL_QUERY_TILE;
+    j->n_tiles = count_tiles(j);
+    while (j->n_tiles * heads < enough && j->most > FEW_ROWS) {
+        j->most /= 2;
+        j->n_tiles = count_tiles(j);
+    }
+    const size_t n = j->n_tiles * heads;
     if (n > 0) bal_pool_run(j->e->pool, items, j, n, 1);
 }
 
