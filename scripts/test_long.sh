@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# The long tier of test.sh: every fuzz target under sanitizers (FUZZ_SECONDS each, default 300), and the release
-# tests on an emulated processor without AVX, which finds instructions that leaked past the dispatch; the server
-# under load and driven by OpenAI's Python client; the page in
-# Chromium and replicas behind nginx, where those are installed; pictures of any size in the shape of a
+# The long tier of test.sh: every fuzz target under sanitizers (FUZZ_SECONDS each, default 300); all tests with
+# AVX2's kernels and with scalar ones; kernels and a model on an emulated processor without AVX, which finds
+# instructions that leaked past the dispatch; the server under load and driven by OpenAI's Python client; the page
+# in Chromium and replicas behind nginx, where those are installed; pictures of any size in the shape of a
 # published model.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
@@ -38,6 +38,12 @@ done
 while [ "$running" -gt 0 ]; do
   wait -n
   running=$((running - 1))
+done
+
+say "all tests with AVX2's kernels, then with scalar ones"
+for preset in avx2 portable; do
+  build "$preset"
+  ctest --test-dir "$root/$(preset_dir "$preset")" --output-on-failure --no-tests=error -j "$jobs"
 done
 
 say "an emulated processor without AVX"

@@ -365,7 +365,7 @@ bal_status bal_bench_limits(const bal_bench_plan *plan, bal_bench_row *rows, int
     const int most = bal_pool_size(plan->pool);
     for (int t = 1; t <= most; t = t < most && 2 * t > most ? most : 2 * t)
         for (int i = 0; i < BAL_LIMITS && b->n_cases < BAL_BENCH_ROWS; i++)
-            add_limit(b, (bal_limit)i, t);
+            if (bal_limit_exists((bal_limit)i, b->plan->isa)) add_limit(b, (bal_limit)i, t);
     const bal_status st = measure(b, rows, n_rows, err);
     release(b);
     return st;

@@ -351,6 +351,15 @@ static double run_clock(job *j, bal_pool *pool)
 #endif
 }
 
+bool bal_limit_exists(bal_limit limit, const char *isa)
+{
+    int lanes;
+#ifndef __x86_64__
+    if (limit == BAL_LIMIT_CLOCK) return false;
+#endif
+    return limit != BAL_LIMIT_BF16 || bf16_loop(isa, &lanes);
+}
+
 double bal_limit_run(bal_limit limit, const char *isa, bal_pool *pool, bal_limit_buffer buffer)
 {
     const size_t chunks = buffer.n_bytes / READ_CHUNK, lanes = (size_t)bal_pool_size(pool);

@@ -25,6 +25,8 @@ typedef enum bal_limit {
 const char *bal_limit_name(bal_limit limit); /* "read", "fma", "int8", "bf16", ... */
 int bal_limit_bits(bal_limit limit);         /* of what is multiplied, else 0 */
 bool bal_limit_reads(bal_limit limit);       /* its work is bytes */
+/* Whether there is such a limit at a level that this processor has. */
+bool bal_limit_exists(bal_limit limit, const char *isa);
 
 /* Contents of any kind to read; at least 256 MiB or it measures a cache. A multiple of 1 MiB. */
 typedef struct bal_limit_buffer {
