@@ -73,14 +73,18 @@ kernels() { # MATRIX THREADS WHAT [flags]
     sed "s/^/$m,$what,/" >>"$results/kernels.csv"
 }
 
-# One picture of 384 x 384, from its bytes to the first token, with the tower as it is published and in bytes.
+# One picture of 384 x 384, from its bytes to the first token, with the tower as it is published and with weights of 8
+# bits that meet inputs of 16 or 8 (and so does the decoder).
 measure_picture() {
-  local tower
   echo "tower,$fields" >"$results/picture.csv"
-  for tower in 16 8; do
-    "$ballast" bench --shape llava-ov-0.5b -b 3 --head "$head" --act a8g0 --tower "$tower" --picture 384x384 --rows 1536 \
-      --tokens 8 --repeats "$repeats" --json -q | json_rows | sed "s/^/$tower,/" >>"$results/picture.csv"
-  done
+  measure_tower f16 16 a8g0
+  measure_tower W8A16 8 a16
+  measure_tower W8A8 8 a8g0
+}
+
+measure_tower() { # NAME BITS ACT
+  "$ballast" bench --shape llava-ov-0.5b -b 3 --head "$head" --act "$3" --tower "$2" --picture 384x384 --rows 1536 \
+    --tokens 8 --repeats "$repeats" --json -q | json_rows | sed "s/^/$1,/" >>"$results/picture.csv"
 }
 
 # One turn of a peer: prefill and decode in tokens/s, by the names of llama-bench's CSV header.
@@ -173,7 +177,7 @@ picture_table() {
   echo "| tower | stage | ms | slowest, fastest | of the limit |"
   echo "| ---: | --- | ---: | ---: | ---: |"
   awk -F, 'NR > 1 && $2 ~ /^(load|pixels|encode|prefill|decode)$/ {
-    printf "| %s | %s | %.1f | %.2f, %.2f | %s |\n", $1 == 16 ? "f16" : "W8A8", $2, 1000 * $9, $10, $11,
+    printf "| %s | %s | %.1f | %.2f, %.2f | %s |\n", $1, $2, 1000 * $9, $10, $11,
       $14 == "" ? "" : sprintf("%.0f %% of %s", 100 * $14, $13) }' "$results/picture.csv"
 }
 

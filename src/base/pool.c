@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT
- * A job is published by a new epoch in `state`; workers enter it and claim pieces from `next`. When
- * none is left the caller closes the job and waits for those who are inside, not for those who
- * never came: where other programs want the CPUs too, a worker that is not running must not hold up
- * every job. Sleeping and waking go through one mutex and condition variable, so a wake-up cannot
- * be lost; the spin before it keeps decode steps (hundreds of jobs per token) out of the kernel. */
+ * A job is published by a new epoch in `state`; workers enter it and claim pieces, each from a
+ * range of its own, then from what others have left: pieces that follow each other are mostly one
+ * lane's, so what a kernel asks memory for ahead of use is what it reads next. When none is left
+ * the caller closes the job and waits for those who are inside, not for those who never came: where
+ * other programs want the CPUs too, a worker that is not running must not hold up every job.
+ * Sleeping and waking go through one mutex and condition variable, so a wake-up cannot be lost; the
+ * spin before it keeps decode steps (hundreds of jobs per token) out of the kernel. */
 #include "base/pool.h"
 
 #include "base/cpu.h"
@@ -26,6 +28,14 @@ typedef struct worker {
     int lane;
 } worker;
 
+/* Items that a lane begins with; those from `next` on are not claimed yet. On a cache line alone.
+ */
+typedef struct range {
+    atomic_size_t next;
+    size_t end;
+    char pad[64 - 2 * sizeof(size_t)];
+} range;
+
 struct bal_pool {
     int size; /* threads, the caller included */
     int started;
@@ -34,10 +44,10 @@ struct bal_pool {
     pthread_cond_t wake;
     _Atomic(uint64_t) state; /* epoch in the upper half */
     atomic_bool stop;
-    atomic_size_t next;
     bal_pool_fn *fn;
     void *ctx;
-    size_t n, grain;
+    size_t grain;
+    range ranges[MAX_THREADS];
     worker workers[MAX_THREADS];
 };
 
@@ -48,13 +58,32 @@ static void relax(void)
 #endif
 }
 
+static void work_on(bal_pool *p, range *r, int lane)
+{
+    while (atomic_load(&r->next) < r->end) {
+        const size_t begin = atomic_fetch_add(&r->next, p->grain);
+        if (begin >= r->end) return;
+        const size_t left = r->end - begin;
+        p->fn(p->ctx, begin, begin + (left < p->grain ? left : p->grain), lane);
+    }
+}
+
 static void work(bal_pool *p, int lane)
 {
-    for (;;) {
-        const size_t begin = atomic_fetch_add(&p->next, p->grain);
-        if (begin >= p->n) return;
-        const size_t left = p->n - begin;
-        p->fn(p->ctx, begin, begin + (left < p->grain ? left : p->grain), lane);
+    for (int i = 0; i < p->size; i++) work_on(p, &p->ranges[(lane + i) % p->size], lane);
+}
+
+/* The same number of pieces for every lane, or one more. */
+static void deal(bal_pool *p, size_t n)
+{
+    const size_t pieces = n / p->grain + (n % p->grain != 0), size = (size_t)p->size;
+    size_t begin = 0;
+    for (size_t l = 0, dealt = 0; l < size; l++) {
+        dealt += pieces / size + (l < pieces % size);
+        range *r = &p->ranges[l];
+        r->end = dealt == pieces ? n : dealt * p->grain;
+        atomic_store(&r->next, begin);
+        begin = r->end;
     }
 }
 
@@ -209,9 +238,8 @@ void bal_pool_run(bal_pool *p, bal_pool_fn *fn, void *ctx, size_t n, size_t grai
     pthread_mutex_lock(&p->run_lock);
     p->fn = fn;
     p->ctx = ctx;
-    p->n = n;
     p->grain = grain;
-    atomic_store(&p->next, 0);
+    deal(p, n);
     publish(p);
     work(p, 0);
     close_job(p);
