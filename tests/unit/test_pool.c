@@ -9,7 +9,8 @@
 typedef struct counters {
     atomic_int hits[1000];
     atomic_int lane_busy[8];
-    atomic_int overlap, bad_lane;
+    atomic_int overlap, bad_lane, bad_piece;
+    size_t most; /* items of a piece, where each begins at a multiple of that; 0: not checked */
 } counters;
 
 static void count(void *ctx, size_t begin, size_t end, int lane)
@@ -19,6 +20,8 @@ static void count(void *ctx, size_t begin, size_t end, int lane)
         atomic_fetch_add(&c->bad_lane, 1);
         return;
     }
+    if (c->most && (begin % c->most != 0 || end <= begin || end - begin > c->most))
+        atomic_fetch_add(&c->bad_piece, 1);
     if (atomic_fetch_add(&c->lane_busy[lane], 1) != 0) atomic_fetch_add(&c->overlap, 1);
     for (size_t i = begin; i < end; i++) atomic_fetch_add(&c->hits[i], 1);
     atomic_fetch_sub(&c->lane_busy[lane], 1);
@@ -38,9 +41,11 @@ static void each_item_once(void **state)
             for (size_t grain = 1; grain < 60; grain += 13) {
                 static counters c;
                 memset(&c, 0, sizeof c);
+                c.most = sizes[s] > 1 ? grain : 0;
                 bal_pool_run(p, count, &c, n, grain);
                 for (size_t i = 0; i < 1000; i++) assert_int_equal(c.hits[i], i < n ? 1 : 0);
                 assert_int_equal(c.overlap, 0);
+                assert_int_equal(c.bad_piece, 0);
                 assert_int_equal(c.bad_lane, 0);
             }
         bal_pool_destroy(p);
