@@ -10,7 +10,7 @@ data=${BALLAST_TEST_DATA:-../shared/data}/stories260k
 [ -d "$data" ] || { echo "stories260k is not at $data (set BALLAST_TEST_DATA)" >&2; exit 1; }
 rows=(rtn:8 awq:8 mbq:8 mbq+:8 gptq:8 ballast:8)
 for bits in 4 3 2; do
-  for recipe in rtn awq awq+clip mbq mbq-r1 mbq+ gptq awq+gptq mbq+gptq gptq+shift vlm-ptq quantease vlmq ballast table table+shift lqer; do
+  for recipe in rtn awq awq+clip mbq mbq-r1 mbq+ gptq awq+gptq mbq+gptq gptq+shift gptaq vlm-ptq quantease vlmq guidedquant ballast table table+shift lqer; do
     rows+=("$recipe:$bits")
   done
 done

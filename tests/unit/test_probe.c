@@ -194,7 +194,8 @@ static float *gradients_of(bench *b, int row_groups, int *cols)
     bal_store store;
     bal_sensitivity sensitivity;
     bal_recipe recipe;
-    ASSERT_OK(bal_recipe_load(&recipe, "vlmq", &err));
+    ASSERT_OK(bal_recipe_load(&recipe, "gptq", &err));
+    recipe.hessian = BAL_HESSIAN_GRAD2;
     recipe.row_groups = row_groups;
     *cols = bal_recipe_token_columns(&recipe) * b->c->layers;
     float *rows = malloc((size_t)b->data.samples.max_len * (size_t)*cols * sizeof *rows);

@@ -122,9 +122,9 @@ static bal_status quantize(demo_state *s, const demo_job *job, bal_error *err)
 static bal_status quantize_full(demo_state *s, bal_error *err)
 {
     static const char *const recipes[] = {
-        "rtn",      "awq",        "awq+clip", "mbq",         "mbq-r1", "mbq+",
-        "gptq",     "gptq+shift", "vlm-ptq",  "quantease",   "vlmq",   "awq+gptq",
-        "mbq+gptq", "ballast",    "table",    "table+shift", "lqer"};
+        "rtn",        "awq",     "awq+clip", "mbq",         "mbq-r1", "mbq+",        "gptq",
+        "gptq+shift", "gptaq",   "vlm-ptq",  "quantease",   "vlmq",   "guidedquant", "awq+gptq",
+        "mbq+gptq",   "ballast", "table",    "table+shift", "lqer"};
     static const demo_job bytes[] = {
         {.label = "rtn-a8", .recipe = "rtn", .bits = 8, .set = {BYTES}},
         {.label = "w8a8", .recipe = "w8a8", .bits = 8},
