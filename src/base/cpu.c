@@ -9,10 +9,6 @@
 #if BAL_X86
 #include <cpuid.h>
 
-#ifndef BAL_ISA_MOST
-#define BAL_ISA_MOST ~0u /* a build for tests on lesser processors sets bits that it may use */
-#endif
-
 /* clang 14 does not know "f16c" in __builtin_cpu_supports; the bit needs no check of its own for
  * the operating system, AVX2 has had it. */
 static bool has_f16c(void)

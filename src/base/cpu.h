@@ -19,6 +19,11 @@ enum {
     BAL_ISA_I8MM = 1 << 6     /* i8mm: smmla; asimddp */
 };
 
+/* What this build may use of them: a build that tests lesser processors sets less. */
+#ifndef BAL_ISA_MOST
+#define BAL_ISA_MOST ~0u
+#endif
+
 /* Names of the levels of this architecture, from none up. */
 #ifdef __aarch64__
 #define BAL_ISA_LEVELS "scalar|neon|neondot|i8mm"
@@ -26,7 +31,7 @@ enum {
 #define BAL_ISA_LEVELS "scalar|avx2|avxvnni|avx512|avx512vnni"
 #endif
 
-/* Mask of what processor and operating system support and this build has kernels for; BAL_ISA_NONE
+/* Mask of what processor and operating system support and this build has and may use; BAL_ISA_NONE
  * in a portable build. Keeps no state and on x86 executes CPUID, which takes microseconds in a
  * virtual machine: ask once when opening something and keep the answer there. */
 unsigned bal_cpu_isa(void);
