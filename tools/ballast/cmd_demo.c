@@ -118,34 +118,43 @@ static bal_status quantize(demo_state *s, const demo_job *job, bal_error *err)
 /* Weights with a range per output, as integer sums over whole rows want them, times bytes. */
 #define BYTES "group=row", "grid=sym", "act=a8"
 
-/* The widths of weights that the recipes are compared at, and 8-bit activations beside them. */
+/* What --full compares: recipes at some widths of weights, and 8-bit activations beside them. */
+enum { FULL_MOST_BITS = 4, FULL_LEAST_BITS = 2 };
+static const char *const full_recipes[] = {
+    "rtn",        "awq",     "awq+clip", "mbq",         "mbq-r1", "mbq+",        "gptq",
+    "gptq+shift", "gptaq",   "vlm-ptq",  "quantease",   "vlmq",   "guidedquant", "awq+gptq",
+    "mbq+gptq",   "ballast", "table",    "table+shift", "lqer"};
+static const demo_job full_bytes[] = {
+    {.label = "rtn-a8", .recipe = "rtn", .bits = 8, .set = {BYTES}},
+    {.label = "w8a8", .recipe = "w8a8", .bits = 8},
+    {.label = "gptq-a8", .recipe = "gptq", .bits = 8, .set = {BYTES}},
+    {.label = "ballast-a8", .recipe = "ballast", .bits = 8, .set = {BYTES}},
+    {.label = "rtn-a8", .recipe = "rtn", .bits = 4, .set = {BYTES}},
+    {.label = "awq-a8", .recipe = "awq", .bits = 4, .set = {BYTES}},
+    {.label = "w4a8", .recipe = "w4a8", .bits = 4},
+    {.label = "gptq-a8", .recipe = "gptq", .bits = 4, .set = {BYTES}},
+    {.label = "dgq", .recipe = "dgq", .bits = 4},
+    {.label = "qoq", .recipe = "qoq", .bits = 4},
+    {.label = "quarot", .recipe = "quarot", .bits = 4},
+    {.label = "mixpe", .recipe = "mixpe", .bits = 4},
+    {.label = "mquant", .recipe = "mquant", .bits = 4},
+    {.label = "w4a8+spikes", .recipe = "w4a8+spikes", .bits = 4},
+    {.label = "ballast-a8", .recipe = "ballast", .bits = 4, .set = {BYTES}}};
+
+#define COUNT(a) (sizeof(a) / sizeof *(a))
+static_assert(1 + (FULL_MOST_BITS - FULL_LEAST_BITS + 1) * COUNT(full_recipes) +
+                      COUNT(full_bytes) <=
+                  DEMO_MODELS,
+              "the table has a row for each and one for the float model");
+
 static bal_status quantize_full(demo_state *s, bal_error *err)
 {
-    static const char *const recipes[] = {
-        "rtn",        "awq",     "awq+clip", "mbq",         "mbq-r1", "mbq+",        "gptq",
-        "gptq+shift", "gptaq",   "vlm-ptq",  "quantease",   "vlmq",   "guidedquant", "awq+gptq",
-        "mbq+gptq",   "ballast", "table",    "table+shift", "lqer"};
-    static const demo_job bytes[] = {
-        {.label = "rtn-a8", .recipe = "rtn", .bits = 8, .set = {BYTES}},
-        {.label = "w8a8", .recipe = "w8a8", .bits = 8},
-        {.label = "gptq-a8", .recipe = "gptq", .bits = 8, .set = {BYTES}},
-        {.label = "ballast-a8", .recipe = "ballast", .bits = 8, .set = {BYTES}},
-        {.label = "rtn-a8", .recipe = "rtn", .bits = 4, .set = {BYTES}},
-        {.label = "awq-a8", .recipe = "awq", .bits = 4, .set = {BYTES}},
-        {.label = "w4a8", .recipe = "w4a8", .bits = 4},
-        {.label = "gptq-a8", .recipe = "gptq", .bits = 4, .set = {BYTES}},
-        {.label = "dgq", .recipe = "dgq", .bits = 4},
-        {.label = "qoq", .recipe = "qoq", .bits = 4},
-        {.label = "quarot", .recipe = "quarot", .bits = 4},
-        {.label = "mixpe", .recipe = "mixpe", .bits = 4},
-        {.label = "mquant", .recipe = "mquant", .bits = 4},
-        {.label = "w4a8+spikes", .recipe = "w4a8+spikes", .bits = 4},
-        {.label = "ballast-a8", .recipe = "ballast", .bits = 4, .set = {BYTES}}};
-    for (int bits = 4; bits >= 2; bits--)
-        for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++)
+    for (int bits = FULL_MOST_BITS; bits >= FULL_LEAST_BITS; bits--)
+        for (size_t i = 0; i < COUNT(full_recipes); i++)
             BAL_TRY(quantize(
-                s, &(demo_job){.label = recipes[i], .recipe = recipes[i], .bits = bits}, err));
-    for (size_t i = 0; i < sizeof bytes / sizeof *bytes; i++) BAL_TRY(quantize(s, &bytes[i], err));
+                s, &(demo_job){.label = full_recipes[i], .recipe = full_recipes[i], .bits = bits},
+                err));
+    for (size_t i = 0; i < COUNT(full_bytes); i++) BAL_TRY(quantize(s, &full_bytes[i], err));
     return BAL_OK;
 }
 
