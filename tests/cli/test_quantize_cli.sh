@@ -64,6 +64,11 @@ status 0 "^  made by  *rtn, with bits=4 store=float$" "$ballast" inspect f.st
 status 0 "would take 4.[0-9]* bits per weight" quantize -o g.st --recipe rtn --bits 4 --set store=float --dry-run
 status 2 "store=float needs act=a16" quantize -o g.st --recipe rtn --set store=float --set act=a8
 
+# tokens that nothing weighs: the layer once, and the keys that leave them out
+echo '{"id": "1", "conversations": [{"from": "human", "value": "what is it"}, {"from": "gpt", "value": "a cat"}]}' >text.jsonl
+status 2 'quantize: layer 0, {q,k,v}: no calibration token has weight in the second moments by hessian and balance of recipe gptq' \
+    quantize -o t.st --recipe gptq --set hessian=vision --set absent=allow --calib text.jsonl
+
 # large calibration pictures made smaller: fewer vision tokens, in the plan's samples and the report
 native=$golden/qwen2_vl/small/model
 vision_tokens() { sed -n '/"tokens": *{/,/}/p' "$1" | grep -o '"vision": *[0-9]*' | head -n 1 | grep -o '[0-9]*$'; }

@@ -170,7 +170,7 @@ static void test_fractions(void **state)
     assert_int_equal(r.bits, 4);
     ASSERT_FAILS(BAL_E_ARG, "damp must be", bal_recipe_set(&r, "damp", "0.01x", &err));
     ASSERT_FAILS(BAL_E_ARG, "damp must be", bal_recipe_set(&r, "damp", ".", &err));
-    ASSERT_FAILS(BAL_E_ARG, "damp must be", bal_recipe_set(&r, "damp", "0.0.1", &err));
+    ASSERT_FAILS(BAL_E_ARG, "bits must be", bal_recipe_set(&r, "bits", "4.0.1", &err));
 }
 
 static void test_contradictions(void **state)
