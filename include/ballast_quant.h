@@ -28,18 +28,18 @@ typedef struct bal_quant_opts {
     const char *recipe;     /* built-in name or FILE.json; NULL: "ballast" */
     const char *const *set; /* [n_set] overrides "KEY=VALUE" */
     size_t n_set;
-    const char *calib;   /* LLaVA conversations, JSON array or JSONL; NULL for recipes without */
-    int samples;         /* conversations; 0: 128; negative: all */
-    int shots;           /* records that are joined to one conversation of many turns; 0: 1 */
-    const char *select;  /* which records: "random" by the seed, "first" of the file, or "diverse":
-                            clean ones that lie far apart. NULL: random */
-    uint64_t seed;       /* of the choice of samples, and of rotations */
-    const char *isa;     /* as in bal_open_opts (ballast.h); NULL: what the CPU has */
-    bool resume;         /* go on with an interrupted run */
-    bool force;          /* replace an existing file; throw an interrupted run away */
-    const char *report;  /* FILE.html to write, with the same as .json beside it; NULL: none.
-                            Either existing is BAL_E_EXISTS without force */
-    const char *command; /* shown in the report; NULL: left out */
+    const char *calib;  /* LLaVA conversations, JSON array or JSONL; NULL for recipes without */
+    int samples;        /* conversations; 0: 128; negative: all */
+    int shots;          /* records that are joined to one conversation of many turns; 0: 1 */
+    const char *select; /* which records: "random" by the seed, "first" of the file, or "diverse":
+                           clean ones that lie far apart. NULL: random */
+    uint64_t seed;      /* of the choice of samples, and of rotations */
+    const char *isa;    /* as in bal_open_opts (ballast.h); NULL: what the CPU has */
+    bool resume;        /* go on with an interrupted run */
+    bool force;         /* replace an existing file; without resume throw an interrupted run away */
+    const char *report; /* FILE.html to write, with the same as .json beside it; NULL: none.
+                           Either existing is BAL_E_EXISTS without force */
+    const char *command;       /* shown in the report; NULL: left out */
     bal_progress_fn *progress; /* stages "rotation" (blocks), "sides" (linears beside the
                                   blocks), "tower" (pieces), "pictures" and "sensitivity"
                                   (samples), "widths" and "plans" (blocks), "blocks"
@@ -64,8 +64,8 @@ typedef struct bal_quant_plan {
                                          -1: each linear its own, and sizes are the most */
     bool needs_data;
     int samples;     /* 0 without data */
-    int blocks_done; /* of an interrupted run to `out`; whether it was the same run is not looked at
-                      */
+    int blocks_done; /* of an interrupted run to `out`; with `resume` one that was another run is
+                        refused, but for the bytes of model and data, which are not looked at */
     uint64_t source_bytes, file_bytes, ram_bytes, disk_bytes;
     double seconds;                /* on this machine, if nothing else runs, with `resume` without
                                       the blocks that are done; an estimate */

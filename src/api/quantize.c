@@ -152,6 +152,7 @@ static bal_status prepare(call *c, const char *model_dir, const char *out,
     bal_select select;
     BAL_TRY(bal_select_parse(&select, o->select, err));
     for (size_t i = 0; i < o->n_set; i++) BAL_TRY(bal_recipe_assign(&c->recipe, o->set[i], err));
+    bal_recipe_drop_idle(&c->recipe);
     c->pipeline = (bal_pipeline_opts){
         .model = model_dir,
         .out = out,

@@ -302,12 +302,12 @@ static bal_status describe_calibration(run *r, const char *sha256, json_t **out)
     return r->calibration ? BAL_OK : bal_nomem(r->err, sizeof file, "identity of the run");
 }
 
-/* What must agree for a run to go on; also the head of the report. */
-static bal_status identify(run *r)
+/* What must agree for a run to go on; also the head of the report. The sums of model and data are
+ * known already. */
+static bal_status identify(run *r, const char *data_sha256)
 {
     char source[256];
     json_t *calib;
-    BAL_TRY(bal_artifact_hash_model(r->model_sha256, &r->engine.model, r->err));
     r->identity = json_pack("{s:s, s:s, s:s, s:s, s:s, s:o}", "program", "ballast " BALLAST_VERSION,
                             "isa", bal_isa_name(r->engine.isa), "source",
                             base_name(r->o->model, source, sizeof source), "model_sha256",
@@ -321,7 +321,7 @@ static bal_status identify(run *r)
         json_object_set_new(r->identity, "rotation_seed", json_integer((json_int_t)r->o->seed)) < 0)
         return bal_nomem(r->err, sizeof source, "identity of the run");
     if (!r->o->calib) return BAL_OK;
-    const bal_status st = describe_calibration(r, r->data.sha256, &calib);
+    const bal_status st = describe_calibration(r, data_sha256, &calib);
     json_object_set_new(r->identity, "calibration", calib);
     return st;
 }
@@ -993,7 +993,8 @@ static bal_status go(run *r)
     BAL_TRY(open_calib(r, false));
     BAL_TRY(bal_check_finite(&r->engine.model.tensors, r->err));
     BAL_TRY(lay_out_data(r));
-    BAL_TRY(identify(r));
+    BAL_TRY(bal_artifact_hash_model(r->model_sha256, &r->engine.model, r->err));
+    BAL_TRY(identify(r, r->data.sha256));
     BAL_TRY(bal_side_check(&r->tower, &r->recipe, r->err));
     if (r->recipe.bits == BAL_BITS_AUTO) BAL_TRY(check_budget(r, &sizes, &budget));
     BAL_TRY(compare_identities(r));
@@ -1104,19 +1105,27 @@ static bal_status plan_budget(const run *r, bal_artifact_sizes *sizes)
     return BAL_OK;
 }
 
+/* What resuming would be refused for, as far as that takes no sums of files. */
+static bal_status compare_left(const run *r)
+{
+    json_t *all;
+    if (!r->o->out || !r->o->resume || !bal_rank_is_first(r->o->rank)) return BAL_OK;
+    BAL_TRY(identity_with_build(r, &all));
+    const bal_status st = bal_workspace_compare(r->o->out, all, r->err);
+    json_decref(all);
+    return st;
+}
+
 static bal_status plan(run *r, bal_pipeline_plan *p)
 {
-    char source[256], zeros[BAL_SHA256_HEX] = "";
+    char zeros[BAL_SHA256_HEX] = "";
     memset(zeros, '0', sizeof zeros - 1);
     BAL_TRY(check_names(r));
     BAL_TRY(open_model(r));
     BAL_TRY(open_calib(r, true));
-    json_t *calib = NULL;
-    if (r->o->calib) BAL_TRY(describe_calibration(r, zeros, &calib));
-    json_decref(calib);
-    memset(r->model_sha256, '0', sizeof r->model_sha256 - 1);
-    r->identity = json_pack("{s:s}", "source", base_name(r->o->model, source, sizeof source));
-    if (!r->identity) return bal_nomem(r->err, sizeof source, "identity of the run");
+    memcpy(r->model_sha256, zeros, sizeof zeros);
+    BAL_TRY(identify(r, zeros));
+    BAL_TRY(compare_left(r));
     uint64_t room;
     BAL_TRY(bal_side_check(&r->tower, &r->recipe, r->err));
     BAL_TRY(plan_budget(r, &p->sizes));

@@ -271,9 +271,9 @@ static const key KEYS[] = {
      "format that has no kernel"},
 };
 
-/* Keys with a number instead of a word. */
+/* Keys with a number instead of a word, each the budget of a key that is auto. */
 typedef struct number_key {
-    const char *name;
+    const char *name, *of;
     size_t offset; /* of a double */
     double least, most;
     const char *words, *help;
@@ -281,18 +281,47 @@ typedef struct number_key {
 
 /* those of the sides last */
 static const number_key NUMBERS[] = {
-    {"target_bpw", offsetof(bal_recipe, target_bpw), 1.0, 16.0, "NUMBER",
+    {"target_bpw", "bits", offsetof(bal_recipe, target_bpw), 1.0, 16.0, "NUMBER",
      "with bits=auto: bits per weight of the quantized linears, scales counted"},
-    {"target_size", offsetof(bal_recipe, target_size), 1.0, 9e15, "BYTES",
+    {"target_size", "bits", offsetof(bal_recipe, target_size), 1.0, 9e15, "BYTES",
      "with bits=auto: bytes of the whole file"},
-    {"target_bpw_vision", offsetof(bal_recipe, side_bpw[BAL_SIDE_VISION]), 1.0, 16.0, "NUMBER",
-     "with vision=auto: bits per weight of the vision tower's linears"},
-    {"target_bpw_projector", offsetof(bal_recipe, side_bpw[BAL_SIDE_PROJECTOR]), 1.0, 16.0,
-     "NUMBER", "with projector=auto: likewise of the projector's"},
-    {"target_bpw_head", offsetof(bal_recipe, side_bpw[BAL_SIDE_HEAD]), 1.0, 16.0, "NUMBER",
+    {"target_bpw_vision", "vision", offsetof(bal_recipe, side_bpw[BAL_SIDE_VISION]), 1.0, 16.0,
+     "NUMBER", "with vision=auto: bits per weight of the vision tower's linears"},
+    {"target_bpw_projector", "projector", offsetof(bal_recipe, side_bpw[BAL_SIDE_PROJECTOR]), 1.0,
+     16.0, "NUMBER", "with projector=auto: likewise of the projector's"},
+    {"target_bpw_head", "head", offsetof(bal_recipe, side_bpw[BAL_SIDE_HEAD]), 1.0, 16.0, "NUMBER",
      "with head=auto: likewise of the head"},
 };
 enum { N_KEYS = sizeof KEYS / sizeof KEYS[0], N_NUMBERS = sizeof NUMBERS / sizeof NUMBERS[0] };
+
+/* Keys that only say how another choice is made, and the values of that one which ask. With any
+ * other it changes nothing: what was inherited goes back to `rest`, what the user set is refused.
+ * A key stands behind the one it is part of. */
+static const struct {
+    const char *name;
+    int rest;
+    const char *of;
+    int least, most;
+    const char *needs;
+} PARTS[] = {
+    {"tables", 1, "grid", BAL_GRID_TABLE, BAL_GRID_TABLE, "grid=table"},
+    {"act_scale", BAL_ACT_DYNAMIC, "act", BAL_ACT_A8, BAL_ACT_A8, "act=a8"},
+    {"act_clip", BAL_ACT_CLIP_MAX, "act_scale", BAL_ACT_STATIC, BAL_ACT_STATIC_MODALITY,
+     "act_scale=static or static-modality"},
+    {"spikes", BAL_SPIKES_KEEP, "act", BAL_ACT_A8, BAL_ACT_A8, "act=a8"},
+    {"spike_rule", BAL_SPIKE_MEAN, "spikes", BAL_SPIKES_A16, BAL_SPIKES_FINE, "spikes=a16 or fine"},
+    {"act_group", 0, "act", BAL_ACT_A8, BAL_ACT_A8, "act=a8"},
+    {"alpha", 50, "scale", BAL_SCALE_SMOOTH, BAL_SCALE_SMOOTH, "scale=smooth"},
+    {"row_groups", 1, "hessian", BAL_HESSIAN_GRAD2, BAL_HESSIAN_GRAD2_MEAN,
+     "hessian=grad2, grad2-raw or grad2-mean"},
+    {"ridge", 100, "shift", BAL_SHIFT_INPUTS, BAL_SHIFT_RESIDUAL, "shift=inputs or residual"},
+    {"shift_part", 100, "shift", BAL_SHIFT_INPUTS, BAL_SHIFT_COLUMN,
+     "shift=inputs, residual or column"},
+    {"rank_rows", BAL_LOW_ALL, "rank", 1, 64, "rank=4, 8, 16, 32 or 64"},
+    {"allocate", BAL_ALLOCATE_SCORE, "bits", BAL_BITS_AUTO, BAL_BITS_AUTO,
+     "bits=auto and a budget (--target-bpw, --target-size)"},
+};
+enum { N_PARTS = sizeof PARTS / sizeof PARTS[0] };
 
 static void set_field(bal_recipe *r, const key *k, int value)
 {
@@ -315,6 +344,50 @@ static const key *find_key(const char *name)
     return NULL;
 }
 
+static_assert((int)N_KEYS + (int)N_NUMBERS <= 64, "a bit of `chosen` for each key");
+
+static uint64_t bit_of(const key *k)
+{
+    return (uint64_t)1 << (k - KEYS);
+}
+
+static uint64_t bit_of_number(const number_key *k)
+{
+    return (uint64_t)1 << ((k - NUMBERS) + N_KEYS);
+}
+
+/* Whether what key PARTS[i] is part of asks for it. */
+static bool is_asked(const bal_recipe *r, size_t i)
+{
+    const int value = get_field(r, find_key(PARTS[i].of));
+    return value >= PARTS[i].least && value <= PARTS[i].most;
+}
+
+static const char *word_of(const bal_recipe *r, const key *k)
+{
+    const int value = get_field(r, k);
+    for (const word *w = k->words; w->text; w++)
+        if (w->value == value) return w->text;
+    return NULL;
+}
+
+static void drop_number(bal_recipe *r, const number_key *k)
+{
+    const char *of = word_of(r, find_key(k->of));
+    const double none = 0.0;
+    if (r->chosen & bit_of_number(k) || (of && strcmp(of, "auto") == 0)) return;
+    memcpy((char *)r + k->offset, &none, sizeof none);
+}
+
+void bal_recipe_drop_idle(bal_recipe *r)
+{
+    for (size_t i = 0; i < N_PARTS; i++) {
+        const key *k = find_key(PARTS[i].name);
+        if (!is_asked(r, i) && !(r->chosen & bit_of(k))) set_field(r, k, PARTS[i].rest);
+    }
+    for (size_t i = 0; i < N_NUMBERS; i++) drop_number(r, &NUMBERS[i]);
+}
+
 static void join_words(const key *k, const char *separator, char *out, size_t size)
 {
     size_t used = 0;
@@ -334,12 +407,24 @@ static void join_keys(char *out, size_t size)
     if (used < size) snprintf(out + used, size - used, ", target_bpw_SIDE");
 }
 
+/* The same word, or the same number: ".25" is "0.25". */
+static bool says(const char *text, const char *wanted)
+{
+    static const char digits[] = "0123456789.";
+    if (strcmp(text, wanted) == 0) return true;
+    if (!*text || text[strspn(text, digits)] || wanted[strspn(wanted, digits)]) return false;
+    char *end;
+    const double x = strtod(text, &end);
+    return *end == 0 && x == strtod(wanted, NULL);
+}
+
 static bal_status set_word(bal_recipe *r, const key *k, const char *text, const char *where,
                            bal_error *err)
 {
     for (const word *w = k->words; w->text; w++)
-        if (strcmp(w->text, text) == 0) {
+        if (says(text, w->text)) {
             set_field(r, k, w->value);
+            r->chosen |= bit_of(k);
             return BAL_OK;
         }
     char words[120];
@@ -373,6 +458,7 @@ static bal_status set_number(bal_recipe *r, const number_key *k, const char *tex
                         "\"%.60s\"",
                         where, k->name, k->least, k->most, text);
     memcpy((char *)r + k->offset, &x, sizeof x);
+    r->chosen |= bit_of_number(k);
     return BAL_OK;
 }
 
@@ -478,12 +564,8 @@ static bal_status load_base(bal_recipe *r, const char *base, const char *name, i
     return load(r, path, depth + 1, err);
 }
 
-static bal_status read_keys(bal_recipe *r, const bal_json *root, bool complete, bal_error *err)
+static bal_status set_keys(bal_recipe *r, const bal_json *root, bool complete, bal_error *err)
 {
-    const char *allowed[N_KEYS + N_NUMBERS + 2] = {"extends", "about"};
-    for (size_t i = 0; i < N_KEYS; i++) allowed[i + 2] = KEYS[i].name;
-    for (size_t i = 0; i < N_NUMBERS; i++) allowed[N_KEYS + i + 2] = NUMBERS[i].name;
-    BAL_TRY(bal_json_only_keys(root, allowed, N_KEYS + N_NUMBERS + 2, err));
     for (size_t i = 0; i < N_NUMBERS; i++) {
         const bal_json v = bal_json_get(root, NUMBERS[i].name);
         if (v.value) BAL_TRY(set_json_number(r, &NUMBERS[i], &v, err));
@@ -500,6 +582,15 @@ static bal_status read_keys(bal_recipe *r, const bal_json *root, bool complete, 
     return BAL_OK;
 }
 
+static bal_status read_keys(bal_recipe *r, const bal_json *root, bool complete, bal_error *err)
+{
+    const char *allowed[N_KEYS + N_NUMBERS + 2] = {"extends", "about"};
+    for (size_t i = 0; i < N_KEYS; i++) allowed[i + 2] = KEYS[i].name;
+    for (size_t i = 0; i < N_NUMBERS; i++) allowed[N_KEYS + i + 2] = NUMBERS[i].name;
+    BAL_TRY(bal_json_only_keys(root, allowed, N_KEYS + N_NUMBERS + 2, err));
+    return set_keys(r, root, complete, err);
+}
+
 static bal_status read_doc(bal_recipe *r, const bal_json *root, const char *name, int depth,
                            bal_error *err)
 {
@@ -507,7 +598,10 @@ static bal_status read_doc(bal_recipe *r, const bal_json *root, const char *name
     BAL_TRY(bal_json_str_or(root, "extends", NULL, &base, err));
     BAL_TRY(bal_json_str_or(root, "about", NULL, &about, err));
     if (base) BAL_TRY(load_base(r, base, name, depth, err));
-    return read_keys(r, root, !base, err);
+    r->chosen = 0;
+    BAL_TRY(read_keys(r, root, !base, err));
+    bal_recipe_drop_idle(r);
+    return BAL_OK;
 }
 
 static bal_status load(bal_recipe *r, const char *name, int depth, bal_error *err)
@@ -529,6 +623,7 @@ bal_status bal_recipe_load(bal_recipe *r, const char *name, bal_error *err)
         *r = (bal_recipe){0};
         return st;
     }
+    r->chosen = 0;
     const char *slash = strrchr(name, '/');
     const char *stem = slash ? slash + 1 : name;
     size_t n = strlen(stem);
@@ -537,14 +632,6 @@ bal_status bal_recipe_load(bal_recipe *r, const char *name, bal_error *err)
     while (n && ((unsigned char)stem[n] & 0xc0) == 0x80) n--; /* whole characters of UTF-8 */
     snprintf(r->name, sizeof r->name, "%.*s", (int)n, stem);
     return BAL_OK;
-}
-
-static const char *word_of(const bal_recipe *r, const key *k)
-{
-    const int value = get_field(r, k);
-    for (const word *w = k->words; w->text; w++)
-        if (w->value == value) return w->text;
-    return NULL;
 }
 
 bal_status bal_recipe_to_json(const bal_recipe *r, char **out, bal_error *err)
@@ -568,6 +655,55 @@ bal_status bal_recipe_to_json(const bal_recipe *r, char **out, bal_error *err)
     if (!bad) *out = json_dumps(o, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(15));
     json_decref(o);
     return *out ? BAL_OK : bal_nomem(err, MAX_BYTES, "recipe");
+}
+
+bal_status bal_recipe_parse(bal_recipe *r, const char *text, bal_error *err)
+{
+    bal_json_doc doc = {0};
+    const char *name = "";
+    BAL_TRY(bal_json_parse(&doc, text, strlen(text), MAX_BYTES, "recipe", err));
+    const bal_json root = bal_json_root(&doc);
+    bal_status st = bal_json_as_obj(&root, err);
+    if (st == BAL_OK) st = bal_json_str_or(&root, "name", "", &name, err);
+    if (st == BAL_OK) st = bal_recipe_load(r, builtin_text(name) ? name : "rtn", err);
+    if (st == BAL_OK) st = set_keys(r, &root, false, err);
+    if (st == BAL_OK) snprintf(r->name, sizeof r->name, "%s", name);
+    bal_json_close(&doc);
+    return st;
+}
+
+/* "model" is resolved to the checkpoint's type in what a file says of its recipe. */
+static bool is_changed(const bal_recipe *r, const bal_recipe *base, const key *k)
+{
+    if (k->offset == offsetof(bal_recipe, arithmetic) && base->arithmetic == BAL_ARITH_MODEL)
+        return false;
+    return get_field(r, k) != get_field(base, k) && word_of(r, k);
+}
+
+void bal_recipe_changes(const bal_recipe *r, char *out, size_t size)
+{
+    bal_recipe base;
+    size_t used = 0;
+    out[0] = 0;
+    if (!builtin_text(r->name) || bal_recipe_load(&base, r->name, NULL) < 0) return;
+    for (size_t i = 0; i < N_KEYS && used < size; i++)
+        if (is_changed(r, &base, &KEYS[i]))
+            used += (size_t)snprintf(out + used, size - used, "%s%s=%s", used ? " " : "",
+                                     KEYS[i].name, word_of(r, &KEYS[i]));
+    for (size_t i = 0; i < N_NUMBERS && used < size; i++)
+        if (number_of(r, &NUMBERS[i]) > 0.0)
+            used += (size_t)snprintf(out + used, size - used, "%s%s=%.15g", used ? " " : "",
+                                     NUMBERS[i].name, number_of(r, &NUMBERS[i]));
+}
+
+void bal_recipe_title_of(const char *text, char out[BAL_RECIPE_TITLE])
+{
+    bal_recipe r;
+    char changes[BAL_RECIPE_TITLE - sizeof r.name - sizeof ", with "];
+    out[0] = 0;
+    if (bal_recipe_parse(&r, text, NULL) < 0) return;
+    bal_recipe_changes(&r, changes, sizeof changes);
+    snprintf(out, BAL_RECIPE_TITLE, "%s%s%s", r.name, changes[0] ? ", with " : "", changes);
 }
 
 static bal_packed_kind kind_of(bal_grid grid)
@@ -626,11 +762,6 @@ static bal_status check_target(const bal_recipe *r, bal_error *err)
                         "recipe %s: bits=auto needs a budget: target_bpw or target_size "
                         "(--target-bpw, --target-size)",
                         r->name);
-    if (!is_auto && r->allocate != BAL_ALLOCATE_SCORE)
-        return bal_fail(err, BAL_E_ARG,
-                        "recipe %s: allocate=%s needs bits=auto and a budget (--target-bpw, "
-                        "--target-size), found bits=%d",
-                        r->name, r->allocate == BAL_ALLOCATE_RULES ? "rules" : "verified", r->bits);
     if (bpw && size)
         return bal_fail(err, BAL_E_ARG, "recipe %s: target_bpw and target_size exclude each other",
                         r->name);
@@ -704,10 +835,7 @@ static bal_status check_group(const bal_recipe *r, bal_error *err)
 
 static bal_status check_tables(const bal_recipe *r, bal_error *err)
 {
-    if (r->tables < 2) return BAL_OK;
-    if (r->grid != BAL_GRID_TABLE)
-        return bal_fail(err, BAL_E_ARG, "recipe %s: tables=2 needs grid=table", r->name);
-    if (r->store == BAL_STORAGE_FLOAT) return BAL_OK;
+    if (r->tables < 2 || r->store == BAL_STORAGE_FLOAT) return BAL_OK;
     return bal_fail(err, BAL_E_ARG,
                     "recipe %s: tables=2 has no storage and no kernel: it needs store=float, found "
                     "store=packed; or use tables=1",
@@ -767,32 +895,26 @@ static bal_status check_idle(const bal_recipe *r, bal_error *err)
     } steps[] = {
         {r->gain && !(solves && ranges), "gain=row",
          "solver=gptq or descent, or ranges by clip=diag, block, inverse or pivot behind rank"},
-        {r->shift_part != 100 && r->shift == BAL_SHIFT_OFF, "shift_part",
-         "shift=inputs, residual or column"},
-        {r->rank_rows == BAL_LOW_VISION && r->rank == 0, "rank_rows=vision",
-         "rank=4, 8, 16, 32 or 64"},
         {r->undo && !solves, "undo=on", "solver=gptq or descent, or rank"},
         {r->hessian >= BAL_HESSIAN_GRAD2 && !solves, "hessian by gradients of tokens or attention",
          "solver=gptq or descent, or rank"},
     };
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++)
         if (steps[i].idle)
-            return bal_fail(err, BAL_E_ARG, "recipe %s: %s needs %s: without it changes nothing",
-                            r->name, steps[i].key, steps[i].needs);
+            return bal_fail(err, BAL_E_ARG,
+                            "recipe %s: %s needs %s: without that it changes nothing", r->name,
+                            steps[i].key, steps[i].needs);
     return BAL_OK;
 }
 
 /* What gradients of tokens and column-wise shifts do not go together with. */
 static bal_status check_weights(const bal_recipe *r, bal_error *err)
 {
-    const bool grad2 = r->hessian >= BAL_HESSIAN_GRAD2 && r->hessian <= BAL_HESSIAN_GRAD2_MEAN;
     const bool column = r->shift == BAL_SHIFT_COLUMN;
     const struct {
         bool wrong;
         const char *key, *needs, *why;
     } rules[] = {
-        {r->row_groups > 1 && !grad2, "row_groups above 1",
-         "hessian=grad2, grad2-raw or grad2-mean", "other weights are the same for all outputs"},
         {r->row_groups > 1 && r->clip == BAL_CLIP_BLOCK, "row_groups above 1",
          "clip=none, diag, inverse or pivot", "clip=block looks at whole linears"},
         {r->row_groups > 1 && r->rank > 0, "row_groups above 1", "rank=0",
@@ -818,16 +940,7 @@ static bal_status check_weights(const bal_recipe *r, bal_error *err)
 static bal_status check_act_scale(const bal_recipe *r, bal_error *err)
 {
     const char *kind = r->act_scale == BAL_ACT_STATIC ? "static" : "static-modality";
-    if (r->act_scale == BAL_ACT_DYNAMIC && r->act_clip != BAL_ACT_CLIP_MAX)
-        return bal_fail(err, BAL_E_ARG,
-                        "recipe %s: act_clip=mse needs act_scale=static or static-modality, found "
-                        "act_scale=dynamic: a token's own scale holds all of it",
-                        r->name);
-    if (r->act_scale == BAL_ACT_DYNAMIC) return BAL_OK;
-    if (r->act != BAL_ACT_A8)
-        return bal_fail(err, BAL_E_ARG, "recipe %s: act_scale=%s needs act=a8, found act=a16",
-                        r->name, kind);
-    if (r->act_group)
+    if (r->act_scale != BAL_ACT_DYNAMIC && r->act_group)
         return bal_fail(err, BAL_E_ARG,
                         "recipe %s: act_scale=%s fixes one scale for all inputs of a linear: it "
                         "needs act_group=row, found act_group=%d",
@@ -835,8 +948,22 @@ static bal_status check_act_scale(const bal_recipe *r, bal_error *err)
     return BAL_OK;
 }
 
+/* Steps of a choice that was not made. */
+static bal_status check_parts(const bal_recipe *r, bal_error *err)
+{
+    for (size_t i = 0; i < N_PARTS; i++) {
+        const key *k = find_key(PARTS[i].name), *of = find_key(PARTS[i].of);
+        if (is_asked(r, i) || get_field(r, k) == PARTS[i].rest || !word_of(r, k)) continue;
+        return bal_fail(err, BAL_E_ARG,
+                        "recipe %s: %s=%s needs %s, found %s=%s: without that it changes nothing",
+                        r->name, k->name, word_of(r, k), PARTS[i].needs, of->name, word_of(r, of));
+    }
+    return BAL_OK;
+}
+
 bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
 {
+    BAL_TRY(check_parts(r, err));
     BAL_TRY(check_target(r, err));
     BAL_TRY(check_side_targets(r, err));
     BAL_TRY(check_steps(r, err));
@@ -871,20 +998,12 @@ bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
             "recipe %s: vision_act=a8 needs vision=4, 6, 8 or auto, or projector likewise: "
             "float weights read floats",
             r->name);
-    if (r->spikes != BAL_SPIKES_KEEP && r->act != BAL_ACT_A8)
-        return bal_fail(err, BAL_E_ARG,
-                        "recipe %s: spikes=%s needs act=a8, found act=a16: all linears are a16",
-                        r->name, r->spikes == BAL_SPIKES_A16 ? "a16" : "fine");
     if (r->spikes == BAL_SPIKES_FINE && r->act_group == BAL_SPIKE_GROUP)
         return bal_fail(
             err, BAL_E_ARG,
             "recipe %s: spikes=fine changes nothing with act_group=%d: use act_group=128 "
             "or row, or spikes=a16",
             r->name, BAL_SPIKE_GROUP);
-    if (r->spikes == BAL_SPIKES_KEEP && r->spike_rule != BAL_SPIKE_MEAN)
-        return bal_fail(err, BAL_E_ARG,
-                        "recipe %s: spike_rule=tail needs spikes=a16 or fine, found spikes=keep",
-                        r->name);
     if (r->solver == BAL_SOLVER_ROUND && r->shift != BAL_SHIFT_OFF)
         return bal_fail(err, BAL_E_ARG,
                         "recipe %s: shift needs solver=gptq or descent, found solver=round",

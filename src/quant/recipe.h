@@ -210,6 +210,8 @@ typedef struct bal_recipe {
     /* With bits auto, the width of each linear (q k v o gate up down) of the block at hand; the
      * pipeline fills it before any solver sees the recipe. */
     bal_linear_bits linear_bits;
+
+    uint64_t chosen; /* a bit per key of the table in recipe.c: set since the recipe was loaded */
 } bal_recipe;
 
 /* Of linear i of a block. */
@@ -239,6 +241,9 @@ bal_status bal_recipe_load(bal_recipe *r, const char *name, bal_error *err);
 bal_status bal_recipe_set(bal_recipe *r, const char *key, const char *value, bal_error *err);
 /* The same written "KEY=VALUE", as on the command line. */
 bal_status bal_recipe_assign(bal_recipe *r, const char *assignment, bal_error *err);
+/* Behind all overrides: keys that none of them set, and that are part of a choice which is not made
+ * any more (shift_part with shift=off, a budget with bits=3), go back to what says nothing. */
+void bal_recipe_drop_idle(bal_recipe *r);
 /* Whether the keys fit together; the sentence names two that do not and what would. */
 bal_status bal_recipe_check(const bal_recipe *r, bal_error *err);
 /* Whether any step looks at calibration data; whether the solver of solve.h is needed; whether
@@ -252,6 +257,17 @@ int bal_recipe_token_columns(const bal_recipe *r);
 /* One line of JSON with the name and every key in table order: the same recipe gives the same
  * bytes. *out is malloc'ed. */
 bal_status bal_recipe_to_json(const bal_recipe *r, char **out, bal_error *err);
+
+/* The recipe that such a line says. Keys it lacks, as those of an older version, are those of the
+ * built-in recipe of its name, or rtn's. */
+bal_status bal_recipe_parse(bal_recipe *r, const char *text, bal_error *err);
+/* "hessian=local shift=column": what the recipe has other than the built-in one of its name;
+ * empty where there is none of that name. */
+void bal_recipe_changes(const bal_recipe *r, char *out, size_t size);
+/* Of such a line, for people: "gptq, with hessian=local shift=column", or the name alone; empty for
+ * what is no recipe. */
+enum { BAL_RECIPE_TITLE = 600 };
+void bal_recipe_title_of(const char *text, char out[BAL_RECIPE_TITLE]);
 
 /* Built-in recipe number i and its own "about", cut if longer; false past the end. */
 bool bal_recipe_about(size_t i, const char **name, char about[400]);

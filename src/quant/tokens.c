@@ -57,10 +57,10 @@ static bal_status weigh_modalities(bal_tokens *t, const bal_block_job *j, int su
     for (int m = 0; m < BAL_MODALITIES; m++)
         if (t->weight[m] > 0.0 && count[m] > 0) return BAL_OK;
     return bal_fail(err, BAL_E_ARG,
-                    "layer %d: no calibration token has weight in the second moments of recipe %s "
-                    "(%lld prompt, %lld answer, %lld vision tokens)",
-                    j->index, j->recipe->name, (long long)count[BAL_PROMPT],
-                    (long long)count[BAL_ANSWER], (long long)count[BAL_VISION]);
+                    "no calibration token has weight in the second moments by hessian and balance "
+                    "of recipe %s (%lld prompt, %lld answer, %lld vision tokens)",
+                    j->recipe->name, (long long)count[BAL_PROMPT], (long long)count[BAL_ANSWER],
+                    (long long)count[BAL_VISION]);
 }
 
 /* ---- By gradients -----------------------------------------------------------------------------

@@ -281,6 +281,31 @@ static bal_status compare(const bal_workspace *w, const char *part, const json_t
     return !sum || json_equal(sum, old) ? BAL_OK : differs(w, part, "sha256", old, sum, err);
 }
 
+/* What takes long to find out. */
+static void drop_sums(json_t *identity)
+{
+    json_object_del(identity, "model_sha256");
+    json_object_del(json_object_get(identity, "calibration"), "sha256");
+}
+
+bal_status bal_workspace_compare(const char *out, const json_t *identity, bal_error *err)
+{
+    bal_workspace w = {0};
+    char path[1100];
+    json_t *was, *is;
+    snprintf(w.output.partial, sizeof w.output.partial, "%s.partial", out);
+    BAL_TRY(bal_workspace_path(&w, path, sizeof path, RUN, err));
+    if (!bal_workspace_pieces(&w) || !bal_path_exists(path)) return BAL_OK;
+    BAL_TRY(bal_record_load(&was, path, err));
+    is = json_deep_copy(identity);
+    drop_sums(was);
+    drop_sums(is);
+    const bal_status st = compare(&w, "", was, is, err);
+    json_decref(was);
+    json_decref(is);
+    return st;
+}
+
 bal_status bal_workspace_bind(bal_workspace *w, const json_t *identity, bal_error *err)
 {
     char path[1100];

@@ -33,6 +33,10 @@ void bal_workspace_close(bal_workspace *w);
  * one of both has, fails with BAL_E_EXISTS and both values. */
 bal_status bal_workspace_bind(bal_workspace *w, const json_t *identity, bal_error *err);
 
+/* The same for what a run to `out` has left, if anything, but for the sums of model and data, which
+ * take long. */
+bal_status bal_workspace_compare(const char *out, const json_t *identity, bal_error *err);
+
 /* Whether the folder holds a file of that name, as the first rank sees it. Collective. */
 bal_status bal_workspace_has(const bal_workspace *w, const char *name, bool *has, bal_error *err);
 

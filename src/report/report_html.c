@@ -3,6 +3,7 @@
  * what the method won back, what was chosen, and where everything came from. */
 #include "report/report.h"
 
+#include "quant/recipe.h"
 #include "report/chart.h"
 
 #include <math.h>
@@ -107,12 +108,43 @@ static void tile(FILE *f, const char *label, const char *format, double x)
     fprintf(f, "</b>%s</div>\n", label);
 }
 
+static bool is(const json_t *r, const char *key, const char *word)
+{
+    const char *text = json_string_value(get(r, "recipe", key, NULL));
+    return text && strcmp(text, word) == 0;
+}
+
+/* The name, and what was changed of the recipe of that name. */
+static void write_title(FILE *f, const json_t *recipe)
+{
+    char title[BAL_RECIPE_TITLE] = "";
+    char *text = json_is_object(recipe) ? json_dumps(recipe, JSON_COMPACT) : NULL;
+    if (text) bal_recipe_title_of(text, title);
+    if (title[0])
+        bal_chart_text(f, title);
+    else
+        text_or_dash(f, get(recipe, "name", NULL));
+    free(text);
+}
+
+/* Floats that stand for a format have the bits of it, not those that they take. */
+static void write_bits_tile(FILE *f, const json_t *sizes)
+{
+    const double format = num(sizes, "format_bits_per_weight", NULL);
+    const double stored = num(sizes, "linear_bits_per_weight", NULL);
+    if (isfinite(format)) {
+        tile(f, "bits per weight of the simulated format", "%.3f", format);
+        tile(f, "bits per weight, linears stored as floats", "%.3f", stored);
+    } else
+        tile(f, "bits per weight, quantized linears", "%.3f", stored);
+}
+
 static void write_top(FILE *f, const json_t *r)
 {
     fputs("<h1>", f);
     text_or_dash(f, get(r, "source", NULL));
     fputs("</h1>\n<p class=\"dim\">recipe ", f);
-    text_or_dash(f, get(r, "recipe", "name", NULL));
+    write_title(f, get(r, "recipe", NULL));
     fputs(", ", f);
     text_or_dash(f, get(r, "recipe", "bits", NULL));
     fputs(" bits, group ", f);
@@ -120,8 +152,7 @@ static void write_top(FILE *f, const json_t *r)
     fputs(", made by ", f);
     text_or_dash(f, get(r, "program", NULL));
     fputs("</p>\n<div class=\"tiles\">\n", f);
-    tile(f, "bits per weight, quantized linears", "%.3f",
-         num(r, "sizes", "linear_bits_per_weight", NULL));
+    write_bits_tile(f, get(r, "sizes", NULL));
     tile(f, "bits per weight, whole file", "%.3f", num(r, "sizes", "file_bits_per_weight", NULL));
     tile(f, "MB, the file", "%.1f", num(r, "sizes", "file_bytes", NULL) / 1e6);
     tile(f, "MB, the checkpoint", "%.1f", num(r, "sizes", "source_bytes", NULL) / 1e6);
@@ -164,18 +195,34 @@ static void sensitivity_charts(FILE *f, const json_t *layers, int n, const char 
     bal_chart_write(f, &(bal_chart){title, "layer", g1, 2, n, true});
 }
 
+static const char *use_of_ratio(const json_t *r)
+{
+    const bool weighs = is(r, "balance", "gradient");
+    if (weighs && is(r, "scale", "search"))
+        return "is what a vision token weighs in the search; the recipe may raise it to the median "
+               "over layers";
+    if (weighs && (is(r, "hessian", "balanced") || is(r, "hessian", "squared")))
+        return "is what a vision token weighs in the second moments; the recipe may raise it to "
+               "the median over layers";
+    return "is no weight in this recipe";
+}
+
 static void write_sensitivity(FILE *f, const json_t *r, columns *c)
 {
     const json_t *layers = get(r, "sensitivity", "layers", NULL);
     fputs("<h2>Sensitivity: how much the answer cares</h2>\n", f);
     if (!json_is_array(layers)) {
-        fputs("<p class=\"dim\">This recipe does not measure gradients.</p>\n", f);
+        fprintf(f,
+                "<p class=\"dim\">This recipe does not measure gradients of the answers' loss%s."
+                "</p>\n",
+                is(r, "hessian", "local") ? ", only those of what each block's attention lost"
+                                          : "");
         return;
     }
-    fputs("<p>Mean absolute gradient of the answer's loss at each sub-block's output, per "
-          "modality. The ratio vision / answer is what a vision token weighs in the search; the "
-          "recipe may raise it to the median over layers. Mean loss ",
-          f);
+    fprintf(f,
+            "<p>Mean absolute gradient of the answer's loss at each sub-block's output, per "
+            "modality. The ratio vision / answer %s. Mean loss ",
+            use_of_ratio(r));
     number_or_dash(f, "%.4f", num(r, "sensitivity", "loss", NULL));
     fputs(" nats per answer token.</p>\n<div class=\"charts\">\n", f);
     const size_t n = json_array_size(layers);
@@ -280,8 +327,24 @@ static void choice_row(FILE *f, const json_t *b, int layer)
             attn || mlp ? "undone" : "");
 }
 
+/* Whether some block has exponents or a clip to show. */
+static bool has_choices(const json_t *r)
+{
+    const json_t *blocks = get(r, "blocks", NULL), *b, *g;
+    bool any = is(r, "scale", "search");
+    size_t i, k;
+    json_array_foreach(blocks, i, b)
+    {
+        any |= json_is_true(get(b, "clip_undone", "attn", NULL)) ||
+               json_is_true(get(b, "clip_undone", "mlp", NULL));
+        json_array_foreach(get(b, "groups", NULL), k, g) any |= json_is_array(get(g, "loss", NULL));
+    }
+    return any;
+}
+
 static void write_choices(FILE *f, const json_t *r)
 {
+    if (!has_choices(r)) return;
     fputs("<h2>Chosen exponents</h2>\n<p>Channel scales are the channel statistic to the power of "
           "an exponent; the curve is the loss over the exponents 0 to 0.95, the dot the one that "
           "was taken. 0 is plain rounding. A dash: this group was not searched.</p>\n"
@@ -319,20 +382,64 @@ static bool has_steps(const json_t *r)
     return json_array_size(get(json_array_get(get(first, "groups", NULL), 0), "steps", NULL)) > 0;
 }
 
+/* What weighs tokens in H, where it is a word of the recipe's. */
+static const char *weighing(const json_t *r)
+{
+    static const char *const words[][2] = {
+        {"balanced", "as the loss weighs them (hessian=balanced)"},
+        {"squared", "as the loss weighs them, vision by the square of its ratio (hessian=squared)"},
+        {"all", "all alike (hessian=all)"},
+        {"answer", "answers alone (hessian=answer)"},
+        {"vision", "vision alone (hessian=vision)"},
+        {"grad2", "by squared gradients of the answers' loss, cut off (hessian=grad2)"},
+        {"grad2-raw", "by squared gradients of the answers' loss (hessian=grad2-raw)"},
+        {"grad2-mean", "by their modality's squared gradient (hessian=grad2-mean)"},
+        {"attention", "by the attention they get in their block (hessian=attention)"},
+        {"local", "those of q, k, v and o by the gradient of what the block's attention lost, all "
+                  "others alike (hessian=local)"},
+    };
+    if (is(r, "hessian", "balanced") && is(r, "balance", "off"))
+        return "all alike (hessian=balanced with balance=off)";
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (is(r, "hessian", words[i][0])) return words[i][1];
+    return "as the recipe says";
+}
+
+/* What is solved besides codes for all rows alike. */
+static void write_solving(FILE *f, const json_t *r)
+{
+    const json_int_t groups = json_integer_value(get(r, "recipe", "row_groups", NULL));
+    const json_int_t rank = json_integer_value(get(r, "recipe", "rank", NULL));
+    fprintf(f, "<p>Tokens weigh in H: %s.", weighing(r));
+    if (groups > 1)
+        fprintf(f,
+                " Outputs are solved in %" JSON_INTEGER_FORMAT " groups, each with weights of "
+                "its own (row_groups).",
+                groups);
+    if (rank > 0)
+        fprintf(f,
+                " Beside the codes stands a matrix of rank %" JSON_INTEGER_FORMAT " for %s; its "
+                "bits are counted.",
+                rank, is(r, "rank_rows", "vision") ? "vision rows only" : "all rows");
+    fputs("</p>\n", f);
+}
+
 static void write_steps(FILE *f, const json_t *r)
 {
-    const char *undo = json_string_value(get(get(r, "recipe", NULL), "undo", NULL));
     if (!has_steps(r)) return;
+    fputs("<h2>Solver steps</h2>\n", f);
+    write_solving(f, r);
     fprintf(f,
-            "<h2>Solver steps</h2>\n<p>Balanced squared error of the residual stream behind the "
-            "sub-block on the quantized stream, as a part of what plain rounding of the same group "
-            "leaves; %s</p>\n<details open><summary>every layer</summary>"
+            "<p>Squared error of the residual stream behind the sub-block on the quantized stream, "
+            "tokens weighed as in H, as a part of what plain rounding of the same group leaves; "
+            "columns of recipes that weigh them otherwise do not compare. %s</p>\n<details "
+            "open><summary>every layer</summary>"
             "<div class=\"wide\"><table><tr><th>layer</th><th>q k v</th><th>o</th><th>gate, "
             "up</th><th>down</th></tr>\n",
-            undo && strcmp(undo, "on") == 0
-                ? "measured on samples the solver has not seen where there are enough. Struck out: "
+            is(r, "undo", "on")
+                ? "Measured on samples the solver has not seen where there are enough. Struck out: "
                   "the step was worse and undone."
-                : "all steps of the recipe at once, measured on every eighth sample where there "
+                : "All steps of the recipe at once, measured on every eighth sample where there "
                   "are enough; the solver has seen them, and nothing is undone (undo=off).");
     for (int i = 0; i < layers_of(r); i++) {
         const json_t *b = json_array_get(get(r, "blocks", NULL), (size_t)i);
@@ -365,8 +472,9 @@ static void write_bits(FILE *f, const json_t *r)
     fputs("<h2>Bits</h2>\n<div class=\"wide\"><table><tr><th></th><th>bytes</th><th>weights</th>"
           "<th>bits per weight</th></tr>\n",
           f);
-    size_row(f, "quantized linears, scales and zero points counted", num(s, "linear_bytes", NULL),
-             num(s, "linear_weights", NULL), num(s, "linear_bits_per_weight", NULL));
+    size_row(f, "quantized linears, scales, zero points and matrices of small rank counted",
+             num(s, "linear_bytes", NULL), num(s, "linear_weights", NULL),
+             num(s, "linear_bits_per_weight", NULL));
     const double format = num(s, "format_bits_per_weight", NULL);
     if (isfinite(format))
         size_row(f, "the same in a storage of the format, which floats stand for here: computed",

@@ -18,6 +18,7 @@ eval_() { "$ballast" eval "$@" --data data.jsonl --ctx 512; }
 status 0 "4 questions about 3 pictures" eval_ "$model"
 holds grep -q "of 4" out.txt
 holds grep -q "^what  *2 " out.txt
+holds grep -q "^model 1: $model$" out.txt
 holds [ "$(cat err.txt)" = "ballast eval: 4 of 4 answers were cut at 16 tokens; see --max-tokens" ]
 status 0 "2 questions about 1 picture," eval_ "$model" --limit 2
 
@@ -54,6 +55,10 @@ done
 holds [ "$(grep -m1 '"kl":' one.json)" = '      "kl": 0.0,' ]
 holds [ "$(grep -m1 '"top1":' one.json)" = '      "top1": 1.0,' ]
 holds [ "$(grep -c '"kl_hi": 0.0' one.json)" = 1 ]
+
+# the table has it in thousandths of a nat
+kl=$(grep '^      "kl":' one.json | sed -n 2p)
+holds grep -q "^  KL, 1e-3 nats  *$(awk -F'[:,]' '{printf "%.4f", 1000 * $2}' <<<"$kl") *\[" six.txt
 
 # ---- what is refused
 bad() { printf '%s\n' "$1" >bad.jsonl; }

@@ -28,6 +28,17 @@ same names.txt sorted.txt "recipes as listed and sorted"
 status 0 "21 linears to 4 bits" quantize -o a.st --recipe rtn --bits 4 --dry-run
 [ ! -e a.st ] && [ ! -e a.st.partial ]
 
+# a recipe by its name and what was changed of it; what it brings for a choice that is not made goes,
+# what the user asks for is refused
+planned() { quantize --dry-run --calib "$golden/calib/calib.jsonl" "$@"; }
+status 0 "^  recipe   gptq, with hessian=local shift=column$" planned --recipe gptq --set shift=column --set hessian=local
+status 0 "^  recipe   gptq$" planned --recipe gptq
+status 0 "^  data     3 samples, where --samples allows 7$" planned --samples 7
+status 0 "^  data     3 samples$" planned --samples 3
+status 0 "^  recipe   gptaq, with shift=off shift_part=1$" planned --recipe gptaq --set shift=off
+status 2 "shift_part=0.5 needs shift=.*, found shift=off: without that it changes nothing" \
+    planned --recipe gptaq --set shift=off --set shift_part=.50
+
 status 0 "bits per weight" quantize -o a.st --recipe rtn --bits 4 --group row \
     --calib "$golden/calib/calib.jsonl" --report a.html
 [ ! -e a.st.partial ]
@@ -44,9 +55,19 @@ status 0 "would take 4.[0-9]* bits per weight" quantize -o f.st --recipe rtn --b
 holds grep -q "32.00 bits per weight in the linears" out.txt
 holds grep -q '"format_bits_per_weight": 4' f.json
 holds grep -q "which floats stand for here" f.html
+holds grep -q "bits per weight of the simulated format" f.html
 status 0 "F32" "$ballast" inspect f.st
+format=$(grep -o '"format_bits_per_weight": [0-9]*\.[0-9]\{1,6\}' f.json)
+holds grep -q "^$(printf %.3f "${format#* }") bits per weight$" out.txt
+status 0 "$format" "$ballast" inspect f.st --json
+status 0 "^  made by  *rtn, with bits=4 store=float$" "$ballast" inspect f.st
 status 0 "would take 4.[0-9]* bits per weight" quantize -o g.st --recipe rtn --bits 4 --set store=float --dry-run
 status 2 "store=float needs act=a16" quantize -o g.st --recipe rtn --set store=float --set act=a8
+
+# tokens that nothing weighs: the layer once, and the keys that leave them out
+echo '{"id": "1", "conversations": [{"from": "human", "value": "what is it"}, {"from": "gpt", "value": "a cat"}]}' >text.jsonl
+status 2 'quantize: layer 0, {q,k,v}: no calibration token has weight in the second moments by hessian and balance of recipe gptq' \
+    quantize -o t.st --recipe gptq --set hessian=vision --set absent=allow --calib text.jsonl
 
 # large calibration pictures made smaller: fewer vision tokens, in the plan's samples and the report
 native=$golden/qwen2_vl/small/model
@@ -114,6 +135,7 @@ holds grep -q "format 2.2" out.txt
 status 0 "head to bits of its own" quantize -o sides.st --recipe rtn --bits 3 --group 32 --target-bpw head=7 --dry-run
 status 0 "at most" quantize -o sides.st --recipe rtn --bits 3 --group 32 --target-bpw head=7 --dry-run
 status 0 "bits per weight" quantize -o sides.st --recipe rtn --bits 3 --group 32 --target-bpw head=7
+holds grep -q "^beside the blocks: head 6.[0-9]* bits per weight$" out.txt
 status 0 "head  *w6g32.p16u32.v1" "$ballast" inspect sides.st
 status 0 "decoder linears  *w3g32.p16u32.v1  *21 " "$ballast" inspect sides.st
 if "$ballast" inspect a.st | grep -q "bits per linear"; then echo "uniform bits are listed"; exit 1; fi
@@ -123,6 +145,12 @@ if "$ballast" inspect a.st | grep -q "bits per linear"; then echo "uniform bits 
 tower() { quantize --recipe rtn --bits 4 --group 32 --set vision=6 --set projector=8 --set head=8 "$@"; }
 status 0 "vision tower to 6 bits, projector to 8 bits, head to 8 bits" tower -o v1.st --dry-run
 status 0 "bits per weight" tower -o v1.st --threads 1
+mv out.txt done.txt
+status 0 "" "$ballast" inspect v1.st
+for side in vision projector head; do
+    took=$(awk -v side="$side" '$1 == side && /w[0-9]+g/ {printf "%.2f", $NF}' out.txt)
+    holds grep -q "^beside the blocks:.* $side $took[, ].*bits per weight$" done.txt
+done
 status 0 "bits per weight" tower -o v2.st --threads 2
 same v1.st v2.st "files of one thread and two"
 status 0 "vision tower  *w6g32.p16u32.v1" "$ballast" inspect v1.st
@@ -159,6 +187,7 @@ for model in a.st v1.st "$golden/tiled/model" "$golden/two_images_f16/model"; do
 done
 status 0 "self_attn.q_proj.weight.packed" "$ballast" inspect a.st --tensors
 status 0 "model_sha256" "$ballast" inspect a.st
+lacks grep -q "simulated" out.txt
 # a name that a terminal would obey, and one that JSON cannot hold
 cp -r "$golden/tiled/model" $'m\e[31m'
 status 0 "bits per weight" "$ballast" quantize $'m\e[31m' -o odd.st --recipe rtn

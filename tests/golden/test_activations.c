@@ -700,7 +700,7 @@ static void a_file_says_what_it_reads(void **state)
     ASSERT_FAILS(BAL_E_UNSUP, "q_proj.weight: activation path 'a8g31' is not known",
                  bal_engine_open(&e, path, 1, NULL, &err));
     o.out = scratch("a16.safetensors");
-    r.act = BAL_ACT_A16;
+    r.act = BAL_ACT_A16, r.act_group = 0;
     ASSERT_OK(bal_pipeline_run(&o, &err));
     ASSERT_OK(bal_engine_open(&e, o.out, 1, NULL, &err));
     assert_string_equal(bal_tensor_meta(&e.model.tensors, "ballast_format"), "1.0");

@@ -333,6 +333,12 @@ static void test_plan_of_the_rest(void **state)
     ASSERT_OK(bal_quantize_plan(&plan, source_path(MODEL), out, &o, &err));
     assert_int_equal(plan.blocks_done, LAYERS - 1);
     assert_true(plan.seconds < whole * 2 / 3); /* a third, but speeds are measured anew */
+    bal_quant_opts other = o;
+    other.seed = 9;
+    ASSERT_FAILS(BAL_E_EXISTS, "calibration seed 0, this run has 9; without --resume, --force",
+                 bal_quantize_plan(&plan, source_path(MODEL), out, &other, &err));
+    other.resume = false; /* which starts over, if at all */
+    ASSERT_OK(bal_quantize_plan(&plan, source_path(MODEL), out, &other, &err));
     make(out, &o);
     assert_int_equal(unlink(out), 0);
 }

@@ -161,6 +161,16 @@ static void test_fractions(void **state)
     assert_int_equal(r.damp, 25);
     assert_int_equal(r.ridge, 1000);
     ASSERT_FAILS(BAL_E_ARG, "0.001, 0.01, 0.025", bal_recipe_set(&r, "damp", "0.02", &err));
+    /* values are numbers, however they are written */
+    ASSERT_OK(bal_recipe_set(&r, "shift_part", ".25", &err));
+    assert_int_equal(r.shift_part, 25);
+    ASSERT_OK(bal_recipe_set(&r, "shift_part", "0.500", &err));
+    assert_int_equal(r.shift_part, 50);
+    ASSERT_OK(bal_recipe_set(&r, "bits", "4.0", &err));
+    assert_int_equal(r.bits, 4);
+    ASSERT_FAILS(BAL_E_ARG, "damp must be", bal_recipe_set(&r, "damp", "0.01x", &err));
+    ASSERT_FAILS(BAL_E_ARG, "damp must be", bal_recipe_set(&r, "damp", ".", &err));
+    ASSERT_FAILS(BAL_E_ARG, "bits must be", bal_recipe_set(&r, "bits", "4.0.1", &err));
 }
 
 static void test_contradictions(void **state)
@@ -220,14 +230,120 @@ static void test_idle(void **state)
     ASSERT_OK(bal_recipe_check(&r, &err));
 }
 
+static void load_with(bal_recipe *r, const char *name, const char *const *set)
+{
+    bal_error err;
+    ASSERT_OK(bal_recipe_load(r, name, &err));
+    for (; *set; set++) ASSERT_OK(bal_recipe_assign(r, *set, &err));
+    bal_recipe_drop_idle(r);
+}
+
+/* Parts of a choice that was inherited go with it; those that the user set are refused. */
+static void test_parts(void **state)
+{
+    (void)state;
+    write_text("spiky.json", "{\"extends\": \"w4a8\", \"act_group\": 128, \"spikes\": \"a16\","
+                             "\"spike_rule\": \"tail\"}");
+    write_text("budget.json", "{\"extends\": \"gptq\", \"bits\": \"auto\", \"target_bpw\": 3.5,"
+                              "\"allocate\": \"rules\"}");
+    static const struct {
+        const char *name, *set[4], *says;
+    } cases[] = {
+        {"gptaq", {"shift=off"}, NULL},
+        {"vlmq", {"shift=off"}, NULL},
+        {"guidedquant", {"hessian=balanced"}, NULL},
+        {"lqer", {"rank_rows=vision", "rank=0"}, "rank_rows=vision needs rank=4"},
+        {"gptaq",
+         {"shift_part=0.25", "shift=off"},
+         "shift_part=0.25 needs shift=inputs, residual or column, found shift=off: without that it "
+         "changes nothing"},
+        {"guidedquant", {"hessian=balanced", "row_groups=2"}, "row_groups=2 needs hessian=grad2"},
+        {"spiky.json", {"act=a16"}, NULL},
+        {"spiky.json", {"act=a16", "act_group=32"}, "act_group=32 needs act=a8"},
+        {"budget.json", {"bits=3"}, NULL},
+        {"budget.json", {"bits=3", "target_bpw=3"}, "target_bpw needs bits=auto"},
+        {"gptq", {"ridge=1"}, "ridge=1 needs shift=inputs or residual, found shift=off"},
+        {"gptaq", {"ridge=1"}, "found shift=column"},
+        {"gptq", {"alpha=0.7"}, "alpha=0.7 needs scale=smooth"},
+        {"gptq", {"act_group=32"}, "act_group=32 needs act=a8"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const bool file = strchr(cases[i].name, '.');
+        bal_recipe r;
+        bal_error err;
+        load_with(&r, file ? scratch(cases[i].name) : cases[i].name, cases[i].set);
+        if (cases[i].says)
+            ASSERT_FAILS(BAL_E_ARG, cases[i].says, bal_recipe_check(&r, &err));
+        else
+            ASSERT_OK(bal_recipe_check(&r, &err));
+    }
+}
+
+/* A file stands to what it extends as overrides do to a recipe. */
+static void test_parts_of_files(void **state)
+{
+    (void)state;
+    bal_recipe r;
+    bal_error err;
+    const char *p = write_text("off.json", "{\"extends\": \"gptaq\", \"shift\": \"off\"}");
+    ASSERT_OK(bal_recipe_load(&r, p, &err));
+    ASSERT_OK(bal_recipe_check(&r, &err));
+    assert_int_equal(r.shift_part, 100);
+    p = write_text("own.json", "{\"extends\": \"gptaq\", \"shift\": \"off\", \"shift_part\": 0.5}");
+    ASSERT_OK(bal_recipe_load(&r, p, &err));
+    ASSERT_FAILS(BAL_E_ARG, "recipe own: shift_part=0.5 needs shift=inputs",
+                 bal_recipe_check(&r, &err));
+    load_with(&r, "gptaq", (const char *const[]){"shift=inputs", NULL});
+    assert_int_equal(r.shift_part, 25); /* still of use */
+}
+
+static void assert_title(const bal_recipe *r, const char *want)
+{
+    char *json, title[BAL_RECIPE_TITLE];
+    bal_error err;
+    ASSERT_OK(bal_recipe_to_json(r, &json, &err));
+    bal_recipe_title_of(json, title);
+    assert_string_equal(title, want);
+    free(json);
+}
+
+/* What was changed of a recipe is read from what a file says of it. */
+static void test_titles(void **state)
+{
+    (void)state;
+    bal_recipe r, again;
+    bal_error err;
+    for (const bal_recipe_text *t = bal_recipe_builtin; t->name; t++) {
+        ASSERT_OK(bal_recipe_load(&r, t->name, &err));
+        assert_title(&r, t->name);
+    }
+    load_with(&r, "gptq", (const char *const[]){"shift=column", "hessian=local", "bits=3", NULL});
+    assert_title(&r, "gptq, with hessian=local shift=column");
+    load_with(&r, "hawq", (const char *const[]){"target_bpw=3.2", NULL});
+    assert_title(&r, "hawq, with target_bpw=3.2");
+    load_with(&r, "mbq", (const char *const[]){"arithmetic=f16", NULL});
+    assert_title(&r, "mbq"); /* which the run did by itself */
+    const char *own = write_text("own.json", "{\"extends\": \"gptq\", \"bits\": 2}");
+    ASSERT_OK(bal_recipe_load(&r, own, &err));
+    assert_title(&r, "own");
+    char title[BAL_RECIPE_TITLE];
+    bal_recipe_title_of("{\"name\": \"mbq\", \"bits\": 4, \"of a later version\": 1}", title);
+    assert_string_equal(title, "mbq, with bits=4");
+    bal_recipe_title_of("[]", title);
+    assert_string_equal(title, "");
+    ASSERT_OK(bal_recipe_parse(&again, "{\"name\": \"own\", \"solver\": \"gptq\"}", &err));
+    assert_int_equal(again.solver, BAL_SOLVER_GPTQ);
+    assert_string_equal(again.name, "own");
+}
+
 /* Weights and shifts that do not go with the rest. */
 static void test_weights(void **state)
 {
     (void)state;
     static const struct {
         const char *set[3], *says;
-    } cases[] = {{{"row_groups=4"}, "row_groups above 1 needs hessian=grad2"},
-                 {{"row_groups=4", "hessian=attention"}, "row_groups above 1 needs hessian=grad2"},
+    } cases[] = {{{"row_groups=4"}, "row_groups=4 needs hessian=grad2"},
+                 {{"row_groups=4", "hessian=attention"}, "row_groups=4 needs hessian=grad2"},
                  {{"row_groups=2", "hessian=grad2", "clip=block"}, "looks at whole linears"},
                  {{"row_groups=2", "hessian=grad2", "rank=8"}, "needs rank=0"},
                  {{"hessian=local", "inputs=float"}, "hessian=local needs inputs=quantized"},
@@ -375,6 +491,8 @@ int main(void)
         cmocka_unit_test(test_steps),         cmocka_unit_test(test_abouts),
         cmocka_unit_test(test_refused),       cmocka_unit_test(test_idle),
         cmocka_unit_test(test_no_target),     cmocka_unit_test(test_weights),
+        cmocka_unit_test(test_parts),         cmocka_unit_test(test_parts_of_files),
+        cmocka_unit_test(test_titles),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

@@ -88,6 +88,94 @@ static void test_page(void **state)
     json_decref(r);
 }
 
+/* A record whose recipe is `recipe`, with steps of a solver and no more of a block than these. */
+static json_t *record_of(const char *recipe, bool sensitivity)
+{
+    json_t *r = record("m");
+    json_object_set_new(r, "recipe", json_loads(recipe, 0, NULL));
+    json_object_set_new(r, "blocks",
+                        json_loads("[{\"groups\": [{\"name\": \"qkv\", \"steps\": ["
+                                   "{\"name\": \"round\", \"error\": 2, \"kept\": true},"
+                                   "{\"name\": \"gptq\", \"error\": 1, \"kept\": true}]}]}]",
+                                   0, NULL));
+    if (!sensitivity) json_object_del(r, "sensitivity");
+    return r;
+}
+
+/* Sentences follow the recipe. */
+static void test_sentences(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *recipe;
+        bool sensitivity;
+        const char *there[5], *not_there[4];
+    } cases[] = {
+        {"{\"name\": \"gptq\", \"hessian\": \"local\", \"rank\": 8, \"rank_rows\": \"vision\"}",
+         false,
+         {"recipe gptq, with hessian=local rank=8 rank_rows=vision",
+          "only those of what each block", "by the gradient of what the block",
+          "matrix of rank 8 for vision rows only; its bits are counted"},
+         {"Chosen exponents", "Balanced", "Outputs are solved"}},
+        {"{\"name\": \"guidedquant\", \"hessian\": \"grad2-raw\", \"row_groups\": 4,"
+         "\"balance\": \"off\", \"undo\": \"off\"}",
+         true,
+         {"recipe guidedquant, ", "is no weight in this recipe",
+          "by squared gradients of the answers' loss (hessian=grad2-raw)",
+          "Outputs are solved in 4 groups", "nothing is undone"},
+         {"in the search", "Chosen exponents", "a matrix of rank"}},
+        {"{\"name\": \"mbq\", \"balance\": \"gradient\", \"scale\": \"search\", \"rank\": 4}",
+         true,
+         {"weighs in the search", "Chosen exponents", "of rank 4 for all rows"},
+         {"is no weight"}},
+        {"{\"name\": \"awq\", \"balance\": \"off\", \"scale\": \"search\"}",
+         true,
+         {"is no weight in this recipe", "Chosen exponents"},
+         {"in the search"}},
+        {"{\"name\": \"own\", \"balance\": \"gradient\", \"hessian\": \"squared\"}",
+         true,
+         {"recipe own, ", "weighs in the second moments", "(hessian=squared)"},
+         {"in the search"}},
+        {"{\"name\": \"own\", \"balance\": \"off\", \"hessian\": \"balanced\"}",
+         false,
+         {"all alike (hessian=balanced with balance=off)",
+          "does not measure gradients of the answers' loss."},
+         {"what each block"}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        json_t *r = record_of(cases[i].recipe, cases[i].sensitivity);
+        char *html;
+        bal_error err;
+        ASSERT_OK(bal_report_html(&html, r, &err));
+        assert_well_formed(html);
+        for (int k = 0; k < 5 && cases[i].there[k]; k++)
+            if (!strstr(html, cases[i].there[k]))
+                fail_msg("%zu: no \"%s\" in the page", i, cases[i].there[k]);
+        for (int k = 0; k < 4 && cases[i].not_there[k]; k++)
+            if (strstr(html, cases[i].not_there[k]))
+                fail_msg("%zu: \"%s\" in the page", i, cases[i].not_there[k]);
+        free(html);
+        json_decref(r);
+    }
+}
+
+/* Floats that stand for a format: its bits in front, those of the floats beside them. */
+static void test_simulated(void **state)
+{
+    (void)state;
+    json_t *r = record("m"), *sizes = json_object_get(r, "sizes");
+    char *html;
+    bal_error err;
+    json_object_set_new(sizes, "linear_bits_per_weight", json_real(32));
+    json_object_set_new(sizes, "format_bits_per_weight", json_real(2.128));
+    ASSERT_OK(bal_report_html(&html, r, &err));
+    const char *format = strstr(html, "<b>2.128</b>bits per weight of the simulated format");
+    const char *stored = strstr(html, "<b>32.000</b>bits per weight, linears stored as floats");
+    assert_true(format && stored && format < stored);
+    free(html);
+    json_decref(r);
+}
+
 static void test_escaping(void **state)
 {
     (void)state;
@@ -153,6 +241,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_page),
+        cmocka_unit_test(test_sentences),
+        cmocka_unit_test(test_simulated),
         cmocka_unit_test(test_escaping),
         cmocka_unit_test(test_partial_records),
         cmocka_unit_test(test_files),

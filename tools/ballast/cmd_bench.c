@@ -415,7 +415,9 @@ int bal_cmd_bench(int argc, char **argv)
         {"--resident", 0, BAL_ARG_BOOL, &f.resident, "",
          "of the kernels: one copy of the matrix, for a cache to keep", 0, 0},
         {"--shape", 0, BAL_ARG_STRING, &f.shape, "NAME",
-         "random weights in the shape of a published model; a wrong name lists them", 0, 0},
+         "random weights in the shape of a published model, or of FILE.json; a wrong name lists "
+         "them",
+         0, 0},
         {"--bits", 'b', BAL_ARG_INT, &f.bits, "B", "of a shape's decoder: 2, 3, 4, 6, 8, 16 (3)", 2,
          16},
         {"--head", 0, BAL_ARG_INT, &f.head, "B", "of a shape's head: 4, 6, 8, 16 (16)", 4, 16},

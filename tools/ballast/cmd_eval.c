@@ -37,12 +37,18 @@ static bool has_intervals(const bal_eval_result *r)
     return r->n_groups >= BAL_EVAL_MIN_GROUPS;
 }
 
+static void print_scaled(const bal_eval_result *r, const char *name, const bal_interval *i,
+                         double scale, const char *more)
+{
+    printf("  %-16s %9.4f", name, scale * i->value);
+    if (has_intervals(r)) printf("   [%.4f, %.4f]", scale * i->lo, scale * i->hi);
+    printf("%s%s\n", *more ? "   " : "", more);
+}
+
 static void print_interval(const bal_eval_result *r, const char *name, const bal_interval *i,
                            const char *more)
 {
-    printf("  %-16s %9.4f", name, i->value);
-    if (has_intervals(r)) printf("   [%.4f, %.4f]", i->lo, i->hi);
-    printf("%s%s\n", *more ? "   " : "", more);
+    print_scaled(r, name, i, 1.0, more);
 }
 
 /* What an interval of differences says; sign +1 where more is better, -1 where less is. */
@@ -62,7 +68,7 @@ static void print_model(const char *path, const bal_eval_result *r)
     snprintf(more, sizeof more, "perplexity %.4f", r->perplexity);
     print_interval(r, "answer NLL", &r->nll, more);
     if (!r->compared) return;
-    print_interval(r, "KL", &r->kl, "");
+    print_scaled(r, "KL, 1e-3 nats", &r->kl, 1e3, "");
     print_interval(r, "top-1 agreement", &r->top1, "");
     print_interval(r, "accuracy change", &r->accuracy_change, verdict(r, &r->accuracy_change, 1));
     print_interval(r, "NLL change", &r->nll_change, verdict(r, &r->nll_change, -1));
@@ -84,7 +90,9 @@ static void print_types(const eval_state *s)
 {
     const bal_eval_result *first = &s->results[0];
     if (!first->n_types) return;
-    printf("\n%-16s %6s", "type", "n");
+    putchar('\n');
+    for (int m = 0; m < s->f->n_models; m++) printf("model %d: %s\n", m + 1, s->f->paths[m]);
+    printf("%-16s %6s", "type", "n");
     for (int m = 0; m < s->f->n_models; m++) printf("   model %-2d", m + 1);
     printf("%s\n", s->f->against ? "  reference" : "");
     for (int t = 0; t < first->n_types; t++) {

@@ -12,6 +12,8 @@
 #include "commands.h"
 #include "console.h"
 #include "model/family.h"
+#include "quant/quantizer.h"
+#include "quant/recipe.h"
 #include "run/engine.h"
 
 /* What a tensor is part of. */
@@ -298,6 +300,32 @@ static void print_parts(const sheet *s)
         }
 }
 
+/* Of the decoder's linears in a storage of their recipe's format, where they stand as floats for
+ * it; else 0. */
+static double format_bits(const sheet *s)
+{
+    const char *text = bal_tensor_meta(&s->model.tensors, "recipe");
+    uint64_t n_bytes = 0, weights = 0;
+    bal_recipe r;
+    if (!s->model.is_artifact || !text || bal_recipe_parse(&r, text, NULL) < 0) return 0.0;
+    for (int layer = 0; layer < s->model.config.text.layers; layer++)
+        for (int i = 0; r.store == BAL_STORAGE_FLOAT && i < BAL_DECODER_LINEARS; i++) {
+            const bal_linear *l = bal_decoder_linear(&s->model.layers[layer], i);
+            n_bytes += bal_format_bytes(&r, i, l->n, l->k);
+            weights += (uint64_t)l->n * (uint64_t)l->k;
+        }
+    return bits(n_bytes, weights);
+}
+
+static void print_format(const sheet *s)
+{
+    const double x = format_bits(s);
+    if (x > 0.0)
+        printf("\nthe decoder's linears are simulated, stored as floats: a storage of their format "
+               "would take\n%.3f bits per weight\n",
+               x);
+}
+
 static void print_tensors(const sheet *s)
 {
     for (size_t i = 0; i < s->n; i++) {
@@ -338,12 +366,24 @@ static void print_allocation(const sheet *s)
     }
 }
 
+/* What was changed of a recipe that comes with the program; all of it stands in the next line. */
+static void print_title(const sheet *s)
+{
+    const char *text = bal_tensor_meta(&s->model.tensors, "recipe");
+    char title[BAL_RECIPE_TITLE] = "";
+    if (text) bal_recipe_title_of(text, title);
+    if (!strchr(title, ',')) return;
+    printf("  %-13s ", "made by");
+    print_line(title);
+}
+
 static void print_origin(const sheet *s)
 {
     static const char *const keys[] = {"source",      "model_sha256", "recipe",
                                        "calibration", "program",      "isa"};
     if (!s->model.is_artifact) return;
     printf("\nwhere it came from\n");
+    print_title(s);
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         const char *value = bal_tensor_meta(&s->model.tensors, keys[i]);
         printf("  %-13s ", keys[i]);
@@ -364,6 +404,7 @@ static void print_text(const sheet *s, bool tensors)
         printf("\n  %12s %12s  %-18s tensor\n", "offset", "bytes", "storage");
         print_tensors(s);
     }
+    print_format(s);
     print_allocation(s);
     print_origin(s);
 }
@@ -441,15 +482,16 @@ static json_t *config_json(const bal_model *m)
 
 static int print_json(const sheet *s)
 {
-    return bal_print_json(
-        "inspect",
-        json_pack("{s:s, s:b, s:o, s:I, s:f, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "model",
-                  s->model.path, "ballast_file", s->model.is_artifact, "config",
-                  config_json(&s->model), "weights", (json_int_t)all_weights(s), "bits_per_weight",
-                  bits(s->disk_bytes, all_weights(s)), "bytes", (json_int_t)s->disk_bytes,
-                  "header_bytes", (json_int_t)s->json_bytes, "padding_bytes",
-                  (json_int_t)s->padding_bytes, "tensor_bytes", (json_int_t)s->tensor_bytes, "bits",
-                  allocation_json(s), "origin", origin_json(s), "tensors", tensors_json(s)));
+    const double format = format_bits(s);
+    json_t *o = json_pack(
+        "{s:s, s:b, s:o, s:I, s:f, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "model", s->model.path,
+        "ballast_file", s->model.is_artifact, "config", config_json(&s->model), "weights",
+        (json_int_t)all_weights(s), "bits_per_weight", bits(s->disk_bytes, all_weights(s)), "bytes",
+        (json_int_t)s->disk_bytes, "header_bytes", (json_int_t)s->json_bytes, "padding_bytes",
+        (json_int_t)s->padding_bytes, "tensor_bytes", (json_int_t)s->tensor_bytes, "bits",
+        allocation_json(s), "origin", origin_json(s), "tensors", tensors_json(s));
+    if (format > 0.0) json_object_set_new(o, "format_bits_per_weight", json_real(format));
+    return bal_print_json("inspect", o);
 }
 
 int bal_cmd_inspect(int argc, char **argv)

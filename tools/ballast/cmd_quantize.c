@@ -12,6 +12,7 @@
 #include "commands.h"
 #include "console.h"
 #include "linear_bits.h"
+#include "quant/recipe.h"
 
 /* What --target-bpw has budgets for; of the decoder's blocks first. */
 enum { PARTS = 4 };
@@ -165,15 +166,34 @@ static void print_left(FILE *f, const bal_quant_plan *p, bool resume)
 {
     if (!p->blocks_done) return;
     fprintf(f, "  done     %d of %d blocks by an interrupted run; %s\n", p->blocks_done, p->layers,
-            resume ? "the rest is for now, if model, data and recipe are the same"
+            resume ? "the rest is for now, if the bytes of model and data are the same"
                    : "--resume goes on from there, --force starts over");
 }
 
-static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, const char *out,
-                       bool resume)
+/* The name with what was changed, and all keys. */
+static void print_recipe(FILE *f, const char *json)
 {
-    fprintf(f, "%s -> %s\n", model, out ? out : "(no file)");
-    fprintf(f, "  recipe   %s\n", p->recipe);
+    char title[BAL_RECIPE_TITLE];
+    bal_recipe_title_of(json, title);
+    fprintf(f, "  recipe   %s\n  keys     %s\n", title, json);
+}
+
+static void print_data(FILE *f, const bal_quant_plan *p, int asked)
+{
+    fprintf(f, "  data     ");
+    if (p->samples)
+        fprintf(f, "%d sample%s", p->samples, p->samples == 1 ? "" : "s");
+    else
+        fprintf(f, "%s", p->needs_data ? "missing" : "none needed");
+    if (p->samples && p->samples < asked) fprintf(f, ", where --samples allows %d", asked);
+    fprintf(f, "\n");
+}
+
+static void print_plan(FILE *f, const bal_quant_plan *p, const char *model,
+                       const quantize_flags *flags)
+{
+    fprintf(f, "%s -> %s\n", model, flags->out ? flags->out : "(no file)");
+    print_recipe(f, p->recipe);
     fprintf(f, "  layers   %d blocks, %d linears to ", p->layers, p->linears);
     if (p->bits)
         fprintf(f, "%d bits, ", p->bits);
@@ -184,11 +204,7 @@ static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, cons
     else
         fprintf(f, "one group per row\n");
     print_sides(f, p);
-    fprintf(f, "  data     ");
-    if (p->samples)
-        fprintf(f, "%d sample%s\n", p->samples, p->samples == 1 ? "" : "s");
-    else
-        fprintf(f, "%s\n", p->needs_data ? "missing" : "none needed");
+    print_data(f, p, flags->samples);
     if (p->samples < VERIFIED_APART && strstr(p->recipe, "\"allocate\":\"verified\""))
         fprintf(f,
                 "           widths are verified on samples that also priced them; with %d and "
@@ -201,7 +217,7 @@ static void print_plan(FILE *f, const bal_quant_plan *p, const char *model, cons
     print_format(f, "  ", p);
     fprintf(f, "  needs    about %s of memory beside the checkpoint, up to %s of disk\n",
             amount(a, p->ram_bytes), amount(b, p->disk_bytes));
-    print_left(f, p, resume);
+    print_left(f, p, flags->resume);
     fprintf(f, "  takes    about %s on this machine when nothing else runs\n",
             duration(a, p->seconds));
 }
@@ -242,8 +258,9 @@ static int print_json(json_t *o)
     return status ? status : bal_finish("quantize", 0);
 }
 
-/* The plan with the sizes of the finished file, where it said how large they can be at most. */
-static bal_quant_plan measured(const bal_quant_plan *plan, const char *out)
+/* The plan with the sizes of the finished file, where it said how large they can be at most, and
+ * the bits of each side of it. */
+static bal_quant_plan measured(const bal_quant_plan *plan, const char *out, double sides[BAL_SIDES])
 {
     bal_quant_plan done = *plan;
     bal_model m;
@@ -252,13 +269,25 @@ static bal_quant_plan measured(const bal_quant_plan *plan, const char *out)
     done.file_bytes = (uint64_t)file.st_size;
     done.file_bits_per_weight *= (double)done.file_bytes / (double)plan->file_bytes;
     done.linear_bits_per_weight = bal_linear_bpw(&m);
+    for (int i = 0; i < BAL_SIDES; i++) sides[i] = bal_side_bpw(&m, (bal_side)i);
     bal_model_unload(&m);
     return done;
 }
 
+/* What the sides take, which a target only bounds. */
+static void print_side_bits(const double sides[BAL_SIDES])
+{
+    int n = 0;
+    for (int i = 0; i < BAL_SIDES; i++)
+        if (sides[i] > 0.0)
+            printf("%s%s %.2f", n++ ? ", " : "beside the blocks: ", bal_side_names[i], sides[i]);
+    if (n) printf(" bits per weight\n");
+}
+
 static int print_done(const quantize_flags *f, const bal_quant_plan *plan, const char *model)
 {
-    const bal_quant_plan done = measured(plan, f->out), *p = &done;
+    double sides[BAL_SIDES] = {0};
+    const bal_quant_plan done = measured(plan, f->out, sides), *p = &done;
     if (f->common.json) {
         json_t *o = plan_json(p, model);
         json_object_set_new(o, "out", json_string(f->out));
@@ -268,6 +297,7 @@ static int print_done(const quantize_flags *f, const bal_quant_plan *plan, const
     char size[32];
     printf("%s: %s, %.2f bits per weight in the linears, %.2f over the whole file\n", f->out,
            amount(size, p->file_bytes), p->linear_bits_per_weight, p->file_bits_per_weight);
+    print_side_bits(sides);
     print_format(stdout, "", p);
     if (f->report) printf("report: %s\n", f->report);
     return bal_finish("quantize", 0);
@@ -284,10 +314,10 @@ static int quantize(const quantize_flags *f, bal_quant_opts *o, const char *mode
     if (f->dry_run && !speaks) return 0;
     if (f->dry_run) {
         if (f->common.json) return print_json(plan_json(&plan, model));
-        print_plan(stdout, &plan, model, f->out, f->resume);
+        print_plan(stdout, &plan, model, f);
         return bal_finish("quantize", 0);
     }
-    if (!f->common.quiet && speaks) print_plan(stderr, &plan, model, f->out, f->resume);
+    if (!f->common.quiet && speaks) print_plan(stderr, &plan, model, f);
     if (speaks) warn_of_disk(&plan, f->out);
     bal_bar_init(&bar, f->common.quiet || !speaks);
     bar.lines = f->common.verbose && !f->common.quiet && speaks;
@@ -458,7 +488,7 @@ int bal_cmd_quantize(int argc, char **argv)
         {"--bits", 0, BAL_ARG_STRING, &f.bits, "B",
          "2, 3, 4, 6 or 8 (the recipe's: 3); short for --set bits=B", 0, 0},
         {"--group", 0, BAL_ARG_STRING, &f.group, "G",
-         "32, 64, 128 or row (128); short for --set group=G", 0, 0},
+         "32, 64, 128 or row (128), 16 with store=float; short for --set group=G", 0, 0},
         {"--target-bpw", 0, BAL_ARG_STRING, &f.target_bpw, "X",
          "bits per weight, scales counted: each linear gets the width that pays. A number for the "
          "decoder, or PART=X,... of decoder, vision, projector, head",
@@ -480,8 +510,8 @@ int bal_cmd_quantize(int argc, char **argv)
         {"--report", 0, BAL_ARG_STRING, &f.report, "FILE.html",
          "write a page about the run, and the same as FILE.json beside it", 0, 0},
         {"--resume", 0, BAL_ARG_BOOL, &f.resume, "", "go on with an interrupted run", 0, 0},
-        {"--force", 0, BAL_ARG_BOOL, &f.force, "", "replace FILE; throw an interrupted run away", 0,
-         0},
+        {"--force", 0, BAL_ARG_BOOL, &f.force, "",
+         "replace FILE; without --resume also throw an interrupted run away", 0, 0},
         {"--dry-run", 0, BAL_ARG_BOOL, &f.dry_run, "", "print the plan and stop", 0, 0},
         {"--help-recipes", 0, BAL_ARG_BOOL, &f.help_recipes, "", "list recipes and their keys", 0,
          0},

@@ -46,6 +46,8 @@ static int print_rows(const maker *m)
            "rounds;\nspread: between the quartiles of the rounds; taken: better by more than that\n"
            "%s: %zu of %zu taken, %zu entries\n",
            m->path, m->n_taken, m->n_rows, m->new.n);
+    if (m->plan->repeats < BAL_CHOICES_LEAST_ROUNDS)
+        printf("fewer than %d rounds take nothing; see --repeats\n", BAL_CHOICES_LEAST_ROUNDS);
     return 0;
 }
 
