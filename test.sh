@@ -42,7 +42,7 @@ run clang -R 'kernels|parity|oracle|gradients|quant'
 
 say "address and undefined-behaviour sanitizers"
 build asan
-run asan -E 'cuda_run|gpu_bench' # commands around what test_cuda_model and test_device run here
+run asan -E 'cuda_run|gpu_bench|test_demo' # commands around what other tests run here
 
 say "thread sanitizer"
 build tsan

@@ -2,6 +2,7 @@
  * ballast demo: quantizes the embedded model with several recipes, lets a 3-bit one answer about a
  * picture, and shows in a table what each recipe lost. */
 #include <assert.h>
+#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,8 +12,11 @@
 
 #include "asking.h"
 #include "ballast_quant.h"
+#include "base/build_id.h"
+#include "base/cpu.h"
 #include "base/file.h"
 #include "commands.h"
+#include "demo_kept.h"
 #include "demo_table.h"
 #include "format/json.h"
 #include "linear_bits.h"
@@ -34,7 +38,7 @@ static_assert(DEMO_MODELS - 1 <= BAL_EVAL_MAX_MODELS, "all are asked together");
 
 typedef struct demo_flags {
     bal_common common;
-    bool full;
+    bool full, resume;
     const char *json, *markdown, *easy_vqa, *folder, *work;
     int samples, questions, easy_questions;
 } demo_flags;
@@ -73,11 +77,65 @@ typedef struct demo_job {
     const char *set[3]; /* up to a NULL */
 } demo_job;
 
+/* When the newest file of a folder of the demo's was changed, in nanoseconds; 0 where it has none.
+ */
+static json_int_t newest(const demo_state *s, const char *folder)
+{
+    char path[1100];
+    snprintf(path, sizeof path, "%s/%s", s->f->folder, folder);
+    json_int_t last = 0;
+    DIR *d = opendir(path);
+    for (const struct dirent *e = d ? readdir(d) : NULL; e; e = readdir(d)) {
+        struct stat of;
+        if (fstatat(dirfd(d), e->d_name, &of, 0) != 0 || !S_ISREG(of.st_mode)) continue;
+        const json_int_t at = (json_int_t)of.st_mtim.tv_sec * 1000000000 + of.st_mtim.tv_nsec;
+        if (at > last) last = at;
+    }
+    if (d) closedir(d);
+    return last;
+}
+
+/* What must agree for a file to be taken over. */
+static bal_status identify(json_t **out, const demo_state *s, const bal_quant_opts *o,
+                           bal_error *err)
+{
+    json_t *set = json_array();
+    for (size_t i = 0; i < o->n_set; i++) json_array_append_new(set, json_string(o->set[i]));
+    *out = json_pack("{s:s, s:s, s:o, s:i, s:I, s:s, s:i, s:s, s:I, s:I}", "build", bal_build_id,
+                     "recipe", o->recipe, "set", set, "samples", o->samples, "seed",
+                     (json_int_t)o->seed, "isa", o->isa ? o->isa : bal_isa_name(bal_cpu_isa()),
+                     "threads", bal_pool_size_of(o->threads), "folder", s->f->folder, "model",
+                     newest(s, "model"), "data", newest(s, "data"));
+    return *out ? BAL_OK : bal_nomem(err, sizeof *out, "identity of a run");
+}
+
+/* What making the file takes or, resumed, has taken before. */
+static bal_status measure(demo_state *s, const char *base, const char *path,
+                          const bal_quant_opts *opts, bal_cost *cost, bool *kept, bal_error *err)
+{
+    char model[1100];
+    json_t *identity;
+    BAL_TRY(identify(&identity, s, opts, err));
+    *kept = s->f->resume && demo_kept(base, identity, cost);
+    bal_status st = BAL_OK;
+    if (!*kept) {
+        demo_forget(base);
+        snprintf(model, sizeof model, "%s/model", s->f->folder);
+        s->bar.stage =
+            "recipe"; /* the process that quantizes draws; what it leaves is cleared here */
+        st = bal_quantize_measured(model, path, opts, cost, err);
+        bal_bar_clear(&s->bar);
+        if (st >= 0) st = demo_keep(base, identity, cost, err);
+    }
+    json_decref(identity);
+    return st;
+}
+
 static bal_status quantize(demo_state *s, const demo_job *job, bal_error *err)
 {
     const int i = s->table.n_rows, bits = job->bits;
     demo_row *r = &s->table.rows[i];
-    char set[16], calib[1100], model[1100], base[1000], report[1100];
+    char set[16], calib[1100], base[1000], report[1100];
     const char *sets[1 + 3] = {set};
     int n_set = 1;
     snprintf(set, sizeof set, "bits=%d", bits);
@@ -86,7 +144,6 @@ static bal_status quantize(demo_state *s, const demo_job *job, bal_error *err)
         n_set++;
     }
     snprintf(calib, sizeof calib, "%s/data/calib.jsonl", s->f->folder);
-    snprintf(model, sizeof model, "%s/model", s->f->folder);
     snprintf(base, sizeof base, "%s/%s-w%d", s->f->work, job->label, bits);
     snprintf(s->paths[i], sizeof s->paths[i], "%s.safetensors", base);
     snprintf(report, sizeof report, "%s.html", base);
@@ -103,14 +160,13 @@ static bal_status quantize(demo_state *s, const demo_job *job, bal_error *err)
                                  .report = report,
                                  .progress = show_step,
                                  .progress_ctx = s};
-    s->bar.stage = "recipe"; /* the process that quantizes draws; what it leaves is cleared here */
-    BAL_TRY(bal_quantize_measured(model, s->paths[i], &opts, &r->quantize, err));
-    bal_bar_clear(&s->bar);
+    bool kept;
+    BAL_TRY(measure(s, base, s->paths[i], &opts, &r->quantize, &kept, err));
     r->recipe = job->label;
     r->bits = bits;
     s->table.n_rows++;
-    fprintf(s->out, "  %-11s W%d  %5.1f s   %s\n", job->label, bits, r->quantize.seconds,
-            s->paths[i]);
+    fprintf(s->out, "  %-11s W%d  %5.1f s   %s%s\n", job->label, bits, r->quantize.seconds,
+            s->paths[i], kept ? ", kept" : "");
     fflush(s->out);
     return BAL_OK;
 }
@@ -450,6 +506,8 @@ int bal_cmd_demo(int argc, char **argv)
     demo_flags f = {.folder = "demo", .work = "build/demo", .easy_questions = 2000};
     const bal_arg args[] = {
         {"--full", 0, BAL_ARG_BOOL, &f.full, "", "W4, W3, W2, all recipes and questions", 0, 0},
+        {"--resume", 0, BAL_ARG_BOOL, &f.resume, "",
+         "keep files, and what they took, that a demo before this made of the same", 0, 0},
         {"--samples", 0, BAL_ARG_INT, &f.samples, "N", "calibration conversations (32; full: 64)",
          1, 1 << 20},
         {"--questions", 0, BAL_ARG_INT, &f.questions, "N", "questions (300; full: all)", 1,
