@@ -45,12 +45,12 @@ build asan
 run asan -E 'cuda_run|gpu_bench|test_demo' # commands around what other tests run here
 
 say "thread sanitizer"
-build tsan
-run tsan -R 'pool|session|threads|parity'
+targets='test_pool test_session test_parity' build tsan
+run tsan -R '^test_(pool|session|parity)$'
 
 say "portable build: scalar kernels only"
-build portable
-run portable -R 'kernels|parity|packed|session'
+targets='test_kernels test_parity test_packed test_packed_logits test_packed_twin test_session' build portable
+run portable -R '^test_(kernels|parity|packed.*|session)$'
 
 say "AArch64: kernels under emulation"
 [ -z "$all" ] || install "${cross_packages[@]}"

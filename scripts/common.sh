@@ -32,12 +32,12 @@ install() {
     "${missing[@]}" >/dev/null
 }
 
-# build PRESET [cmake arguments]: configure and compile, quiet unless something fails
+# build PRESET [cmake arguments]: configure and compile, quiet unless something fails; with $targets those alone
 build() {
   local preset=$1 log
   shift
   log=$(mktemp)
-  (cd "$root" && cmake --preset "$preset" "$@" && cmake --build "$(preset_dir "$preset")" -j "$jobs") >"$log" 2>&1 || {
+  (cd "$root" && cmake --preset "$preset" "$@" && cmake --build "$(preset_dir "$preset")" -j "$jobs" ${targets:+--target $targets}) >"$log" 2>&1 || {
     tail -n 60 "$log" >&2
     rm -f "$log"
     echo "build of preset $preset failed" >&2
