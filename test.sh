@@ -2,7 +2,7 @@
 # Builds Ballast and runs its tests.
 #
 #   ./test.sh          the quick tier: under 25 minutes on two cores with the build
-#   ./test.sh --all    adds five minutes of fuzzing per parser, an emulated old processor and real shapes
+#   ./test.sh --all    adds five minutes of fuzzing per parser, all tests with lesser kernels, an emulated old processor and real shapes
 #
 # Third-party test data is looked for in $BALLAST_TEST_DATA, by default ../shared/data; tests that need it
 # are skipped with a line when it is absent. The kernels for AArch64 are checked where their cross compiler

@@ -21,9 +21,9 @@ static_assert(BAL_ROW_CHUNK * BAL_OUT_TILE * sizeof(float) <= BAL_GRAD_SCRATCH,
               "a lane holds a tile of outputs");
 
 enum {
-    WIDEN_ROWS = 8, /* fewer rows than this: the 16-bit kernels read the weights directly */
-    PACK_ROWS = 48, /* fewer rows than this do not pay for packing weights */
-    KEPT_BYTES = 9 << 20,
+    WIDEN_ROWS = 8,       /* fewer rows than this: the 16-bit kernels read the weights directly */
+    PACK_ROWS = 48,       /* fewer rows than this do not pay for packing weights */
+    KEPT_BYTES = 9 << 20, /* of packed inputs, for a last cache (measured where it has 32 MiB) */
 };
 
 typedef struct job {

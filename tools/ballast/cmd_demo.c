@@ -27,7 +27,7 @@
 /* The quick tour is sized for three minutes on two cores. */
 enum {
     QUICK_SAMPLES = 32,
-    FULL_SAMPLES = 64, /* with 20 recipes, three quarters of an hour */
+    FULL_SAMPLES = 64, /* with all recipes, an hour */
     QUICK_QUESTIONS = 300,
     SPEED_ROUNDS = 7,
     SPEED_TOKENS = 48,
