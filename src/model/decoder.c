@@ -81,34 +81,42 @@ void bal_decoder_rotate(const bal_exec *e, const bal_text_config *c, const float
     bal_rope_apply(e, k, m, c->kv_heads, c->head_dim, cosine, sine, 1.0f);
 }
 
-static void multiply(const bal_exec *e, const bal_linear *w, const bal_rows *r, const float *x,
-                     float *y)
+static bal_linear_output output_of(const bal_linear *w, float *y)
 {
-    bal_linear_forward_rows(e, w, x, (size_t)w->k, r->modality, r->m, y, (size_t)w->n);
+    return (bal_linear_output){w, y, (size_t)w->n};
+}
+
+/* Of n linears with the same inputs. */
+static void multiply(const bal_exec *e, const bal_linear_output *out, int n, const bal_rows *r,
+                     const float *x)
+{
+    bal_linear_forward_all(e, out, n, x, (size_t)out->w->k, r->modality, r->m);
 }
 
 void bal_decoder_attn(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
                       const bal_rows *r, const float *x, bal_decoder_buf *b, float *out)
 {
-    multiply(e, &l->q, r, x, b->q);
-    multiply(e, &l->k, r, x, b->k);
-    multiply(e, &l->v, r, x, b->v);
+    const bal_linear_output qkv[] = {output_of(&l->q, b->q), output_of(&l->k, b->k),
+                                     output_of(&l->v, b->v)};
+    const bal_linear_output o = output_of(&l->o, out);
+    multiply(e, qkv, 3, r, x);
     bal_decoder_rotate(e, c, l->q_norm, l->k_norm, r->m, r->cos, r->sin, b->q, b->k);
     store_kv(r, b->k, b->v, (size_t)l->k.n);
     bal_attention_cached(e, c->heads, r->kv, r->layer, b->q, r->spans, r->n_spans, NULL, b->ctx,
                          NULL);
     if (l->o.hadamard) bal_hadamard(e, b->ctx, r->m, l->o.k, l->o.hadamard);
-    multiply(e, &l->o, r, b->ctx, out);
+    multiply(e, &o, 1, r, b->ctx);
 }
 
 void bal_decoder_mlp(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,
                      const bal_rows *r, const float *x, bal_decoder_buf *b, float *out)
 {
-    multiply(e, &l->gate, r, x, b->act);
-    multiply(e, &l->up, r, x, b->up);
+    const bal_linear_output wide[] = {output_of(&l->gate, b->act), output_of(&l->up, b->up)};
+    const bal_linear_output down = output_of(&l->down, out);
+    multiply(e, wide, 2, r, x);
     bal_silu_mul(e, b->act, b->up, r->m, c->intermediate);
     if (l->down.hadamard) bal_hadamard(e, b->act, r->m, l->down.k, l->down.hadamard);
-    multiply(e, &l->down, r, b->act, out);
+    multiply(e, &down, 1, r, b->act);
 }
 
 void bal_decoder_block(const bal_exec *e, const bal_text_config *c, const bal_decoder_layer *l,

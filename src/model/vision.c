@@ -166,9 +166,9 @@ static void vision_attention(const bal_exec *e, const bal_vision_config *v,
                              const bal_vision_layer *l, const bal_vision_rows *r, bal_vision_buf *b)
 {
     const size_t hidden = (size_t)v->hidden;
-    bal_linear_forward(e, &l->q, b->norm, hidden, r->n, b->q, hidden);
-    bal_linear_forward(e, &l->k, b->norm, hidden, r->n, b->k, hidden);
-    bal_linear_forward(e, &l->v, b->norm, hidden, r->n, b->v, hidden);
+    const bal_linear_output qkv[] = {
+        {&l->q, b->q, hidden}, {&l->k, b->k, hidden}, {&l->v, b->v, hidden}};
+    bal_linear_forward_all(e, qkv, 3, b->norm, hidden, NULL, r->n);
     if (l->q_norm) bal_rms_norm(e, b->q, l->q_norm, v->ln_eps, r->n, v->hidden, b->q);
     if (l->k_norm) bal_rms_norm(e, b->k, l->k_norm, v->ln_eps, r->n, v->hidden, b->k);
     for (int i = 0; i < r->n_segments; i++)

@@ -219,8 +219,8 @@ static void keys_and_values(tower *t, const bal_vision_layer *l, int at, int row
 {
     const size_t hidden = (size_t)t->v->hidden, from = (size_t)at * hidden;
     bal_vision_norm_rows(t->e, t->v, t->h + from, l->ln1_w, l->ln1_b, rows, t->norm);
-    bal_linear_forward(t->e, &l->k, t->norm, hidden, rows, t->k + from, hidden);
-    bal_linear_forward(t->e, &l->v, t->norm, hidden, rows, t->v_ + from, hidden);
+    const bal_linear_output kv[] = {{&l->k, t->k + from, hidden}, {&l->v, t->v_ + from, hidden}};
+    bal_linear_forward_all(t->e, kv, 2, t->norm, hidden, NULL, rows);
     rotate(t, t->k + from, at, rows);
 }
 
@@ -260,11 +260,11 @@ static void mlp(tower *t, const bal_vision_layer *l, float *h, int rows)
     const bal_vision_config *v = t->v;
     const size_t hidden = (size_t)v->hidden, inter = (size_t)v->intermediate;
     bal_vision_norm_rows(t->e, v, h, l->ln2_w, l->ln2_b, rows, t->norm);
-    bal_linear_forward(t->e, &l->fc1, t->norm, hidden, rows, t->up, inter);
+    const bal_linear_output wide[] = {{&l->fc1, t->up, inter}, {&l->gate, t->mlp, inter}};
+    bal_linear_forward_all(t->e, wide, v->gated ? 2 : 1, t->norm, hidden, NULL, rows);
     float *act = t->up;
     if (v->gated) {
         act = t->mlp;
-        bal_linear_forward(t->e, &l->gate, t->norm, hidden, rows, act, inter);
         bal_silu_mul(t->e, act, t->up, rows, v->intermediate);
     } else
         bal_vision_activate(t->e, v->act, act, rows, v->intermediate);

@@ -21,8 +21,9 @@ static_assert(BAL_ROW_CHUNK * BAL_OUT_TILE * sizeof(float) <= BAL_GRAD_SCRATCH,
               "a lane holds a tile of outputs");
 
 enum {
-    WIDEN_ROWS = 8,       /* fewer rows than this: the 16-bit kernels read the weights directly */
-    PACK_ROWS = 48,       /* fewer rows than this do not pay for packing weights */
+    WIDEN_ROWS = 8, /* fewer rows than this: the 16-bit kernels read the weights directly */
+    PACK_ROWS = 48, /* fewer rows than this do not pay for packing weights */
+    LANE_PIECES = 32,
     KEPT_BYTES = 9 << 20, /* of packed inputs, for a last cache (measured where it has 32 MiB) */
 };
 
@@ -50,10 +51,11 @@ static size_t items_of(const bal_linear *w, bal_shapes_kernel kernel)
     return bal_ceil_div(w->packed.layout.panels, tiles ? BAL_TILE_PANELS : 1);
 }
 
-/* Enough pieces for balance, few enough that claiming them costs nothing. */
+/* Enough pieces that lanes end within a thirtieth of their work of each other, whatever their CPUs
+ * do beside it; claiming one costs nothing against computing it. */
 static size_t grain_of(const bal_exec *e, size_t items)
 {
-    const size_t pieces = (size_t)bal_pool_size(e->pool) * 8;
+    const size_t pieces = (size_t)bal_pool_size(e->pool) * LANE_PIECES;
     return bal_max(1, items / pieces);
 }
 
@@ -536,31 +538,72 @@ static void tile_panels(void *ctx, size_t begin, size_t end, int lane)
     }
 }
 
-static void tiled_forward(const job *all, size_t items)
+/* ---- Linears that read the same rows --------------------------------------------------------- */
+
+enum { MOST_TOGETHER = 3 };
+
+/* Items of several jobs, one behind the other, as one job of the pool. */
+typedef struct together {
+    const job *jobs;
+    size_t n, first[MOST_TOGETHER + 1];
+    bal_pool_fn *fn; /* of one of them */
+} together;
+
+static void items_together(void *ctx, size_t begin, size_t end, int lane)
 {
-    const size_t rows = even_rows(all, BAL_TILE_TOKENS);
-    for (size_t i = 0; i < all->m; i += rows) {
-        job j = rows_of(all, i, rows);
-        bal_pool_run(j.e->pool, fill_tiles, &j, bal_ceil_div(j.m, BAL_TILE_TOKENS), 1);
-        bal_pool_run(j.e->pool, tile_panels, &j, items, j.how.grain);
-        if (j.w->rank) add_low(&j);
+    const together *t = ctx;
+    for (size_t i = 0; i < t->n; i++) {
+        const size_t from = bal_max(begin, t->first[i]), to = bal_min(end, t->first[i + 1]);
+        job j = t->jobs[i];
+        if (from < to) t->fn(&j, from - t->first[i], to - t->first[i], lane);
     }
 }
 
-static void packed_forward(const job *all)
+static void run_together(const job *jobs, size_t n, bal_pool_fn *fn)
 {
-    const size_t items = items_of(all->w, all->how.kernel);
-    const bool a8 = all->w->act.kind == BAL_ACT_A8;
-    if (all->how.kernel == BAL_SHAPES_TILES) {
-        tiled_forward(all, items);
-        return;
+    together t = {.jobs = jobs, .n = n, .fn = fn};
+    size_t grain = 1;
+    for (size_t i = 0; i < n; i++) {
+        t.first[i + 1] = t.first[i] + items_of(jobs[i].w, jobs[i].how.kernel);
+        grain = bal_max(grain, jobs[i].how.grain);
     }
-    for (size_t i = 0; i < all->m; i += all->how.chunk) {
-        job j = rows_of(all, i, all->how.chunk);
+    bal_pool_run(jobs->e->pool, items_together, &t, t.first[n], grain);
+}
+
+/* Rows as integers, once for all of them, and the product of each. */
+static void chunk_forward(const job *jobs, size_t n)
+{
+    const bool a8 = jobs->w->act.kind == BAL_ACT_A8;
+    const bool tiles = jobs->how.kernel == BAL_SHAPES_TILES;
+    job j = *jobs;
+    if (tiles)
+        bal_pool_run(j.e->pool, fill_tiles, &j, bal_ceil_div(j.m, BAL_TILE_TOKENS), 1);
+    else
         bal_pool_run(j.e->pool, a8 ? quantize_rows_a8 : quantize_rows, &j, j.m, 4);
-        bal_pool_run(j.e->pool, a8 ? panels_a8 : packed_panels, &j, items, j.how.grain);
-        if (j.w->rank) add_low(&j);
+    run_together(jobs, n, tiles ? tile_panels : a8 ? panels_a8 : packed_panels);
+    for (size_t i = 0; i < n; i++)
+        if (jobs[i].w->rank) add_low(&jobs[i]);
+}
+
+static void packed_forward(const job *all, size_t n)
+{
+    const bool tiles = all->how.kernel == BAL_SHAPES_TILES;
+    const size_t rows = tiles ? even_rows(all, BAL_TILE_TOKENS) : all->how.chunk;
+    for (size_t at = 0; at < all->m; at += rows) {
+        job chunk[MOST_TOGETHER];
+        for (size_t i = 0; i < n; i++) chunk[i] = rows_of(&all[i], at, rows);
+        chunk_forward(chunk, n);
     }
+}
+
+/* Whether both read a row as the same integers, in chunks of as many rows. */
+static bool reads_alike(const job *a, const job *b)
+{
+    const bal_act *x = &a->w->act, *y = &b->w->act;
+    return bal_type_get(a->w->type)->packed && bal_type_get(b->w->type)->packed &&
+           a->w->k == b->w->k && a->how.kernel == b->how.kernel && a->how.chunk == b->how.chunk &&
+           x->kind == y->kind && x->group == y->group && x->scale == y->scale &&
+           memcmp(x->fixed, y->fixed, sizeof x->fixed) == 0;
 }
 
 uint64_t bal_linear_bytes(const bal_linear *w)
@@ -584,16 +627,39 @@ static job job_of(const bal_exec *e, const bal_linear *w, const float *x, size_t
                  .ldy = ldy};
 }
 
+/* How many of the jobs, from the first on, go together. */
+static size_t count_together(const job *jobs, size_t n)
+{
+    size_t same = 1;
+    while (same < bal_min(n, MOST_TOGETHER) && reads_alike(&jobs[0], &jobs[same])) same++;
+    return same;
+}
+
+void bal_linear_forward_all(const bal_exec *e, const bal_linear_output *out, int n, const float *x,
+                            size_t ldx, const uint8_t *modality, int m)
+{
+    for (int i = 0; m > 0 && i < n;) {
+        job jobs[MOST_TOGETHER];
+        const size_t most = bal_min(MOST_TOGETHER, (size_t)(n - i));
+        for (size_t o = 0; o < most; o++) {
+            const bal_linear_output *to = &out[i + (int)o];
+            jobs[o] = job_of(e, to->w, x, ldx, modality, m, to->y, to->ldy);
+            jobs[o].how = bal_linear_choice(e, to->w, (size_t)m);
+        }
+        const size_t same = count_together(jobs, most);
+        if (bal_type_get(jobs->w->type)->packed)
+            packed_forward(jobs, same);
+        else
+            float_forward(jobs);
+        i += (int)same;
+    }
+}
+
 void bal_linear_forward_rows(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx,
                              const uint8_t *modality, int m, float *y, size_t ldy)
 {
-    job j = job_of(e, w, x, ldx, modality, m, y, ldy);
-    if (m < 1) return;
-    j.how = bal_linear_choice(e, w, j.m);
-    if (bal_type_get(w->type)->packed)
-        packed_forward(&j);
-    else
-        float_forward(&j);
+    const bal_linear_output out = {w, y, ldy};
+    bal_linear_forward_all(e, &out, 1, x, ldx, modality, m);
 }
 
 void bal_linear_add_low(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx,

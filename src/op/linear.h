@@ -42,6 +42,16 @@ void bal_linear_forward(const bal_exec *e, const bal_linear *w, const float *x, 
 void bal_linear_forward_rows(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx,
                              const uint8_t *modality, int m, float *y, size_t ldy);
 
+/* The same for n linears that read the same rows, with the same bits: those that read them as the
+ * same integers share these, and up to three share a job of the pool. */
+typedef struct bal_linear_output {
+    const bal_linear *w;
+    float *y;
+    size_t ldy;
+} bal_linear_output;
+void bal_linear_forward_all(const bal_exec *e, const bal_linear_output *out, int n, const float *x,
+                            size_t ldx, const uint8_t *modality, int m);
+
 /* y [m][n] += (x A^T) B^T in the rows that get it, which is the small rank's part of the above, bit
  * for bit. Of w nothing is read but n, k and the small rank. */
 void bal_linear_add_low(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx,

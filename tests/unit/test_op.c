@@ -193,6 +193,66 @@ static void linear_many_rows(void **state)
     close_setup(&s);
 }
 
+/* Linears that read the same rows: together they give the bits that each gives alone, whether they
+ * share integers (three at a time) or differ from the one before in one thing. */
+static void linear_together(void **state)
+{
+    (void)state;
+    enum { K = 100, M = 257, RANK = 3, LINEARS = 12, MOST_N = 85 };
+    const bal_act row = {.kind = BAL_ACT_A8}, by_32 = {.kind = BAL_ACT_A8, .group = 32};
+    const bal_act fixed = {
+        .kind = BAL_ACT_A8, .scale = BAL_ACT_STATIC_MODALITY, .fixed = {0.02f, 0.02f}};
+    const bal_act other = {
+        .kind = BAL_ACT_A8, .scale = BAL_ACT_STATIC_MODALITY, .fixed = {0.02f, 0.05f}};
+    const struct {
+        int bits, n;
+        bal_act act;
+    } kinds[LINEARS] = {{3, 53, row},   {4, 16, row},   {2, 85, row}, {3, 37, row},
+                        {3, 37, by_32}, {0, 37, {0}},   {8, 53, {0}}, {2, 20, {0}},
+                        {4, 85, fixed}, {4, 53, other}, {2, 20, row}, {3, 16, {0}}};
+    const int counts[] = {1, 5, 12, 67, M};
+    static uint16_t low_a[RANK * K], low_b[MOST_N * RANK];
+    static uint8_t modality[M];
+    static float got[LINEARS][M * MOST_N], want[M * MOST_N];
+    bal_linear l[LINEARS];
+    bal_linear_output out[LINEARS];
+    uint8_t *bytes[LINEARS] = {0};
+    bal_rng r;
+    bal_rng_seed(&r, 9);
+    float *x = noise(&r, M * K, 3.0f), *bias = noise(&r, MOST_N, 1.0f);
+    float *plain = noise(&r, MOST_N * K, 1.0f);
+    for (int i = 0; i < RANK * K; i++) low_a[i] = bal_f32_to_f16(bal_rng_f32(&r) - 0.5f);
+    for (int i = 0; i < MOST_N * RANK; i++) low_b[i] = bal_f32_to_f16(bal_rng_f32(&r) - 0.5f);
+    for (int i = 0; i < M; i++) modality[i] = i % 5 ? BAL_VISION : BAL_PROMPT;
+    for (int i = 0; i < LINEARS; i++) {
+        l[i] = (bal_linear){.type = BAL_TYPE_F32, .n = kinds[i].n, .k = K, .w = plain};
+        if (kinds[i].bits) make_packed(&r, kinds[i].bits, kinds[i].n, K, 32, &l[i], &bytes[i]);
+        l[i].act = kinds[i].act;
+        if (i % 2) l[i].bias = bias;
+        if (i == 1 || i == 6) l[i].rank = RANK, l[i].low_a = low_a, l[i].low_b = low_b;
+        out[i] = (bal_linear_output){&l[i], got[i], (size_t)l[i].n};
+    }
+    for (int threads = 1; threads <= 3; threads++) {
+        setup s;
+        open_setup(&s, threads, bal_cpu_isa(), K);
+        for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
+            const int m = counts[c];
+            memset(got, 0xff, sizeof got);
+            bal_linear_forward_all(&s.e, out, LINEARS, x, K, modality, m);
+            for (int i = 0; i < LINEARS; i++) {
+                const size_t n = (size_t)l[i].n;
+                bal_linear_forward_rows(&s.e, &l[i], x, K, modality, m, want, n);
+                assert_memory_equal(got[i], want, (size_t)m * n * sizeof *want);
+            }
+        }
+        close_setup(&s);
+    }
+    for (int i = 0; i < LINEARS; i++) free(bytes[i]);
+    free(x);
+    free(bias);
+    free(plain);
+}
+
 enum { LOW_N = 53, LOW_K = 100, LOW_M = 257, LOW_RANK = 3 };
 
 /* A linear with a matrix of small rank, and what is the same for all that read it. */
@@ -447,10 +507,11 @@ static void rope_turns_back(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(linear_float_types),    cmocka_unit_test(linear_packed),
-        cmocka_unit_test(linear_many_rows),      cmocka_unit_test(linear_low_vision),
-        cmocka_unit_test(linear_gradient),       cmocka_unit_test(attention_is_softmax),
-        cmocka_unit_test(attention_parts_merge), cmocka_unit_test(rope_turns_back),
+        cmocka_unit_test(linear_float_types),   cmocka_unit_test(linear_packed),
+        cmocka_unit_test(linear_many_rows),     cmocka_unit_test(linear_together),
+        cmocka_unit_test(linear_low_vision),    cmocka_unit_test(linear_gradient),
+        cmocka_unit_test(attention_is_softmax), cmocka_unit_test(attention_parts_merge),
+        cmocka_unit_test(rope_turns_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
