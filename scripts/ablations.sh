@@ -104,8 +104,7 @@ A10|rules half|gptq|bits=auto target_bpw=%.69 allocate=rules|between two widths:
 A10|auto half|gptq|bits=auto target_bpw=%.69|by the cost of each linear alone
 A10|verified half|gptq|bits=auto target_bpw=%.69 allocate=verified|from rules to costs, as far as KL confirms
 A10|mixed 128|gptq|group_bits=mixed store=float|simulated: in a linear groups of columns with a bit less, as many with a bit more
-A10|mixed 64|gptq|group=64 group_bits=mixed store=float|likewise; its bits are those of A7's group 64
-A10|mixed 32|gptq|group=32 group_bits=mixed store=float|and of group 32
+A10|mixed 32|gptq|group=32 group_bits=mixed store=float|likewise, and as many bits as A7's group 32
 END
 }
 

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
  * Widths of groups of columns: the best of all that there are, as many bits as one width takes,
- * codes within their widths, and the whole run with them. */
+ * codes within their widths, error feedback on them, and the whole run. */
+#include "output_error.h"
 #include "quantize_case.h"
 
 #include "base/rng.h"
-#include "model/model.h"
+#include "quant/ldlq.h"
 #include "quant/mixed.h"
 
 #include <math.h>
@@ -131,80 +132,72 @@ static void test_alike(void **state)
     bal_pool_destroy(pool);
 }
 
-/* How many different values group `at` of a row has. */
-static int values_of(const float *row, int at, int end)
-{
-    int values = 0;
-    for (int c = at; c < end; c++) {
-        int b = at;
-        while (row[b] != row[c]) b++;
-        values += b == c;
-    }
-    return values;
-}
-
-/* The most that a group of 32 of a row has, over all linears of a file's blocks. */
-static int most_values(const char *path)
-{
-    float row[1024];
-    int most = 0;
-    bal_model m;
-    bal_error err;
-    ASSERT_OK(bal_model_load(&m, path, &err));
-    for (int i = 0; i < m.config.text.layers * BAL_DECODER_LINEARS; i++) {
-        const bal_linear *l =
-            bal_decoder_linear(&m.layers[i / BAL_DECODER_LINEARS], i % BAL_DECODER_LINEARS);
-        assert_in_range(l->k, 1, 1024);
-        for (int r = 0; r < l->n; r++) {
-            bal_linear_row(l, r, row);
-            for (int at = 0; at < l->k; at += 32) {
-                const int values = values_of(row, at, at + 32 < l->k ? at + 32 : l->k);
-                most = values > most ? values : most;
-            }
-        }
-    }
-    bal_model_unload(&m);
-    return most;
-}
-
-static const char *const MIXED[] = {"bits=2", "group=32", "store=float", "group_bits=mixed"};
-
-/* Of the demo's model, the largest number of values of a group; *bits: what a storage would take.
- */
-static int make_demo(const char *out, size_t n_set, double *bits)
-{
-    const char *model = source_path("demo/model");
-    bal_quant_opts o = case_options("gptq", MIXED, n_set);
-    bal_quant_plan plan;
-    bal_error err;
-    o.calib = source_path("demo/data/calib.jsonl");
-    o.samples = 1;
-    ASSERT_OK(bal_quantize(model, out, &o, &err));
-    ASSERT_OK(bal_quantize_plan(&plan, model, NULL, &o, &err));
-    *bits = plan.format_bits_per_weight;
-    return most_values(out);
-}
-
-/* Into a file: groups with eight values where the linear has two bits, at the bits of one width and
- * two for each of a row's groups. */
-static void test_in_a_file(void **state)
+/* Error feedback on inputs of which some groups are louder: codes use their group's width, and less
+ * is left of the outputs than with one width. */
+static void test_feedback(void **state)
 {
     (void)state;
-    double alike, mixed;
-    assert_int_equal(make_demo(scratch("alike.safetensors"), 3, &alike), 4);
-    assert_int_equal(make_demo(scratch("mixed.safetensors"), 4, &mixed), 8);
-    assert_true(mixed > alike && mixed < alike + 2.0 / 32.0 / 64.0);
+    enum { ROWS = 200 };
+    static float x[ROWS * K], work[ROWS * K];
+    const bal_quantizer z = {.bits = 3, .group = SIZE, .range = BAL_EXTENT_ZERO};
+    bal_error err;
+    bal_pool *pool;
+    bal_kernels kernels;
+    bal_exec e;
+    bal_moments moments;
+    bal_factor f;
+    float *h;
+    double left[2];
+    matrix m;
+    bal_rng rng;
+    fill(&m, 7);
+    bal_rng_seed(&rng, 8);
+    for (int i = 0; i < ROWS * K; i++)
+        x[i] = (float)sqrt(m.d[i % K]) * (bal_rng_f32(&rng) - bal_rng_f32(&rng));
+    ASSERT_OK(bal_pool_create(&pool, 2, &err));
+    bal_kernels_init(&kernels, bal_cpu_isa());
+    ASSERT_OK(bal_exec_create(&e, pool, &kernels, K, &err));
+    ASSERT_OK(bal_moments_create(&moments, &e, K, false, 0, &err));
+    bal_moments_add(&moments, &e, x, NULL, NULL, ROWS, work);
+    ASSERT_OK(bal_factor_create(&f, &e, &moments, 0.01, 0, &err)); /* in the order of columns */
+    ASSERT_OK(bal_damped_matrix(&h, &moments, 0.01, &err));
+    for (int mixed = 0; mixed < 2; mixed++) {
+        bal_quantized_linear q = linear_of(3, mixed);
+        if (mixed) ASSERT_OK(bal_mixed_widths(pool, &z, m.w, f.pivot, &q, &err));
+        bal_quantize_matrix(pool, &z, m.w, &q);
+        ASSERT_OK(bal_ldlq(&e, &f, NULL, m.w, &q, &err));
+        for (int g = 0; g <= GROUPS; g++) (void)cost_of(&q, &m, g);
+        left[mixed] = output_error(&q, m.w, h);
+        bal_quantized_linear_free(&q);
+    }
+    printf("widths by groups leave %.3f of the error\n", left[1] / left[0]);
+    assert_true(left[1] < 0.8 * left[0]);
+    free(h);
+    bal_factor_destroy(&f);
+    bal_moments_destroy(&moments);
+    bal_exec_destroy(&e);
+    bal_pool_destroy(pool);
 }
 
-static void test_threads(void **state)
+/* Into a file, the same whatever the threads; a storage would take two bits more for each of a row's
+ * groups. */
+static void test_whole_run(void **state)
 {
     (void)state;
-    bal_quant_opts o = case_options("gptq", MIXED, 4);
+    static const char *const set[] = {"bits=2", "group=32", "store=float", "group_bits=mixed"};
+    bal_quant_opts o = case_options("gptq", set, 4);
+    bal_quant_plan mixed, alike;
+    bal_error err;
     const char *one = scratch("one.safetensors"), *two = scratch("two.safetensors");
     make(one, &o);
     o.threads = 2;
     make(two, &o);
     assert_same_file(one, two);
+    ASSERT_OK(bal_quantize_plan(&mixed, source_path(MODEL), NULL, &o, &err));
+    o.n_set = 3;
+    ASSERT_OK(bal_quantize_plan(&alike, source_path(MODEL), NULL, &o, &err));
+    const double more = mixed.format_bits_per_weight - alike.format_bits_per_weight;
+    assert_true(more > 0.0 && more < 2.0 / 32.0 / 20.0);
 }
 
 static void test_refused(void **state)
