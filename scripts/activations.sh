@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT
 # What 8-bit activations cost the embedded model, beside the same weights with 16 bits, and what the recipes for them
 # make of it. Files stay in build/activations and rows in docs/activations.csv, so a run that was stopped goes on, and only
-# arms that are missing there are measured; docs/activations.md is made of the rows. Arms marked A11 are measured with
-# three choices of the conversations. Remove build/activations when the program has changed.
+# arms that are missing there are measured; docs/activations.md is made of the rows. Arms marked A11 and those of the default recipe are measured
+# with three choices of the conversations. Remove build/activations when the program has changed.
 #   activations.sh [--table | --speed]     --table: only make the page of the csv that is there; --speed: measure a
 #                                          prompt through a model of 1.5 billion weights instead, on an idle machine
 #   QUESTIONS, SAMPLES, TURNS in the environment: 240, 16, 3
@@ -70,12 +70,17 @@ w4row-a8-rotated|rtn|bits=4 group=row grid=sym act=a8 rotate=residual|the residu
 w4row-a8-turned|rtn|bits=4 group=row grid=sym act=a8 rotate=residual hadamard=all|both, and o too (QuaRot's, rounded)
 awq+gptq-row-a8-down|awq+gptq|bits=4 group=row grid=sym act=a8 hadamard=down|error feedback, inputs of down mixed
 awq+gptq-row-a8-turned|awq+gptq|bits=4 group=row grid=sym act=a8 rotate=residual hadamard=all|error feedback, all inputs turned
+w3-a16|ballast||the default recipe; 16-bit activations
+w3-a8|ballast|act=a8|the default recipe with bytes per token
+w3-a8g128|ballast|act=a8 act_group=128|the default recipe with bytes per 128 inputs
+w2-a16|ballast|bits=2|the default recipe at 2 bits; 16-bit activations
+w2-a8|ballast|bits=2 act=a8|the default recipe at 2 bits with bytes per token
 END
 }
 
 header=arm,samples,seed,questions,linear_bpw,kl,kl_lo,kl_hi,nll,accuracy,accuracy_lo,accuracy_hi,change,change_lo,change_hi,top1
 
-seeds_of() { case $1 in *A11*) echo 0 1 2 ;; *) echo 0 ;; esac } # WHAT
+seeds_of() { case $1 in *A11* | *default*) echo 0 1 2 ;; *) echo 0 ;; esac } # WHAT
 
 # The arms without a row for these counts, as lines: file | arm | seed | recipe | overrides
 missing() {
@@ -199,7 +204,7 @@ table() {
 
 Made by \`scripts/activations.sh\` from [activations.csv](activations.csv): the embedded model (\`demo/model\`), $samples of 128 calibration
 conversations, the first $questions held-out questions. KL to the float model in 10⁻³ nats and accuracy in %, with 95 % intervals; the change
-of accuracy against the float model in points, paired over pictures. Arms with A11 stand for three choices of the conversations, and have the
+of accuracy against the float model in points, paired over pictures. Arms with A11 and those of the default recipe stand for three choices of the conversations, and have the
 mean and, in braces, the least and the most of them. What the options mean: [numerics.md](numerics.md).
 
 | arm | recipe | what it is | bits per weight | KL | accuracy | change | top-1 |

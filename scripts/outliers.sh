@@ -18,7 +18,7 @@ samples=${SAMPLES:-16}
 jobs=${JOBS:-$(nproc)}
 # recipe and overrides
 recipes=("rtn" "awq" "mbq" "gptq" "gptq+shift" "awq+gptq" "ballast" "table+shift" "rtn rotate=residual" "gptq rotate=residual"
-  "rtn rotate=residual hadamard=down" "gptq rotate=residual hadamard=down")
+  "rtn rotate=residual hadamard=down" "gptq rotate=residual hadamard=down" "vlmq" "gptq group_bits=mixed store=float")
 factors=(64 8 1)
 
 figures() {

@@ -11,6 +11,7 @@
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Adding and subtracting 1.5 * 2^23 rounds to nearest even below 2^22. Beyond that it may be off by
  * units, but there every use saturates anyway; unlike rintf it vectorizes without SSE4.1. */
@@ -217,6 +218,14 @@ bal_status bal_quantized_linear_of(bal_quantized_linear *q, const bal_recipe *r,
                         BAL_TRELLIS_STATE);
     BAL_TRY(bal_quantized_linear_make(q, bal_recipe_format(r, i), n, k, err));
     q->trellis = trellis;
+    if (!r->mixed) return BAL_OK;
+    const size_t groups = (size_t)bal_group_count(k, r->group);
+    q->widths = malloc(groups);
+    if (!q->widths) {
+        bal_quantized_linear_free(q);
+        return bal_nomem(err, groups, "widths of groups");
+    }
+    memset(q->widths, q->bits, groups);
     return BAL_OK;
 }
 
@@ -234,7 +243,8 @@ uint64_t bal_format_bytes(const bal_recipe *r, int i, int n, int k)
     const uint64_t codes = rows * (uint64_t)k * (uint64_t)bal_recipe_bits(r, i);
     const uint64_t scales = bal_has_steps(r->grid) ? 16 * rows : 0;
     const uint64_t table = r->grid == BAL_GRID_TABLE ? 8 * BAL_PACKED_ALIGN : 0;
-    return bal_ceil_div(codes + groups * side_bits(r) + scales + table, 8);
+    const uint64_t widths = r->mixed ? 2 * groups / rows : 0;
+    return bal_ceil_div(codes + groups * side_bits(r) + scales + table + widths, 8);
 }
 
 bal_status bal_quantized_linear_rank(bal_quantized_linear *q, int rank, bal_error *err)
@@ -267,6 +277,7 @@ void bal_quantized_linear_free(bal_quantized_linear *q)
     free(q->scales);
     free(q->zeros);
     free(q->steps);
+    free(q->widths);
     free(q->low_a);
     free(q->low_b);
     *q = (bal_quantized_linear){0};
@@ -278,6 +289,21 @@ typedef struct matrix_job {
     bal_quantized_linear *q;
 } matrix_job;
 
+/* Row r with a width for each group. */
+static void quantize_mixed(const matrix_job *j, size_t r)
+{
+    const bal_quantized_linear *q = j->q;
+    const int size = bal_group_size(q->k, q->group), groups = bal_group_count(q->k, q->group);
+    const size_t codes = r * (size_t)q->k, sides = r * (size_t)groups;
+    bal_quantizer z = *j->z;
+    for (int g = 0; g < groups; g++) {
+        const int at = g * size, n = q->k - at < size ? q->k - at : size;
+        z.bits = bal_quantized_width(q, (size_t)g);
+        bal_quantize_row(&z, j->w + codes + at, n, q->codes + codes + at, q->scales + sides + g,
+                         q->zeros + sides + g);
+    }
+}
+
 static void quantize_rows(void *ctx, size_t begin, size_t end, int lane)
 {
     (void)lane;
@@ -286,6 +312,8 @@ static void quantize_rows(void *ctx, size_t begin, size_t end, int lane)
     for (size_t r = begin; r < end; r++)
         if (bal_has_steps(j->z->grid))
             bal_steps_quantize(j->z, j->w + r * k, j->q, r);
+        else if (j->q->widths)
+            quantize_mixed(j, r);
         else
             bal_quantize_row(j->z, j->w + r * k, j->q->k, j->q->codes + r * k,
                              j->q->scales + r * groups, j->q->zeros + r * groups);
@@ -310,8 +338,9 @@ bal_code_grid bal_quantized_grid(const bal_quantized_linear *q, size_t r, size_t
     if (q->kind != BAL_PACKED_GROUPS)
         return bal_steps_grid(q->kind, q->bits, bal_f16_to_f32(q->scales[r]), q->steps[at],
                               q->zeros[at]);
-    return (bal_code_grid){
-        .s = bal_f16_to_f32(q->scales[at]), .z = (float)q->zeros[at], .most = (1 << q->bits) - 1};
+    return (bal_code_grid){.s = bal_f16_to_f32(q->scales[at]),
+                           .z = (float)q->zeros[at],
+                           .most = (1 << bal_quantized_width(q, g)) - 1};
 }
 
 /* What the codes of row r stand for. */

@@ -27,6 +27,7 @@ typedef struct bal_quantized_linear {
     uint16_t *scales; /* [n][groups] f16; [n] with steps */
     uint8_t *zeros;   /* [n][groups]; unused with a table */
     uint8_t *steps;   /* [n][groups], 16 more with the second table; NULL: kind groups */
+    uint8_t *widths;  /* [groups] bits of their codes in all rows; NULL: bits */
     bool trellis;     /* codes are those of trellis.h; of kind groups, without zero points */
     int rank;         /* of what is added to the codes' weights: b a; 0: nothing */
     bool low_vision;  /* for rows of vision alone: no part of a row of weights */
@@ -48,6 +49,12 @@ typedef struct bal_code_grid {
     int least, most;          /* codes that may stand here */
     const bal_levels *levels; /* NULL: a code is its own level */
 } bal_code_grid;
+
+/* Bits of the codes of group g. */
+static inline int bal_quantized_width(const bal_quantized_linear *q, size_t g)
+{
+    return q->widths ? q->widths[g] : q->bits;
+}
 
 /* Scales of one row of q. */
 int bal_quantized_scales(const bal_quantized_linear *q);
@@ -128,14 +135,16 @@ bal_status bal_quantized_linear_create(bal_quantized_linear *q, int n, int k, in
 /* The same of any kind. */
 bal_status bal_quantized_linear_make(bal_quantized_linear *q, bal_packed_format f, int n, int k,
                                      bal_error *err);
-/* Of linear i of a block as the recipe says. BAL_E_ARG: a trellis needs at least as many outputs as
+/* Of linear i of a block as the recipe says, with widths that are all alike where they may be
+ * mixed. BAL_E_ARG: a trellis needs at least as many outputs as
  * a state has codes. */
 bal_status bal_quantized_linear_of(bal_quantized_linear *q, const bal_recipe *r, int i, int n,
                                    int k, bal_error *err);
 /* Bytes that linear i, [n][k], takes in the recipe's format, or would take where that has no
  * storage: codes; of each group scale (16 bits) and zero point (8; a trellis has none), or step (a
  * table's 4, 5 of two tables, two levels' 8) and zero point; with steps a scale (16) per row, and
- * 64 bytes of tables. Padding is left out. Bits auto: those chosen for the block at hand. */
+ * 64 bytes of tables; 2 bits for each of a row's groups that may have other widths than the
+ * linear. Padding is left out. Bits auto: those chosen for the block at hand. */
 uint64_t bal_format_bytes(const bal_recipe *r, int i, int n, int k);
 /* What bal_pack_parts takes; borrowed. */
 bal_packed_parts bal_quantized_parts(const bal_quantized_linear *q);
@@ -143,7 +152,8 @@ bal_packed_parts bal_quantized_parts(const bal_quantized_linear *q);
 bal_status bal_quantized_linear_rank(bal_quantized_linear *q, int rank, bal_error *err);
 void bal_quantized_linear_free(bal_quantized_linear *q); /* idempotent; zeroed struct is fine */
 
-/* Quantizes w [n][k] into q, which has these sizes already. Parallel over rows. No trellis. */
+/* Quantizes w [n][k] into q, which has these sizes, and widths if any, already. Parallel over rows.
+ * No trellis. */
 void bal_quantize_matrix(bal_pool *pool, const bal_quantizer *z, const float *w,
                          bal_quantized_linear *q);
 /* Row r as floats: ((float)(q - Z)) * S in f32, with steps (level - Z) * (S * step), of a trellis

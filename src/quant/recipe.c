@@ -41,6 +41,11 @@ static const key KEYS[] = {
      FIELD(group),
      {{"16", 16}, {"32", 32}, {"64", 64}, {"128", 128}, {"row", 0}},
      "weights that share a scale and a zero point; 16 with store=float"},
+    {"group_bits",
+     FIELD(mixed),
+     {{"alike", 0}, {"mixed", 1}},
+     "bits of a linear's groups of columns: all alike, or some one less and as many one more, with "
+     "store=float"},
     {"vision",
      FIELD(side[BAL_SIDE_VISION]),
      {{"float", 0}, {"4", 4}, {"6", 6}, {"8", 8}, {"auto", BAL_SIDE_AUTO}},
@@ -865,6 +870,28 @@ static bal_status check_trellis(const bal_recipe *r, bal_error *err)
     return BAL_OK;
 }
 
+/* Groups of columns with other widths: made by error feedback, on plain ranges. */
+static bal_status check_mixed(const bal_recipe *r, bal_error *err)
+{
+    const struct {
+        bool found;
+        const char *needs, *why;
+    } rules[] = {
+        {r->store != BAL_STORAGE_FLOAT, "store=float", "it has no storage and no kernel"},
+        {r->bits > 6, "bits=2, 3, 4 or 6", "a code has a byte at most"},
+        {r->group == 0, "group=16, 32, 64 or 128", "a row has one group"},
+        {r->grid != BAL_GRID_ASYM, "grid=asym", "the others have no single bit"},
+        {r->solver != BAL_SOLVER_GPTQ, "solver=gptq", "widths are chosen by what its pivots say"},
+        {r->clip != BAL_CLIP_NONE, "clip=none", "ranges are searched at one width"},
+        {r->row_groups > 1, "row_groups=1", "widths are those of all rows"},
+    };
+    for (size_t i = 0; r->mixed && i < sizeof rules / sizeof *rules; i++)
+        if (rules[i].found)
+            return bal_fail(err, BAL_E_ARG, "recipe %s: group_bits=mixed needs %s: %s", r->name,
+                            rules[i].needs, rules[i].why);
+    return BAL_OK;
+}
+
 /* Plain floats: what only packed weights have. */
 static bal_status check_store(const bal_recipe *r, bal_error *err)
 {
@@ -971,6 +998,7 @@ bal_status bal_recipe_check(const bal_recipe *r, bal_error *err)
     BAL_TRY(check_group(r, err));
     BAL_TRY(check_tables(r, err));
     BAL_TRY(check_trellis(r, err));
+    BAL_TRY(check_mixed(r, err));
     if (r->rank > 0 && r->bits == BAL_BITS_AUTO)
         return bal_fail(
             err, BAL_E_ARG,

@@ -156,6 +156,7 @@ extern const char *const bal_side_names[BAL_SIDES]; /* "vision", "projector", "h
 typedef struct bal_recipe {
     char name[64];
     int bits;                /* 2, 3, 4, 6, 8, or BAL_BITS_AUTO */
+    bool mixed;              /* groups of columns may have a bit less or more (with store float) */
     int group;               /* 16 (with store float), 32, 64, 128, or 0: the whole row */
     int side[BAL_SIDES];     /* bits of each side: 4, 6, 8, BAL_SIDE_AUTO, or 0: as they are */
     bal_act_kind vision_act; /* how tower and projector read their inputs where they are packed */

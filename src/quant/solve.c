@@ -12,6 +12,7 @@
 #include "quant/grid.h"
 #include "quant/ldlq.h"
 #include "quant/lowrank.h"
+#include "quant/mixed.h"
 #include "quant/tokens.h"
 #include "quant/trellis.h"
 
@@ -573,6 +574,7 @@ static void copy_solution(const bal_quantized_linear *from, bal_quantized_linear
     memcpy(to->scales, from->scales, n * (size_t)bal_quantized_scales(from) * sizeof *to->scales);
     memcpy(to->zeros, from->zeros, groups);
     if (from->steps) memcpy(to->steps, from->steps, groups);
+    if (from->widths) memcpy(to->widths, from->widths, groups / n);
 }
 
 /* Codes on ranges that are set, rounded already. */
@@ -637,6 +639,16 @@ static bal_status join_linear(bal_rank *rank, bal_quantized_linear *q, bal_error
     return bal_rank_join_rows(rank, q->zeros, n, 1, groups, err);
 }
 
+/* Widths of groups by what is left of a column's error behind the feedback; before it all alike. */
+static bal_status choose_widths(solving *s, int linear, recipe_part p, const float *target,
+                                bal_quantized_linear *q, bal_error *err)
+{
+    if (p.feedback)
+        return bal_mixed_widths(s->j->e->pool, &s->j->quantizer[linear], target, s->pivot, q, err);
+    memset(q->widths, q->bits, (size_t)bal_group_count(q->k, q->group));
+    return BAL_OK;
+}
+
 /* Codes for a target: every rank solves its rows and gets the others'; runs of a trellis, which
  * would be cut, each solves all. */
 static bal_status build_codes(solving *s, int linear, recipe_part p, bool polish_only,
@@ -646,6 +658,7 @@ static bal_status build_codes(solving *s, int linear, recipe_part p, bool polish
     bal_rank *rank = s->j->samples->rank;
     if (!polish_only && by_block(s, p.clip))
         BAL_TRY(block_ranges(s, linear, target, scale, q, err));
+    if (q->widths && !polish_only) BAL_TRY(choose_widths(s, linear, p, target, q, err));
     const bal_range ours = bal_rank_rows(q->trellis ? NULL : rank, (size_t)q->n, 1);
     bal_quantized_linear mine = rows_of(q, ours);
     target += ours.begin * (size_t)q->k;

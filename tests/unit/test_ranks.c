@@ -127,6 +127,7 @@ static const struct {
      {"bits=auto", "target_bpw=4.5", "group=32", "vision=auto", "target_bpw_vision=8",
       "clip=diag"}},
     {3, 4, "gptq", {"bits=auto", "target_bpw=4.2", "group=32", "allocate=verified"}},
+    {2, 4, "gptq", {"group=32", "store=float", "group_bits=mixed"}},
     {3,
      -1,
      "gptq",

@@ -80,7 +80,8 @@ static void test_canonical(void **state)
     ASSERT_OK(bal_recipe_to_json(&r, &json, &err));
     assert_string_equal(
         json,
-        "{\"name\":\"rtn\",\"bits\":3,\"group\":\"row\",\"vision\":\"float\",\"projector\":"
+        "{\"name\":\"rtn\",\"bits\":3,\"group\":\"row\",\"group_bits\":\"alike\","
+        "\"vision\":\"float\",\"projector\":"
         "\"float\",\"head\":\"float\",\"vision_act\":\"a16\",\"grid\":\"asym\",\"tables\":1,"
         "\"range\":"
         "\"zero\",\"act\":\"a16\","
@@ -147,7 +148,7 @@ static void test_every_word(void **state)
             free(json);
         }
     }
-    assert_int_equal(n, 55);
+    assert_int_equal(n, 56);
     assert_int_equal(numbers, 5);
 }
 
