@@ -194,12 +194,16 @@ static const char *loud_model(void)
     char from[1100], to[1100];
     bal_tensor_set set;
     bal_error err;
+    uint8_t *text;
+    size_t n;
     int norms = 0;
     mkdir(dir, 0777);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         snprintf(from, sizeof from, "%s/%s", source_path(MODEL), names[i]);
         snprintf(to, sizeof to, "%s/%s", dir, names[i]);
-        assert_int_equal(symlink(from, to), 0);
+        ASSERT_OK(bal_read_file(&text, &n, from, 1 << 20, &err));
+        scratch_write(to, text, n);
+        free(text);
     }
     snprintf(from, sizeof from, "%s/model.safetensors", source_path(MODEL));
     snprintf(to, sizeof to, "%s/model.safetensors", dir);
