@@ -78,7 +78,8 @@ END
     cat <<'END'
 
 Recipes that search channel scales keep the accuracy at either factor, though not all of the KL. Plain rounding collapses at 64; at 8 only its KL tells. Error
-feedback alone (`gptq`, `gptq+shift`) collapses with it: one channel's range swallows its group's, and no feedback gives that back. A rotation spreads
+feedback alone (`gptq`, `gptq+shift`, `vlmq`) collapses with it: one channel's range swallows its group's, and no feedback gives that back. Nor does one bit
+more for such groups at the cost of others (`group_bits=mixed`), where the range is wanting by six. A rotation spreads
 the loud channels of the residual stream, and needs the transform at run time (`hadamard=down`) for those inside the MLP.
 END
   } >"$page"
