@@ -103,7 +103,8 @@ A10|auto verified|gptq|bits=auto target_bpw=%.19 allocate=verified|and only as f
 A10|rules half|gptq|bits=auto target_bpw=%.69 allocate=rules|between two widths: down and the outer blocks first
 A10|auto half|gptq|bits=auto target_bpw=%.69|by the cost of each linear alone
 A10|verified half|gptq|bits=auto target_bpw=%.69 allocate=verified|from rules to costs, as far as KL confirms
-A10|widths 128|gptq|group_bits=mixed store=float|simulated: in a linear groups of columns with a bit less, as many with a bit more
+A10|widths alike|gptq|store=float|one width as floats, which the next two are to be held against
+A10|widths 128|gptq|group_bits=mixed store=float|simulated: groups of columns with a bit less, as many with a bit more; none moves
 A10|widths 32|gptq|group=32 group_bits=mixed store=float|likewise, and as many bits as A7's group 32
 END
 }

@@ -80,7 +80,7 @@ END
 
 header=arm,samples,seed,questions,linear_bpw,kl,kl_lo,kl_hi,nll,accuracy,accuracy_lo,accuracy_hi,change,change_lo,change_hi,top1
 
-seeds_of() { case $1 in *A11* | *default*) echo 0 1 2 ;; *) echo 0 ;; esac } # WHAT
+seeds_of() { case $1 in *A11* | 'the default recipe'*) echo 0 1 2 ;; *) echo 0 ;; esac } # WHAT
 
 # The arms without a row for these counts, as lines: file | arm | seed | recipe | overrides
 missing() {
@@ -202,7 +202,7 @@ default_path() {
 ## Which path is the default
 
 16-bit activations (`act=a16`), in all recipes that do not say otherwise. At 3 bits bytes per token cost the default recipe nothing that these questions show (w3-a8 against w3-a16), and a prompt takes
-half the time (below), a token as much, since memory bounds it; at 2 bits their KL is the higher one (w2-a8). What decides is what this model cannot show: its inputs have no spikes,
+half the time (below), a token [as much](benchmarks.md#one-row-groups-of-128-part-of-reading), since memory bounds it; at 2 bits their mean KL is higher, though the choices of conversations overlap (w2-a8). What decides is what this model cannot show: its inputs have no spikes,
 while those of published models have single inputs thousands of times the rest ([arXiv 2402.17762](https://arxiv.org/abs/2402.17762)), which a byte per token rounds away with all others. A default must not
 hang on that. `act=a8` is for those who look: the report of `quantize` says how the inputs of every linear spread, `spikes` what to do about it.
 END

@@ -51,8 +51,8 @@ static size_t items_of(const bal_linear *w, bal_shapes_kernel kernel)
     return bal_ceil_div(w->packed.layout.panels, tiles ? BAL_TILE_PANELS : 1);
 }
 
-/* Enough pieces that lanes end within a thirtieth of their work of each other, whatever their CPUs
- * do beside it; claiming one costs nothing against computing it. */
+/* Many pieces where there are many items: lanes end within one piece of each other, whatever their
+ * CPUs do beside it, and claiming one costs nothing against computing it. */
 static size_t grain_of(const bal_exec *e, size_t items)
 {
     const size_t pieces = (size_t)bal_pool_size(e->pool) * LANE_PIECES;
@@ -546,7 +546,7 @@ enum { MOST_TOGETHER = 3 };
 typedef struct together {
     const job *jobs;
     size_t n, first[MOST_TOGETHER + 1];
-    bal_pool_fn *fn; /* of one of them */
+    bal_pool_fn *fn; /* takes a job and items of it */
 } together;
 
 static void items_together(void *ctx, size_t begin, size_t end, int lane)

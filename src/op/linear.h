@@ -42,13 +42,15 @@ void bal_linear_forward(const bal_exec *e, const bal_linear *w, const float *x, 
 void bal_linear_forward_rows(const bal_exec *e, const bal_linear *w, const float *x, size_t ldx,
                              const uint8_t *modality, int m, float *y, size_t ldy);
 
-/* The same for n linears that read the same rows, with the same bits: those that read them as the
- * same integers share these, and up to three share a job of the pool. */
 typedef struct bal_linear_output {
     const bal_linear *w;
-    float *y;
+    float *y; /* [m][w->n], stride ldy; overlaps neither x nor another output */
     size_t ldy;
 } bal_linear_output;
+
+/* The same for n linears with as many inputs that read the same rows, with the same bits: of those
+ * that follow each other and read rows as the same integers up to three share these and a job of
+ * the pool, which goes by the largest of their grains. */
 void bal_linear_forward_all(const bal_exec *e, const bal_linear_output *out, int n, const float *x,
                             size_t ldx, const uint8_t *modality, int m);
 

@@ -44,8 +44,8 @@ static const key KEYS[] = {
     {"group_bits",
      FIELD(mixed),
      {{"alike", 0}, {"mixed", 1}},
-     "bits of a linear's groups of columns: all alike, or some one less and as many one more, with "
-     "store=float"},
+     "bits of a linear's groups of columns: all alike, or (store=float, solver=gptq, grid=asym, "
+     "clip=none) some one less, as many one more"},
     {"vision",
      FIELD(side[BAL_SIDE_VISION]),
      {{"float", 0}, {"4", 4}, {"6", 6}, {"8", 8}, {"auto", BAL_SIDE_AUTO}},

@@ -213,7 +213,7 @@ static void linear_together(void **state)
     const int counts[] = {1, 5, 12, 67, M};
     static uint16_t low_a[RANK * K], low_b[MOST_N * RANK];
     static uint8_t modality[M];
-    static float got[LINEARS][M * MOST_N], want[M * MOST_N];
+    static float got[LINEARS][M * (MOST_N + 1)], want[M * (MOST_N + 1)];
     bal_linear l[LINEARS];
     bal_linear_output out[LINEARS];
     uint8_t *bytes[LINEARS] = {0};
@@ -226,11 +226,12 @@ static void linear_together(void **state)
     for (int i = 0; i < M; i++) modality[i] = i % 5 ? BAL_VISION : BAL_PROMPT;
     for (int i = 0; i < LINEARS; i++) {
         l[i] = (bal_linear){.type = BAL_TYPE_F32, .n = kinds[i].n, .k = K, .w = plain};
-        if (kinds[i].bits) make_packed(&r, kinds[i].bits, kinds[i].n, K, 32, &l[i], &bytes[i]);
+        if (kinds[i].bits)
+            make_packed(&r, kinds[i].bits, kinds[i].n, K, i % 3 ? 32 : 64, &l[i], &bytes[i]);
         l[i].act = kinds[i].act;
         if (i % 2) l[i].bias = bias;
         if (i == 1 || i == 6) l[i].rank = RANK, l[i].low_a = low_a, l[i].low_b = low_b;
-        out[i] = (bal_linear_output){&l[i], got[i], (size_t)l[i].n};
+        out[i] = (bal_linear_output){&l[i], got[i], (size_t)l[i].n + (size_t)i % 2};
     }
     for (int threads = 1; threads <= 3; threads++) {
         setup s;
@@ -240,9 +241,9 @@ static void linear_together(void **state)
             memset(got, 0xff, sizeof got);
             bal_linear_forward_all(&s.e, out, LINEARS, x, K, modality, m);
             for (int i = 0; i < LINEARS; i++) {
-                const size_t n = (size_t)l[i].n;
-                bal_linear_forward_rows(&s.e, &l[i], x, K, modality, m, want, n);
-                assert_memory_equal(got[i], want, (size_t)m * n * sizeof *want);
+                memset(want, 0xff, sizeof want);
+                bal_linear_forward_rows(&s.e, &l[i], x, K, modality, m, want, out[i].ldy);
+                assert_memory_equal(got[i], want, sizeof want);
             }
         }
         close_setup(&s);
