@@ -202,9 +202,9 @@ default_path() {
 ## Which path is the default
 
 16-bit activations (`act=a16`), in all recipes that do not say otherwise. At 3 bits bytes per token cost the default recipe nothing that these questions show (w3-a8 against w3-a16), and a prompt takes
-half the time (below), a token [as much](benchmarks.md#one-row-groups-of-128-part-of-reading), since memory bounds it; at 2 bits their mean KL is higher, though the choices of conversations overlap (w2-a8). What decides is what this model cannot show: its inputs have no spikes,
-while those of published models have single inputs thousands of times the rest ([arXiv 2402.17762](https://arxiv.org/abs/2402.17762)), which a byte per token rounds away with all others. A default must not
-hang on that. `act=a8` is for those who look: the report of `quantize` says how the inputs of every linear spread, `spikes` what to do about it.
+half the time (below), a token [as much](benchmarks.md#one-row-groups-of-128-part-of-reading), since memory bounds it; at 2 bits their mean KL is higher, though the choices of conversations overlap (w2-a8). What decides is what this model cannot show: 16 bits for what few
+spikes it has gain nothing (w4a8-spikes, w4a8-tail), while inputs of published models have single values thousands of times the rest ([arXiv 2402.17762](https://arxiv.org/abs/2402.17762)), beside which a byte per token rounds
+the others away. A default must not hang on that. `act=a8` is for those who look: the report of `quantize` says how the inputs of every linear spread, `spikes` what to do about it.
 END
 }
 
