@@ -183,7 +183,8 @@ static void test_feedback(void **state)
 
 enum { LOUD = 32, LOUD_K = 64 };
 
-/* The tiny model with the first inputs of q, k and v 16 times as loud; another model, but one. */
+/* The tiny model with the first inputs of q, k and v 16 times as loud; it computes something else.
+ */
 static const char *loud_model(void)
 {
     static const char *const names[] = {"chat_template.jinja",    "config.json",
