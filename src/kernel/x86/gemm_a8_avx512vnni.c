@@ -45,21 +45,28 @@ ALWAYS_INLINE void add(const int mr, const int s, const int j, __m512i codes, co
 
 /* Adds quad j of a unit where it stands. */
 ALWAYS_INLINE void add_quad(const int bits, const int mr, const int j, const bal_a8 *a,
-                            size_t a_stride, const uint32_t *unit, __m512i (*sum)[POWERS])
+                            size_t a_stride, const unit_words *u, __m512i (*sum)[POWERS])
 {
 #define ADD(s, w, mask) add(mr, s, j, masked(w, mask), a, a_stride, sum)
-    if (bits == 8) add(mr, j % 4, j, word(unit, j), a, a_stride, sum);
-    if (bits == 2) ADD(j % 4, word(unit, j / 4), 3 << 2 * (j % 4));
-    if (bits == 4) ADD(j % 4, word(unit, j / 2), 15 << 4 * (j % 2));
-    if (bits == 3 && j < 6) ADD(j % 2, word(unit, j / 2), 7 << 3 * (j % 2));
+    if (bits == 8) add(mr, j % 4, j, u->w[j], a, a_stride, sum);
+    if (bits == 2) ADD(j % 4, u->w[j / 4], 3 << 2 * (j % 4));
+    if (bits == 4) ADD(j % 4, u->w[j / 2], 15 << 4 * (j % 2));
+    if (bits == 3 && j < 6) ADD(j % 2, u->w[j / 2], 7 << 3 * (j % 2));
     if (bits == 3 && j >= 6) {
-        ADD(2, word(unit, j - 6), 192);
-        ADD(j - 3, word(unit, 2), 1 << j);
+        ADD(2, u->w[j - 6], 192);
+        ADD(j - 3, u->w[2], 1 << j);
     }
-    if (bits == 6 && j < 6) ADD(j % 2, word(unit, j), 63);
+    if (bits == 6 && j < 6) ADD(j % 2, u->w[j], 63);
     if (bits == 6 && j >= 6)
-        for (int v = 0; v < 3; v++) ADD(2 + v, word(unit, 3 * (j - 6) + v), 192);
+        for (int v = 0; v < 3; v++) ADD(2 + v, u->w[3 * (j - 6) + v], 192);
 #undef ADD
+}
+
+/* Whether code words are read fast enough for touch_ahead (one thread, GB/s with fetch_ahead and
+ * with touch_ahead: 2 bits 21 and 17, 3 bits 19 and 21, 4 bits 19 and 22, 8 bits 18 and 21). */
+ALWAYS_INLINE bool is_stream(const int bits, const int mr)
+{
+    return mr == 1 && bits > 2;
 }
 
 /* dot += sum of code * q_x over n units of few tokens */
@@ -70,8 +77,12 @@ ALWAYS_INLINE void add_in_place(const int bits, const int mr, size_t n, const ba
     for (int i = 0; i < mr; i++)
         for (int s = 0; s < sums_of(bits); s++) sum[i][s] = _mm512_setzero_si512();
     for (; n > 0; n--, a++, codes += 16 * bits) {
-        fetch_ahead(bits, codes);
-#define STEP(j) add_quad(bits, mr, j, a, a_stride, codes, sum);
+        const unit_words u = words_of(bits, codes);
+        if (is_stream(bits, mr))
+            touch_ahead(bits, codes);
+        else
+            fetch_ahead(bits, codes);
+#define STEP(j) add_quad(bits, mr, j, a, a_stride, &u, sum);
         ALL_QUADS(STEP)
 #undef STEP
     }
@@ -174,7 +185,8 @@ ALWAYS_INLINE void rows(const int bits, const bool bytes, int m, const panel *p,
 ALWAYS_INLINE void take_out(const int bits, const uint32_t *codes, size_t n, uint32_t *bytes)
 {
     for (; n > 0; n--, codes += 16 * bits, bytes += 16 * AS_BYTES) {
-#define PUT(j) _mm512_storeu_si512((void *)(bytes + 16 * (j)), quad(bits, codes, j));
+        const unit_words u = words_of(bits, codes);
+#define PUT(j) _mm512_storeu_si512((void *)(bytes + 16 * (j)), quad(bits, &u, j));
         ALL_QUADS(PUT)
 #undef PUT
     }

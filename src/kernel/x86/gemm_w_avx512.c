@@ -15,9 +15,9 @@ enum { MR = 4 }; /* tokens multiplied at once */
 
 /* Adds quad j of the unit to the 16-bit sums of mr tokens. */
 ALWAYS_INLINE void step(const int bits, const int mr, const int j, const bal_a16 *a,
-                        size_t a_stride, const uint32_t *unit, __m512i *lo, __m512i *hi)
+                        size_t a_stride, const unit_words *u, __m512i *lo, __m512i *hi)
 {
-    const __m512i q = quad(bits, unit, j);
+    const __m512i q = quad(bits, u, j);
     for (int i = 0; i < mr; i++) {
         const bal_a16 *x = a + (size_t)i * a_stride;
         lo[i] = _mm512_add_epi16(lo[i], _mm512_maddubs_epi16(q, bcast4(x->lo + 4 * j)));
@@ -31,9 +31,10 @@ ALWAYS_INLINE void step(const int bits, const int mr, const int j, const bal_a16
 ALWAYS_INLINE void dot_bytes(const int bits, const int mr, const bal_a16 *a, size_t a_stride,
                              const uint32_t *codes, __m512i *dot)
 {
+    const unit_words u = words_of(bits, codes);
     __m512i lo[MR], hi[MR];
     for (int i = 0; i < mr; i++) lo[i] = hi[i] = _mm512_setzero_si512();
-#define STEP(j) step(bits, mr, j, a, a_stride, codes, lo, hi);
+#define STEP(j) step(bits, mr, j, a, a_stride, &u, lo, hi);
     ALL_QUADS(STEP)
 #undef STEP
     for (int i = 0; i < mr; i++)
@@ -60,13 +61,14 @@ ALWAYS_INLINE void widen(const bal_a16 *a, int32_t pair[16])
 ALWAYS_INLINE void dot_words(const int bits, const int mr, const bal_a16 *a, size_t a_stride,
                              const uint32_t *codes, __m512i *dot)
 {
+    const unit_words u = words_of(bits, codes);
     int32_t pair[MR][16];
     for (int i = 0; i < mr; i++) {
         widen(a + (size_t)i * a_stride, pair[i]);
         dot[i] = _mm512_setzero_si512();
     }
     for (int j = 0; j < 8; j++) {
-        const __m512i w = quad(bits, codes, j);
+        const __m512i w = quad(bits, &u, j);
         const __m512i even = _mm512_and_si512(w, _mm512_set1_epi16(255));
         const __m512i odd = _mm512_srli_epi16(w, 8);
         for (int i = 0; i < mr; i++) {

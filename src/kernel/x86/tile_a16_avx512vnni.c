@@ -96,12 +96,12 @@ ALWAYS_INLINE void fill_block(const int kind, const weights *w, size_t u, size_t
     for (size_t k = 0; k < n; k++, codes += words) {
         __m512 s;
         __m512i z;
+        const unit_words q = words_of(bits_of(kind), codes);
         fetch(bits_of(kind), codes + UNITS * words); /* of the next block */
         group_of(kind, side, (u + k) / w->units_per_group, &s, &z);
         _mm512_storeu_ps(b->scale[p][k], s);
         z = _mm512_or_si512(z, _mm512_slli_epi32(z, 16));
-#define PUT(j)                                                                                     \
-    put_pairs(factors(kind, false, side, codes, j), z, b->pairs[p] + k * PAIR_WORDS + 32 * (j));
+#define PUT(j) put_pairs(factors(kind, side, &q, j), z, b->pairs[p] + k * PAIR_WORDS + 32 * (j));
         ALL_QUADS(PUT)
 #undef PUT
     }

@@ -123,8 +123,9 @@ ALWAYS_INLINE void tile(const int np, const weights *w, bal_a8_walk walk, size_t
 ALWAYS_INLINE void take_out(const int bits, const uint32_t *codes, size_t n, uint32_t *bytes)
 {
     for (; n > 0; n--, codes += 16 * bits, bytes += BYTE_WORDS) {
+        const unit_words u = words_of(bits, codes);
         fetch(bits, codes + BLOCK * 16 * bits);
-#define PUT(j) _mm512_storeu_si512((void *)(bytes + 16 * (j)), quad(bits, codes, j));
+#define PUT(j) _mm512_storeu_si512((void *)(bytes + 16 * (j)), quad(bits, &u, j));
         ALL_QUADS(PUT)
 #undef PUT
     }
