@@ -62,23 +62,26 @@ ALWAYS_INLINE void add_quad(const int bits, const int mr, const int j, const bal
 #undef ADD
 }
 
-/* Whether code words are read fast enough for touch_ahead (one thread, GB/s with fetch_ahead and
- * with touch_ahead: 2 bits 21 and 17, 3 bits 19 and 21, 4 bits 19 and 22, 8 bits 18 and 21). */
-ALWAYS_INLINE bool is_stream(const int bits, const int mr)
+/* Whether code words of a segment of n units are read fast enough for touch_ahead (one thread, part
+ * of the read limit with fetch_ahead and with touch_ahead; 4 units: 2 bits 73 % and 59 %, 3 bits 69
+ * and 78, 4 bits 68 and 80, 8 bits 64 and 91; 1 unit: 3 bits 72 and 54, 4 bits 71 and 62, 8 bits 66
+ * and 77). */
+ALWAYS_INLINE bool is_stream(const int bits, const int mr, size_t n)
 {
-    return mr == 1 && bits > 2;
+    return mr == 1 && (bits >= 6 || (bits > 2 && n >= 4));
 }
 
 /* dot += sum of code * q_x over n units of few tokens */
 ALWAYS_INLINE void add_in_place(const int bits, const int mr, size_t n, const bal_a8 *a,
                                 size_t a_stride, const uint32_t *codes, __m512i *dot)
 {
+    const bool stream = is_stream(bits, mr, n);
     __m512i sum[FEW][POWERS];
     for (int i = 0; i < mr; i++)
         for (int s = 0; s < sums_of(bits); s++) sum[i][s] = _mm512_setzero_si512();
     for (; n > 0; n--, a++, codes += 16 * bits) {
         const unit_words u = words_of(bits, codes);
-        if (is_stream(bits, mr))
+        if (stream)
             touch_ahead(bits, codes);
         else
             fetch_ahead(bits, codes);
