@@ -3,10 +3,11 @@
 # Everything about speed on this CPU in one run: limits, matrix kernels beside them, models of published shapes from
 # a prompt of 729 tokens to 64 decoded ones, and peers on models of the same shape, turn by turn. Keeps the figures in
 # bench/results/*.csv and makes the part of docs/benchmarks.md between its marks of them. Nothing else should run.
-#   bench/cpu.sh [--table] [--part kernels|picture|models]   --table: only make the page of what is there
+#   bench/cpu.sh [--table] [--part kernels|few|picture|models]   --table: only make the page of what is there
 #     --peer NAME PROGRAM FILE.gguf SHAPE              llama-bench of llama.cpp or a relative of it; several times
 #   What is not measured now keeps its figures: other parts, and models of other shapes.
-#   MATRICES, SHAPES, BITS, HEAD, THREADS, ROWS, REPEATS, TURNS, PROMPT, TOKENS, ACTS in the environment; see below
+#   MATRICES, SHAPES, BITS, HEAD, THREADS, ROWS, FEW, FEW_MATRIX, REPEATS, TURNS, PROMPT, TOKENS, ACTS in the
+#   environment; see below
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 ballast=${BALLAST:-$root/build/ballast}
@@ -19,6 +20,8 @@ head=${HEAD:-6} # bits of the models' heads, as peers' files have them
 acts=${ACTS:-a16 a8g128}
 threads=${THREADS:-1 $(nproc)}
 rows=${ROWS:-512}
+few=${FEW:-2 4 8 16} # rows of a draft or of several answers at once
+few_matrix=${FEW_MATRIX:-3584x3584}
 repeats=${REPEATS:-7}
 turns=${TURNS:-7}
 prompt=${PROMPT:-729}
@@ -26,17 +29,17 @@ tokens=${TOKENS:-64}
 begin='<!-- cpu: begin -->' end='<!-- cpu: end -->'
 peers=() # NAME PROGRAM FILE SHAPE, four by four
 table_only=
-parts='kernels picture models'
+parts='kernels few picture models'
 while [ $# -gt 0 ]; do
   case $1 in
     --table) table_only=1 ;;
-    --part) parts=${2:?kernels, picture or models}; shift ;;
+    --part) parts=${2:?kernels, few, picture or models}; shift ;;
     --peer)
-      [ $# -ge 5 ] || { sed -n '3,10p' "$0" >&2; exit 2; }
+      [ $# -ge 5 ] || { sed -n '3,11p' "$0" >&2; exit 2; }
       peers+=("$2" "$3" "$4" "$5")
       shift 4
       ;;
-    *) sed -n '3,10p' "$0" >&2; exit 2 ;;
+    *) sed -n '3,11p' "$0" >&2; exit 2 ;;
   esac
   shift
 done
@@ -63,14 +66,23 @@ measure_kernels() {
       kernels "$m" "$t" g32 --rows 1 --group 32
       kernels "$m" "$t" resident --rows 1 --resident
     done
-  done
+  done >>"$results/kernels.csv"
+}
+
+# A few rows, each number of them beside one row in the same rounds.
+measure_few() {
+  local m t
+  echo "matrix,what,$fields" >"$results/few.csv"
+  for t in $threads; do
+    for m in $few; do kernels "$few_matrix" "$t" "with $m" --rows "$m"; done
+  done >>"$results/few.csv"
 }
 
 kernels() { # MATRIX THREADS WHAT [flags]
   local m=$1 t=$2 what=$3
   shift 3
   "$ballast" bench --kernels --matrix "$m" --threads "$t" --repeats "$repeats" --json -q "$@" | json_rows |
-    sed "s/^/$m,$what,/" >>"$results/kernels.csv"
+    sed "s/^/$m,$what,/"
 }
 
 # One picture of 384 x 384, from its bytes to the first token, with the tower as it is published and with weights of 8
@@ -162,6 +174,22 @@ kernel_rows() { # TITLE WHAT ROWS KERNELS
       for (j = 1; j <= n; j++) printf " %s |", cell[keys[i], order[j]]; print "" } }' "$results/kernels.csv"
 }
 
+# Time of a few rows over that of one, and the part of reading or multiplying, whichever takes longer.
+few_table() {
+  local name names='gemm_a8w2 gemm_a8w3 gemm_a8w4 gemm_a8w8 gemm_w2 gemm_w3 gemm_w4 gemm_w8'
+  printf '\n### A few rows, groups of 128, %s: time over that of one row, part of reading (r) or multiplying (m)\n\n| rows | threads |' "$few_matrix"
+  for name in $names; do printf ' `%s` |' "$name"; done
+  printf '\n| ---: | ---: |%s\n' "$(for name in $names; do printf ' ---: |'; done)"
+  awk -F, -v names="$names" '
+    BEGIN { n = split(names, order, " ") }
+    NR == 1 { next }
+    $6 == 1 { one[$2, $7, $3] = $10 }
+    $6 > 1 { key = $6 " | " $7; if (!(key in seen)) { seen[key] = 1; keys[++k] = key }
+      cell[key, $3] = sprintf("%.2f, %.0f %% %s", $10 / one[$2, $7, $3], 100 * $15, $14 == "read" ? "r" : "m") }
+    END { for (i = 1; i <= k; i++) { printf "| %s |", keys[i]
+      for (j = 1; j <= n; j++) printf " %s |", cell[keys[i], order[j]]; print "" } }' "$results/few.csv"
+}
+
 kernel_table() {
   local packed='gemm_a8w2 gemm_a8w3 gemm_a8w4 gemm_a8w8 gemm_w2 gemm_w3 gemm_w4 gemm_w8'
   echo
@@ -190,6 +218,7 @@ make_page() {
     [ ! -f "$results/models.csv" ] || model_table
     [ ! -f "$results/picture.csv" ] || picture_table
     [ ! -f "$results/kernels.csv" ] || kernel_table
+    [ ! -f "$results/few.csv" ] || few_table
     printf '\n'
     sed -n "/$end/,\$p" "$page"
   } >"$page.new"
@@ -200,7 +229,7 @@ describe_machine() {
   local cpu
   cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)
   echo "On $cpu ($("$ballast" bench --limits --repeats 1 --threads 1 -q | awk '$1 == "clock" { print $2 ", " $5 " GHz" }')), $(nproc) threads,"
-  echo "$("$ballast" --version), $(date -u +%F). Medians of $repeats rounds (kernels, picture) and of the turns that are named (models, prompts"
+  echo "$("$ballast" --version), $(date -u +%F). Medians of $repeats rounds (kernels, few rows, picture) and of the turns that are named (models, prompts"
   echo "of $prompt tokens, $tokens decoded, heads of $head bits); rounds and turns go over all rows before the next begins."
 }
 

@@ -100,14 +100,13 @@ bal_shapes_choice bal_linear_rule(const bal_exec *e, const bal_linear *w, bal_sh
                                .grain = (uint16_t)bal_min(grain, UINT16_MAX)};
 }
 
-/* A tile takes the same time whatever it holds, and the other kernels reach three quarters of its
- * speed: rows must fill tiles. */
+/* Packed weights: the other kernels are as fast as tiles, which want their rows reordered first,
+ * while a chunk of theirs takes all rows. */
 static bal_shapes_kernel kernel_by_rule(const bal_exec *e, const bal_linear *w, size_t m)
 {
-    const bool filled = 6 * m > 5 * bal_round_up(m, BAL_TILE_TOKENS);
     if (bal_type_get(w->type)->packed)
-        return filled && bal_linear_takes(e, w, BAL_SHAPES_TILES) ? BAL_SHAPES_TILES
-                                                                  : BAL_SHAPES_ROWS;
+        return m > BAL_ROW_CHUNK && bal_linear_takes(e, w, BAL_SHAPES_TILES) ? BAL_SHAPES_TILES
+                                                                             : BAL_SHAPES_ROWS;
     if (m >= PACK_ROWS) return BAL_SHAPES_TILES;
     return w->type != BAL_TYPE_F32 && m >= WIDEN_ROWS ? BAL_SHAPES_WIDE : BAL_SHAPES_ROWS;
 }

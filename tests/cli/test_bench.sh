@@ -5,7 +5,7 @@
 source "${BALLAST_SOURCE_DIR:?}/tests/cli/status.sh"
 bench() { "$ballast" bench --repeats 1 --threads 1 "$@"; }
 
-bench --matrix 40x100 --rows 3 --group 32 --json >kernels.json
+bench --matrix 40x100 --rows 17 --group 32 --json >kernels.json
 [ "$(grep -o '"name": *"[a-z0-9_]*"' kernels.json | sort | uniq -c | wc -l)" = 23 ]
 for field in name isa bits group n k rows threads weights_per_s bytes_per_s seconds limit fraction; do
     [ "$(grep -o "\"$field\": *[^ []" kernels.json | wc -l)" = 41 ] || { echo "field $field"; exit 1; }
@@ -15,6 +15,9 @@ done
 [ "$(grep -o '"limit": *"fma"' kernels.json | wc -l)" = 4 ]
 [ "$(grep -o '"limit": *"int8"' kernels.json | wc -l)" = 15 ]
 lacks grep -qi 'nan\|inf' kernels.json
+bench --matrix 512x512 --rows 2 >few.txt
+status 0 "^linear_f32 .* 512x512  *2 .* of read" cat few.txt
+status 0 "^gemm_w2 .* 512x512  *16 .* of int8" bench --matrix 512x512 --rows 16
 
 bench --limits >limits.txt
 for limit in read fma int8 cache clock barrier; do holds [ "$(grep -c "^$limit " limits.txt)" = 1 ]; done

@@ -16,7 +16,7 @@
 #include "quant/blas.h"
 #include "type/packed.h"
 
-enum { MAX_REPEATS = 101 };
+enum { MAX_REPEATS = 101, FEW_ROWS = 16 };
 #define MIN_BUFFER        ((size_t)256 << 20)
 #define RESIDENT_BYTES    ((size_t)64 << 20) /* read of a resident matrix in one sample */
 #define MIN_BUFFER_SCALAR ((size_t)16 << 20) /* code so slow that a cache makes no difference */
@@ -87,11 +87,11 @@ static void call(const bench *b, const bench_case *c, const uint8_t *weights)
     bal_linear_forward(&b->exec, &w, b->x, plan->k, c->rows, b->y, plan->n);
 }
 
-/* Calls of a sample: one token, a pass over the whole buffer or, of a resident matrix, as many
- * bytes. */
+/* Calls of a sample: a few tokens, a pass over the whole buffer or, of a resident matrix, as many
+ * bytes; a single call of theirs would find what the case before left in a cache. */
 static size_t calls_of(const bench *b, const bench_case *c)
 {
-    if (c->rows > 1) return 1;
+    if (c->rows > FEW_ROWS) return 1;
     return bal_max((b->plan->resident ? RESIDENT_BYTES : b->buffer_bytes) / c->n_bytes, 1);
 }
 
@@ -136,8 +136,8 @@ static void add_limit(bench *b, bal_limit limit, int threads)
 }
 
 /* One token is measured against reading, or against multiplying where the matrix is resident, and
- * several tokens against multiplying: floats against fused multiply-adds, packed weights against
- * products of bytes, of which a 16-bit activation takes two for each weight. */
+ * several tokens against multiplying (a few: see choose_limit): floats against fused multiply-adds,
+ * packed weights against products of bytes, of which a 16-bit activation takes two for each. */
 static void set_work(const bench *b, bench_case *c)
 {
     const double weights = (double)b->plan->n * (double)b->plan->k;
@@ -275,6 +275,24 @@ static bal_status sample_limit(const bench *b, bench_case *c, int round, bal_err
     return BAL_OK;
 }
 
+/* What that much work takes at a limit, as sampled last; 0 if the plan is without it. */
+static double seconds_at(const bench *b, bal_limit limit, double work)
+{
+    for (int i = 0; i < b->n_cases && b->cases[i].is_limit; i++)
+        if (b->cases[i].limit == limit) return work * b->cases[i].seconds[0] / b->cases[i].work;
+    return 0;
+}
+
+/* A few tokens are bounded by reading or by multiplying: what takes longer by limits of this run,
+ * which are sampled before all matrices. */
+static void choose_limit(const bench *b, bench_case *c)
+{
+    const double n_bytes = (double)c->n_bytes;
+    if (b->plan->resident || c->rows > FEW_ROWS) return;
+    if (seconds_at(b, BAL_LIMIT_READ, n_bytes) > seconds_at(b, c->limit, c->work))
+        c->limit = BAL_LIMIT_READ, c->work = n_bytes;
+}
+
 /* All rounds; the first is done twice, since it warms up. */
 static bal_status run_rounds(bench *b, bal_error *err)
 {
@@ -282,10 +300,12 @@ static bal_status run_rounds(bench *b, bal_error *err)
         for (int i = 0; i < b->n_cases; i++) {
             bench_case *c = &b->cases[i];
             const int round = r < 0 ? 0 : r;
-            if (c->is_limit)
+            if (c->is_limit) {
                 BAL_TRY(sample_limit(b, c, round, err));
-            else
-                sample(b, c, round);
+                continue;
+            }
+            if (r < 0) choose_limit(b, c);
+            sample(b, c, round);
         }
     return BAL_OK;
 }

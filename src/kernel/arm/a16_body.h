@@ -4,7 +4,7 @@
  * of their own, which meet at the end of a unit. kind and mr are literals at every call, so the
  * loops unroll and sums live in registers. */
 typedef int8x16_t levels;
-#include "kernel/body/gemm_a16_body.h"
+#include "kernel/body/gemm_a16_blocks.h"
 
 ALWAYS_INLINE levels levels_of(const uint8_t *table, const int mask)
 {

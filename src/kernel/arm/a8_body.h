@@ -4,7 +4,7 @@
  * literals at every call, so the loops unroll and sums live in registers. Of m tokens a multiple of
  * LEAST_A8 is multiplied. */
 #define FEW 4
-#include "kernel/body/gemm_a8_body.h"
+#include "kernel/body/gemm_a8_blocks.h"
 #include "kernel/gemm_t.h"
 
 enum { PAIRS_A8 = (MR_A8 + 1) / 2 };

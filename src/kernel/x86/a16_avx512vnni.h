@@ -24,15 +24,15 @@ ALWAYS_INLINE __m512i factors(const int kind, const sides *p, const unit_words *
 }
 
 /* dot[i] = sum of factor * q_x over one unit */
-ALWAYS_INLINE void dot_unit(const int kind, const bool pulled, const int mr, const bal_a16 *a,
-                            size_t a_stride, const uint32_t *unit, const sides *p, __m512i *dot)
+ALWAYS_INLINE void dot_unit(const int kind, const int mr, const bal_a16 *a, size_t a_stride,
+                            const uint32_t *unit, const sides *p, __m512i *dot)
 {
-    const unit_words u = words_of(pulled ? 8 : bits_of(kind), unit);
+    const unit_words u = words_of(bits_of(kind), unit);
     __m512i lo[MR], hi[MR];
     for (int i = 0; i < mr; i++) lo[i] = hi[i] = _mm512_setzero_si512();
 #define STEP(j)                                                                                    \
     {                                                                                              \
-        const __m512i q = pulled ? u.w[j] : factors(kind, p, &u, j);                               \
+        const __m512i q = factors(kind, p, &u, j);                                                 \
         for (int i = 0; i < mr; i++) {                                                             \
             const bal_a16 *x = a + (size_t)i * a_stride;                                           \
             lo[i] = _mm512_dpbusd_epi32(lo[i], q, bcast4(x->lo + 4 * (j)));                        \
@@ -92,51 +92,49 @@ ALWAYS_INLINE bool is_stream(const int kind, const int mr)
     return mr == 1 && (kind == 6 || kind == 8);
 }
 
-/* n units, of which the first is unit u, for mr tokens; codes are words or what was pulled out. */
-ALWAYS_INLINE void tile(const int kind, const bool pulled, const int mr, size_t u, size_t n,
-                        size_t units_per_group, const bal_a16 *a, size_t a_stride,
-                        const uint32_t *codes, const sides *p, float *y, size_t y_stride)
+/* All units for mr tokens. */
+ALWAYS_INLINE void tile(const int kind, const int mr, size_t units, size_t units_per_group,
+                        const bal_a16 *a, size_t a_stride, const uint32_t *codes, const sides *p,
+                        float *y, size_t y_stride)
 {
-    const size_t words = pulled ? 8 * 16 : 16 * (size_t)bits_of(kind);
     __m512 acc[MR], s;
     __m512i z, dot[MR];
-    size_t g = u / units_per_group, left = units_per_group - u % units_per_group;
+    size_t g = 0, left = units_per_group;
     for (int i = 0; i < mr; i++) acc[i] = _mm512_loadu_ps(y + (size_t)i * y_stride);
     group_of(kind, p, g, &s, &z);
-    for (size_t k = 0; k < n; k++, left--, a++, codes += words) {
+    for (size_t u = 0; u < units; u++, left--, a++, codes += 16 * bits_of(kind)) {
         if (left == 0) {
             g++, left = units_per_group;
             group_of(kind, p, g, &s, &z);
         }
-        if (!pulled && is_stream(kind, mr))
+        if (is_stream(kind, mr))
             touch_ahead(bits_of(kind), codes);
-        else if (!pulled)
+        else
             fetch_ahead(bits_of(kind), codes);
-        dot_unit(kind, pulled, mr, a, a_stride, codes, p, dot);
+        dot_unit(kind, mr, a, a_stride, codes, p, dot);
         finish(mr, a, a_stride, dot, s, z, acc);
     }
     for (int i = 0; i < mr; i++) _mm512_storeu_ps(y + (size_t)i * y_stride, acc[i]);
 }
 
-ALWAYS_INLINE void tiles(const int kind, const bool pulled, size_t rows, size_t u, size_t n,
-                         size_t units_per_group, const bal_a16 *a, size_t a_stride,
-                         const uint32_t *codes, const sides *p, float *y, size_t y_stride)
+/* Codes are pulled out anew for every eight tokens, which costs nothing: that goes on beside the
+ * products, on another port. */
+ALWAYS_INLINE void multiply(const int kind, size_t rows, size_t units, size_t units_per_group,
+                            const bal_a16 *a, size_t a_stride, const uint32_t *codes,
+                            const sides *p, float *y, size_t y_stride)
 {
-#define TILE(mr) tile(kind, pulled, mr, u, n, units_per_group, a, a_stride, codes, p, y, y_stride)
-    for (; pulled && rows >= MR; rows -= MR, a += MR * a_stride, y += MR * y_stride) TILE(MR);
-    for (; rows >= 4; rows -= 4, a += 4 * a_stride, y += 4 * y_stride) TILE(4);
-    for (; rows >= 2; rows -= 2, a += 2 * a_stride, y += 2 * y_stride) TILE(2);
-    if (rows) TILE(1);
-#undef TILE
-}
-
-ALWAYS_INLINE void pull(const int kind, const uint32_t *codes, size_t n, const sides *p,
-                        uint32_t *out)
-{
-    for (; n > 0; n--, codes += 16 * bits_of(kind), out += 8 * 16) {
-        const unit_words u = words_of(bits_of(kind), codes);
-#define PUT(j) _mm512_storeu_si512((void *)(out + 16 * (j)), factors(kind, p, &u, j));
-        ALL_QUADS(PUT)
-#undef PUT
+#define TILE(mr)                                                                                   \
+    case mr: tile(kind, mr, units, units_per_group, a, a_stride, codes, p, y, y_stride); break;
+    for (; rows >= MR; rows -= MR, a += MR * a_stride, y += MR * y_stride)
+        tile(kind, MR, units, units_per_group, a, a_stride, codes, p, y, y_stride);
+    switch (rows) {
+        TILE(7)
+        TILE(6)
+        TILE(5)
+        TILE(4)
+        TILE(3)
+        TILE(2)
+        TILE(1)
     }
+#undef TILE
 }

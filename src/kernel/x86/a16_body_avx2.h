@@ -13,7 +13,7 @@
 #include "kernel/x86/a16_unit_avx2.h"
 
 typedef __m256i levels;
-#include "kernel/body/gemm_a16_body.h"
+#include "kernel/body/gemm_a16_blocks.h"
 
 ALWAYS_INLINE levels levels_of(const uint8_t *table, const int mask)
 {

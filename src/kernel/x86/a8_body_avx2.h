@@ -14,7 +14,7 @@
 #include "kernel/x86/codes_avx2.h"
 
 #define FEW MR
-#include "kernel/body/gemm_a8_body.h"
+#include "kernel/body/gemm_a8_blocks.h"
 
 ALWAYS_INLINE __m256i bcast32(const int32_t *p)
 {

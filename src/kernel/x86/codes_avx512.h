@@ -15,8 +15,6 @@
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-#define BYTES8 1 /* 8-bit codes are multiplied as they stand */
-
 /* How far ahead of the unit in work code words are asked for, to the second cache: farther than a
  * page, at which the processor's own prefetch stops. */
 enum { FETCH_BYTES = 16384, TOUCH_BYTES = 12288, PAGE_BYTES = 4096 };

@@ -4,19 +4,17 @@
  * segment overflows. Few tokens take codes out of the words as they go, and out only: a mask leaves
  * a code where it stands in its byte, that is times a power of two, and products of the same power
  * have a sum of their own, which the end of a segment shifts down; 10 masks and 10 products are all
- * that 3-bit codes cost a unit. More tokens have codes taken out whole. */
+ * that 3-bit codes cost a unit. More tokens, for which so many sums are dear, take codes out whole,
+ * anew for every eight: that goes on beside the products, on another port. */
 #include "kernel/x86/codes_avx512.h"
 
-#define FEW 4
 #include "kernel/body/gemm_a8_body.h"
 
 enum {
     MR = 8,    /* tokens multiplied at once: as many independent sums as hide vpdpbusd's latency */
+    WHOLE = 4, /* tokens from which on codes are taken out whole */
     POWERS = 5 /* most sums of one token that differ in the power of two */
 };
-
-/* Bits of codes that take no taking out: bytes, as 8-bit codes are. */
-#define AS_BYTES 8
 
 /* Sum s of one token is this power of two too large. Where the words have fewer powers than sums,
  * several sums share one, which makes more chains. */
@@ -76,7 +74,7 @@ ALWAYS_INLINE void add_in_place(const int bits, const int mr, size_t n, const ba
                                 size_t a_stride, const uint32_t *codes, __m512i *dot)
 {
     const bool stream = is_stream(bits, mr, n);
-    __m512i sum[FEW][POWERS];
+    __m512i sum[WHOLE][POWERS];
     for (int i = 0; i < mr; i++)
         for (int s = 0; s < sums_of(bits); s++) sum[i][s] = _mm512_setzero_si512();
     for (; n > 0; n--, a++, codes += 16 * bits) {
@@ -94,14 +92,16 @@ ALWAYS_INLINE void add_in_place(const int bits, const int mr, size_t n, const ba
             dot[i] = _mm512_add_epi32(dot[i], _mm512_srai_epi32(sum[i][s], power_of(bits, s)));
 }
 
-/* The same of codes as bytes. */
-ALWAYS_INLINE void add_bytes(const int mr, size_t n, const bal_a8 *a, size_t a_stride,
-                             const uint32_t *codes, __m512i *dot)
+/* The same of more tokens. */
+ALWAYS_INLINE void add_whole(const int bits, const int mr, size_t n, const bal_a8 *a,
+                             size_t a_stride, const uint32_t *codes, __m512i *dot)
 {
-    for (; n > 0; n--, a++, codes += 16 * AS_BYTES) {
+    for (; n > 0; n--, a++, codes += 16 * bits) {
+        const unit_words u = words_of(bits, codes);
+        fetch_ahead(bits, codes);
 #define STEP(j)                                                                                    \
     {                                                                                              \
-        const __m512i q = word(codes, j);                                                          \
+        const __m512i q = quad(bits, &u, j);                                                       \
         for (int i = 0; i < mr; i++)                                                               \
             dot[i] = _mm512_dpbusd_epi32(dot[i], q, bcast4(a[(size_t)i * a_stride].q + 4 * (j)));  \
     }
@@ -129,70 +129,44 @@ ALWAYS_INLINE void finish(const int mr, const panel *p, size_t g, const bal_a8 *
     }
 }
 
-/* rows for mr tokens. */
-ALWAYS_INLINE void tile(const int bits, const bool bytes, const int mr, const panel *p,
-                        bal_a8_walk walk, size_t u, size_t u1, size_t units, const bal_a8 *a,
-                        size_t a_stride, int32_t (*carry)[16], float *y, size_t y_stride)
+/* All units for mr tokens. */
+ALWAYS_INLINE void tile(const int bits, const int mr, size_t units, bal_a8_walk walk,
+                        const bal_a8 *a, size_t a_stride, panel p, float *y, size_t y_stride)
 {
     __m512i dot[MR];
-    const uint32_t *codes = p->codes;
-    for (int i = 0; i < mr; i++) dot[i] = _mm512_loadu_si512((const void *)carry[i]);
-    while (u < u1) {
-        const size_t left = bal_a8_walk_left(&walk), n = left < u1 - u ? left : u1 - u;
+    for (int i = 0; i < mr; i++) dot[i] = _mm512_setzero_si512();
+    for (size_t u = 0; u < units;) {
+        const size_t left = bal_a8_walk_left(&walk), n = left < units - u ? left : units - u;
         const size_t begin = walk.begin, g = walk.group;
-        if (bytes)
-            add_bytes(mr, n, a + u, a_stride, codes, dot);
+        if (mr >= WHOLE)
+            add_whole(bits, mr, n, a + u, a_stride, p.codes, dot);
         else
-            add_in_place(bits, mr, n, a + u, a_stride, codes, dot);
-        codes += n * 16 * (size_t)bits, u += n;
+            add_in_place(bits, mr, n, a + u, a_stride, p.codes, dot);
+        p.codes += n * 16 * (size_t)bits, u += n;
         if (bal_a8_walk_on(&walk, n, u) || u == units)
-            finish(mr, p, g, a, a_stride, begin, u, dot, y, y_stride);
-    }
-    for (int i = 0; i < mr; i++) _mm512_storeu_si512((void *)carry[i], dot[i]);
-}
-
-#define TILE(rows)                                                                                 \
-    case rows:                                                                                     \
-        if (bytes || rows <= FEW)                                                                  \
-            tile(bytes ? AS_BYTES : bits, bytes, rows, p, walk, u, u1, units, a, a_stride, carry,  \
-                 y, y_stride);                                                                     \
-        break;
-
-/* A few tokens with codes where they stand, of any number eight with bytes. */
-ALWAYS_INLINE void rows(const int bits, const bool bytes, int m, const panel *p, bal_a8_walk walk,
-                        size_t u, size_t u1, size_t units, const bal_a8 *a, size_t a_stride,
-                        int32_t (*carry)[16], float *y, size_t y_stride)
-{
-    if (!bytes) {
-        switch (m) {
-            TILE(4)
-            TILE(3)
-            TILE(2)
-            TILE(1)
-        }
-        return;
-    }
-    while (m > 0) {
-        const int now = m >= 8 ? 8 : m >= 4 ? 4 : m;
-        switch (now) {
-            TILE(8)
-            TILE(4)
-            TILE(3)
-            TILE(2)
-            TILE(1)
-        }
-        m -= now, a += (size_t)now * a_stride, y += (size_t)now * y_stride, carry += now;
+            finish(mr, &p, g, a, a_stride, begin, u, dot, y, y_stride);
     }
 }
 
-ALWAYS_INLINE void take_out(const int bits, const uint32_t *codes, size_t n, uint32_t *bytes)
+ALWAYS_INLINE void multiply(const int bits, int m, size_t units, size_t units_per_group,
+                            size_t units_per_scale, const bal_a8 *a, size_t a_stride, panel p,
+                            float *y, size_t y_stride)
 {
-    for (; n > 0; n--, codes += 16 * bits, bytes += 16 * AS_BYTES) {
-        const unit_words u = words_of(bits, codes);
-#define PUT(j) _mm512_storeu_si512((void *)(bytes + 16 * (j)), quad(bits, &u, j));
-        ALL_QUADS(PUT)
-#undef PUT
+    const bal_a8_walk walk = bal_a8_walk_at(0, units_per_group, units_per_scale);
+#define TILE(mr)                                                                                   \
+    case mr: tile(bits, mr, units, walk, a, a_stride, p, y, y_stride); break;
+    for (; m >= MR; m -= MR, a += MR * a_stride, y += MR * y_stride)
+        tile(bits, MR, units, walk, a, a_stride, p, y, y_stride);
+    switch (m) {
+        TILE(7)
+        TILE(6)
+        TILE(5)
+        TILE(4)
+        TILE(3)
+        TILE(2)
+        TILE(1)
     }
+#undef TILE
 }
 
 GEMM_A8(VNNI(bal_gemm_a8w2), 2)
