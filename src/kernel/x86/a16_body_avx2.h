@@ -86,7 +86,7 @@ ALWAYS_INLINE void tile(const int kind, const bool pulled, const int mr, size_t 
             g++, left = units_per_group;
             group_of(kind, p, g, s, z);
         }
-        if (!pulled) fetch_ahead(bits_of(kind), codes);
+        if (!pulled || kind == 8) fetch_ahead(bits_of(kind), codes);
         dot_unit(kind, pulled, mr, a, a_stride, codes, p, dot);
         finish(mr, a, a_stride, dot, s, z, acc);
     }
@@ -110,6 +110,7 @@ ALWAYS_INLINE void pull(const int kind, const uint32_t *codes, size_t n, const s
 {
     for (; n > 0; n--, codes += 16 * bits_of(kind), out += 8 * 16) {
         __m256i w[4][2];
+        fetch_ahead(bits_of(kind), codes);
         load_words(kind, codes, w);
 #define PUT(j)                                                                                     \
     _mm256_store_si256((void *)(out + 16 * j), factors(kind, p, codes, w, 0, j));                  \

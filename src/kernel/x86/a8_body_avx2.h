@@ -99,12 +99,14 @@ ALWAYS_INLINE void rows(const int bits, const bool bytes, int m, const panel *p,
 
 ALWAYS_INLINE void take_out(const int bits, const uint32_t *codes, size_t n, uint32_t *bytes)
 {
-    for (; n > 0; n--, codes += words_of(bits), bytes += 8 * 16)
+    for (; n > 0; n--, codes += words_of(bits), bytes += 8 * 16) {
+        fetch_ahead(bits, codes);
         for (int h = 0; h < 2; h++) {
 #define PUT(j) _mm256_store_si256((void *)(bytes + 16 * j + 8 * h), quad(bits, codes, h, j));
             ALL_QUADS(PUT)
 #undef PUT
         }
+    }
 }
 
 #endif

@@ -183,6 +183,7 @@ ALWAYS_INLINE void pull_bytes(const int bits, const uint32_t *codes, size_t n, p
 {
     for (size_t u = 0; u < n; u++, codes += 16 * bits) {
         __m256i w[4][2];
+        fetch_ahead(bits, codes);
         for (int v = 0; v < bits; v++)
             for (int h = 0; h < 2; h++) w[v][h] = load(codes + 16 * v + 8 * h);
         for (int j = 0; j < 8; j++)
@@ -201,7 +202,8 @@ ALWAYS_INLINE void pull_words(const int bits, const uint32_t *codes, size_t n, p
     const __m256i last =
         _mm256_setr_epi8(2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1, 2, -1, 3, -1,
                          6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1);
-    for (size_t u = 0; u < n; u++, codes += 16 * bits)
+    for (size_t u = 0; u < n; u++, codes += 16 * bits) {
+        fetch_ahead(bits, codes);
         for (int j = 0; j < 8; j++)
             for (int h = 0; h < 2; h++) {
                 uint32_t *out = p->codes + 256 * u + 32 * (size_t)j + 16 * (size_t)h;
@@ -209,6 +211,7 @@ ALWAYS_INLINE void pull_words(const int bits, const uint32_t *codes, size_t n, p
                 _mm256_store_si256((void *)out, _mm256_shuffle_epi8(w, first));
                 _mm256_store_si256((void *)(out + 8), _mm256_shuffle_epi8(w, last));
             }
+    }
 }
 
 /* The activations of a unit as 16-bit integers in order. */
