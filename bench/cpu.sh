@@ -177,14 +177,15 @@ kernel_rows() { # TITLE WHAT ROWS KERNELS
 # Time of a few rows over that of one, and the part of reading or multiplying, whichever takes longer.
 few_table() {
   local name names='gemm_a8w2 gemm_a8w3 gemm_a8w4 gemm_a8w8 gemm_w2 gemm_w3 gemm_w4 gemm_w8'
-  printf '\n### A few rows, groups of 128, %s: time over that of one row, part of reading (r) or multiplying (m)\n\n| rows | threads |' "$few_matrix"
+  printf '\n### A few rows, groups of 128, %s: time over that of one row, part of reading (r) or multiplying (m)\n\n| rows | threads |' \
+    "$(sed -n '2s/,.*//p' "$results/few.csv")"
   for name in $names; do printf ' `%s` |' "$name"; done
   printf '\n| ---: | ---: |%s\n' "$(for name in $names; do printf ' ---: |'; done)"
   awk -F, -v names="$names" '
     BEGIN { n = split(names, order, " ") }
     NR == 1 { next }
-    $6 == 1 { one[$2, $7, $3] = $10 }
-    $6 > 1 { key = $6 " | " $7; if (!(key in seen)) { seen[key] = 1; keys[++k] = key }
+    $6 == 1 { one[$2, $7, $3] = $10; next }
+    ($2, $7, $3) in one { key = $6 " | " $7; if (!(key in seen)) { seen[key] = 1; keys[++k] = key }
       cell[key, $3] = sprintf("%.2f, %.0f %% %s", $10 / one[$2, $7, $3], 100 * $15, $14 == "read" ? "r" : "m") }
     END { for (i = 1; i <= k; i++) { printf "| %s |", keys[i]
       for (j = 1; j <= n; j++) printf " %s |", cell[keys[i], order[j]]; print "" } }' "$results/few.csv"

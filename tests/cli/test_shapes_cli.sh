@@ -76,7 +76,7 @@ run -v >out.txt 2>err.txt
 holds grep -q "; shape table of $n\]" err.txt
 bench "${common[@]}" --shapes none >bench.txt
 lacks grep -q "shape table" bench.txt
-"$ballast" bench --matrix 40x100 --rows 3 --group 32 --repeats 1 --threads 2 --shapes extreme.json >bench.txt
+"$ballast" bench --matrix 40x100 --rows 17 --group 32 --repeats 1 --threads 2 --shapes extreme.json >bench.txt
 holds grep -q "^shape table: extreme.json$" bench.txt
 
 # ---- of elsewhere or damaged: ignored with a line that names the file and what differs

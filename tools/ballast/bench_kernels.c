@@ -23,6 +23,7 @@ enum { MAX_REPEATS = 101, FEW_ROWS = 16 };
 
 typedef struct bench_case {
     bool is_limit, is_blas;
+    bool few;        /* tokens that either of reading and multiplying may bound */
     bal_limit limit; /* that a limit's case measures, or that a matrix is compared to */
     const char *name;
     int bits, rows, threads;
@@ -34,6 +35,7 @@ typedef struct bench_case {
     size_t n_bytes;           /* of weights per call */
     double seconds[MAX_REPEATS];
     double fraction[MAX_REPEATS]; /* of the limit as probed before and behind the sample */
+    double of_read[MAX_REPEATS];  /* of a few tokens: of reading as well */
 } bench_case;
 
 typedef struct bench {
@@ -87,11 +89,12 @@ static void call(const bench *b, const bench_case *c, const uint8_t *weights)
     bal_linear_forward(&b->exec, &w, b->x, plan->k, c->rows, b->y, plan->n);
 }
 
-/* Calls of a sample: a few tokens, a pass over the whole buffer or, of a resident matrix, as many
- * bytes; a single call of theirs would find what the case before left in a cache. */
+/* Calls of a sample: of one token and of a few, a pass over the whole buffer or, of a resident
+ * matrix, as many bytes; a single call of theirs would find what the case before left in a cache.
+ */
 static size_t calls_of(const bench *b, const bench_case *c)
 {
-    if (c->rows > FEW_ROWS) return 1;
+    if (c->rows > 1 && !c->few) return 1;
     return bal_max((b->plan->resident ? RESIDENT_BYTES : b->buffer_bytes) / c->n_bytes, 1);
 }
 
@@ -111,13 +114,16 @@ static void sample(const bench *b, bench_case *c, int round)
     const size_t copies = b->plan->resident ? 1 : b->buffer_bytes / c->n_bytes;
     const size_t calls = calls_of(b, c);
     const double before = probe(b, c->limit, pool);
+    double read = c->few ? probe(b, BAL_LIMIT_READ, pool) : 0;
     const double start = bal_bench_now();
     for (size_t i = 0; i < calls; i++)
         call(b, c, b->buffer + (i + (size_t)round) % copies * c->n_bytes);
     const double seconds = (bal_bench_now() - start) / (double)calls;
+    if (c->few) read += probe(b, BAL_LIMIT_READ, pool);
     const double after = probe(b, c->limit, pool);
     c->seconds[round] = seconds;
     c->fraction[round] = c->work / seconds / (0.5 * (before + after));
+    if (c->few) c->of_read[round] = (double)c->n_bytes / seconds / (0.5 * read);
 }
 
 /* ---- Set-up and report --------------------------------------------------------------------- */
@@ -136,12 +142,15 @@ static void add_limit(bench *b, bal_limit limit, int threads)
 }
 
 /* One token is measured against reading, or against multiplying where the matrix is resident, and
- * several tokens against multiplying (a few: see choose_limit): floats against fused multiply-adds,
- * packed weights against products of bytes, of which a 16-bit activation takes two for each. */
+ * several tokens against multiplying, a few against reading as well: floats against fused
+ * multiply-adds, packed weights against products of bytes, of which a 16-bit activation takes two
+ * for each weight. */
 static void set_work(const bench *b, bench_case *c)
 {
     const double weights = (double)b->plan->n * (double)b->plan->k;
     const bool packed = bal_type_get(c->type)->packed, bytes = c->act.kind == BAL_ACT_A8;
+    c->few =
+        c->rows > 1 && c->rows <= FEW_ROWS && !b->plan->resident && strcmp(b->plan->isa, "scalar");
     if (c->rows == 1 && !b->plan->resident) {
         c->limit = BAL_LIMIT_READ, c->work = (double)c->n_bytes;
         return;
@@ -275,24 +284,6 @@ static bal_status sample_limit(const bench *b, bench_case *c, int round, bal_err
     return BAL_OK;
 }
 
-/* What that much work takes at a limit, as sampled last; 0 if the plan is without it. */
-static double seconds_at(const bench *b, bal_limit limit, double work)
-{
-    for (int i = 0; i < b->n_cases && b->cases[i].is_limit; i++)
-        if (b->cases[i].limit == limit) return work * b->cases[i].seconds[0] / b->cases[i].work;
-    return 0;
-}
-
-/* A few tokens are bounded by reading or by multiplying: what takes longer by limits of this run,
- * which are sampled before all matrices. */
-static void choose_limit(const bench *b, bench_case *c)
-{
-    const double n_bytes = (double)c->n_bytes;
-    if (b->plan->resident || c->rows > FEW_ROWS) return;
-    if (seconds_at(b, BAL_LIMIT_READ, n_bytes) > seconds_at(b, c->limit, c->work))
-        c->limit = BAL_LIMIT_READ, c->work = n_bytes;
-}
-
 /* All rounds; the first is done twice, since it warms up. */
 static bal_status run_rounds(bench *b, bal_error *err)
 {
@@ -300,12 +291,10 @@ static bal_status run_rounds(bench *b, bal_error *err)
         for (int i = 0; i < b->n_cases; i++) {
             bench_case *c = &b->cases[i];
             const int round = r < 0 ? 0 : r;
-            if (c->is_limit) {
+            if (c->is_limit)
                 BAL_TRY(sample_limit(b, c, round, err));
-                continue;
-            }
-            if (r < 0) choose_limit(b, c);
-            sample(b, c, round);
+            else
+                sample(b, c, round);
         }
     return BAL_OK;
 }
@@ -330,14 +319,25 @@ static double median(double *v, int n)
     return v[n / 2];
 }
 
+/* Of reading and multiplying, a few tokens are bounded by what takes longer, which is what they
+ * spend the larger part on. */
+static double settled_fraction(const bench *b, bench_case *c)
+{
+    const double fraction = median(c->fraction, b->plan->repeats);
+    const double of_read = c->few ? median(c->of_read, b->plan->repeats) : 0;
+    if (of_read <= fraction) return fraction;
+    c->limit = BAL_LIMIT_READ;
+    return of_read;
+}
+
 static void report_matrix(const bench *b, bench_case *c, bal_bench_row *row)
 {
     const double products = c->work / c->rows / ((double)b->plan->n * (double)b->plan->k);
     row->n = b->plan->n, row->k = b->plan->k, row->group = c->group;
     row->weights_per_s = (double)row->n * (double)row->k / row->seconds;
     row->bytes_per_s = (double)c->n_bytes / row->seconds;
+    row->fraction = settled_fraction(b, c);
     row->limit = bal_limit_name(c->limit);
-    row->fraction = median(c->fraction, b->plan->repeats);
     row->limit_per_s =
         (c->limit == BAL_LIMIT_READ ? row->bytes_per_s : row->weights_per_s * products * c->rows) /
         row->fraction;

@@ -11,6 +11,8 @@
 
 #include "kernel/body/gemm_a16_body.h"
 
+#include <stdbool.h>
+
 /* FEW: tokens up to which codes are pulled out as they are needed; BLOCK: units pulled out at once,
  * 16 KiB. */
 enum { FEW = 4, BLOCK = 32 };

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  * gemm_w and gemm_t (kernel/gemm_w.h, gemm_t.h) around what multiplies a panel. kind is a literal
- * at every call. Whoever includes this says first levels   the register that holds the levels of a
- * table and afterwards what the functions do that are only declared here. */
+ * at every call. Whoever includes this says first
+ *   levels   the register that holds the levels of a table
+ * and afterwards what the functions do that are only declared here. */
 #ifndef BAL_KERNEL_GEMM_A16_BODY_H
 #define BAL_KERNEL_GEMM_A16_BODY_H
 
@@ -9,7 +10,6 @@
 #include "kernel/gemm_w.h"
 
 #include <assert.h>
-#include <stdbool.h>
 #include <string.h>
 
 /* kind: the number of bits, and a bit that is none where codes go through a table or have steps. */

@@ -10,6 +10,8 @@
 
 #include "kernel/body/gemm_a8_body.h"
 
+#include <stdbool.h>
+
 enum { BLOCK = 32 /* units taken out at once: 16 KiB of bytes, half of the first cache */ };
 
 /* n units of codes to 512 bytes each. */

@@ -7,7 +7,6 @@
 #include "kernel/gemm_a8.h"
 
 #include <assert.h>
-#include <stdbool.h>
 #include <string.h>
 
 typedef struct panel {

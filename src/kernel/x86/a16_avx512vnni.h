@@ -117,8 +117,7 @@ ALWAYS_INLINE void tile(const int kind, const int mr, size_t units, size_t units
     for (int i = 0; i < mr; i++) _mm512_storeu_ps(y + (size_t)i * y_stride, acc[i]);
 }
 
-/* Codes are pulled out anew for every eight tokens, which costs nothing: that goes on beside the
- * products, on another port. */
+/* Codes are pulled out anew for every eight tokens, beside the products, on another port. */
 ALWAYS_INLINE void multiply(const int kind, size_t rows, size_t units, size_t units_per_group,
                             const bal_a16 *a, size_t a_stride, const uint32_t *codes,
                             const sides *p, float *y, size_t y_stride)

@@ -86,7 +86,7 @@ ALWAYS_INLINE void tile(const int kind, const bool pulled, const int mr, size_t 
             g++, left = units_per_group;
             group_of(kind, p, g, s, z);
         }
-        if (!pulled || kind == 8) fetch_ahead(bits_of(kind), codes);
+        if (!pulled) fetch_ahead(bits_of(kind), codes);
         dot_unit(kind, pulled, mr, a, a_stride, codes, p, dot);
         finish(mr, a, a_stride, dot, s, z, acc);
     }

@@ -10,6 +10,7 @@
 #include <immintrin.h>
 #define VNNI(name) name##_avx512vnni
 #endif
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 

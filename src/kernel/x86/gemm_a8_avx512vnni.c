@@ -74,7 +74,7 @@ ALWAYS_INLINE void add_in_place(const int bits, const int mr, size_t n, const ba
                                 size_t a_stride, const uint32_t *codes, __m512i *dot)
 {
     const bool stream = is_stream(bits, mr, n);
-    __m512i sum[WHOLE][POWERS];
+    __m512i sum[WHOLE - 1][POWERS];
     for (int i = 0; i < mr; i++)
         for (int s = 0; s < sums_of(bits); s++) sum[i][s] = _mm512_setzero_si512();
     for (; n > 0; n--, a++, codes += 16 * bits) {
