@@ -264,7 +264,7 @@ BAL_DEVICE int walk(const float *x, draw_share s, const draw_cut &cut, float top
 }
 
 /* Grid: rows. */
-__global__ void __launch_bounds__(THREADS) bal_k_draw(const bal_k_draw_args a)
+__global__ void __launch_bounds__(THREADS, 1) bal_k_draw(const bal_k_draw_args a)
 {
     bal_grid_release();
     bal_grid_wait();
