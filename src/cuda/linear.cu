@@ -93,7 +93,7 @@ static bal_k_linear_args args_of(const bal_linear_job &job, int cols)
     a.arrived = (unsigned *)job.work;
     a.partial = (float *)((char *)job.work + BAL_LINEAR_ZEROED);
     a.ld = job.ld;
-    a.rows_staged = job.m;
+    a.rows_staged = (int)bal_stage_rows(m);
     a.m = job.m;
     a.n = (int)(t->paired ? t->n / 2 : t->n);
     a.row_blocks = (int)t->row_blocks;

@@ -39,7 +39,7 @@ struct bal_k_linear_args {
     float *partial;    /* [row blocks][splits][256 nt] */
     unsigned *arrived; /* [row blocks], 0 */
     size_t ld;
-    int rows_staged; /* rows between a tile and the next in x */
+    int rows_staged; /* rows from a tile to the next in x, whole panels of 8 */
     int m;           /* rows of this launch */
     int n;           /* rows of W, or pairs of them */
     int row_blocks, k_tiles, groups;
@@ -229,41 +229,100 @@ BAL_DEVICE void bal_linear_fetch(const bal_k_linear_args &a, bal_linear_cursor *
     bal_cp_commit();
 }
 
-/* x[.][s] = B fragments from word `first` of the tile on: 32 inputs of a row at 16 bits, or two
- * units of 32 bytes. A tile's row has row_words 16-bit words: 128, or 64 of bytes. 0 for rows that
- * are not there. */
-template <int row_words, int nt, int n>
-BAL_DEVICE void bal_linear_inputs(const bal_k_linear_args &a, size_t tile_row, int first,
-                                  uint4 (&x)[nt][n], int s)
+/* Where a lane finds its rows of x: bytes from the start of a tile (cuda/stage.h). Lanes whose row
+ * is not there read that of another, so that nothing is asked per load: what comes of it stays in
+ * its own column of a product, which is not stored. */
+template <int nt> struct bal_linear_rows {
+    uint32_t x[nt];    /* B fragments of row g of panel c */
+    uint32_t info[nt]; /* word 0 of rows 2 t and 2 t + 1 of it, of which the first is there */
+};
+
+template <bool bytes, int nt> BAL_DEVICE bal_linear_rows<nt> bal_linear_rows_of(int m)
 {
-    const int g = (int)(threadIdx.x % 32) / 4, t = (int)threadIdx.x % 4;
+    const int lane = (int)threadIdx.x % 32;
+    bal_linear_rows<nt> r;
     BAL_UNROLL
     for (int c = 0; c < nt; c++) {
-        const int row = 8 * c + g;
-        const uint16_t *from = a.x + (tile_row + (size_t)row) * row_words + first + 8 * t;
-        x[c][s] = row < a.m ? *(const uint4 *)from : make_uint4(0, 0, 0, 0);
+        const int row = min(8 * c + lane / 4, m - 1);
+        const int pair = min(8 * c + lane % 4 * 2, (m - 1) / 2 * 2);
+        r.x[c] =
+            (uint32_t)(row / 8 * 8 * bal_linear_x_stride<bytes> + row % 8 * 32 + lane % 4 * 8) * 2;
+        r.info[c] = (uint32_t)(pair / 8 * 8 * bal_linear_info_stride<bytes> + pair % 8) * 4;
+    }
+    return r;
+}
+
+/* A tile of x, as bytes. */
+struct bal_linear_tile {
+    const char *x, *info;
+};
+
+template <bool bytes>
+BAL_DEVICE bal_linear_tile bal_linear_tile_at(const bal_k_linear_args &a, int tile)
+{
+    const uint32_t rows = (uint32_t)tile * (uint32_t)a.rows_staged;
+    return {(const char *)a.x + (size_t)rows * (2 * bal_linear_x_stride<bytes>),
+            (const char *)a.x_info + (size_t)rows * (4 * bal_linear_info_stride<bytes>)};
+}
+
+/* x[.][s] = B fragments of run `run` of the tile: 32 inputs at 16 bits, or two units of 32 bytes.
+ */
+template <int nt, int n>
+BAL_DEVICE void bal_linear_inputs(const bal_linear_tile &tile, const bal_linear_rows<nt> &rows,
+                                  int run, uint4 (&x)[nt][n], int s)
+{
+    BAL_UNROLL
+    for (int c = 0; c < nt; c++) x[c][s] = *(const uint4 *)(tile.x + rows.x[c] + run * 512);
+}
+
+/* Word `word` of the info of the two rows of panel c whose columns of a product a lane has. */
+template <int nt>
+BAL_DEVICE void bal_linear_words(const bal_linear_tile &tile, const bal_linear_rows<nt> &rows,
+                                 int c, int word, float (&v)[2])
+{
+    const float2 both = *(const float2 *)(tile.info + rows.info[c] + word * 32);
+    v[0] = both.x, v[1] = both.y;
+}
+
+/* Scale and sums of `inputs` inputs from `first` of the tile on. */
+template <int bits, int inputs, int nt>
+BAL_DEVICE void bal_linear_info(const bal_linear_tile &tile, const bal_linear_rows<nt> &rows, int c,
+                                int first, float (&scale)[2], float (&even)[2], float (&odd)[2])
+{
+    constexpr bool all = inputs == 128; /* of the tile */
+    bal_linear_words(tile, rows, c, 0, scale);
+    BAL_UNROLL
+    for (int u = 0; bits != 16 && u < (all ? 1 : inputs / 32); u++) {
+        float more[2][2];
+        const int word = all ? 1 : 4 + 2 * (first / 32 + u);
+        BAL_UNROLL
+        for (int i = 0; i < 2; i++) bal_linear_words(tile, rows, c, word + i, more[i]);
+        BAL_UNROLL
+        for (int e = 0; e < 2; e++) {
+            even[e] = u ? even[e] + more[0][e] : more[0][e];
+            odd[e] = u ? odd[e] + more[1][e] : more[1][e];
+        }
     }
 }
 
 /* y[lane's sums] += one unit of weights times x. */
 template <int bits, int nt, int subs>
-BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, int unit, const unsigned char *stage,
-                                float (&y)[nt][2][4])
+BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, const bal_linear_rows<nt> &x_rows,
+                                int unit, const unsigned char *stage, float (&y)[nt][2][4])
 {
     using width = bal_width<bits>;
     using sizes = bal_linear_sizes<bits, nt, subs>;
     constexpr int steps = sizes::cols / 16, steps_per_sub = steps / subs; /* of 16 inputs */
     constexpr int per_tile = 128 / sizes::cols;
     constexpr bool at_once = nt == 1 || (nt == 2 && subs == 1); /* as far as registers go */
-    const int lane = (int)(threadIdx.x % 32), g = lane / 4, t = lane % 4;
-    const size_t tile_row = (size_t)(unit / per_tile) * a.rows_staged;
+    const int lane = (int)(threadIdx.x % 32), g = lane / 4;
+    const bal_linear_tile tile = bal_linear_tile_at<false>(a, unit / per_tile);
     const int within = unit % per_tile * sizes::cols; /* first input in the tile */
 
     uint4 x[nt][steps / 2]; /* two steps of 16 inputs each */
     if (at_once) {
         BAL_UNROLL
-        for (int s = 0; s < steps / 2; s++)
-            bal_linear_inputs<128, nt>(a, tile_row, within + 32 * s, x, s);
+        for (int s = 0; s < steps / 2; s++) bal_linear_inputs(tile, x_rows, within / 32 + s, x, s);
     }
     uint32_t w[4][sizes::vectors];
     BAL_UNROLL
@@ -276,29 +335,14 @@ BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, int unit, const unsi
         float acc[nt][2][4], x_sum[nt][2], x_scale[nt][2];
         BAL_UNROLL
         for (int c = 0; c < nt; c++) {
+            float even[2] = {0, 0}, odd[2] = {0, 0};
+            bal_linear_info<bits, sizes::cols / subs>(
+                tile, x_rows, c, within + sub * (sizes::cols / subs), x_scale[c], even, odd);
             float start[2];
             BAL_UNROLL
             for (int e = 0; e < 2; e++) {
-                const int row = 8 * c + 2 * t + e;
-                const float *info = a.x_info + (tile_row + row) * 16;
-                float scale = 0, even = 0, odd = 0;
-                if (row < a.m) {
-                    if (bits != 16 && sizes::cols == 128 && subs == 1) {
-                        const float4 all = *(const float4 *)info;
-                        scale = all.x, even = all.y, odd = all.z;
-                    } else {
-                        scale = info[0];
-                        BAL_UNROLL
-                        for (int u = 0; bits != 16 && u < steps_per_sub / 2; u++) {
-                            const int at = within / 32 + sub * (steps_per_sub / 2) + u;
-                            const float2 both = *(const float2 *)(info + 4 + 2 * at);
-                            even += both.x, odd += both.y;
-                        }
-                    }
-                }
-                x_scale[c][e] = scale;
-                x_sum[c][e] = even + odd;
-                start[e] = -(even * width::even + odd * width::odd);
+                x_sum[c][e] = even[e] + odd[e];
+                start[e] = -(even[e] * width::even + odd[e] * width::odd);
             }
             BAL_UNROLL
             for (int h = 0; h < 2; h++)
@@ -308,7 +352,7 @@ BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, int unit, const unsi
         for (int i = 0; i < steps_per_sub; i++) {
             const int s = sub * steps_per_sub + i;
             if (!at_once && s % 2 == 0)
-                bal_linear_inputs<128, nt>(a, tile_row, within + 16 * s, x, s / 2);
+                bal_linear_inputs(tile, x_rows, within / 32 + s / 2, x, s / 2);
             BAL_UNROLL
             for (int h = 0; h < 2; h++) {
                 const uint32_t rows[4] = {
@@ -349,21 +393,20 @@ BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, int unit, const unsi
 
 /* The same with bytes. `subs` runs of inputs with one scale each. */
 template <int bits, int nt, int subs>
-BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, int unit, const unsigned char *stage,
-                                int (&y)[nt][2][4])
+BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, const bal_linear_rows<nt> &x_rows,
+                                int unit, const unsigned char *stage, int (&y)[nt][2][4])
 {
     using bytes = bal_bytes<bits>;
     using sizes = bal_linear_sizes<bits, nt, subs>;
     constexpr int steps = sizes::cols / 32, steps_per_sub = steps / subs; /* of 32 inputs */
     constexpr int per_tile = 128 / sizes::cols;
-    const int lane = (int)(threadIdx.x % 32), g = lane / 4, t = lane % 4;
-    const size_t tile_row = (size_t)(unit / per_tile) * a.rows_staged;
+    const int lane = (int)(threadIdx.x % 32), g = lane / 4;
+    const bal_linear_tile tile = bal_linear_tile_at<true>(a, unit / per_tile);
     const int within = unit % per_tile * steps; /* first unit of 32 in the tile */
 
     uint4 x[nt][steps / 2];
     BAL_UNROLL
-    for (int s = 0; s < steps / 2; s++)
-        bal_linear_inputs<64, nt>(a, tile_row, 32 * (within / 2 + s), x, s);
+    for (int s = 0; s < steps / 2; s++) bal_linear_inputs(tile, x_rows, within / 2 + s, x, s);
     uint32_t w[4][sizes::vectors];
     BAL_UNROLL
     for (int v = 0; v < sizes::vectors; v++) {
@@ -396,25 +439,26 @@ BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, int unit, const unsi
         const float scale[4] = {bal_f16_float(halves.x), bal_f16_float(halves.x >> 16),
                                 bal_f16_float(halves.y), bal_f16_float(halves.y >> 16)};
         BAL_UNROLL
-        for (int c = 0; c < nt; c++) BAL_UNROLL
-        for (int e = 0; e < 2; e++) {
-            const int row = 8 * c + 2 * t + e, from = within + sub * steps_per_sub;
-            float x_scale = 0;
-            int x_sum = 0;
-            if (row < a.m) {
-                const float *info = a.x_info + (tile_row + (size_t)row) * 8;
-                x_scale = info[from];
-                BAL_UNROLL
-                for (int u = 0; u < steps_per_sub; u++) x_sum += ((const int *)info)[4 + from + u];
+        for (int c = 0; c < nt; c++) {
+            const int from = within + sub * steps_per_sub;
+            float x_scale[2];
+            int x_sum[2] = {0, 0};
+            bal_linear_words(tile, x_rows, c, from, x_scale);
+            BAL_UNROLL
+            for (int u = 0; u < steps_per_sub; u++) {
+                float more[2];
+                bal_linear_words(tile, x_rows, c, 4 + from + u, more);
+                x_sum[0] += __float_as_int(more[0]), x_sum[1] += __float_as_int(more[1]);
             }
             BAL_UNROLL
-            for (int slot = 0; slot < 4; slot++) {
+            for (int i = 0; i < 8; i++) {
+                const int e = i % 2, slot = i / 2;
                 int &sum = y[c][slot / 2][slot % 2 * 2 + e];
                 const int zero = (int)(zeros >> 8 * slot & 255);
-                const int v = dot[c][slot / 2][slot % 2 * 2 + e] - zero * x_sum;
+                const int v = dot[c][slot / 2][slot % 2 * 2 + e] - zero * x_sum[e];
                 sum = a.whole ? sum + (a.stepped ? __float2int_rn(scale[slot]) * v : v)
                               : __float_as_int(
-                                    fmaf((float)v, scale[slot] * x_scale, __int_as_float(sum)));
+                                    fmaf((float)v, scale[slot] * x_scale[e], __int_as_float(sum)));
             }
         }
     }
@@ -476,7 +520,7 @@ BAL_DEVICE float bal_linear_scaled(const bal_k_linear_args &a, int block, int sl
     const uint16_t *scales = (const uint16_t *)(a.meta + (size_t)block * a.block_meta);
     const float scale = a.stepped ? bal_linear_row_scales(a, block)[slot_row]
                                   : bal_f16_float(scales[slot_row % 8 * 4 + slot_row / 8]);
-    return col < a.m ? fmaf((float)v, scale * a.x_info[col * 8], 0.0f) : 0;
+    return col < a.m ? fmaf((float)v, scale * a.x_info[col / 8 * 64 + col % 8], 0.0f) : 0;
 }
 
 template <int bits>
@@ -511,6 +555,7 @@ __global__ void __launch_bounds__(BAL_LINEAR_THREADS, nt == 2 && subs > 1 ? 1 : 
     sum_type *sums = (sum_type *)(bal_shared() + BAL_LINEAR_WARPS * sizes::ring_bytes);
     unsigned *last = (unsigned *)(sums + BAL_LINEAR_WARPS * n_sums);
 
+    const bal_linear_rows<nt> x_rows = bal_linear_rows_of<bytes, nt>(a.m);
     const uint64_t policy = bal_policy_stream();
     const bal_linear_cursor start = bal_linear_at(a, (int)blockIdx.x / a.splits, first);
     bal_linear_cursor next = start;
@@ -533,7 +578,7 @@ __global__ void __launch_bounds__(BAL_LINEAR_THREADS, nt == 2 && subs > 1 ? 1 : 
             bal_linear_fetch<bits, nt, subs>(a, &next, start, end, step, groups, ring + fill,
                                              policy);
             fill = fill + sizes::stage_bytes == sizes::ring_bytes ? 0 : fill + sizes::stage_bytes;
-            bal_linear_unit<bits, nt, subs>(a, unit, ring + drain, y);
+            bal_linear_unit<bits, nt, subs>(a, x_rows, unit, ring + drain, y);
             drain =
                 drain + sizes::stage_bytes == sizes::ring_bytes ? 0 : drain + sizes::stage_bytes;
         }
@@ -602,6 +647,7 @@ __global__ void __launch_bounds__(BAL_LINEAR_THREADS, 1)
     sum_type *whole = (sum_type *)(bal_shared() + BAL_LINEAR_WARPS * sizes::ring_bytes) +
                       warp * sizes::sums * 32 + lane;
 
+    const bal_linear_rows<nt> x_rows = bal_linear_rows_of<bytes, nt>(a.m);
     const uint64_t policy = bal_policy_keep();
     const bal_linear_cursor start = bal_linear_at(a, block, 0);
     bal_linear_cursor next = start;
@@ -626,7 +672,7 @@ __global__ void __launch_bounds__(BAL_LINEAR_THREADS, 1)
                                                  ring + fill, policy);
                 fill =
                     fill + sizes::stage_bytes == sizes::ring_bytes ? 0 : fill + sizes::stage_bytes;
-                bal_linear_unit<bits, nt, subs>(a, unit, ring + drain, y);
+                bal_linear_unit<bits, nt, subs>(a, x_rows, unit, ring + drain, y);
                 drain = drain + sizes::stage_bytes == sizes::ring_bytes
                             ? 0
                             : drain + sizes::stage_bytes;

@@ -12,8 +12,8 @@ struct bal_k_stage_args {
     unsigned char *out;
     uint32_t *info;
     size_t ld;
-    int kind, m, k;
-    int group; /* of 8-bit activations: -1 none, 0 the row, else 32, 64 or 128 */
+    int kind, rows, k; /* rows: whole panels */
+    int group;         /* of 8-bit activations: -1 none, 0 the row, else 32, 64 or 128 */
     float eps;
 };
 
@@ -143,16 +143,17 @@ __global__ void __launch_bounds__(STAGE_THREADS) bal_k_stage(const bal_k_stage_a
          tile += (int)gridDim.y * STAGE_WARPS) {
         float v[4];
         stage_values(a, x, n, tile, v);
-        const size_t at = (size_t)tile * a.m + row;
+        const size_t panel = ((size_t)tile * a.rows + row) / 8 * 8;
         const float most = stage_most(v);
         if (a.group < 0) {
             const float scale = stage_scaled(v, stage_group_most(most, 128));
-            bal_stage_tile((uint16_t *)a.out + at * 128, (float *)a.info + at * BAL_STAGE_INFO, v,
-                           scale);
+            bal_stage_tile((uint16_t *)a.out + panel * 128,
+                           (float *)a.info + panel * BAL_STAGE_INFO, row % 8, v, scale);
         } else {
             const float scale =
                 stage_bytes(v, a.group == 0 ? row_most : stage_group_most(most, a.group));
-            bal_stage_byte_tile(a.out + at * 128, a.info + at * BAL_STAGE_BYTE_INFO, v, scale);
+            bal_stage_byte_tile(a.out + panel * 128, a.info + panel * BAL_STAGE_BYTE_INFO, row % 8,
+                                v, scale);
         }
     }
 }
@@ -184,7 +185,7 @@ cudaError_t bal_stage(const bal_stage_job &job, cudaStream_t s)
                                                : bal_stage_byte_info_offset(m, k)));
     a.ld = job.ld;
     a.kind = job.kind;
-    a.m = job.m;
+    a.rows = (int)bal_stage_rows(m);
     a.k = job.k;
     a.eps = job.eps;
     const size_t runs = (bal_stage_tiles(k) + STAGE_WARPS - 1) / STAGE_WARPS;

@@ -15,12 +15,13 @@ BAL_DEVICE float bal_stage_power(float most)
 }
 
 /* Writes one row's tile; all lanes take part. Lane l holds inputs 4 l .. 4 l + 3 of the tile,
- * already divided by `scale`. halves: 128 of them, info: 16 floats, both 16-byte aligned. */
-BAL_DEVICE void bal_stage_tile(uint16_t *halves, float *info, const float v[4], float scale)
+ * already divided by `scale`. halves, info: of the panel, where row `row` < 8 of it goes. */
+BAL_DEVICE void bal_stage_tile(uint16_t *halves, float *info, int row, const float v[4],
+                               float scale)
 {
     const int lane = (int)(threadIdx.x % 32);
     const uint32_t p0 = bal_f16_pair(v[0], v[1]), p1 = bal_f16_pair(v[2], v[3]);
-    const int at = lane / 8 * 32 + lane % 2 * 16 + lane / 2 % 4 * 2;
+    const int at = lane / 8 * 256 + row * 32 + lane % 2 * 16 + lane / 2 % 4 * 2;
     *(uint32_t *)(halves + at) = p0;
     *(uint32_t *)(halves + at + 8) = p1;
     float sum =
@@ -36,12 +37,11 @@ BAL_DEVICE void bal_stage_tile(uint16_t *halves, float *info, const float v[4], 
     const float of_tile = __shfl_sync(BAL_WARP, sum, lane == 2 ? 2 : 0);
     float out = lane < 12 ? of_unit : 0;
     if (lane < 4) out = lane == 0 ? scale : lane < 3 ? of_tile : 0;
-    if (lane < 16) info[lane] = out;
+    if (lane < 16) info[lane * BAL_STAGE_PANEL + row] = out;
 }
 
-/* The same for 8-bit activations: v holds integers, `scale` is that of the lane's unit. bytes: 128
- * of them, info: 8 words. */
-BAL_DEVICE void bal_stage_byte_tile(unsigned char *bytes, uint32_t *info, const float v[4],
+/* The same for 8-bit activations: v holds integers, `scale` is that of the lane's unit. */
+BAL_DEVICE void bal_stage_byte_tile(unsigned char *bytes, uint32_t *info, int row, const float v[4],
                                     float scale)
 {
     const int lane = (int)(threadIdx.x % 32), unit = lane / 8, run = lane / 2 % 4;
@@ -57,12 +57,13 @@ BAL_DEVICE void bal_stage_byte_tile(unsigned char *bytes, uint32_t *info, const 
     const uint32_t other = __shfl_xor_sync(BAL_WARP, own, 6);
     const uint32_t word = __byte_perm(own, other, run % 2 ? 0x5140u : 0x3726u);
     const int t = lane % 2 * 2 + (run % 2 ? 0 : 1);
-    *(uint32_t *)(bytes + unit / 2 * 64 + t * 16 + unit % 2 * 8 + (run + 1) / 2 % 2 * 4) = word;
+    bytes += unit / 2 * 512 + row * 64;
+    *(uint32_t *)(bytes + t * 16 + unit % 2 * 8 + (run + 1) / 2 % 2 * 4) = word;
     BAL_UNROLL
     for (int bit = 1; bit < 8; bit *= 2) sum += __shfl_xor_sync(BAL_WARP, sum, bit);
     if (lane % 8 == 0) {
-        info[unit] = __float_as_uint(scale);
-        info[4 + unit] = (uint32_t)sum;
+        info[unit * BAL_STAGE_PANEL + row] = __float_as_uint(scale);
+        info[(4 + unit) * BAL_STAGE_PANEL + row] = (uint32_t)sum;
     }
 }
 

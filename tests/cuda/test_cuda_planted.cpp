@@ -111,7 +111,7 @@ std::string outcome(void (*kernel)(Args), size_t shared, const problem &p, uint6
     a.y = y.p;
     a.arrived = (unsigned *)work.p;
     a.partial = (float *)(work.p + BAL_LINEAR_ZEROED);
-    a.ld = p.m.n, a.rows_staged = 1, a.m = 1, a.n = (int)p.m.n;
+    a.ld = p.m.n, a.rows_staged = 8, a.m = 1, a.n = (int)p.m.n;
     a.row_blocks = (int)w.tiles.row_blocks, a.k_tiles = (int)w.tiles.k_tiles;
     a.groups = (int)w.tiles.groups, a.units_per_group = 1, a.groups_per_unit = 1;
     a.splits = 2, a.block_meta = (int)w.tiles.block_meta;

@@ -19,24 +19,29 @@ struct staged {
     int m, k;
     std::vector<unsigned char> bytes;
 
+    /* rows in front of the row's panel, in all tiles */
+    size_t panel(int row, int tile) const
+    {
+        return ((size_t)tile * bal_stage_rows((size_t)m) + (size_t)row) / 8 * 8;
+    }
     float half(int row, int c) const
     {
         uint16_t h;
-        const size_t at = ((size_t)(c / 128 * m + row) * 128 + (size_t)bal_stage_at(c % 128)) * 2;
-        memcpy(&h, bytes.data() + at, 2);
+        const size_t at = panel(row, c / 128) * 128 + (size_t)bal_stage_at(row % 8, c % 128);
+        memcpy(&h, bytes.data() + 2 * at, 2);
         return bal_f16_to_f32(h);
     }
     float info(int row, int tile, int i) const
     {
         float f;
         const size_t at = bal_stage_info_offset((size_t)m, (size_t)k) +
-                          ((size_t)(tile * m + row) * BAL_STAGE_INFO + (size_t)i) * 4;
+                          (panel(row, tile) * BAL_STAGE_INFO + (size_t)(i * 8 + row % 8)) * 4;
         memcpy(&f, bytes.data() + at, 4);
         return f;
     }
     int byte(int row, int c) const
     {
-        const size_t at = (size_t)(c / 128 * m + row) * 128 + (size_t)bal_stage_byte_at(c % 128);
+        const size_t at = panel(row, c / 128) * 128 + (size_t)bal_stage_byte_at(row % 8, c % 128);
         return (int8_t)bytes[at];
     }
     /* word i of the info of bytes */
@@ -44,7 +49,7 @@ struct staged {
     {
         uint32_t u;
         const size_t at = bal_stage_byte_info_offset((size_t)m, (size_t)k) +
-                          ((size_t)(tile * m + row) * BAL_STAGE_BYTE_INFO + (size_t)i) * 4;
+                          (panel(row, tile) * BAL_STAGE_BYTE_INFO + (size_t)(i * 8 + row % 8)) * 4;
         memcpy(&u, bytes.data() + at, 4);
         return u;
     }
