@@ -84,9 +84,9 @@ awk -v opcodes="$out/opcodes" '
       sub(/^_Z[0-9]*/, "", name); sub(/(EEv)?[0-9]+bal_[a-z_]*args$/, "", name)
       gsub(/ILi|ELi/, " ", name)
       sub(/ELb0/, "", name); sub(/ELb1/, " bytes", name); sub(/E*v?$/, "", name)
-      # widths and forms are the template arguments: ...ILi<bits>ELi<nt>ELi<groups per unit>ELb<8-bit activations>E
+      # widths (of tables 32 more) and forms are the template arguments: ...ILi<bits>ELi<nt>ELi<groups per unit>ELb<8-bit activations>E
       split($1, a, /ILi|ELi|ELb|EEv/)
-      many = $1 ~ /_many/; bits = a[2] + 0; subs = (many ? a[3] : a[4]) + 0
+      many = $1 ~ /_many/; table = a[2] > 32; bits = table ? a[2] - 32 : a[2] + 0; subs = (many ? a[3] : a[4]) + 0
       nt = many ? (subs == 1 ? 4 : 2) : a[3] + 0; bytes = $1 ~ /ELb1E/
       cols = bits == 16 ? 32 : bits == 8 ? 64 : 128 # of a unit, and weights of a lane in it
       linear = $1 ~ /bal_k_linear/
@@ -99,13 +99,14 @@ awk -v opcodes="$out/opcodes" '
       planned = cols / (bytes ? 32 : 16) * 2 * nt # of 32 bytes or 16 floats each
       if (mma != planned) refuse(mma " MMA, planned " planned)
       if (!bytes && count("loop", "69 262 260")) refuse("integers become floats in the loop")
-      limit = many ? 255 : nt == 2 ? (subs == 1 ? 128 : 168) : subs == 1 ? 96 : 128
+      limit = many ? 255 : nt == 2 && subs > 1 ? 184 : 128 # two blocks of 256 threads a processor, or one
       if ($3 > limit) refuse($3 " registers, limit " limit)
-      # what an H100 can issue while it reads 3 bits: 4 instructions, 2 of them on the integer pipe
+      # an H100 can issue 4 instructions while it reads 3 bits, 2 of them on the integer pipe, and so in
+      # proportion for other widths; tables need most of that, other codes have room
       if (nt == 1 && subs == 1 && bits < 16) {
-          few = bits == 8 ? 1.25 : 1.05
+          few = table ? bits * 0.66 + 0.05 : bits == 8 ? 1.25 : 1.05
           if (alu / cols > few) refuse(alu / cols " integer operations per weight, limit " few)
-          each = total[$1, $2, "loop"] / cols; most = bits == 8 ? 4.2 : bits == 6 ? 2.7 : 2.5
+          each = total[$1, $2, "loop"] / cols; most = table ? bits * 1.33 : bits == 8 ? 3.7 : bits == 6 ? 2.5 : 2.3
           if (bytes) most = bits == 4 ? 1.5 : 2.5
           if (each > most) refuse(each " instructions per weight, limit " most)
       }

@@ -5,6 +5,8 @@
 #include "cuda/linear_forms.cuh"
 #include "cuda/stage.h"
 
+#include <string.h>
+
 /* Counters in the zeroed bytes: row blocks of a weight that may be split. */
 static const size_t most_split_blocks = BAL_LINEAR_ZEROED / sizeof(unsigned);
 
@@ -62,11 +64,19 @@ static bal_linear_form byte_form_of(const bal_linear_weight *w, int nt)
     }
 }
 
+static bal_linear_form table_form_of(const bal_tiles *t, int nt)
+{
+    const int subs = groups_per_unit(t, 128);
+    if (t->bits == 2) return bal_linear_form_t2(nt, subs);
+    return t->bits == 3 ? bal_linear_form_t3(nt, subs) : bal_linear_form_t4(nt, subs);
+}
+
 static bal_linear_form form_of(const bal_linear_weight *w, int m)
 {
     const bal_tiles *t = &w->tiles;
     const int nt = m > BAL_LINEAR_ROWS ? 0 : m > 8 ? 2 : 1;
     if (w->act.kind == BAL_ACT_A8) return byte_form_of(w, nt);
+    if (t->table) return table_form_of(t, nt);
     switch (t->bits) {
     case 2: return bal_linear_form_w2(nt, groups_per_unit(t, 128));
     case 3: return bal_linear_form_w3(nt, groups_per_unit(t, 128));
@@ -104,6 +114,7 @@ static bal_k_linear_args args_of(const bal_linear_job &job, int cols)
     a.whole =
         bytes && (t->groups == 1 || t->stepped) && act_group(job.w) >= t->k && t->k <= most_whole;
     a.stepped = t->stepped;
+    memcpy(&a.table, t->level, sizeof a.table);
     a.block_meta = (int)t->block_meta;
     a.splits = job.splits ? job.splits : bal_linear_splits(t);
     a.paired = t->paired;

@@ -29,7 +29,11 @@
 
 enum { BAL_LINEAR_THREADS = 256, BAL_LINEAR_WARPS = 8 };
 
+/* Codes of b bits that name levels are width BAL_TABLE + b of the templates below. */
+enum { BAL_TABLE = 32 };
+
 struct bal_k_linear_args {
+    uint4 table; /* bal_tiles.level */
     const uint4 *codes;
     const unsigned char *meta;
     const uint16_t *x;   /* halves, or bytes, of the first row */
@@ -75,13 +79,13 @@ BAL_DEVICE int bal_linear_add(const bal_k_linear_args &a, int x, int y)
     return a.whole ? x + y : __float_as_int(__int_as_float(x) + __int_as_float(y));
 }
 
-/* How a width is walked and decoded. Pair j of a row's words as f16 numbers, offset + q: even pairs
- * with the offset `even`, odd pairs with `odd`. */
+/* How a width is walked and decoded. Pair j of a row's words as f16 numbers, offset + q (of a table
+ * offset + level): even pairs with the offset `even`, odd pairs with `odd`. */
 template <int bits> struct bal_width;
 
 template <> struct bal_width<2> {
     static constexpr int cols = 128, stages = 4, even = 16, odd = 64;
-    BAL_DEVICE uint32_t pair(const uint32_t *w, int j)
+    BAL_DEVICE uint32_t pair(const uint4 &, const uint32_t *w, int j)
     {
         const uint32_t v = w[j / 8];
         const uint32_t s = j % 8 < 2 ? v : j % 8 < 4 ? v << 4 : j % 8 < 6 ? v >> 4 : v >> 8;
@@ -101,7 +105,7 @@ template <> struct bal_width<3> {
     {
         return bal_and_or(s, 0x00700070u, 0x54005400u);
     }
-    BAL_DEVICE uint32_t pair(const uint32_t *w, int j)
+    BAL_DEVICE uint32_t pair(const uint4 &, const uint32_t *w, int j)
     {
         switch (j) {
         case 0: return high(w[0]);
@@ -130,7 +134,7 @@ template <> struct bal_width<3> {
 
 template <> struct bal_width<4> {
     static constexpr int cols = 128, stages = 3, even = 16, odd = 64;
-    BAL_DEVICE uint32_t pair(const uint32_t *w, int j)
+    BAL_DEVICE uint32_t pair(const uint4 &, const uint32_t *w, int j)
     {
         const uint32_t v = w[j / 4];
         const uint32_t s = j % 4 == 0 ? v >> 2 : j % 4 == 1 ? v : j % 4 == 2 ? v >> 6 : v << 4;
@@ -141,7 +145,7 @@ template <> struct bal_width<4> {
 
 template <> struct bal_width<6> {
     static constexpr int cols = 128, stages = 2, even = 64, odd = 64;
-    BAL_DEVICE uint32_t pair(const uint32_t *w, int j)
+    BAL_DEVICE uint32_t pair(const uint4 &, const uint32_t *w, int j)
     {
         if (j < 12) return bal_and_or(j % 2 ? w[j / 2] >> 6 : w[j / 2], 0x03f003f0u, 0x54005400u);
         const int i = j - 12;
@@ -152,7 +156,7 @@ template <> struct bal_width<6> {
 
 template <> struct bal_width<8> {
     static constexpr int cols = 64, stages = 3, even = 256, odd = 256;
-    BAL_DEVICE uint32_t pair(const uint32_t *w, int j)
+    BAL_DEVICE uint32_t pair(const uint4 &, const uint32_t *w, int j)
     {
         return bal_and_or(j % 2 ? w[j / 2] >> 6 : w[j / 2] << 2, 0x03fc03fcu, 0x5c005c00u);
     }
@@ -160,16 +164,54 @@ template <> struct bal_width<8> {
 
 template <> struct bal_width<16> {
     static constexpr int cols = 32, stages = 4, even = 0, odd = 0;
-    BAL_DEVICE uint32_t pair(const uint32_t *w, int j)
+    BAL_DEVICE uint32_t pair(const uint4 &, const uint32_t *w, int j)
     {
         return w[j];
     }
 };
 
+/* Octet o of a row's words: a code in each nibble (cuda/tiles.h). */
+template <int bits> BAL_DEVICE uint32_t bal_table_octet(const uint32_t *w, int o)
+{
+    if (bits == 2) return w[o / 2] >> o % 2 * 2 & 0x33333333u;
+    if (bits == 4) return w[o];
+    if (o < 3) return w[o] & 0x77777777u;
+    const uint32_t low = w[0] >> 3 & 0x11111111u;
+    return bal_and_or(w[2] >> 1, 0x44444444u, bal_and_or(w[1] >> 2, 0x22222222u, low));
+}
+
+/* The levels of the four codes in the low half of `codes`, a byte each. */
+template <int bits> BAL_DEVICE uint32_t bal_table_levels(const uint4 &table, uint32_t codes)
+{
+    if (bits < 4) return __byte_perm(table.x, table.y, codes);
+    const uint32_t low = __byte_perm(table.x, table.y, codes & 0x7777u),
+                   high = __byte_perm(table.z, table.w, codes & 0x7777u);
+    return __byte_perm(low, high, bal_and_or(codes >> 1, 0x4444u, 0x3210u));
+}
+
+template <int bits> struct bal_table_width {
+    static constexpr int cols = 128, stages = bits == 2 ? 4 : 3, even = 16 << bits, odd = even;
+    BAL_DEVICE uint32_t pair(const uint4 &table, const uint32_t *w, int j)
+    {
+        constexpr uint32_t exponent = bits == 2 ? 0x54u : bits == 3 ? 0x58u : 0x5cu; /* of even */
+        const uint32_t codes = bal_table_octet<bits>(w, j / 4) >> j % 4 / 2 * 16;
+        return __byte_perm(bal_table_levels<bits>(table, codes), exponent,
+                           j % 2 ? 0x4342u : 0x4140u);
+    }
+};
+
+template <> struct bal_width<BAL_TABLE + 2> : bal_table_width<2> {
+};
+template <> struct bal_width<BAL_TABLE + 3> : bal_table_width<3> {
+};
+template <> struct bal_width<BAL_TABLE + 4> : bal_table_width<4> {
+};
+
 /* Sizes that follow from width, rows and groups per unit. */
 template <int bits, int nt, int subs> struct bal_linear_sizes {
     static constexpr int cols = bal_width<bits>::cols;
-    static constexpr int vectors = bits * cols / 128; /* of 16 bytes per lane and unit */
+    static constexpr int vectors =
+        bits % BAL_TABLE * cols / 128; /* of 16 bytes per lane and unit */
     static constexpr int meta_bytes = bits == 16 ? 0 : 96 * subs;
     static constexpr int stage_bytes = vectors * 512 + meta_bytes;
     static constexpr int stages = bal_width<bits>::stages;
@@ -229,27 +271,20 @@ BAL_DEVICE void bal_linear_fetch(const bal_k_linear_args &a, bal_linear_cursor *
     bal_cp_commit();
 }
 
-/* Where a lane finds its rows of x: bytes from the start of a tile (cuda/stage.h). Lanes whose row
- * is not there read that of another, so that nothing is asked per load: what comes of it stays in
- * its own column of a product, which is not stored. */
-template <int nt> struct bal_linear_rows {
-    uint32_t x[nt];    /* B fragments of row g of panel c */
-    uint32_t info[nt]; /* word 0 of rows 2 t and 2 t + 1 of it, of which the first is there */
+/* Where a lane finds its rows of x: bytes from the start of a panel (cuda/stage.h). Lanes whose row
+ * is not there read that of another if there are fewer than eight, which costs no load, else what
+ * nobody has written: what comes of it stays in its own column of a product, which is not stored.
+ */
+struct bal_linear_rows {
+    uint32_t x;    /* B fragments of row g */
+    uint32_t info; /* word 0 of rows 2 t and 2 t + 1 */
 };
 
-template <bool bytes, int nt> BAL_DEVICE bal_linear_rows<nt> bal_linear_rows_of(int m)
+BAL_DEVICE bal_linear_rows bal_linear_rows_of(int m)
 {
-    const int lane = (int)threadIdx.x % 32;
-    bal_linear_rows<nt> r;
-    BAL_UNROLL
-    for (int c = 0; c < nt; c++) {
-        const int row = min(8 * c + lane / 4, m - 1);
-        const int pair = min(8 * c + lane % 4 * 2, (m - 1) / 2 * 2);
-        r.x[c] =
-            (uint32_t)(row / 8 * 8 * bal_linear_x_stride<bytes> + row % 8 * 32 + lane % 4 * 8) * 2;
-        r.info[c] = (uint32_t)(pair / 8 * 8 * bal_linear_info_stride<bytes> + pair % 8) * 4;
-    }
-    return r;
+    const int lane = (int)threadIdx.x % 32, last = min(m, 8) - 1;
+    const int row = min(lane / 4, last), pair = min(lane % 4 * 2, last / 2 * 2);
+    return {(uint32_t)(row * 64 + lane % 4 * 16), (uint32_t)pair * 4};
 }
 
 /* A tile of x, as bytes. */
@@ -267,36 +302,39 @@ BAL_DEVICE bal_linear_tile bal_linear_tile_at(const bal_k_linear_args &a, int ti
 
 /* x[.][s] = B fragments of run `run` of the tile: 32 inputs at 16 bits, or two units of 32 bytes.
  */
-template <int nt, int n>
-BAL_DEVICE void bal_linear_inputs(const bal_linear_tile &tile, const bal_linear_rows<nt> &rows,
-                                  int run, uint4 (&x)[nt][n], int s)
+template <bool bytes, int nt, int n>
+BAL_DEVICE void bal_linear_inputs(const bal_linear_tile &tile, const bal_linear_rows &rows, int run,
+                                  uint4 (&x)[nt][n], int s)
 {
     BAL_UNROLL
-    for (int c = 0; c < nt; c++) x[c][s] = *(const uint4 *)(tile.x + rows.x[c] + run * 512);
+    for (int c = 0; c < nt; c++)
+        x[c][s] =
+            *(const uint4 *)(tile.x + rows.x + run * 512 + c * (16 * bal_linear_x_stride<bytes>));
 }
 
 /* Word `word` of the info of the two rows of panel c whose columns of a product a lane has. */
-template <int nt>
-BAL_DEVICE void bal_linear_words(const bal_linear_tile &tile, const bal_linear_rows<nt> &rows,
-                                 int c, int word, float (&v)[2])
+template <bool bytes>
+BAL_DEVICE void bal_linear_words(const bal_linear_tile &tile, const bal_linear_rows &rows, int c,
+                                 int word, float (&v)[2])
 {
-    const float2 both = *(const float2 *)(tile.info + rows.info[c] + word * 32);
+    const int at = (c * bal_linear_info_stride<bytes> + word) * 32;
+    const float2 both = *(const float2 *)(tile.info + rows.info + at);
     v[0] = both.x, v[1] = both.y;
 }
 
 /* Scale and sums of `inputs` inputs from `first` of the tile on. */
-template <int bits, int inputs, int nt>
-BAL_DEVICE void bal_linear_info(const bal_linear_tile &tile, const bal_linear_rows<nt> &rows, int c,
+template <int bits, int inputs>
+BAL_DEVICE void bal_linear_info(const bal_linear_tile &tile, const bal_linear_rows &rows, int c,
                                 int first, float (&scale)[2], float (&even)[2], float (&odd)[2])
 {
     constexpr bool all = inputs == 128; /* of the tile */
-    bal_linear_words(tile, rows, c, 0, scale);
+    bal_linear_words<false>(tile, rows, c, 0, scale);
     BAL_UNROLL
     for (int u = 0; bits != 16 && u < (all ? 1 : inputs / 32); u++) {
         float more[2][2];
         const int word = all ? 1 : 4 + 2 * (first / 32 + u);
         BAL_UNROLL
-        for (int i = 0; i < 2; i++) bal_linear_words(tile, rows, c, word + i, more[i]);
+        for (int i = 0; i < 2; i++) bal_linear_words<false>(tile, rows, c, word + i, more[i]);
         BAL_UNROLL
         for (int e = 0; e < 2; e++) {
             even[e] = u ? even[e] + more[0][e] : more[0][e];
@@ -307,14 +345,15 @@ BAL_DEVICE void bal_linear_info(const bal_linear_tile &tile, const bal_linear_ro
 
 /* y[lane's sums] += one unit of weights times x. */
 template <int bits, int nt, int subs>
-BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, const bal_linear_rows<nt> &x_rows,
-                                int unit, const unsigned char *stage, float (&y)[nt][2][4])
+BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, const bal_linear_rows &x_rows, int unit,
+                                const unsigned char *stage, float (&y)[nt][2][4])
 {
     using width = bal_width<bits>;
     using sizes = bal_linear_sizes<bits, nt, subs>;
     constexpr int steps = sizes::cols / 16, steps_per_sub = steps / subs; /* of 16 inputs */
     constexpr int per_tile = 128 / sizes::cols;
-    constexpr bool at_once = nt == 1 || (nt == 2 && subs == 1); /* as far as registers go */
+    constexpr bool at_once =
+        nt == 1 || (nt == 2 && subs == 1 && bits != BAL_TABLE + 4); /* as far as registers go */
     const int lane = (int)(threadIdx.x % 32), g = lane / 4;
     const bal_linear_tile tile = bal_linear_tile_at<false>(a, unit / per_tile);
     const int within = unit % per_tile * sizes::cols; /* first input in the tile */
@@ -322,7 +361,8 @@ BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, const bal_linear_row
     uint4 x[nt][steps / 2]; /* two steps of 16 inputs each */
     if (at_once) {
         BAL_UNROLL
-        for (int s = 0; s < steps / 2; s++) bal_linear_inputs(tile, x_rows, within / 32 + s, x, s);
+        for (int s = 0; s < steps / 2; s++)
+            bal_linear_inputs<false>(tile, x_rows, within / 32 + s, x, s);
     }
     uint32_t w[4][sizes::vectors];
     BAL_UNROLL
@@ -352,12 +392,13 @@ BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, const bal_linear_row
         for (int i = 0; i < steps_per_sub; i++) {
             const int s = sub * steps_per_sub + i;
             if (!at_once && s % 2 == 0)
-                bal_linear_inputs(tile, x_rows, within / 32 + s / 2, x, s / 2);
+                bal_linear_inputs<false>(tile, x_rows, within / 32 + s / 2, x, s / 2);
             BAL_UNROLL
             for (int h = 0; h < 2; h++) {
-                const uint32_t rows[4] = {
-                    width::pair(w[2 * h], 2 * s), width::pair(w[2 * h + 1], 2 * s),
-                    width::pair(w[2 * h], 2 * s + 1), width::pair(w[2 * h + 1], 2 * s + 1)};
+                const uint32_t rows[4] = {width::pair(a.table, w[2 * h], 2 * s),
+                                          width::pair(a.table, w[2 * h + 1], 2 * s),
+                                          width::pair(a.table, w[2 * h], 2 * s + 1),
+                                          width::pair(a.table, w[2 * h + 1], 2 * s + 1)};
                 BAL_UNROLL
                 for (int c = 0; c < nt; c++) {
                     const uint4 &v = x[c][s / 2];
@@ -393,8 +434,8 @@ BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, const bal_linear_row
 
 /* The same with bytes. `subs` runs of inputs with one scale each. */
 template <int bits, int nt, int subs>
-BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, const bal_linear_rows<nt> &x_rows,
-                                int unit, const unsigned char *stage, int (&y)[nt][2][4])
+BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, const bal_linear_rows &x_rows, int unit,
+                                const unsigned char *stage, int (&y)[nt][2][4])
 {
     using bytes = bal_bytes<bits>;
     using sizes = bal_linear_sizes<bits, nt, subs>;
@@ -406,7 +447,7 @@ BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, const bal_linear_row
 
     uint4 x[nt][steps / 2];
     BAL_UNROLL
-    for (int s = 0; s < steps / 2; s++) bal_linear_inputs(tile, x_rows, within / 2 + s, x, s);
+    for (int s = 0; s < steps / 2; s++) bal_linear_inputs<true>(tile, x_rows, within / 2 + s, x, s);
     uint32_t w[4][sizes::vectors];
     BAL_UNROLL
     for (int v = 0; v < sizes::vectors; v++) {
@@ -443,11 +484,11 @@ BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, const bal_linear_row
             const int from = within + sub * steps_per_sub;
             float x_scale[2];
             int x_sum[2] = {0, 0};
-            bal_linear_words(tile, x_rows, c, from, x_scale);
+            bal_linear_words<true>(tile, x_rows, c, from, x_scale);
             BAL_UNROLL
             for (int u = 0; u < steps_per_sub; u++) {
                 float more[2];
-                bal_linear_words(tile, x_rows, c, 4 + from + u, more);
+                bal_linear_words<true>(tile, x_rows, c, 4 + from + u, more);
                 x_sum[0] += __float_as_int(more[0]), x_sum[1] += __float_as_int(more[1]);
             }
             BAL_UNROLL
@@ -555,7 +596,7 @@ __global__ void __launch_bounds__(BAL_LINEAR_THREADS, nt == 2 && subs > 1 ? 1 : 
     sum_type *sums = (sum_type *)(bal_shared() + BAL_LINEAR_WARPS * sizes::ring_bytes);
     unsigned *last = (unsigned *)(sums + BAL_LINEAR_WARPS * n_sums);
 
-    const bal_linear_rows<nt> x_rows = bal_linear_rows_of<bytes, nt>(a.m);
+    const bal_linear_rows x_rows = bal_linear_rows_of(a.m);
     const uint64_t policy = bal_policy_stream();
     const bal_linear_cursor start = bal_linear_at(a, (int)blockIdx.x / a.splits, first);
     bal_linear_cursor next = start;
@@ -647,7 +688,7 @@ __global__ void __launch_bounds__(BAL_LINEAR_THREADS, 1)
     sum_type *whole = (sum_type *)(bal_shared() + BAL_LINEAR_WARPS * sizes::ring_bytes) +
                       warp * sizes::sums * 32 + lane;
 
-    const bal_linear_rows<nt> x_rows = bal_linear_rows_of<bytes, nt>(a.m);
+    const bal_linear_rows x_rows = bal_linear_rows_of(a.m);
     const uint64_t policy = bal_policy_keep();
     const bal_linear_cursor start = bal_linear_at(a, block, 0);
     bal_linear_cursor next = start;

@@ -17,7 +17,8 @@ struct bal_linear_form {
  * are 32 inputs in a unit. */
 typedef bal_linear_form bal_linear_form_fn(int nt, int subs);
 bal_linear_form_fn bal_linear_form_w2, bal_linear_form_w3, bal_linear_form_w4, bal_linear_form_w6,
-    bal_linear_form_w8, bal_linear_form_f16;
+    bal_linear_form_w8, bal_linear_form_f16, bal_linear_form_t2, bal_linear_form_t3,
+    bal_linear_form_t4;
 bal_linear_form_fn bal_linear_bytes_w2, bal_linear_bytes_w3, bal_linear_bytes_w4,
     bal_linear_bytes_w6, bal_linear_bytes_w8;
 
@@ -36,9 +37,9 @@ template <int bits, int subs, bool bytes> bal_linear_form bal_linear_form_make(i
 
 template <int bits> bal_linear_form bal_linear_form_of(int nt, int subs)
 {
-    if constexpr (bits < 16)
+    if constexpr (bits != 16)
         if (subs == 2) return bal_linear_form_make<bits, 2, false>(nt);
-    if constexpr (bits < 8)
+    if constexpr (bal_width<bits>::cols == 128)
         if (subs == 4) return bal_linear_form_make<bits, 4, false>(nt);
     return bal_linear_form_make<bits, 1, false>(nt);
 }

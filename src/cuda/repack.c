@@ -48,6 +48,20 @@ static void put_pair(int bits, uint32_t *words, size_t stride, int j, uint32_t l
     }
 }
 
+/* The same for codes of a table: `at` is where the low bits of lo go, those of hi four further. */
+static void put_table_pair(int bits, uint32_t *words, size_t stride, int j, uint32_t lo,
+                           uint32_t hi)
+{
+    const int octet = j / 4, at = j % 4 * 8;
+    const uint32_t both = (hi << 4 | lo) << at;
+    if (bits == 2)
+        words[(size_t)(octet / 2) * stride] |= both << octet % 2 * 2;
+    else if (bits == 4 || octet < 3)
+        words[(size_t)octet * stride] |= both;
+    else
+        for (int i = 0; i < 3; i++) words[(size_t)i * stride] |= (both >> i & 0x11111111u) << 3;
+}
+
 /* 32 codes of row r and unit u, as type/packed.h lays them out. */
 static void read_unit(const bal_packed_view *v, size_t r, size_t u, uint8_t q[BAL_UNIT])
 {
@@ -114,27 +128,44 @@ static void write_packed_row(const bal_tiles *t, const bal_packed_view *v, size_
         uint32_t *words = row_words(t, codes, u / 4, slot_row);
         for (int p = 0; p < BAL_UNIT / 2; p++) {
             const int k = (int)(u % 4) * BAL_UNIT + 2 * p; /* within the tile */
-            put_pair(t->bits, words + k % 8 / 2 * 4, WORD_STRIDE, k / 8, q[2 * p], q[2 * p + 1]);
+            (t->table ? put_table_pair : put_pair)(t->bits, words + k % 8 / 2 * 4, WORD_STRIDE,
+                                                   k / 8, q[2 * p], q[2 * p + 1]);
         }
     }
+}
+
+/* What stands for a group in the place of its scale: that, or its step, which f16 holds. */
+static uint16_t group_factor(const bal_packed_view *v, size_t panel, size_t group, size_t lane)
+{
+    const uint8_t *steps = bal_packed_steps(v, panel);
+    const size_t at = group * BAL_PANEL + lane;
+    if (v->layout.kind == BAL_PACKED_GROUPS) return bal_packed_scales(v, panel)[at];
+    if (v->layout.kind == BAL_PACKED_TWO_LEVEL) return bal_f32_to_f16(steps[at]);
+    const unsigned nibbles = steps[group * (BAL_PANEL / 2) + lane % 8];
+    return bal_f32_to_f16((float)bal_table_step(nibbles >> lane / 8 * 4 & 15u));
+}
+
+/* The level that stands for 0: of the table, else of the group. */
+static uint8_t group_zero(const bal_packed_view *v, size_t panel, size_t group, size_t lane)
+{
+    if (v->layout.kind == BAL_PACKED_TABLE)
+        return v->table[16] & (uint8_t)(bal_table_levels(v->layout.bits) - 1);
+    return bal_packed_zeros(v, panel)[group * BAL_PANEL + lane];
 }
 
 static void write_packed_meta(const bal_tiles *t, const bal_packed_view *v, size_t r,
                               size_t slot_row, uint8_t *meta)
 {
-    const size_t at = slot_row % 8 * 4 + slot_row / 8, lane = r % BAL_PANEL;
-    const uint16_t *scales = bal_packed_scales(v, r / BAL_PANEL);
-    const uint8_t *zeros = bal_packed_zeros(v, r / BAL_PANEL);
-    const uint8_t *steps = bal_packed_steps(v, r / BAL_PANEL);
+    const size_t at = slot_row % 8 * 4 + slot_row / 8, lane = r % BAL_PANEL, panel = r / BAL_PANEL;
     for (size_t i = 0; i < t->groups && i * t->group < t->k; i++) {
-        const size_t from = i * t->group / BAL_UNIT / v->layout.units_per_group * BAL_PANEL + lane;
+        const size_t from = i * t->group / BAL_UNIT / v->layout.units_per_group;
         uint8_t *group = meta + i * BAL_TILE_GROUP_BYTES;
-        const uint16_t scale = t->stepped ? bal_f32_to_f16(steps[from]) : scales[from];
-        memcpy(group + 2 * at, &scale, 2);
-        group[64 + at] = zeros[from];
+        const uint16_t factor = group_factor(v, panel, from, lane);
+        memcpy(group + 2 * at, &factor, 2);
+        group[64 + at] = group_zero(v, panel, from, lane);
     }
     if (!t->stepped) return;
-    const float scale = bal_f16_to_f32(scales[lane]);
+    const float scale = bal_f16_to_f32(bal_packed_scales(v, panel)[lane]);
     memcpy(meta + t->groups * BAL_TILE_GROUP_BYTES + 4 * slot_row, &scale, 4);
 }
 
@@ -202,6 +233,19 @@ static size_t stored_group(size_t group, size_t k, size_t k_tiles)
     return group % 128 == 0 ? group : group % 64 == 0 ? 64 : 32;
 }
 
+/* Levels and zero are the first 17 bytes. */
+static bool same_table(const bal_packed_view *a, const bal_packed_view *b)
+{
+    return memcmp(a->table, b->table, 17) == 0;
+}
+
+static void keep_table(bal_tiles *t, const bal_packed_view *v)
+{
+    const int mask = bal_table_levels(t->bits) - 1;
+    for (int i = 0; i < 1 << t->bits; i++)
+        t->level[i] = (uint8_t)((v->table[i] & mask) << (6 - t->bits));
+}
+
 static bal_status check_parts(const bal_tiles_part *parts, int n_parts, size_t k, bool paired,
                               bal_error *err)
 {
@@ -214,11 +258,10 @@ static bal_status check_parts(const bal_tiles_part *parts, int n_parts, size_t k
         if (bal_type_get(parts[i].type)->packed != packed)
             return bal_fail(err, BAL_E_UNSUP, "packed and float rows in one matrix of tiles");
         if (!packed) continue;
-        if (l->kind == BAL_PACKED_TABLE)
-            return bal_fail(err, BAL_E_UNSUP,
-                            "weights in tables; codes of tiles are equal steps apart");
         if (l->kind != first->kind)
             return bal_fail(err, BAL_E_UNSUP, "rows of unlike kinds in one matrix of tiles");
+        if (l->kind == BAL_PACKED_TABLE && !same_table(&parts[i].packed, &parts[0].packed))
+            return bal_fail(err, BAL_E_UNSUP, "rows of unlike tables in one matrix of tiles");
         if (l->k != k || l->n != parts[i].n)
             return bal_fail(err, BAL_E_ARG, "part %d of the tiles is %zu x %zu, expected %zu x %zu",
                             i, l->n, l->k, parts[i].n, k);
@@ -259,7 +302,9 @@ bal_status bal_tiles_init(bal_tiles *t, const bal_tiles_part *parts, int n_parts
     if (packed) {
         t->group = stored_group(parts[0].packed.layout.group, k, t->k_tiles);
         t->groups = (t->k_tiles * BAL_TILE_COLS + t->group - 1) / t->group;
-        t->stepped = parts[0].packed.layout.kind == BAL_PACKED_TWO_LEVEL;
+        t->stepped = parts[0].packed.layout.kind != BAL_PACKED_GROUPS;
+        t->table = parts[0].packed.layout.kind == BAL_PACKED_TABLE;
+        if (t->table) keep_table(t, &parts[0].packed);
         t->block_meta = t->groups * BAL_TILE_GROUP_BYTES + (t->stepped ? BAL_TILE_SCALE_BYTES : 0);
     }
     return BAL_OK;

@@ -21,9 +21,9 @@ typedef struct bal_tiles_part {
     bal_packed_view packed; /* packed types */
 } bal_tiles_part;
 
-/* Parts one below the other, all of k inputs: floats of any kinds, or packed with the same bits and
- * group. paired: two parts of equal rows, gate and up. BAL_E_UNSUP names parts that do not go
- * together, BAL_E_ARG sizes that do not fit. */
+/* Parts one below the other, all of k inputs: floats of any kinds, or packed with the same bits,
+ * group, kind and table. paired: two parts of equal rows, gate and up. BAL_E_UNSUP names parts that
+ * do not go together, BAL_E_ARG sizes that do not fit. */
 bal_status bal_tiles_init(bal_tiles *t, const bal_tiles_part *parts, int n_parts, size_t k,
                           bool paired, bal_error *err);
 

@@ -89,6 +89,9 @@ static bal_status check(const bal_tiles *t, const bal_device_part *parts, int n_
 {
     if (t->bits == 16 && parts[0].act.kind == BAL_ACT_A8)
         return bal_fail(err, BAL_E_UNSUP, "8-bit activations of a linear whose weights are floats");
+    if (t->table && parts[0].act.kind == BAL_ACT_A8)
+        return bal_fail(err, BAL_E_UNSUP,
+                        "8-bit activations of a linear whose weights are in tables");
     for (int i = 1; i < n_parts; i++)
         if (!bal_act_equal(parts[i].act, parts[0].act))
             return bal_fail(err, BAL_E_ARG, "parts of a linear that read unlike activations");
@@ -195,7 +198,8 @@ struct bal_k_embed_args {
     const int32_t *ids;
     float *h;
     int bits, k, k_tiles, group, groups;
-    int stepped, block_meta; /* cuda/tiles.h */
+    int stepped, table, block_meta; /* cuda/tiles.h */
+    uint8_t level[16];
 };
 
 /* Bits [first, first + n) of each half of w. */
@@ -225,6 +229,19 @@ BAL_DEVICE uint32_t code_at(const uint32_t *w, int bits, int j, int odd)
     return field(w[j * 128], odd, 0, 16);
 }
 
+/* The same of a table: the level. */
+BAL_DEVICE uint32_t level_at(const bal_k_embed_args &a, const uint32_t *w, int j, int odd)
+{
+    const int octet = j / 4, nibble = j % 4 * 8 + odd * 4;
+    uint32_t q = 0;
+    if (a.bits == 3 && octet == 3)
+        for (int i = 0; i < 3; i++) q |= (w[i * 128] >> (nibble + 3) & 1) << i;
+    else
+        q = w[(a.bits == 2 ? octet / 2 : octet) * 128] >>
+            (nibble + (a.bits == 2 ? octet % 2 * 2 : 0));
+    return (uint32_t)a.level[q & ((1u << a.bits) - 1)] >> (6 - a.bits);
+}
+
 /* Grid: rows. */
 __global__ void __launch_bounds__(THREADS) bal_k_embed(const bal_k_embed_args a)
 {
@@ -238,7 +255,7 @@ __global__ void __launch_bounds__(THREADS) bal_k_embed(const bal_k_embed_args a)
     for (int c = (int)threadIdx.x; c < a.k; c += THREADS) {
         const int in = c % 128, j = in / 8, lane = 4 * g + in % 8 / 2;
         const uint32_t *w = codes + (size_t)(c / 128) * a.bits * 128 + lane * 4 + slot;
-        const uint32_t q = code_at(w, a.bits, j, in % 2);
+        const uint32_t q = a.table ? level_at(a, w, j, in % 2) : code_at(w, a.bits, j, in % 2);
         if (a.bits == 16) {
             h[c] = bal_f16_float(q) * scales[row % 32];
             continue;
@@ -265,6 +282,8 @@ cudaError_t bal_cuda_embed(const bal_device_weight *w, bal_dptr ids, int m, bal_
     a.group = (int)(t->group ? t->group : t->k_tiles * 128);
     a.groups = (int)t->groups;
     a.stepped = t->stepped;
+    a.table = t->table;
+    memcpy(a.level, t->level, sizeof a.level);
     a.block_meta = (int)t->block_meta;
     bal_launch_shape shape = {};
     shape.grid = dim3((unsigned)m);

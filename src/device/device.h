@@ -184,8 +184,8 @@ typedef struct bal_device_api {
     void (*release)(bal_device *d, bal_dptr p); /* 0 is fine; waits for queued work */
 
     /* Parts one below the other, all of k inputs and stored alike (floats of any kind, or packed
-     * with the same bits, groups and kind of grid). gated: two parts of n rows, gate and up, which
-     * give n outputs silu(gate) * up. BAL_E_UNSUP names what the backend cannot compute. */
+     * with the same bits, groups, kind of grid and table). gated: two parts of n rows, gate and up,
+     * which give n outputs silu(gate) * up. BAL_E_UNSUP names what the backend cannot compute. */
     bal_status (*weight_create)(bal_device *d, bal_device_weight **out,
                                 const bal_device_part *parts, int n_parts, size_t k, bool gated,
                                 bal_error *err);

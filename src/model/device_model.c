@@ -16,6 +16,9 @@ static bool stored_alike(const bal_linear *a, const bal_linear *b)
 {
     if (a->type != b->type || a->k != b->k || !bal_act_equal(a->act, b->act)) return false;
     if (!bal_type_get(a->type)->packed) return true;
+    const bool table =
+        a->packed.layout.kind == BAL_PACKED_TABLE && b->packed.layout.kind == BAL_PACKED_TABLE;
+    if (table && memcmp(a->packed.table, b->packed.table, BAL_PACKED_ALIGN) != 0) return false;
     return a->packed.layout.kind == b->packed.layout.kind &&
            a->packed.layout.units_per_group == b->packed.layout.units_per_group;
 }

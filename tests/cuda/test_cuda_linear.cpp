@@ -84,7 +84,7 @@ struct weight_row {
         m.row(r, w.data());
         if (!bal_type_get(m.type)->packed) return;
         const bal_packed_layout &l = m.view.layout;
-        offset = l.bits == 8 ? 512 : 128;
+        offset = l.kind == BAL_PACKED_TABLE ? 20 << l.bits : l.bits == 8 ? 512 : 128;
         for (size_t k = 0; k < m.k; k++) scale[k] = fabsf(m.scale(r, k));
     }
 };
@@ -218,6 +218,18 @@ void test_d4(void **)
     check_rows(random_two_level(d, 5, 300, 0), d, "d4, whole rows", false);
 }
 
+/* Tables: levels looked up, steps in the sums, scales of rows behind them. */
+void test_tables(void **)
+{
+    dice d(22);
+    for (int bits : {2, 3, 4}) {
+        check_rows(random_table(d, bits, 37, 420, 128), d, "table, groups of 128", true);
+        check_rows(random_table(d, bits, 33, 290, 32), d, "table, groups of 32", false);
+        check_rows(random_table(d, bits, 33, 200, 64), d, "table, groups of 64", false);
+        check_rows(random_table(d, bits, 5, 300, 0), d, "table, whole rows", false);
+    }
+}
+
 void test_floats(void **)
 {
     dice d(20);
@@ -317,28 +329,34 @@ void test_epilogue(void **)
     for (size_t i = 0; i < all.size(); i++) assert_true(all[i] == 1 + (plain[i] + bias[i % 56]));
 }
 
-/* More than 16 rows take another kernel, with the same bits in every row. */
+/* 41 rows take another kernel than 5, with the same bits in every row. */
+void check_many(const host_matrix &m, dice &d, int splits)
+{
+    const device_weight w({&m});
+    const std::vector<float> x = random_rows(d, 41, m.k);
+    call c;
+    c.splits = splits;
+    c.m = 41;
+    const std::vector<float> y = run(w, x, c);
+    if (!splits) check({&m}, x, y, 41, "many rows");
+    c.m = 5;
+    const std::vector<float> fewer = run(w, x, c);
+    assert_memory_equal(y.data(), fewer.data(), fewer.size() * sizeof(float));
+}
+
 void test_many_rows(void **)
 {
     dice d(34);
+    for (int bits : {2, 3, 4})
+        for (size_t group : {(size_t)32, (size_t)64, (size_t)128})
+            check_many(random_table(d, bits, 290, 300, group), d, 0);
     for (int bits : {2, 3, 4, 6, 8, 16})
         for (size_t group : {(size_t)32, (size_t)64, (size_t)128}) {
             if (bits == 16 && group != 32) continue;
             const host_matrix m = bits == 16 ? random_floats(d, BAL_TYPE_BF16, 290, 300)
                                              : random_packed(d, bits, 290, 300, group);
-            const device_weight w({&m});
-            const std::vector<float> x = random_rows(d, 41, 300);
-            for (int splits : {0, 2}) {
-                if (splits && bits != 3) continue;
-                call c;
-                c.splits = splits;
-                c.m = 41;
-                const std::vector<float> y = run(w, x, c);
-                if (!splits) check({&m}, x, y, 41, "many rows");
-                c.m = 5;
-                const std::vector<float> fewer = run(w, x, c);
-                assert_memory_equal(y.data(), fewer.data(), fewer.size() * sizeof(float));
-            }
+            check_many(m, d, 0);
+            if (bits == 3) check_many(m, d, 2);
         }
 }
 
@@ -392,10 +410,11 @@ int main()
         cmocka_unit_test(test_w2),         cmocka_unit_test(test_w3),
         cmocka_unit_test(test_w4),         cmocka_unit_test(test_w6),
         cmocka_unit_test(test_w8),         cmocka_unit_test(test_d4),
-        cmocka_unit_test(test_floats),     cmocka_unit_test(test_extremes),
-        cmocka_unit_test(test_not_finite), cmocka_unit_test(test_splits),
-        cmocka_unit_test(test_epilogue),   cmocka_unit_test(test_many_rows),
-        cmocka_unit_test(test_paired),     cmocka_unit_test(test_truncating),
+        cmocka_unit_test(test_tables),     cmocka_unit_test(test_floats),
+        cmocka_unit_test(test_extremes),   cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_splits),     cmocka_unit_test(test_epilogue),
+        cmocka_unit_test(test_many_rows),  cmocka_unit_test(test_paired),
+        cmocka_unit_test(test_truncating),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

@@ -25,6 +25,17 @@ uint32_t code_at(const bal_tiles &t, const std::vector<uint32_t> &codes, size_t 
     static const int words3[] = {0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 1, 2, 2, 2, 2};
     static const int first3[] = {7, 4, 13, 10, 1, 4, 7, 10, 13, 4, 1, 10, 7, 1, 13};
     static const int first2[] = {6, 4, 2, 0, 10, 8, 14, 12}, first4[] = {8, 4, 12, 0};
+    if (t.table) {
+        const size_t octet = j / 4;
+        const int at = (int)(j % 4) * 8 + (int)(in % 2) * 4; /* of the nibble */
+        const auto bits_at = [&](size_t word, int first, int n) {
+            return word_of(t, codes, block, tile, word, lane, slot) >> (at + first) &
+                   ((1u << n) - 1);
+        };
+        if (t.bits == 2) return bits_at(octet / 2, (int)(octet % 2) * 2, 2);
+        if (t.bits == 4 || octet < 3) return bits_at(octet, 0, t.bits);
+        return bits_at(0, 3, 1) | bits_at(1, 3, 1) << 1 | bits_at(2, 3, 1) << 2;
+    }
     switch (t.bits) {
     case 2: return bits_of(j / 8, first2[j % 8], 2);
     case 3:
@@ -72,14 +83,14 @@ void check_packed(const std::vector<const host_matrix *> &matrices, size_t file_
                 const size_t from = r * groups + (file_group ? c / file_group : 0);
                 uint16_t scale;
                 memcpy(&scale, meta + 2 * at, 2);
-                assert_int_equal(meta[64 + at], m->zeros[from]);
+                assert_int_equal(meta[64 + at], t.table ? m->table.zero : m->zeros[from]);
                 if (!t.stepped) {
                     assert_int_equal(scale, m->scales[from]);
                     continue;
                 }
                 float of_row;
                 memcpy(&of_row, of_block + t.groups * 96 + 4 * row, 4);
-                assert_true(bal_f16_to_f32(scale) == (float)m->steps[from]);
+                assert_true(bal_f16_to_f32(scale) == (float)m->step(r, c));
                 assert_true(of_row == bal_f16_to_f32(m->scales[r]));
             }
         }
@@ -105,6 +116,23 @@ void test_two_levels(void **)
         const host_matrix a = random_two_level(d, 37, 420, group);
         check_packed({&a}, group, false);
     }
+}
+
+void test_tables(void **)
+{
+    dice d(5);
+    for (int bits : {2, 3, 4})
+        for (size_t group : {(size_t)0, (size_t)32, (size_t)96, (size_t)128}) {
+            const host_matrix a = random_table(d, bits, 37, 420, group);
+            check_packed({&a}, group, false);
+            const device_weight w({&a});
+            for (int i = 0; i < 1 << bits; i++)
+                assert_int_equal(w.tiles.level[i], a.table.level[i] << (6 - bits));
+        }
+    host_matrix gate = random_table(d, 3, 41, 130, 32), up = gate;
+    up.codes[0] ^= 1;
+    pack(up, gate.view.layout);
+    check_packed({&gate, &up}, 32, true);
 }
 
 void test_parts(void **)
@@ -160,6 +188,10 @@ void test_refusals(void **)
     assert_int_equal(bal_tiles_init(&t, one, 1, 65, false, &err), BAL_E_ARG);
     assert_int_equal(bal_tiles_init(&t, one, 1, 64, true, &err), BAL_E_ARG);
     assert_int_equal(bal_tiles_init(&t, one, 0, 64, false, &err), BAL_E_ARG);
+    const host_matrix t1 = random_table(d, 3, 8, 64, 32), t2 = random_table(d, 3, 8, 64, 32);
+    const bal_tiles_part tables[] = {t1.part(), t2.part()}, grids[] = {a.part(), t1.part()};
+    assert_int_equal(bal_tiles_init(&t, tables, 2, 64, false, &err), BAL_E_UNSUP);
+    assert_int_equal(bal_tiles_init(&t, grids, 2, 64, false, &err), BAL_E_UNSUP);
     bal_tiles_part huge = f.part();
     huge.n = SIZE_MAX / 2;
     assert_int_equal(bal_tiles_init(&t, &huge, 1, 64, false, &err), BAL_E_ARG);
@@ -170,9 +202,9 @@ void test_refusals(void **)
 int main()
 {
     const CMUnitTest tests[] = {
-        cmocka_unit_test(test_packed),   cmocka_unit_test(test_two_levels),
-        cmocka_unit_test(test_parts),    cmocka_unit_test(test_floats),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_packed), cmocka_unit_test(test_two_levels),
+        cmocka_unit_test(test_tables), cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_floats), cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

@@ -41,10 +41,11 @@ struct dice {
 struct host_matrix {
     bal_type type;
     size_t n, k;
-    std::vector<uint8_t> codes, zeros, steps, packed; /* steps: of two levels */
+    std::vector<uint8_t> codes, zeros, steps, packed; /* steps: as bal_packed_parts has them */
     std::vector<uint16_t> scales, halves;
     std::vector<float> floats;
     bal_packed_view view = {};
+    bal_packed_table table = {};
 
     /* the part that bal_tiles_init wants */
     bal_tiles_part part() const
@@ -63,7 +64,15 @@ struct host_matrix {
         const bal_packed_layout &l = view.layout;
         const size_t group = r * l.groups + c / 32 / l.units_per_group;
         return steps.empty() ? bal_f16_to_f32(scales[group])
-                             : bal_f16_to_f32(scales[r]) * (float)steps[group];
+                             : bal_f16_to_f32(scales[r]) * (float)step(r, c);
+    }
+
+    /* of a table or two levels */
+    int step(size_t r, size_t c) const
+    {
+        const bal_packed_layout &l = view.layout;
+        const uint8_t s = steps[r * l.groups + c / 32 / l.units_per_group];
+        return l.kind == BAL_PACKED_TABLE ? bal_table_step(s) : s;
     }
 
     /* row r as numbers, out[k] */
@@ -82,8 +91,8 @@ static inline void pack(host_matrix &m, const bal_packed_layout &l)
 {
     bal_error err = {};
     const bal_packed_parts parts = {m.codes.data(), m.scales.data(),
-                                    m.steps.empty() ? nullptr : m.steps.data(), m.zeros.data(),
-                                    nullptr};
+                                    m.steps.empty() ? nullptr : m.steps.data(),
+                                    m.zeros.empty() ? nullptr : m.zeros.data(), &m.table};
     m.packed.resize(l.n_bytes + 3);
     const size_t shift = (4 - (uintptr_t)m.packed.data() % 4) % 4;
     uint8_t *bytes = m.packed.data() + shift;
@@ -107,6 +116,26 @@ static inline host_matrix random_two_level(dice &d, size_t n, size_t k, size_t g
         m.zeros.push_back((uint8_t)d.below(16));
         m.steps.push_back((uint8_t)(1 + d.below(8)));
     }
+    for (size_t i = 0; i < n; i++) m.scales.push_back(bal_f32_to_f16(d.even() * 0.01f));
+    pack(m, l);
+    return m;
+}
+
+/* Codes of a table of random levels, all steps. */
+static inline host_matrix random_table(dice &d, int bits, size_t n, size_t k, size_t group)
+{
+    host_matrix m;
+    bal_error err = {};
+    bal_packed_layout l;
+    assert_int_equal(bal_type_from_bits(&m.type, bits, &err), BAL_OK);
+    assert_int_equal(bal_packed_layout_of(&l, {BAL_PACKED_TABLE, bits, group}, n, k, &err), BAL_OK);
+    m.n = n;
+    m.k = k;
+    for (int i = 0; i < 1 << bits; i++) m.table.level[i] = (uint8_t)d.below(bal_table_levels(bits));
+    m.table.level[1] = (uint8_t)(bal_table_levels(bits) - 1);
+    m.table.zero = (uint8_t)d.below(bal_table_levels(bits));
+    for (size_t i = 0; i < n * k; i++) m.codes.push_back((uint8_t)d.below(1 << bits));
+    for (size_t i = 0; i < n * l.groups; i++) m.steps.push_back((uint8_t)d.below(16));
     for (size_t i = 0; i < n; i++) m.scales.push_back(bal_f32_to_f16(d.even() * 0.01f));
     pack(m, l);
     return m;

@@ -76,6 +76,20 @@ static void packed(void **state)
     }
 }
 
+static void tables(void **state)
+{
+    (void)state;
+    const char *const bits[] = {"bits=2", "bits=3", "bits=4"};
+    for (int i = 0; i < 3; i++) {
+        bal_error err = {0};
+        const char *set[] = {bits[i], i == 1 ? "group=128" : "group=32", "grid=table"};
+        const bal_quant_opts opts = {
+            .size = sizeof opts, .recipe = "rtn", .set = set, .n_set = 3, .force = true};
+        ASSERT_OK(bal_quantize(source_path(TINY), scratch("t.safetensors"), &opts, &err));
+        compare(scratch("t.safetensors"), BAL_KV_F16, FEW, 5e-2);
+    }
+}
+
 /* Rows of several sequences in one step, prompts and single rows mixed, pages shared. */
 static void requests(void **state)
 {
@@ -106,6 +120,7 @@ int main(void)
         cmocka_unit_test(families),
         cmocka_unit_test(caches),
         cmocka_unit_test(packed),
+        cmocka_unit_test(tables),
         cmocka_unit_test(requests),
     };
     return cmocka_run_group_tests(tests, use_shim, scratch_teardown);

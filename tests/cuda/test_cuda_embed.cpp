@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT
+// Rows read back from tiles on the device, through the contract: those of the file, to the bit for
+// packed weights of every kind and width.
+#include "weights.h"
+
+#include "device/device.h"
+
+extern "C" const bal_device_api *bal_device_entry(uint32_t abi);
+
+namespace
+{
+
+struct backend {
+    const bal_device_api *api = bal_device_entry(BAL_DEVICE_ABI);
+    bal_device *d = nullptr;
+    bal_error err = {};
+
+    backend()
+    {
+        assert_int_equal(api->open(&d, 0, &err), BAL_OK);
+    }
+    ~backend()
+    {
+        api->close(d);
+    }
+};
+
+/* Rows ids of m as the device gives them back. */
+std::vector<float> embed(backend &b, const host_matrix &m, const std::vector<int32_t> &ids)
+{
+    const bal_tiles_part p = m.part();
+    const bal_device_part part = {p.type, p.n, p.w, p.packed, nullptr, {}};
+    bal_device_weight *w;
+    bal_dptr at, h;
+    std::vector<float> out(ids.size() * m.k);
+    assert_int_equal(b.api->weight_create(b.d, &w, &part, 1, m.k, false, &b.err), BAL_OK);
+    assert_int_equal(b.api->alloc(b.d, &at, ids.size() * 4, "ids", &b.err), BAL_OK);
+    assert_int_equal(b.api->alloc(b.d, &h, out.size() * 4, "rows", &b.err), BAL_OK);
+    b.api->upload(b.d, at, ids.data(), ids.size() * 4);
+    b.api->embed(b.d, w, at, (int)ids.size(), h);
+    b.api->download(b.d, out.data(), h, out.size() * 4);
+    assert_int_equal(b.api->sync(b.d, &b.err), BAL_OK);
+    b.api->weight_destroy(b.d, w);
+    b.api->release(b.d, at);
+    b.api->release(b.d, h);
+    return out;
+}
+
+void check(backend &b, const host_matrix &m, float relative)
+{
+    const std::vector<int32_t> ids = {0, (int32_t)m.n - 1, 5, 33, 5};
+    const std::vector<float> found = embed(b, m, ids);
+    std::vector<float> row(m.k);
+    for (size_t i = 0; i < ids.size(); i++) {
+        m.row((size_t)ids[i], row.data());
+        for (size_t c = 0; c < m.k; c++) {
+            const float v = found[i * m.k + c];
+            if (!(fabsf(v - row[c]) <= relative * fabsf(row[c])))
+                fail_msg("input %zu of row %d is %g, expected %g", c, ids[i], v, row[c]);
+        }
+    }
+}
+
+void test_groups(void **)
+{
+    backend b;
+    dice d(1);
+    for (int bits : {2, 3, 4, 6, 8})
+        for (size_t group : {(size_t)0, (size_t)32, (size_t)128})
+            check(b, random_packed(d, bits, 70, 300, group), 0);
+}
+
+void test_steps(void **)
+{
+    backend b;
+    dice d(2);
+    for (size_t group : {(size_t)0, (size_t)32, (size_t)128}) {
+        check(b, random_two_level(d, 70, 300, group), 0);
+        for (int bits : {2, 3, 4}) check(b, random_table(d, bits, 70, 300, group), 0);
+    }
+}
+
+void test_floats(void **)
+{
+    backend b;
+    dice d(3);
+    check(b, random_floats(d, BAL_TYPE_BF16, 70, 133), 0);
+    check(b, random_floats(d, BAL_TYPE_F32, 70, 133), 0x1p-11f);
+}
+
+} // namespace
+
+int main()
+{
+    const CMUnitTest tests[] = {
+        cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_steps),
+        cmocka_unit_test(test_floats),
+    };
+    return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
