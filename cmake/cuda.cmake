@@ -4,7 +4,7 @@
 if(NOT BALLAST_CUDA)
   return()
 endif()
-set(BALLAST_CUDA_ARCHITECTURES "80-real;86-real;89-real;90a-real;80-virtual" CACHE STRING
+set(BALLAST_CUDA_ARCHITECTURES "80-real;86-real;89-real;90a-real;80-virtual;90-virtual" CACHE STRING
   "as CMake's CUDA_ARCHITECTURES")
 if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX} AND EXISTS /usr/local/cuda/bin/nvcc)
   set(CMAKE_CUDA_COMPILER /usr/local/cuda/bin/nvcc)

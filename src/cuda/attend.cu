@@ -436,8 +436,9 @@ template <int STEPS> static cudaError_t prefill(const bal_attend_args *a, bal_cu
 
 /* ---- Choice ---------------------------------------------------------------------------------- */
 
-size_t bal_cuda_attend_bytes(int m, int heads, int dim)
+size_t bal_cuda_attend_bytes(int m, int heads, int dim, size_t most_shared)
 {
+    if (decode_bytes(dim) > most_shared) return 0;
     const size_t rows = (size_t)(m < BAL_SPLIT_ROWS ? m : BAL_SPLIT_ROWS);
     return rows * (size_t)heads * BAL_SPLITS * (size_t)(dim + 2) * sizeof(float);
 }

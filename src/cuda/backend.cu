@@ -59,6 +59,7 @@ static bal_status check_device(const bal_device *d, bal_error *err)
 static cudaError_t prepare(bal_device *d)
 {
     cudaDeviceProp p;
+    int version = 0;
     cudaError_t e = cudaSetDevice(d->index);
     if (e == cudaSuccess) e = cudaGetDeviceProperties(&p, d->index);
     if (e != cudaSuccess) return e;
@@ -66,7 +67,10 @@ static cudaError_t prepare(bal_device *d)
     d->major = p.major;
     d->minor = p.minor;
     d->processors = p.multiProcessorCount;
-    d->early = p.major >= 9;
+    d->most_shared = p.sharedMemPerBlockOptin;
+    if (p.major >= 8) e = bal_cuda_compiled_for(&version); /* older ones are refused by name */
+    if (e != cudaSuccess) return e;
+    d->early = p.major >= 9 && version >= 90; /* of code for 8.0, kernels wait for nothing */
     e = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
     if (e == cudaSuccess) e = cudaMallocHost((void **)&d->up, BAL_PINNED);
     if (e == cudaSuccess) e = cudaMallocHost((void **)&d->down, BAL_PINNED);
@@ -247,8 +251,7 @@ static void rotate(bal_device *d, const bal_rotate_args *a)
 
 static size_t attend_bytes(const bal_device *d, int m, int heads, int dim)
 {
-    (void)d;
-    return bal_cuda_attend_bytes(m, heads, dim);
+    return bal_cuda_attend_bytes(m, heads, dim, d->most_shared);
 }
 
 static void attend(bal_device *d, const bal_attend_args *a)

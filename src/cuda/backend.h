@@ -18,6 +18,7 @@ struct bal_device {
     int index, major, minor, processors;
     char name[256];
     cudaStream_t stream;
+    size_t most_shared;       /* bytes of shared memory of a block */
     bool early;               /* it can start kernels early */
     bal_error failed;         /* the first failure; everything after it does nothing */
     unsigned char *up, *down; /* pinned, BAL_PINNED each */
@@ -51,6 +52,8 @@ bal_status bal_cuda_weight_create(bal_device *d, bal_device_weight **out,
 void bal_cuda_weight_destroy(bal_device *d, bal_device_weight *w);
 size_t bal_cuda_act_bytes(int m, size_t k);
 cudaError_t bal_cuda_stage(const bal_stage_args *a, bal_cuda_queue queue);
+/* The PTX version that the kernels on this device were compiled from: 80, 90 ... */
+cudaError_t bal_cuda_compiled_for(int *version);
 cudaError_t bal_cuda_linear_run(bal_device *d, const bal_device_linear_args *a);
 cudaError_t bal_cuda_embed(const bal_device_weight *w, bal_dptr ids, int m, bal_dptr h,
                            bal_cuda_queue queue);

@@ -122,16 +122,17 @@ static bal_k_linear_args args_of(const bal_linear_job &job, int cols)
     return a;
 }
 
-/* Few rows: two blocks a processor, or fewer, a whole number of blocks for each split. Many: a
- * block for form.rows of x and 8 row blocks. */
+/* Few rows: two blocks a processor, or fewer, a whole number of blocks for each split; a half more
+ * where that gives each row block its own, which beats a second round for some. Many: a block for
+ * form.rows of x and 8 row blocks. */
 static dim3 grid_of(const bal_linear_job &job, const bal_linear_form &form,
                     const bal_k_linear_args &a)
 {
     if (job.m > BAL_LINEAR_ROWS)
         return dim3((unsigned)((a.m + form.rows - 1) / form.rows),
                     (unsigned)((a.row_blocks + BAL_LINEAR_WARPS - 1) / BAL_LINEAR_WARPS));
-    const int fit = 2 * job.processors / a.splits;
-    const int steps = fit < 1 ? 1 : fit < a.row_blocks ? fit : a.row_blocks;
+    const int fit = 2 * job.processors / a.splits, more = 3 * job.processors / a.splits;
+    const int steps = a.row_blocks <= more ? a.row_blocks : fit > 1 ? fit : 1;
     return dim3((unsigned)(steps * a.splits));
 }
 

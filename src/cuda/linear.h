@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
- * y = W x: weights are tiles (cuda/tiles.h) of any width, x is staged (cuda/stage.h). Up to 16 rows
- * of x cost what reading the weights costs; more are multiplied 16 or 32 at a time with the same
- * result, bit for bit. Host side: sizes of the workspace, and the launch. */
+ * y = W x: weights are tiles (cuda/tiles.h) of any width, x is staged (cuda/stage.h). Up to 8 rows
+ * of x read nothing but the weights from memory, up to 16 their own values again from L2; more are
+ * multiplied 16 or 32 at a time with the same result, bit for bit. Host side: sizes of the
+ * workspace, and the launch. */
 #ifndef BAL_CUDA_LINEAR_H
 #define BAL_CUDA_LINEAR_H
 

@@ -19,7 +19,8 @@ enum { BAL_SPLIT_ROWS = 64, BAL_SPLITS = 64 };
 /* Widest head that tensor cores attend with; wider ones take the other kernel. */
 enum { BAL_MMA_DIM = 128 };
 
-size_t bal_cuda_attend_bytes(int m, int heads, int dim);
+/* most_shared: bytes of shared memory that a block can have. 0: heads of dim need more. */
+size_t bal_cuda_attend_bytes(int m, int heads, int dim, size_t most_shared);
 cudaError_t bal_cuda_attend(const bal_attend_args *a, bal_cuda_queue queue);
 cudaError_t bal_cuda_rotate(const bal_rotate_args *a, bal_cuda_queue queue);
 cudaError_t bal_cuda_hadamard(bal_dptr x, size_t n, int block, bal_cuda_queue queue);

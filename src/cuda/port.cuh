@@ -57,14 +57,21 @@ cudaError_t bal_launch(void (*kernel)(Args), const bal_launch_shape &s, const Ar
 
 #else
 
+/* Per cent of what a processor can have as shared memory, the rest of its memory is first cache:
+ * the same for all kernels, since those that want it cut differently cannot overlap. Two thirds
+ * hold two or three blocks of the linear kernel on every device, and leave its activations a cache.
+ */
+enum { BAL_CARVEOUT = 66 };
+
 template <class Args>
 cudaError_t bal_launch(void (*kernel)(Args), const bal_launch_shape &s, const Args &args)
 {
-    if (s.shared > 48 * 1024) {
-        const cudaError_t e = cudaFuncSetAttribute(
-            (const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)s.shared);
-        if (e != cudaSuccess) return e;
-    }
+    cudaError_t e = cudaFuncSetAttribute(
+        (const void *)kernel, cudaFuncAttributePreferredSharedMemoryCarveout, BAL_CARVEOUT);
+    if (e == cudaSuccess && s.shared > 48 * 1024)
+        e = cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 (int)s.shared);
+    if (e != cudaSuccess) return e;
     cudaLaunchAttribute attribute = {};
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;

@@ -70,8 +70,8 @@ __global__ void __launch_bounds__(HEADS * 32) bal_k_rotate(const bal_rotate_args
     bal_grid_release();
     bal_grid_wait();
     const bal_device_cache &c = a.cache;
-    const int lane = (int)threadIdx.x % 32, row = (int)blockIdx.y;
-    const int head = (int)blockIdx.x * HEADS + (int)threadIdx.x / 32;
+    const int lane = (int)threadIdx.x % 32, row = (int)blockIdx.x;
+    const int head = (int)blockIdx.y * HEADS + (int)threadIdx.x / 32;
     const int at = ((const int32_t *)a.rows.at)[row];
     if (head >= a.heads + 2 * c.heads) return;
     float *x = (float *)a.qkv + ((size_t)row * (a.heads + 2 * c.heads) + head) * (size_t)c.dim;
@@ -92,7 +92,7 @@ cudaError_t bal_cuda_rotate(const bal_rotate_args *a, bal_cuda_queue queue)
 {
     const unsigned heads = (unsigned)(a->heads + 2 * a->cache.heads);
     bal_launch_shape shape = {};
-    shape.grid = dim3((heads + HEADS - 1) / HEADS, (unsigned)a->m);
+    shape.grid = dim3((unsigned)a->m, (heads + HEADS - 1) / HEADS); /* only x has room for any m */
     shape.threads = HEADS * 32;
     shape.stream = queue.stream;
     shape.early = queue.early;

@@ -292,3 +292,11 @@ cudaError_t bal_cuda_embed(const bal_device_weight *w, bal_dptr ids, int m, bal_
     shape.early = queue.early;
     return bal_launch(bal_k_embed, shape, a);
 }
+
+cudaError_t bal_cuda_compiled_for(int *version)
+{
+    cudaFuncAttributes of_kernel;
+    const cudaError_t e = cudaFuncGetAttributes(&of_kernel, (const void *)bal_k_embed);
+    *version = e == cudaSuccess ? of_kernel.ptxVersion : 0;
+    return e;
+}

@@ -192,7 +192,9 @@ typedef struct bal_device_api {
     void (*weight_destroy)(bal_device *d, bal_device_weight *w); /* NULL is fine */
 
     size_t (*act_bytes)(int m, size_t k);
-    size_t (*attend_bytes)(const bal_device *d, int m, int heads, int dim);
+    size_t (*attend_bytes)(const bal_device *d, int m, int heads,
+                           int dim); /* 0: heads of dim values
+                                        are too wide */
 
     /* ---- queued */
     void (*upload)(bal_device *d, bal_dptr to, const void *from, size_t n); /* `from` is read at

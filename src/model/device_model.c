@@ -192,6 +192,14 @@ static bal_status upload_vision(bal_device_model *d, bal_error *err)
     return bal_fail(err, st, "vision tower: %s", d->no_vision.text);
 }
 
+static bal_status check_heads(const bal_device_model *d, bal_error *err)
+{
+    const bal_text_config *c = &d->model->config.text;
+    if (d->api->attend_bytes(d->device, 1, c->heads, c->head_dim)) return BAL_OK;
+    return bal_fail(err, BAL_E_UNSUP, "heads of %d values are too wide for this device",
+                    c->head_dim);
+}
+
 static bal_status upload_all(bal_device_model *d, bal_error *err)
 {
     const int layers = d->model->config.text.layers;
@@ -202,6 +210,7 @@ static bal_status upload_all(bal_device_model *d, bal_error *err)
     d->device = d->handle.device;
     d->layers = calloc((size_t)layers, sizeof *d->layers);
     if (!d->layers) return bal_nomem(err, (size_t)layers * sizeof *d->layers, "blocks");
+    BAL_TRY(check_heads(d, err));
     BAL_TRY(upload_layers(d, err));
     BAL_TRY(upload_ends(d, err));
     BAL_TRY(upload_vectors(d, err));

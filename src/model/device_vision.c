@@ -21,10 +21,13 @@ enum { BATCH = 8, PIECE = 4096, LAST_TILE = BAL_DEVICE_TILE };
 
 /* ---- Upload ---------------------------------------------------------------------------------- */
 
-static bal_status check_tower(const bal_vision_config *v, bal_error *err)
+static bal_status check_tower(const bal_device_model *on, bal_error *err)
 {
+    const bal_vision_config *v = &on->model->config.vision;
     const int dim = v->hidden / v->heads;
-    if (dim % 2 == 0 && dim <= BAL_MAX_HEAD_DIM) return BAL_OK;
+    if (dim % 2 == 0 && dim <= BAL_MAX_HEAD_DIM &&
+        on->api->attend_bytes(on->device, 1, v->heads, dim))
+        return BAL_OK;
     return bal_fail(err, BAL_E_UNSUP, "a tower with heads of %d values", dim);
 }
 
@@ -130,7 +133,7 @@ static bal_status upload_vectors(bal_device_vision *t, bal_error *err)
 static bal_status upload_all(bal_device_vision *t, bal_error *err)
 {
     const bal_vision_config *v = &t->on->model->config.vision;
-    BAL_TRY(check_tower(v, err));
+    BAL_TRY(check_tower(t->on, err));
     t->layers = calloc((size_t)v->layers, sizeof *t->layers);
     if (!t->layers) return bal_nomem(err, (size_t)v->layers * sizeof *t->layers, "blocks");
     BAL_TRY(upload_linears(t, err));

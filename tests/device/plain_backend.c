@@ -5,7 +5,8 @@
  * run at sync, replay or download, not when they are called.
  *
  * PLAIN_DEVICE says how to misbehave: "none" no device, "old" an old driver, "abi" a table of
- * another version, "memory=N" only N bytes, "late" the first op fails when it runs. */
+ * another version, "memory=N" only N bytes, "heads=N" no heads of more values, "late" the first op
+ * fails when it runs. */
 #include "device/device.h"
 
 #include "base/half.h"
@@ -227,8 +228,10 @@ static size_t act_bytes(int m, size_t k)
 
 static size_t attend_bytes(const bal_device *d, int m, int heads, int dim)
 {
-    (void)d, (void)m, (void)heads, (void)dim;
-    return 256;
+    int widest = BAL_DEVICE_PAGE * 1024;
+    (void)d, (void)m, (void)heads;
+    sscanf(mood(), "heads=%d", &widest);
+    return dim <= widest ? 256 : 0;
 }
 
 static void norm_row(const float *x, const float *w, const float *b, float eps, bool layer, int k,

@@ -114,6 +114,17 @@ static void memory_of_the_device(void **state)
     bal_engine_close(&e);
 }
 
+static void wide_heads(void **state)
+{
+    (void)state;
+    bal_error err = {0};
+    bal_engine e;
+    ASSERT_OK(bal_engine_open(&e, source_path(TINY), 1, NULL, &err));
+    use("plain_device.so", "heads=4");
+    ASSERT_FAILS(BAL_E_UNSUP, "too wide", bal_engine_use_device(&e, "cuda:0", &err));
+    bal_engine_close(&e);
+}
+
 static void a_failure_while_running(void **state)
 {
     (void)state;
@@ -258,6 +269,7 @@ int main(void)
         cmocka_unit_test(every_failure_is_a_sentence),
         cmocka_unit_test(insisting_or_not),
         cmocka_unit_test(memory_of_the_device),
+        cmocka_unit_test(wide_heads),
         cmocka_unit_test(a_failure_while_running),
         cmocka_unit_test(logits),
         cmocka_unit_test(packed),

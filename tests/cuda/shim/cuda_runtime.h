@@ -111,6 +111,13 @@ struct cudaDeviceProp {
     size_t sharedMemPerBlockOptin;
 };
 
+struct cudaFuncAttributes {
+    int ptxVersion;
+};
+
+/* Of any kernel: those of the newest code. */
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, const void *kernel);
+
 const char *cudaGetErrorString(cudaError_t e);
 const char *cudaGetErrorName(cudaError_t e);
 cudaError_t cudaGetLastError();

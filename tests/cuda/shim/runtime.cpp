@@ -286,6 +286,12 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr a, int device)
     return e;
 }
 
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, const void *)
+{
+    a->ptxVersion = 90;
+    return result(cudaSuccess);
+}
+
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
     *total = m().limit;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Rows read back from tiles on the device, through the contract: those of the file, to the bit for
-// packed weights of every kind and width.
+// Through the contract: rows read back from tiles are those of the file, to the bit for packed
+// weights of every kind and width; what a device cannot do is known beforehand.
 #include "weights.h"
 
 #include "device/device.h"
@@ -88,6 +88,14 @@ void test_floats(void **)
     check(b, random_floats(d, BAL_TYPE_F32, 70, 133), 0x1p-11f);
 }
 
+/* A device's shared memory limits heads. */
+void test_wide_heads(void **)
+{
+    backend b;
+    assert_true(b.api->attend_bytes(b.d, 4, 8, 128) > 0);
+    assert_true(b.api->attend_bytes(b.d, 4, 8, 1024) == 0);
+}
+
 } // namespace
 
 int main()
@@ -96,6 +104,7 @@ int main()
         cmocka_unit_test(test_groups),
         cmocka_unit_test(test_steps),
         cmocka_unit_test(test_floats),
+        cmocka_unit_test(test_wide_heads),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }
