@@ -2,7 +2,10 @@
  * A tile is made of the panels that its rows lie in, all rows of a panel at once: four codes that
  * are the bytes of a word become halves, in pairs, and are shifted into their places. Most loops
  * here run over plain arrays of constant length without branches, which compilers turn into vector
- * instructions; first values are assigned, since clearing them costs as much as all the rest. */
+ * instructions; first values are assigned, since clearing costs as much as the loops do. The first
+ * of two halves or four bytes is the lowest of its word: hosts of GPUs are little-endian, as files
+ * are.
+ */
 #include "cuda/repack.h"
 
 #include <string.h>

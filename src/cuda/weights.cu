@@ -16,7 +16,8 @@ extern "C" {
 enum {
     MOST_PARTS = 3,
     THREADS = 128,             /* of a block, on the device */
-    WEIGHTS_PER_LANE = 1 << 20 /* of an upload: with fewer, starting a thread takes longer */
+    WEIGHTS_PER_LANE = 1 << 20 /* of an upload, at least: a fraction of a millisecond, of which the
+                                  start of a thread is a small part */
 };
 
 struct bal_device_weight {
