@@ -14,9 +14,11 @@ enable_language(CUDA)
 
 # C files of their own copies, since the core's are not position independent
 file(GLOB CUDA_BACKEND CONFIGURE_DEPENDS src/cuda/*.cu src/cuda/*.c)
-add_library(ballast_cuda MODULE ${CUDA_BACKEND} src/base/status.c src/type/packed.c src/type/type.c)
+add_library(ballast_cuda MODULE ${CUDA_BACKEND} src/base/cpu.c src/base/pool.c src/base/status.c
+  src/type/packed.c src/type/type.c)
 target_include_directories(ballast_cuda PRIVATE include src)
 target_compile_definitions(ballast_cuda PRIVATE _GNU_SOURCE)
+target_link_libraries(ballast_cuda PRIVATE Threads::Threads)
 target_compile_options(ballast_cuda PRIVATE $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Werror>)
 set_target_properties(ballast_cuda PROPERTIES PREFIX "" CUDA_STANDARD 17 CUDA_RUNTIME_LIBRARY Static
   C_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})

@@ -9,7 +9,16 @@
 
 #include <stdlib.h>
 
-enum { MOST_PARTS = 3, THREADS = 128 };
+extern "C" {
+#include "base/pool.h"
+}
+
+enum {
+    MOST_PARTS = 3,
+    THREADS = 128,             /* of a block, on the device */
+    WEIGHTS_PER_LANE = 1 << 20 /* of an upload, at least: a fraction of a millisecond, of which the
+                                  start of a thread is a small part */
+};
 
 struct bal_device_weight {
     bal_linear_weight w;
@@ -48,22 +57,60 @@ static bal_status reserve_work(bal_device *d, size_t bytes, bal_error *err)
 
 /* ---- Upload ---------------------------------------------------------------------------------- */
 
-/* Row block after row block through the pinned buffer. */
+/* Row blocks from `first` on, on their way to the device. */
+struct repacking {
+    const bal_tiles *t;
+    const bal_tiles_part *parts;
+    size_t first;
+    unsigned char *codes, *meta;
+};
+
+static void repack(void *ctx, size_t begin, size_t end, int)
+{
+    const repacking *r = (const repacking *)ctx;
+    for (size_t b = begin; b < end; b++)
+        bal_tiles_write(r->t, r->parts, r->first + b, r->codes + b * r->t->block_codes,
+                        r->meta + b * r->t->block_meta);
+}
+
+/* Threads for one weight, gone when it is made; NULL where the caller's alone is enough, or all
+ * that can be had. */
+static bal_pool *repack_pool(const bal_tiles *t, size_t blocks)
+{
+    bal_pool *pool = NULL;
+    size_t lanes = t->n * t->k / WEIGHTS_PER_LANE, most = (size_t)bal_pool_size_of(0);
+    if (lanes > most) lanes = most;
+    if (lanes > blocks) lanes = blocks;
+    if (lanes > 1) bal_pool_create(&pool, (int)lanes, NULL);
+    return pool;
+}
+
+static void queue_copy(bal_device *d, bal_dptr to, const void *from, size_t n)
+{
+    bal_cuda_keep(d, cudaMemcpyAsync((void *)to, from, n, cudaMemcpyHostToDevice, d->stream),
+                  "upload of weights");
+}
+
+/* As many row blocks at a time as half of the pinned buffer holds, codes and scales apart, so that
+ * a half is filled while the other is copied. */
 static void upload_tiles(bal_device *d, const bal_device_weight *w, const bal_tiles_part *parts)
 {
     const bal_tiles *t = &w->w.tiles;
-    for (size_t b = 0; b < t->row_blocks && d->failed.status == BAL_OK; b++) {
-        unsigned char *room = bal_cuda_pinned(d, t->block_codes + t->block_meta);
-        bal_tiles_write(t, parts, b, room, room + t->block_codes);
-        bal_cuda_keep(d,
-                      cudaMemcpyAsync((void *)(w->codes + b * t->block_codes), room, t->block_codes,
-                                      cudaMemcpyHostToDevice, d->stream),
-                      "upload of weights");
-        bal_cuda_keep(d,
-                      cudaMemcpyAsync((void *)(w->meta + b * t->block_meta), room + t->block_codes,
-                                      t->block_meta, cudaMemcpyHostToDevice, d->stream),
-                      "upload of scales");
+    const size_t bytes = t->block_codes + t->block_meta, fit = BAL_PINNED / 2 / bytes;
+    const size_t most = fit ? fit : 1;
+    bal_pool *pool = repack_pool(t, most);
+    for (size_t b = 0, n; b < t->row_blocks && d->failed.status == BAL_OK; b += n) {
+        n = t->row_blocks - b < most ? t->row_blocks - b : most;
+        unsigned char *room = bal_cuda_pinned(d, n * bytes);
+        repacking r = {t, parts, b, room, room + n * t->block_codes};
+        if (pool)
+            bal_pool_run(pool, repack, &r, n, 1);
+        else
+            repack(&r, 0, n, 0);
+        queue_copy(d, w->codes + b * t->block_codes, r.codes, n * t->block_codes);
+        queue_copy(d, w->meta + b * t->block_meta, r.meta, n * t->block_meta);
     }
+    bal_pool_destroy(pool);
 }
 
 static bal_status upload_bias(bal_device *d, bal_device_weight *w, const bal_device_part *parts,

@@ -141,6 +141,7 @@ void test_parts(void **)
     const host_matrix q = random_packed(d, 3, 40, 160, 32), k = random_packed(d, 3, 9, 160, 32),
                       v = random_packed(d, 3, 1, 160, 32);
     check_packed({&q, &k, &v}, 32, false);
+    check_packed({&k, &q, &v}, 32, false); /* blocks begin within panels */
     const host_matrix gate = random_packed(d, 4, 41, 130, 128),
                       up = random_packed(d, 4, 41, 130, 128);
     check_packed({&gate, &up}, 128, true);
@@ -170,6 +171,57 @@ void test_floats(void **)
             assert_true(v == row[c] || fabsf(v - row[c]) <= most * 0x1p-38f);
         }
     }
+}
+
+/* Random bits of a float kind, row r with exponents of its own range: 0 any, so with infinities and
+ * NaN, 1 none but 0, from 2 on near each other. */
+uint32_t any_float(dice &d, bal_type type, size_t r)
+{
+    const int mantissa = type == BAL_TYPE_F32 ? 23 : type == BAL_TYPE_F16 ? 10 : 7;
+    const int exponent_bits = type == BAL_TYPE_F16 ? 5 : 8;
+    const uint32_t top = (1u << exponent_bits) - 1;
+    uint32_t e = (uint32_t)d.below((int)top + 1);
+    if (r % 8 == 1) e = 0;
+    if (r % 8 > 1) e = (uint32_t)(r % 8 * top / 8) - e % 4;
+    const uint32_t sign = (uint32_t)d.below(2) << (exponent_bits + mantissa);
+    return d.below(6) ? sign | e << mantissa | ((uint32_t)d.next() & ((1u << mantissa) - 1)) : sign;
+}
+
+/* Every f16 is the definition's, in rows of any bits, at any address. */
+void check_float_bits(dice &d, bal_type type, size_t shift)
+{
+    const size_t n = 35, k = 300, size = type == BAL_TYPE_F32 ? 4 : 2;
+    std::vector<float> values;
+    std::vector<char> bytes(n * k * size + shift);
+    for (size_t i = 0; i < n * k; i++) {
+        const uint32_t bits = any_float(d, type, i / k);
+        memcpy(bytes.data() + shift + i * size, &bits, size);
+        values.push_back(type == BAL_TYPE_F32   ? bal_f32_from_bits(bits)
+                         : type == BAL_TYPE_F16 ? bal_f16_to_f32((uint16_t)bits)
+                                                : bal_bf16_to_f32((uint16_t)bits));
+    }
+    bal_tiles t;
+    bal_error err = {};
+    const bal_tiles_part part = {type, n, bytes.data() + shift, {}};
+    assert_int_equal(bal_tiles_init(&t, &part, 1, k, false, &err), BAL_OK);
+    std::vector<uint32_t> codes(bal_tiles_codes_bytes(&t) / 4, ~0u), meta(t.block_meta / 4);
+    for (size_t b = 0; b < t.row_blocks; b++) {
+        bal_tiles_write(&t, &part, b, codes.data() + b * t.block_codes / 4, meta.data());
+        for (size_t r = b * 32; r < (b + 1) * 32; r++)
+            for (size_t c = 0; c < t.k_tiles * 128; c++) {
+                const float inverse = 1 / ((const float *)meta.data())[r % 32];
+                const bool real = r < n && c < k;
+                assert_int_equal(code_at(t, codes, b, r % 32, c),
+                                 real ? bal_f32_to_f16(values[r * k + c] * inverse) : 0);
+            }
+    }
+}
+
+void test_float_bits(void **)
+{
+    dice d(5);
+    for (bal_type type : {BAL_TYPE_F32, BAL_TYPE_F16, BAL_TYPE_BF16})
+        for (size_t shift = 0; shift < 4; shift++) check_float_bits(d, type, shift);
 }
 
 void test_refusals(void **)
@@ -202,9 +254,10 @@ void test_refusals(void **)
 int main()
 {
     const CMUnitTest tests[] = {
-        cmocka_unit_test(test_packed), cmocka_unit_test(test_two_levels),
-        cmocka_unit_test(test_tables), cmocka_unit_test(test_parts),
-        cmocka_unit_test(test_floats), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_packed),   cmocka_unit_test(test_two_levels),
+        cmocka_unit_test(test_tables),   cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_floats),   cmocka_unit_test(test_float_bits),
+        cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

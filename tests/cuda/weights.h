@@ -190,8 +190,8 @@ struct device_weight {
         assert_int_equal(
             bal_tiles_init(&tiles, parts.data(), (int)parts.size(), matrices[0]->k, paired, &err),
             BAL_OK);
-        codes.resize(bal_tiles_codes_bytes(&tiles) / 4);
-        meta.resize(bal_tiles_meta_bytes(&tiles) / 4);
+        codes.resize(bal_tiles_codes_bytes(&tiles) / 4, ~0u); /* all of it is overwritten */
+        meta.resize(bal_tiles_meta_bytes(&tiles) / 4, ~0u);
         for (size_t b = 0; b < tiles.row_blocks; b++)
             bal_tiles_write(&tiles, parts.data(), b, codes.data() + b * tiles.block_codes / 4,
                             meta.data() + b * tiles.block_meta / 4);
