@@ -60,7 +60,7 @@ static void every_failure_is_a_sentence(void **state)
     use("other_device.so", "");
     ASSERT_FAILS(BAL_E_UNSUP, "has no bal_device_entry", bal_device_open(&h, 0, &err));
     use("plain_device.so", "abi");
-    ASSERT_FAILS(BAL_E_UNSUP, "speaks version 10 of the device contract, expected 4",
+    ASSERT_FAILS(BAL_E_UNSUP, "speaks version 11 of the device contract, expected 5",
                  bal_device_open(&h, 0, &err));
     use("plain_device.so", "none");
     ASSERT_FAILS(BAL_E_UNSUP, "this machine has no cuda device", bal_device_open(&h, 0, &err));
