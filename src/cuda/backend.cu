@@ -285,6 +285,11 @@ static void gelu(bal_device *d, bal_device_gelu kind, bal_dptr x, size_t n)
         bal_cuda_keep(d, bal_cuda_gelu(kind, x, n, d->processors, queue_of(d)), "an activation");
 }
 
+static void gate(bal_device *d, bal_dptr x, size_t ld, int m, int k)
+{
+    if (enter(d)) bal_cuda_keep(d, bal_cuda_gate(x, ld, m, k, queue_of(d)), "a gate");
+}
+
 static void add_scaled(bal_device *d, bal_dptr h, bal_dptr x, bal_dptr scale, int m, int k)
 {
     if (enter(d))
@@ -396,6 +401,7 @@ static const bal_device_api *make_table()
     t.attend = attend;
     t.norm = norm;
     t.gelu = gelu;
+    t.gate = gate;
     t.add_scaled = add_scaled;
     t.gather = gather;
     t.argmax = argmax;

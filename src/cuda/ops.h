@@ -30,10 +30,11 @@ cudaError_t bal_cuda_read(bal_dptr x, size_t n, int processors, bal_cuda_queue q
 cudaError_t bal_cuda_argmax(bal_dptr x, int m, int n, bal_dptr out, bal_cuda_queue queue);
 cudaError_t bal_cuda_draw(bal_dptr x, int m, int n, bal_dptr draws, bal_dptr out,
                           bal_cuda_queue queue);
-/* Between the linears of a vision tower. */
+/* Between the linears of a vision tower; gate also in the decoder. */
 cudaError_t bal_cuda_norm(const bal_norm_args *a, bal_cuda_queue queue);
 cudaError_t bal_cuda_gelu(bal_device_gelu kind, bal_dptr x, size_t n, int processors,
                           bal_cuda_queue queue);
+cudaError_t bal_cuda_gate(bal_dptr x, size_t ld, int m, int k, bal_cuda_queue queue);
 cudaError_t bal_cuda_add_scaled(bal_dptr h, bal_dptr x, bal_dptr scale, int m, int k,
                                 bal_cuda_queue queue);
 

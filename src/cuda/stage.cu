@@ -15,6 +15,10 @@ struct bal_k_stage_args {
     int kind, rows, k; /* rows: whole panels */
     int group;         /* of 8-bit activations: -1 none, 0 the row, else 32, 64 or 128 */
     float eps;
+    const int32_t *modality;
+    bool vision_only;
+    bool fixed; /* group is 0, and scales are those of vision and of all other rows: */
+    float of_vision, of_text;
 };
 
 /* The larger of two magnitudes; a NaN wins. */
@@ -45,7 +49,7 @@ struct bal_stage_norm {
 BAL_DEVICE bal_stage_norm stage_norm(const bal_k_stage_args &a, const float *x)
 {
     bal_stage_norm n = {0, 1};
-    if (a.kind != BAL_STAGED_RMS && a.kind != BAL_STAGED_LAYER) return n;
+    if (!x || (a.kind != BAL_STAGED_RMS && a.kind != BAL_STAGED_LAYER)) return n;
     if (a.kind == BAL_STAGED_LAYER) {
         float sum = 0;
         for (int c = (int)threadIdx.x; c < a.k; c += STAGE_THREADS) sum += x[c];
@@ -58,7 +62,7 @@ BAL_DEVICE bal_stage_norm stage_norm(const bal_k_stage_args &a, const float *x)
     return n;
 }
 
-/* The lane's four inputs of a tile; 0 beyond k. */
+/* The lane's four inputs of a tile; 0 beyond k. x: NULL for a row of zeros. */
 BAL_DEVICE void stage_values(const bal_k_stage_args &a, const float *x, bal_stage_norm n, int tile,
                              float v[4])
 {
@@ -66,7 +70,7 @@ BAL_DEVICE void stage_values(const bal_k_stage_args &a, const float *x, bal_stag
     for (int i = 0; i < 4; i++) {
         const int c = tile * 128 + (int)(threadIdx.x % 32) * 4 + i;
         v[i] = 0;
-        if (c >= a.k) continue;
+        if (c >= a.k || !x) continue;
         v[i] = x[c];
         if (a.kind == BAL_STAGED_SILU) v[i] = v[i] / (1 + __expf(-v[i])) * x[a.k + c];
         if (a.kind == BAL_STAGED_RMS || a.kind == BAL_STAGED_LAYER)
@@ -122,6 +126,17 @@ BAL_DEVICE float stage_bytes(float v[4], float most)
     return finite ? (some ? most / 127 : 0) : __uint_as_float(0x7fc00000u);
 }
 
+/* The same with a scale that was fixed before, where what is beyond it saturates. most: of the row.
+ */
+BAL_DEVICE float stage_fixed_bytes(float v[4], float most, float scale)
+{
+    const bool finite = most <= 3.402823466e38f, some = finite && scale >= 0x1p-100f;
+    const float by = 1 / scale;
+    BAL_UNROLL
+    for (int i = 0; i < 4; i++) v[i] = some ? rintf(fminf(fmaxf(v[i] * by, -127), 127)) : 0;
+    return finite ? (some ? scale : 0) : __uint_as_float(0x7fc00000u);
+}
+
 /* Divides v by a power of two, which it returns. */
 BAL_DEVICE float stage_scaled(float v[4], float most)
 {
@@ -136,7 +151,8 @@ __global__ void __launch_bounds__(STAGE_THREADS) bal_k_stage(const bal_k_stage_a
     const int row = (int)blockIdx.x, warp = (int)threadIdx.x / 32, tiles = (a.k + 127) / 128;
     bal_grid_release();
     bal_grid_wait();
-    const float *x = a.x + (size_t)row * a.ld;
+    const bool vision = a.modality && a.modality[row] == BAL_VISION;
+    const float *x = vision || !a.vision_only ? a.x + (size_t)row * a.ld : nullptr;
     const bal_stage_norm n = stage_norm(a, x);
     const float row_most = a.group == 0 ? stage_row_most(a, x, n) : 0;
     for (int tile = (int)blockIdx.y * STAGE_WARPS + warp; tile < tiles;
@@ -151,7 +167,8 @@ __global__ void __launch_bounds__(STAGE_THREADS) bal_k_stage(const bal_k_stage_a
                            (float *)a.info + panel * BAL_STAGE_INFO, row % 8, v, scale);
         } else {
             const float scale =
-                stage_bytes(v, a.group == 0 ? row_most : stage_group_most(most, a.group));
+                a.fixed ? stage_fixed_bytes(v, row_most, vision ? a.of_vision : a.of_text)
+                        : stage_bytes(v, a.group == 0 ? row_most : stage_group_most(most, a.group));
             bal_stage_byte_tile(a.out + panel * 128, a.info + panel * BAL_STAGE_BYTE_INFO, row % 8,
                                 v, scale);
         }
@@ -162,7 +179,6 @@ __global__ void __launch_bounds__(STAGE_THREADS) bal_k_stage(const bal_k_stage_a
 static int group_of(bal_act act, size_t k)
 {
     if (act.kind == BAL_ACT_A16) return -1;
-    if (act.scale != BAL_ACT_DYNAMIC) return -2;
     if (act.group == 0 || act.group >= k) return 0;
     return act.group == 32 || act.group == 64 || act.group == 128 ? (int)act.group : -2;
 }
@@ -188,6 +204,11 @@ cudaError_t bal_stage(const bal_stage_job &job, cudaStream_t s)
     a.rows = (int)bal_stage_rows(m);
     a.k = job.k;
     a.eps = job.eps;
+    a.modality = job.modality;
+    a.vision_only = job.vision_only;
+    a.fixed = job.act.kind == BAL_ACT_A8 && job.act.scale != BAL_ACT_DYNAMIC;
+    a.of_vision = job.act.fixed[BAL_ACT_VISION];
+    a.of_text = job.act.fixed[BAL_ACT_TEXT];
     const size_t runs = (bal_stage_tiles(k) + STAGE_WARPS - 1) / STAGE_WARPS;
     const unsigned most = m < 8 ? 32 : 4; /* blocks of a row: many where there are few rows */
     const dim3 grid((unsigned)m, runs < most ? (unsigned)runs : most);

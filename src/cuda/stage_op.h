@@ -25,9 +25,12 @@ struct bal_stage_job {
     float eps;
     bal_act act; /* A8: rounded to bytes as kernel/quant_a8.h has it, in the form of bytes */
     bool early;  /* cuda/port.cuh */
+    const int32_t *modality; /* [m] of bal_modality; NULL: no row is vision */
+    bool vision_only;        /* other rows are staged as zeros */
 };
 
-/* Can the kernel stage for this? 8-bit activations with one scale per row or per 32, 64 or 128. */
+/* Can the kernel stage for this? 8-bit activations with one scale per row, found or fixed, or per
+ * 32, 64 or 128. */
 bool bal_stage_can(bal_act act, size_t k);
 
 /* Queues it. Fails only as a launch does. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
- * What stands between the linears of a vision tower and is no staging: norms of rows that are read
- * more than once, activations, residuals that are scaled by column. */
+ * What stands between linears, most of it in a vision tower, and is no staging: norms of rows that
+ * are read more than once, activations, residuals that are scaled by column. */
 #include "cuda/ops.h"
 
 enum { THREADS = 256, WARPS = THREADS / 32 };
@@ -87,6 +87,28 @@ cudaError_t bal_cuda_gelu(bal_device_gelu kind, bal_dptr x, size_t n, int proces
     const size_t need = (n + THREADS - 1) / THREADS, most = (size_t)processors * 8;
     return bal_launch(bal_k_gelu, shape_of(dim3((unsigned)(need < most ? need : most)), 0, queue),
                       args);
+}
+
+struct bal_k_gate_args {
+    float *x;
+    size_t ld;
+    int k;
+};
+
+/* Grid: rows. */
+__global__ void __launch_bounds__(THREADS) bal_k_gate(const bal_k_gate_args a)
+{
+    bal_grid_release();
+    bal_grid_wait();
+    float *x = a.x + (size_t)blockIdx.x * a.ld;
+    for (int i = (int)threadIdx.x; i < a.k; i += THREADS)
+        x[i] = x[i] / (1.0f + expf(-x[i])) * x[a.k + i];
+}
+
+cudaError_t bal_cuda_gate(bal_dptr x, size_t ld, int m, int k, bal_cuda_queue queue)
+{
+    const bal_k_gate_args args = {(float *)x, ld, k};
+    return bal_launch(bal_k_gate, shape_of(dim3((unsigned)m), 0, queue), args);
 }
 
 /* ---- Residuals ------------------------------------------------------------------------------- */

@@ -218,6 +218,8 @@ cudaError_t bal_cuda_stage(const bal_stage_args *a, bal_cuda_queue queue)
     job.k = a->k;
     job.eps = a->eps;
     job.act = a->act;
+    job.modality = (const int32_t *)a->modality;
+    job.vision_only = a->vision_only;
     job.early = queue.early;
     return bal_stage(job, queue.stream);
 }

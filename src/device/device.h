@@ -26,7 +26,7 @@ extern "C" {
 #endif
 
 enum {
-    BAL_DEVICE_ABI = 4,   /* of this header; a backend of another one is refused */
+    BAL_DEVICE_ABI = 5,   /* of this header; a backend of another one is refused */
     BAL_DEVICE_PAGE = 64, /* positions of a cache page */
 };
 
@@ -67,7 +67,8 @@ typedef enum bal_stage_kind {
 } bal_stage_kind;
 
 /* x f32 [m][ld] -> activations of m rows of k values, as linears read them: an opaque buffer of
- * act_bytes(m, k). `act`: rounded to bytes as the linear's file says (docs/numerics.md). */
+ * act_bytes(m, k). `act`: rounded to bytes as the linear's file says (docs/numerics.md), with the
+ * fixed scale of the row's modality where it has fixed scales. */
 typedef struct bal_stage_args {
     bal_stage_kind kind;
     bal_dptr x, w, b; /* w, b f32 [k] */
@@ -76,6 +77,8 @@ typedef struct bal_stage_args {
     int m, k;
     float eps;
     bal_act act;
+    bal_dptr modality; /* i32 [m] of bal_modality, 0: no row is vision */
+    bool vision_only;  /* all other rows are staged as zeros, whatever they hold */
 } bal_stage_args;
 
 /* y f32 [m][ld] = x W^T + bias, or added to what is there. */
@@ -214,6 +217,9 @@ typedef struct bal_device_api {
     void (*norm)(bal_device *d, const bal_norm_args *a);
     void (*gelu)(bal_device *d, bal_device_gelu kind, bal_dptr x,
                  size_t n); /* x f32 [n] in place */
+    /* x f32 [m][ld]: the first k of each row become silu(x[0 .. k)) * x[k .. 2k), as staging with
+     * BAL_STAGE_SILU has them */
+    void (*gate)(bal_device *d, bal_dptr x, size_t ld, int m, int k);
     /* h f32 [m][k] += x [m][k] * scale [k] */
     void (*add_scaled)(bal_device *d, bal_dptr h, bal_dptr x, bal_dptr scale, int m, int k);
     /* out f32 [n][k] = rows index[i] (i32) of x f32 [..][k] */

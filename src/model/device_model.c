@@ -38,19 +38,7 @@ static bal_status upload_run(bal_device_model *d, bal_device_group *g, const bal
                              int from, int to, bal_error *err)
 {
     bal_device_part parts[3];
-    for (int i = from; i < to; i++) {
-        if (linears[i].rank)
-            return bal_fail(
-                err, BAL_E_UNSUP,
-                "a matrix of rank %d stands beside packed weights, which is not computed "
-                "on a device",
-                linears[i].rank);
-        if (linears[i].act.scale != BAL_ACT_DYNAMIC)
-            return bal_fail(err, BAL_E_UNSUP,
-                            "8-bit activations have fixed scales, which are not computed on a "
-                            "device; expected act_scale=dynamic");
-        parts[i - from] = part_of(&linears[i]);
-    }
+    for (int i = from; i < to; i++) parts[i - from] = part_of(&linears[i]);
     BAL_TRY(d->api->weight_create(d->device, &g->part[g->n].w, parts, to - from,
                                   (size_t)linears[from].k, g->gated, err));
     g->part[g->n].column = g->width;
@@ -60,31 +48,77 @@ static bal_status upload_run(bal_device_model *d, bal_device_group *g, const bal
     return BAL_OK;
 }
 
-/* Mixing needs the products of gate and up in memory, which only the gated weight writes there. */
-static bal_status check_mixing(const bal_device_layer *l, bal_error *err)
+/* Of the small rank that all rows get, or that rows of vision get. */
+static int rank_of(const bal_linear *l, bool vision)
 {
-    if (!l->down.hadamard || l->gate_up.gated) return BAL_OK;
-    return bal_fail(err, BAL_E_UNSUP,
-                    "gate and up are stored in different ways, and down reads a Hadamard transform "
-                    "of their product, which is not computed on a device");
+    return l->low_vision == vision ? l->rank : 0;
+}
+
+/* b [all outputs][rank] of zeros becomes B of the group. */
+static void put_diagonal(const bal_linear *linears, int n, bool vision, int rank, uint16_t *b)
+{
+    for (int i = 0, column = 0; i < n; column += rank_of(&linears[i++], vision)) {
+        const size_t own = (size_t)rank_of(&linears[i], vision) * sizeof *b;
+        for (size_t r = 0; own && r < (size_t)linears[i].n; r++)
+            memcpy(b + r * (size_t)rank + column, (const uint8_t *)linears[i].low_b + r * own, own);
+        b += (size_t)linears[i].n * (size_t)rank;
+    }
+}
+
+static bal_status upload_low(bal_device_model *d, bal_device_group *g, const bal_linear *linears,
+                             int n, bool vision, bal_error *err)
+{
+    bal_device_low *low = &g->low[vision];
+    bal_device_part a[3];
+    int n_a = 0;
+    for (int i = 0; i < n; i++) {
+        const int rank = rank_of(&linears[i], vision);
+        const bal_device_part part = {
+            .type = BAL_TYPE_F16, .n = (size_t)rank, .w = linears[i].low_a};
+        if (rank) a[n_a++] = part;
+        low->rank += rank;
+    }
+    if (!low->rank) return BAL_OK;
+    const size_t width = (size_t)g->width, rank = (size_t)low->rank;
+    uint16_t *b = calloc(width * rank, sizeof *b);
+    if (!b) return bal_nomem(err, width * rank * sizeof *b, "a matrix of small rank");
+    put_diagonal(linears, n, vision, low->rank, b);
+    const bal_device_part all = {.type = BAL_TYPE_F16, .n = width, .w = b};
+    bal_status st = d->api->weight_create(d->device, &low->a, a, n_a, (size_t)g->k, false, err);
+    if (st == BAL_OK) st = d->api->weight_create(d->device, &low->b, &all, 1, rank, false, err);
+    free(b);
+    return st;
+}
+
+static bal_status upload_lows(bal_device_model *d, bal_device_group *g, const bal_linear *linears,
+                              int n, bal_error *err)
+{
+    BAL_TRY(upload_low(d, g, linears, n, false, err));
+    return upload_low(d, g, linears, n, true, err);
 }
 
 bal_status bal_device_group_upload(bal_device_model *d, bal_device_group *g,
                                    const bal_linear *linears, int n, bool gated, bal_error *err)
 {
-    g->gated = gated && stored_alike(&linears[0], &linears[1]);
+    g->k = linears[0].k;
+    g->gated =
+        gated && stored_alike(&linears[0], &linears[1]) && !linears[0].rank && !linears[1].rank;
     for (int from = 0, to; from < n; from = to) {
         to = from + 1;
         while (to < n && stored_alike(&linears[from], &linears[to])) to++;
         BAL_TRY(upload_run(d, g, linears, from, to, err));
     }
-    return BAL_OK;
+    return upload_lows(d, g, linears, n, err);
 }
 
 void bal_device_group_free(bal_device_model *d, bal_device_group *g)
 {
     for (int i = 0; i < g->n; i++) d->api->weight_destroy(d->device, g->part[i].w);
-    g->n = 0;
+    for (int i = 0; i < 2; i++) {
+        d->api->weight_destroy(d->device, g->low[i].a);
+        d->api->weight_destroy(d->device, g->low[i].b);
+    }
+    *g = (bal_device_group){0};
 }
 
 static bal_status upload_linears(bal_device_model *d, bal_device_layer *to,
@@ -96,7 +130,6 @@ static bal_status upload_linears(bal_device_model *d, bal_device_layer *to,
     BAL_TRY(bal_device_group_upload(d, &to->qkv, qkv, 3, false, err));
     BAL_TRY(bal_device_group_upload(d, &to->o, &l->o, 1, false, err));
     BAL_TRY(bal_device_group_upload(d, &to->gate_up, gate_up, 2, true, err));
-    BAL_TRY(check_mixing(to, err));
     return bal_device_group_upload(d, &to->down, &l->down, 1, false, err);
 }
 
@@ -176,10 +209,10 @@ static bal_status upload_ends(bal_device_model *d, bal_error *err)
         embed.act = m->head.act; /* a row is read alike, whatever the rows it is multiplied with */
     BAL_TRY(d->api->weight_create(d->device, &d->embed, &embed, 1, (size_t)m->embed.k, false, err));
     if (!tied) return bal_device_group_upload(d, &d->head, &m->head, 1, false, err);
-    d->head = (bal_device_group){.n = 1, .width = m->head.n};
+    d->head = (bal_device_group){.n = 1, .width = m->head.n, .k = m->head.k};
     d->head.part[0].w = d->embed;
     d->head.part[0].act = m->head.act;
-    return BAL_OK;
+    return upload_lows(d, &d->head, &m->head, 1, err);
 }
 
 /* What the backend cannot compute stays on the CPU; everything else is a failure. */
@@ -248,7 +281,8 @@ static void close_weights(bal_device_model *d)
         bal_device_group_free(d, &l->down);
     }
     bal_device_vision_close(d->vision);
-    if (d->head.n && d->head.part[0].w != d->embed) bal_device_group_free(d, &d->head);
+    if (d->head.part[0].w == d->embed) d->head.n = 0; /* that one is freed as the table */
+    bal_device_group_free(d, &d->head);
     d->api->weight_destroy(d->device, d->embed);
     d->api->release(d->device, d->vectors);
 }
@@ -273,21 +307,92 @@ void bal_device_model_unlock(bal_device_model *d)
     pthread_mutex_unlock(&d->lock);
 }
 
+/* ---- Running --------------------------------------------------------------------------------- */
+
+/* Where staged rows end in work memory. */
+static size_t staged_bytes(const bal_device_model *d, const bal_device_group *g, int m)
+{
+    const int rank = g->low[0].rank > g->low[1].rank ? g->low[0].rank : g->low[1].rank;
+    return bal_round_up(d->api->act_bytes(m, (size_t)(rank > g->k ? rank : g->k)), 256);
+}
+
+size_t bal_device_group_bytes(const bal_device_model *d, const bal_device_group *g, int m)
+{
+    const size_t rank = (size_t)g->low[0].rank + (size_t)g->low[1].rank;
+    return staged_bytes(d, g, m) + (size_t)m * rank * sizeof(float);
+}
+
+static void multiply(const bal_device_model *d, const bal_device_weight *w,
+                     const bal_stage_args *stage, bal_dptr y, size_t ld, bool add)
+{
+    const bal_device_linear_args a = {
+        .w = w, .x = stage->out, .y = y, .ld = ld, .m = stage->m, .add = add};
+    d->api->linear(d->device, &a);
+}
+
+/* Whether rows of this step get low[i]. */
+static bool takes_low(const bal_device_group *g, int i, const bal_stage_args *stage)
+{
+    return g->low[i].rank && (i == 0 || stage->modality);
+}
+
+/* Its x A^T, f32 [m][rank]. */
+static bal_dptr low_at(const bal_device_model *d, const bal_device_group *g, int i,
+                       const bal_stage_args *stage)
+{
+    const size_t before = i ? (size_t)stage->m * (size_t)g->low[0].rank : 0;
+    return stage->out + staged_bytes(d, g, stage->m) + before * sizeof(float);
+}
+
+/* x A^T, before anything is written over x. Whether rows are staged now, with 16 bits. */
+static bool low_inputs(const bal_device_model *d, const bal_device_group *g, bal_stage_args stage)
+{
+    bool staged = false;
+    stage.act = (bal_act){0};
+    for (int i = 0; i < 2; i++) {
+        if (!takes_low(g, i, &stage)) continue;
+        if (!staged) d->api->stage(d->device, &stage);
+        staged = true;
+        multiply(d, g->low[i].a, &stage, low_at(d, g, i, &stage), (size_t)g->low[i].rank, false);
+    }
+    return staged;
+}
+
+/* y += (x A^T) B^T */
+static void low_outputs(const bal_device_model *d, const bal_device_group *g,
+                        const bal_stage_args *stage, bal_dptr y, size_t ld)
+{
+    for (int i = 0; i < 2; i++) {
+        const bal_stage_args s = {.kind = BAL_STAGE_PLAIN,
+                                  .x = low_at(d, g, i, stage),
+                                  .out = stage->out,
+                                  .ld = (size_t)g->low[i].rank,
+                                  .m = stage->m,
+                                  .k = g->low[i].rank,
+                                  .modality = stage->modality,
+                                  .vision_only = i == 1};
+        if (!takes_low(g, i, stage)) continue;
+        d->api->stage(d->device, &s);
+        multiply(d, g->low[i].b, stage, y, ld, true);
+    }
+}
+
 void bal_device_group_forward(const bal_device_model *d, const bal_device_group *g,
                               bal_stage_args stage, bal_dptr y, size_t ld, bool add)
 {
-    const size_t values = (size_t)stage.m * (size_t)stage.k;
+    const size_t values = (size_t)stage.m * stage.ld;
     if (g->hadamard) d->api->hadamard(d->device, stage.x, values, g->hadamard);
+    bool staged = low_inputs(d, g, stage);
+    stage.act = (bal_act){0};
     for (int i = 0; i < g->n; i++) {
-        stage.act = g->part[i].act;
-        if (i == 0 || !bal_act_equal(stage.act, g->part[i - 1].act))
+        const bal_act act = g->part[i].act;
+        if (!staged || !bal_act_equal(stage.act, act)) {
+            stage.act = act;
             d->api->stage(d->device, &stage);
-        const bal_device_linear_args a = {.w = g->part[i].w,
-                                          .x = stage.out,
-                                          .y = y + (size_t)g->part[i].column * sizeof(float),
-                                          .ld = ld,
-                                          .m = stage.m,
-                                          .add = add};
-        d->api->linear(d->device, &a);
+            staged = true;
+        }
+        const bal_dptr to = y + (size_t)g->part[i].column * sizeof(float);
+        multiply(d, g->part[i].w, &stage, to, ld, add);
     }
+    low_outputs(d, g, &stage, y, ld);
 }

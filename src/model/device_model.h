@@ -11,17 +11,26 @@
 
 #include <pthread.h>
 
+/* The matrices of small rank of a group: A of all its linears one below the other, and B with each
+ * linear's own where its outputs meet its part of A, else 0. So they are two weights for a group.
+ */
+typedef struct bal_device_low {
+    bal_device_weight *a, *b; /* [rank][k], [width][rank] */
+    int rank;                 /* of all linears together; 0: none */
+} bal_device_low;
+
 /* Linears that read the same rows; their outputs stand side by side. Those stored alike and next to
  * each other are one weight. */
 typedef struct bal_device_group {
-    int n, width; /* weights; outputs of all */
-    bool gated;   /* gate and up as one weight, whose outputs are silu(gate) * up */
-    int hadamard; /* inputs that are mixed in front of it, 0: none */
+    int n, width, k; /* weights; outputs of all; inputs */
+    bool gated;      /* gate and up as one weight, whose outputs are silu(gate) * up */
+    int hadamard;    /* inputs that are mixed in front of it, 0: none */
     struct {
         bal_device_weight *w;
         int column; /* of its first output */
         bal_act act;
     } part[3];
+    bal_device_low low[2]; /* what all rows get, and what rows of vision alone get */
 } bal_device_group;
 
 typedef struct bal_device_layer {
@@ -59,7 +68,7 @@ void bal_device_model_lock(bal_device_model *d);
 void bal_device_model_unlock(bal_device_model *d);
 
 /* n linears that read the same rows, uploaded as few weights: gated (gate, up) only where both are
- * stored alike. BAL_E_UNSUP names what a device does not compute. */
+ * stored alike and nothing is added to either. BAL_E_UNSUP names what a device does not compute. */
 bal_status bal_device_group_upload(bal_device_model *d, bal_device_group *g,
                                    const bal_linear *linears, int n, bool gated, bal_error *err);
 void bal_device_group_free(bal_device_model *d, bal_device_group *g); /* zeroed is fine */
@@ -75,9 +84,14 @@ typedef struct bal_device_words {
 /* Where n words of 4 bytes go, 0 for NULL. */
 bal_dptr bal_device_words_put(bal_device_words *w, const void *words, size_t n);
 
-/* Stages rows as each of the group's weights reads them and multiplies: y f32 [m][ld]. stage.act
- * is filled in here, stage.out is work memory of act_bytes(m, k). Inputs that are mixed are so in
- * place, and must lie without gaps. Under the lock. */
+/* Work memory of a forward of m rows: as they are staged, and what matrices of small rank make of
+ * them. */
+size_t bal_device_group_bytes(const bal_device_model *d, const bal_device_group *g, int m);
+
+/* Stages rows as each of the group's weights reads them and multiplies: y f32 [m][ld]. stage.act is
+ * filled in here, stage.out is work memory of bal_device_group_bytes. Inputs that are mixed are so
+ * in place, whole rows of stage.ld values, which is a multiple of what is mixed. What is for vision
+ * alone costs nothing where stage.modality is 0. Under the lock. */
 void bal_device_group_forward(const bal_device_model *d, const bal_device_group *g,
                               bal_stage_args stage, bal_dptr y, size_t ld, bool add);
 

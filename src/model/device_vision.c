@@ -193,7 +193,7 @@ typedef struct pass {
     sight all, windows;
     bal_dptr memory;
     bal_dptr h, ctx, qkv;            /* f32 [n][hidden], [n][hidden], [n][3 * hidden] */
-    bal_dptr wide, act;              /* f32 [piece][up.width or patch.k], staged rows */
+    bal_dptr wide, act;              /* f32 [piece][up.width or patch.k], of linears */
     bal_dptr mid, out, result;       /* f32 [tokens][projector[0].n], [tokens][text hidden] */
     bal_dptr keys, work, pos, index; /* pages; of attention; i32 [n][3], [gathered] */
     int32_t *words, *host_pos, *host_index;
@@ -231,13 +231,21 @@ static size_t widest_piece(const pass *p)
     return most;
 }
 
-static size_t widest_input(const pass *p)
+/* Work memory of the group that needs most. */
+static size_t linear_bytes(const pass *p)
 {
-    const bal_linear *projector = p->t->on->model->projector;
-    const size_t inputs[] = {(size_t)p->v->hidden, (size_t)p->v->intermediate, widest_piece(p),
-                             (size_t)projector[0].k, (size_t)projector[1].k};
+    const bal_device_vision *t = p->t;
+    const bal_device_group *const ends[] = {&t->patch, &t->projector[0], &t->projector[1]};
     size_t most = 0;
-    for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++) most = bal_max(most, inputs[i]);
+    for (int i = 0; i < 3; i++)
+        most = bal_max(most, bal_device_group_bytes(t->on, ends[i], p->piece));
+    for (int l = 0; l < p->v->layers; l++) {
+        const bal_device_vision_layer *layer = &t->layers[l];
+        const bal_device_group *const groups[] = {&layer->qkv, &layer->out, &layer->up,
+                                                  &layer->down};
+        for (int i = 0; i < 4; i++)
+            most = bal_max(most, bal_device_group_bytes(t->on, groups[i], p->piece));
+    }
     return most;
 }
 
@@ -254,7 +262,7 @@ static bal_status allocate_device(pass *p, bal_dptr *words, bal_error *err)
         {&p->ctx, rows * hidden},
         {&p->qkv, rows * 3 * hidden},
         {&p->wide, (size_t)p->piece * widest_piece(p) * sizeof(float)},
-        {&p->act, p->api->act_bytes(p->piece, widest_input(p))},
+        {&p->act, linear_bytes(p)},
         {&p->mid, tokens * (size_t)m->projector[0].n},
         {&p->out, tokens * text},
         {&p->result, tokens * text},

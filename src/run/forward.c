@@ -66,7 +66,7 @@ bal_status bal_forward_blocks(bal_forward *f, const bal_kv_layout *kv, const bal
 {
     if (f->engine->on_device)
         return bal_device_forward_blocks(&f->device, kv, spans, n_spans, m, f->h, NULL,
-                                         (const int32_t(*)[3])f->pos, err);
+                                         (const int32_t(*)[3])f->pos, f->modality, err);
     const bal_model *model = &f->engine->model;
     const bal_text_config *c = &model->config.text;
     bal_rope_angles(c, (const int32_t(*)[3])f->pos, m, f->buf.cos, f->buf.sin);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT
  * The arrays of a step lie one behind the other and are uploaded together: at, pos, list, tiles,
- * ids, then the pages. Where each begins depends on whether there are more rows than a recorded
- * step has, and on nothing else, so that a recording finds them again. */
+ * ids, modality, then the pages. Where each begins depends on whether there are more rows than a
+ * recorded step has, and on nothing else, so that a recording finds them again. Ops get modalities
+ * only where a row is vision, which none of a recorded step is: what is for vision alone is not
+ * run in it. */
 #include "run/forward_device.h"
 
 #include "base/size.h"
@@ -9,7 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { AT = 0, POS = 1, LIST = 4, TILES = 5, IDS = 7, WORDS = 8 }; /* times the room for rows */
+/* times the room for rows */
+enum { AT = 0, POS = 1, LIST = 4, TILES = 5, IDS = 7, MODALITY = 8, WORDS = 9 };
 enum { FIRST_KEYS = 64, TILE_PAIRS = 64 };
 
 /* ---- Lifetime -------------------------------------------------------------------------------- */
@@ -19,11 +22,19 @@ static size_t line(size_t bytes)
     return bal_round_up(bytes, 256);
 }
 
-/* Widest input of a linear. */
-static size_t widest(const bal_text_config *c)
+/* Work memory of the group that needs most. */
+static size_t linear_bytes(const bal_device_forward *f)
 {
-    const size_t q = (size_t)c->heads * (size_t)c->head_dim;
-    return bal_max(bal_max((size_t)c->hidden, q), (size_t)c->intermediate);
+    const bal_device_model *d = f->model;
+    size_t most = bal_device_group_bytes(d, &d->head, f->max_logits);
+    for (int l = 0; l < d->model->config.text.layers; l++) {
+        const bal_device_layer *layer = &d->layers[l];
+        const bal_device_group *const groups[] = {&layer->qkv, &layer->o, &layer->gate_up,
+                                                  &layer->down};
+        for (int i = 0; i < 4; i++)
+            most = bal_max(most, bal_device_group_bytes(d, groups[i], f->max_rows));
+    }
+    return most;
 }
 
 static size_t qkv_width(const bal_text_config *c)
@@ -47,13 +58,12 @@ static bal_status allocate(bal_device_forward *f, bal_error *err)
     const bal_text_config *c = &d->model->config.text;
     const size_t m = (size_t)f->max_rows, n = (size_t)f->max_logits, w = sizeof(float);
     const size_t hidden = (size_t)c->hidden;
-    const int rows = f->max_rows > f->max_logits ? f->max_rows : f->max_logits;
     const piece pieces[] = {
         {&f->h, m * hidden * w},
         {&f->qkv, m * qkv_width(c) * w},
         {&f->ctx, m * (size_t)c->heads * (size_t)c->head_dim * w},
         {&f->gate_up, m * 2 * (size_t)c->intermediate * w},
-        {&f->act, d->api->act_bytes(rows, widest(c))},
+        {&f->act, linear_bytes(f)},
         {&f->work, d->api->attend_bytes(d->device, f->max_rows, c->heads, c->head_dim)},
         {&f->picked, n * hidden * w},
         {&f->logits, n * (size_t)c->vocab * w},
@@ -129,6 +139,7 @@ typedef struct step {
     int room; /* rows that the arrays are laid out for */
     int m, n_tiles, tile_rows, keys;
     bool single; /* each span has one row */
+    bool vision; /* a row is */
     size_t n_pages;
 } step;
 
@@ -179,13 +190,22 @@ static void load_span(bal_device_forward *f, const bal_kv_span *s, step *t)
     t->n_pages += n;
 }
 
+static void load_modality(bal_device_forward *f, const uint8_t *modality, step *t)
+{
+    for (int i = 0; modality && i < t->m; i++) {
+        array(f, t, MODALITY)[i] = modality[i];
+        t->vision |= modality[i] == BAL_VISION;
+    }
+}
+
 static step load_step(bal_device_forward *f, const bal_kv_span *spans, int n_spans, int m,
-                      const int32_t *ids, const int32_t (*pos)[3])
+                      const int32_t *ids, const int32_t (*pos)[3], const uint8_t *modality)
 {
     step t = {.room = m <= BAL_RECORD_ROWS ? BAL_RECORD_ROWS : f->max_rows, .m = m, .single = true};
     for (int i = 0; i < n_spans; i++) load_span(f, &spans[i], &t);
     memcpy(array(f, &t, POS), pos, (size_t)m * sizeof *pos);
     if (ids) memcpy(array(f, &t, IDS), ids, (size_t)m * sizeof *ids);
+    load_modality(f, modality, &t);
     return t;
 }
 
@@ -251,6 +271,7 @@ static void block(bal_device_forward *f, int layer, const bal_device_cache *cach
     const bal_device_layer *l = &d->layers[layer];
     const bal_text_config *c = &d->model->config.text;
     const size_t hidden = (size_t)c->hidden, q = (size_t)c->heads * (size_t)c->head_dim;
+    const bal_dptr modality = t->vision ? address(f, t, MODALITY) : 0;
     bal_stage_args s = {.kind = BAL_STAGE_RMS,
                         .x = f->h,
                         .w = l->attn_norm,
@@ -258,11 +279,17 @@ static void block(bal_device_forward *f, int layer, const bal_device_cache *cach
                         .ld = hidden,
                         .m = t->m,
                         .k = c->hidden,
-                        .eps = c->rms_eps};
+                        .eps = c->rms_eps,
+                        .modality = modality};
     bal_device_group_forward(d, &l->qkv, s, f->qkv, qkv_width(c), false);
     attention(f, l, layer, cache, t);
-    s = (bal_stage_args){
-        .kind = BAL_STAGE_PLAIN, .x = f->ctx, .out = f->act, .ld = q, .m = t->m, .k = (int)q};
+    s = (bal_stage_args){.kind = BAL_STAGE_PLAIN,
+                         .x = f->ctx,
+                         .out = f->act,
+                         .ld = q,
+                         .m = t->m,
+                         .k = (int)q,
+                         .modality = modality};
     bal_device_group_forward(d, &l->o, s, f->h, hidden, true);
     s = (bal_stage_args){.kind = BAL_STAGE_RMS,
                          .x = f->h,
@@ -271,15 +298,20 @@ static void block(bal_device_forward *f, int layer, const bal_device_cache *cach
                          .ld = hidden,
                          .m = t->m,
                          .k = c->hidden,
-                         .eps = c->rms_eps};
+                         .eps = c->rms_eps,
+                         .modality = modality};
     const size_t width = (size_t)l->gate_up.width;
+    const bool mixed = l->down.hadamard != 0, gated = l->gate_up.gated || mixed;
     bal_device_group_forward(d, &l->gate_up, s, f->gate_up, width, false);
-    s = (bal_stage_args){.kind = l->gate_up.gated ? BAL_STAGE_PLAIN : BAL_STAGE_SILU,
+    if (mixed && !l->gate_up.gated)
+        d->api->gate(d->device, f->gate_up, width, t->m, c->intermediate);
+    s = (bal_stage_args){.kind = gated ? BAL_STAGE_PLAIN : BAL_STAGE_SILU,
                          .x = f->gate_up,
                          .out = f->act,
                          .ld = width,
                          .m = t->m,
-                         .k = c->intermediate};
+                         .k = c->intermediate,
+                         .modality = modality};
     bal_device_group_forward(d, &l->down, s, f->h, hidden, true);
 }
 
@@ -301,7 +333,8 @@ static int bucket_of(step *t)
 
 static bool repeats(const step *t)
 {
-    return t->single && t->m <= BAL_RECORD_ROWS && t->keys <= FIRST_KEYS << (BAL_RECORD_KEYS - 1);
+    return t->single && !t->vision && t->m <= BAL_RECORD_ROWS &&
+           t->keys <= FIRST_KEYS << (BAL_RECORD_KEYS - 1);
 }
 
 static bal_status run_recorded(bal_device_forward *f, const bal_kv_layout *kv,
@@ -322,14 +355,15 @@ static bal_status run_recorded(bal_device_forward *f, const bal_kv_layout *kv,
 
 bal_status bal_device_forward_blocks(bal_device_forward *f, const bal_kv_layout *kv,
                                      const bal_kv_span *spans, int n_spans, int m, const float *h,
-                                     const int32_t *ids, const int32_t (*pos)[3], bal_error *err)
+                                     const int32_t *ids, const int32_t (*pos)[3],
+                                     const uint8_t *modality, bal_error *err)
 {
     const bal_device_model *d = f->model;
     const size_t row = (size_t)d->model->config.text.hidden * sizeof *h;
     bal_device_cache cache;
     BAL_TRY(cache_of(kv, &cache, err));
     bal_device_model_lock(f->model);
-    step t = load_step(f, spans, n_spans, m, h ? NULL : ids, pos);
+    step t = load_step(f, spans, n_spans, m, h ? NULL : ids, pos, modality);
     upload_step(f, &t);
     if (h)
         d->api->upload(d->device, f->h, h, (size_t)m * row);

@@ -17,7 +17,7 @@ typedef struct bal_device_forward {
     size_t max_pages;              /* of all sequences of a step together */
     bal_dptr memory;               /* everything below but the step */
     bal_dptr h, qkv, ctx, gate_up; /* f32 [max_rows][...] */
-    bal_dptr act, work;            /* staged rows; of attention */
+    bal_dptr act, work;            /* of linears, of attention */
     bal_dptr picked, logits;       /* f32 [max_logits][...] */
     bal_dptr index, best, draws;   /* i32 [max_logits], and bal_device_draw */
     bal_dptr step;                 /* what `words` becomes there */
@@ -32,11 +32,13 @@ bal_status bal_device_forward_create(bal_device_forward *f, bal_device_model *mo
 void bal_device_forward_destroy(bal_device_forward *f); /* idempotent; zeroed struct is fine */
 
 /* As bal_forward_blocks: h [m][hidden] is read at once, or NULL: ids[m] are looked up in the
- * embedding table there. Pages of the spans are addresses on the device. Queued: failures are told
- * by _logits. BAL_E_UNSUP: a layout it cannot read. */
+ * embedding table there, which has no small rank. modality [m], or NULL: no row is vision. Pages of
+ * the spans are addresses on the device. Queued: failures are told by _logits. BAL_E_UNSUP: a
+ * layout it cannot read. */
 bal_status bal_device_forward_blocks(bal_device_forward *f, const bal_kv_layout *kv,
                                      const bal_kv_span *spans, int n_spans, int m, const float *h,
-                                     const int32_t *ids, const int32_t (*pos)[3], bal_error *err);
+                                     const int32_t *ids, const int32_t (*pos)[3],
+                                     const uint8_t *modality, bal_error *err);
 /* As bal_forward_logits; waits for them. */
 bal_status bal_device_forward_logits(bal_device_forward *f, const int *rows, int n, float *logits,
                                      bal_error *err);

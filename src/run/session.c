@@ -205,12 +205,15 @@ static bal_status next_on_device(bal_session *s, int32_t id, bal_sampler *how, i
                                  bal_error *err)
 {
     bal_device_forward *f = &s->forward.device;
+    const bal_linear *table = &s->engine->model.embed;
     const bal_token_info info = answer_token(s, id);
     const bal_kv_span span = {.m = 1, .first = s->n, .pages = s->seq.data};
     if (s->n == s->ctx)
         return bal_fail(err, BAL_E_CAPACITY,
                         "context is full: %d positions in use (--ctx makes it larger)", s->n);
-    BAL_TRY(bal_device_forward_blocks(f, &s->pool.layout, &span, 1, 1, NULL, &id, &info.pos, err));
+    if (table->rank) bal_linear_row(table, id, s->row);
+    BAL_TRY(bal_device_forward_blocks(f, &s->pool.layout, &span, 1, 1, table->rank ? s->row : NULL,
+                                      &id, &info.pos, NULL, err));
     const bal_status st = draw_on_device(f, how, next, err);
     if (st < 0) return bal_fail_in(err, st, "position %d", s->n);
     s->info[s->n++] = info;

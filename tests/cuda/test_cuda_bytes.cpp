@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// The linear kernel for 8-bit activations. Integer sums are exact, so there is no bound here: every
-// width, group on either side, tail and number of rows must give the very bits of the definition
-// (kernel/gemm_a8.h) in the kernel's order of sums; and where a row has one scale on both sides,
-// whose sum has no order, those of the CPU's kernel.
+// The linear kernel for 8-bit activations, with scales of their rows and fixed ones. Integer sums
+// are exact, so there is no bound here: every width, group on either side, tail and number of rows
+// must give the very bits of the definition (kernel/gemm_a8.h) in the kernel's order of sums; and
+// where a row has one scale on both sides, whose sum has no order, those of the CPU's kernel.
 #include "weights.h"
 
 #include "cuda/stage_op.h"
@@ -23,6 +23,12 @@ namespace
 
 constexpr int processors = 2; /* so few that blocks walk over several row blocks */
 
+/* Of a row of any case. */
+int modality_of(size_t row)
+{
+    return row % 3 == 1 ? BAL_VISION : BAL_PROMPT;
+}
+
 /* y [m][n] of the first m rows of x, by the kernels. */
 std::vector<float> run(const device_weight &w, const std::vector<float> &x, bal_act act, int m,
                        int splits)
@@ -33,10 +39,13 @@ std::vector<float> run(const device_weight &w, const std::vector<float> &x, bal_
     device_array<unsigned char> staged(bal_stage_bytes(rows, t.k)),
         work(bal_linear_work_bytes(&t, splits));
     device_array<float> y(rows * n);
+    std::vector<int32_t> kinds;
+    for (size_t i = 0; i < rows; i++) kinds.push_back(modality_of(i));
+    device_array<int32_t> modality(kinds);
     cudaMemsetAsync(work.p, 0, BAL_LINEAR_ZEROED, nullptr);
     bal_stage_job stage = {};
     stage.x = dx.p, stage.out = staged.p, stage.ld = t.k, stage.m = m, stage.k = (int)t.k;
-    stage.act = act, stage.early = true;
+    stage.act = act, stage.modality = modality.p, stage.early = true;
     bal_linear_weight weight = w.weight;
     weight.act = act;
     const bal_linear_job job = {&weight, staged.p, y.p,        n,      m,
@@ -166,18 +175,23 @@ std::vector<float> random_rows(dice &d, int m, size_t k)
 
 /* One matrix: 16 rows by the definition; fewer and more rows with the same bits. splits: 0 for
  * those of the shape. */
-void check(const host_matrix &m, size_t act_group, dice &d, bool all, int splits, const char *what)
+void check(const host_matrix &m, const bal_act &act, dice &d, bool all, int splits,
+           const char *what)
 {
+    const size_t act_group = act.group;
     bal_kernels kernels;
     bal_kernels_init(&kernels, 0);
     const device_weight w({&m});
-    const bal_act act = {BAL_ACT_A8, act_group, BAL_ACT_DYNAMIC, {}};
     const int most = 33, few = 16;
     const std::vector<float> x = random_rows(d, most, m.k);
     std::vector<std::vector<bal_a8>> rows;
     for (size_t i = 0; i < few; i++) {
         rows.push_back(std::vector<bal_a8>(m.view.layout.units));
-        kernels.quant_a8(x.data() + i * m.k, m.k, act_group, rows[i].data());
+        if (act.scale == BAL_ACT_DYNAMIC)
+            kernels.quant_a8(x.data() + i * m.k, m.k, act_group, rows[i].data());
+        else
+            kernels.quant_a8_fixed(x.data() + i * m.k, m.k,
+                                   act.fixed[bal_act_row_of(modality_of(i))], rows[i].data());
     }
     const size_t padded = m.view.layout.panels * 16;
     const std::vector<float> cpu = by_cpu(kernels, m, rows, act_group);
@@ -202,6 +216,14 @@ void check(const host_matrix &m, size_t act_group, dice &d, bool all, int splits
     assert_memory_equal(more.data(), y.data(), y.size() * sizeof(float));
 }
 
+/* As it is found in inputs, in groups of so many. */
+bal_act found(size_t group)
+{
+    return {BAL_ACT_A8, group, BAL_ACT_DYNAMIC, {}};
+}
+
+const bal_act fixed = {BAL_ACT_A8, 0, BAL_ACT_STATIC_MODALITY, {0.004f, 0.02f}};
+
 void check_width(int bits, uint64_t seed)
 {
     dice d(seed);
@@ -219,8 +241,11 @@ void check_width(int bits, uint64_t seed)
         char what[96];
         snprintf(what, sizeof what, "w%d, %zu x %zu, groups of %zu and %zu", bits, c.n, c.k,
                  c.group, c.act_group);
-        check(random_packed(d, bits, c.n, c.k, c.group), c.act_group, d, c.all, c.splits, what);
+        check(random_packed(d, bits, c.n, c.k, c.group), found(c.act_group), d, c.all, c.splits,
+              what);
     }
+    for (size_t group : {(size_t)0, (size_t)32, (size_t)128})
+        check(random_packed(d, bits, 41, 700, group), fixed, d, false, 0, "fixed scales");
 }
 
 void test_w2(void **)
@@ -252,10 +277,11 @@ void test_w8(void **)
 void test_d4(void **)
 {
     dice d(69);
-    check(random_two_level(d, 37, 420, 128), 0, d, true, 0, "d4, groups of 128 and 0");
-    check(random_two_level(d, 33, 1300, 32), 0, d, false, 3, "d4, groups of 32 and 0");
-    check(random_two_level(d, 40, 300, 64), 32, d, false, 0, "d4, groups of 64 and 32");
-    check(random_two_level(d, 5, 300, 0), 128, d, false, 0, "d4, groups of 0 and 128");
+    check(random_two_level(d, 37, 420, 128), found(0), d, true, 0, "d4, groups of 128 and 0");
+    check(random_two_level(d, 33, 1300, 32), found(0), d, false, 3, "d4, groups of 32 and 0");
+    check(random_two_level(d, 40, 300, 64), found(32), d, false, 0, "d4, groups of 64 and 32");
+    check(random_two_level(d, 5, 300, 0), found(128), d, false, 0, "d4, groups of 0 and 128");
+    check(random_two_level(d, 40, 700, 32), fixed, d, false, 0, "d4, fixed scales");
 }
 
 /* The largest sums there are: all codes 255 beside zero points of 0, all inputs 127. */

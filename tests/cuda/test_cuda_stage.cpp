@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Staging against a plain reading of cuda/stage.h: where values go, their scale and their sums;
-// norms, gates and 8-bit activations in front of it.
+// norms, gates and 8-bit activations in front of it, and rows that are left out.
 #include "cuda_check.h"
 
 #include "cuda/stage_op.h"
@@ -60,8 +60,9 @@ struct staged {
 };
 
 staged run(bal_stage_job job, const std::vector<float> &x, const std::vector<float> &w = {},
-           const std::vector<float> &b = {})
+           const std::vector<float> &b = {}, const std::vector<int32_t> &modality = {})
 {
+    device_array<int32_t> dm(modality.empty() ? std::vector<int32_t>(1) : modality);
     device_array<float> dx(x), dw(w.empty() ? std::vector<float>(1) : w),
         db(b.empty() ? std::vector<float>(1) : b);
     device_array<unsigned char> out(bal_stage_bytes((size_t)job.m, (size_t)job.k));
@@ -69,6 +70,7 @@ staged run(bal_stage_job job, const std::vector<float> &x, const std::vector<flo
     job.w = w.empty() ? nullptr : dw.p;
     job.b = b.empty() ? nullptr : db.p;
     job.out = out.p;
+    job.modality = modality.empty() ? nullptr : dm.p;
     assert_int_equal(bal_stage(job, nullptr), cudaSuccess);
     assert_sound();
     return {job.m, job.k, out.values()};
@@ -207,12 +209,17 @@ void test_silu(void **)
 
 /* 8-bit activations are those of the CPU's kernel, bit for bit. */
 void check_bytes(const staged &s, const bal_kernels &kernels, const std::vector<float> &x,
-                 size_t group)
+                 const bal_act &act, const std::vector<int32_t> &modality = {})
 {
     const int units = (s.k + 31) / 32;
     std::vector<bal_a8> a((size_t)units);
     for (int row = 0; row < s.m; row++) {
-        kernels.quant_a8(x.data() + row * s.k, (size_t)s.k, group, a.data());
+        const int kind = modality.empty() ? BAL_PROMPT : modality[(size_t)row];
+        const float *from = x.data() + row * s.k;
+        if (act.scale == BAL_ACT_DYNAMIC)
+            kernels.quant_a8(from, (size_t)s.k, act.group, a.data());
+        else
+            kernels.quant_a8_fixed(from, (size_t)s.k, act.fixed[bal_act_row_of(kind)], a.data());
         for (int c = 0; c < (s.k + 127) / 128 * 128; c++)
             assert_int_equal(s.byte(row, c), c < units * 32 ? a[(size_t)c / 32].q[c % 32] : 0);
         for (int u = 0; u < (s.k + 127) / 128 * 4; u++) {
@@ -244,11 +251,59 @@ void test_bytes(void **)
         bal_stage_job job = {};
         job.ld = (size_t)k, job.m = m, job.k = k,
         job.act = {BAL_ACT_A8, group, BAL_ACT_DYNAMIC, {}};
-        check_bytes(run(job, x), kernels, x, group);
+        check_bytes(run(job, x), kernels, x, job.act);
     }
     assert_true(bal_stage_can({BAL_ACT_A8, 512, BAL_ACT_DYNAMIC, {}}, 300));
     assert_false(bal_stage_can({BAL_ACT_A8, 96, BAL_ACT_DYNAMIC, {}}, 300));
-    assert_false(bal_stage_can({BAL_ACT_A8, 0, BAL_ACT_STATIC, {0.5f, 0.5f}}, 300));
+    assert_true(bal_stage_can({BAL_ACT_A8, 0, BAL_ACT_STATIC, {0.5f, 0.5f}}, 300));
+}
+
+/* Scales beyond which values saturate, that are wide, that are too small for any; of text, of
+ * vision, and of text where nobody says what rows are. The first row is on the edges of bytes. */
+void test_fixed_bytes(void **)
+{
+    dice d(5);
+    bal_kernels kernels;
+    bal_kernels_init(&kernels, 0);
+    const std::vector<int32_t> modality = {BAL_PROMPT, BAL_VISION, BAL_ANSWER,
+                                           BAL_VISION, BAL_VISION, BAL_PROMPT};
+    const int k = 300, m = 6;
+    std::vector<float> x = random_x(d, (size_t)(k * m));
+    x[3 * (size_t)k + 170] = NAN;
+    x[5 * (size_t)k + 299] = -INFINITY;
+    const float scales[][2] = {{0.003f, 0.7f}, {2.5f, 0.01f}, {0, 1e-3f}, {1.0f, 7e-31f}};
+    for (const auto &f : scales)
+        for (bool known : {false, true}) {
+            bal_stage_job job = {};
+            for (int c = 0; c < k; c++) x[(size_t)c] = ((float)(c % 127) + 0.5f) * f[0];
+            job.ld = (size_t)k, job.m = m, job.k = k;
+            job.act = {BAL_ACT_A8, 0, BAL_ACT_STATIC_MODALITY, {f[0], f[1]}};
+            const std::vector<int32_t> of = known ? modality : std::vector<int32_t>();
+            check_bytes(run(job, x, {}, {}, of), kernels, x, job.act, of);
+        }
+}
+
+/* Rows that are no vision are zeros, numbers or not; the others are what they are without it. */
+void test_vision_only(void **)
+{
+    dice d(6);
+    const int k = 300, m = 3;
+    std::vector<float> x = random_x(d, (size_t)(k * m)), w = random_x(d, (size_t)k);
+    x[17] = NAN;
+    for (bal_staged kind : {BAL_STAGED_PLAIN, BAL_STAGED_RMS})
+        for (bool known : {false, true}) {
+            const std::vector<int32_t> modality = {BAL_PROMPT, BAL_VISION, BAL_ANSWER};
+            bal_stage_job job = {};
+            job.kind = kind;
+            job.ld = (size_t)k, job.m = m, job.k = k;
+            const staged all = run(job, x, w);
+            job.vision_only = true;
+            const staged s = run(job, x, w, {}, known ? modality : std::vector<int32_t>());
+            check_form(s);
+            for (int row = 0; row < m; row++)
+                for (int c = 0; c < k; c++)
+                    assert_true(s.value(row, c) == (known && row == 1 ? all.value(row, c) : 0));
+        }
 }
 
 } // namespace
@@ -256,8 +311,10 @@ void test_bytes(void **)
 int main()
 {
     const CMUnitTest tests[] = {
-        cmocka_unit_test(test_plain), cmocka_unit_test(test_scales), cmocka_unit_test(test_norms),
-        cmocka_unit_test(test_silu),  cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_plain),       cmocka_unit_test(test_scales),
+        cmocka_unit_test(test_norms),       cmocka_unit_test(test_silu),
+        cmocka_unit_test(test_bytes),       cmocka_unit_test(test_fixed_bytes),
+        cmocka_unit_test(test_vision_only),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

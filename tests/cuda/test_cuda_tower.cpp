@@ -153,6 +153,27 @@ void test_gelu(void **)
     }
 }
 
+/* Rows that are wider than what is read of them keep the rest. */
+void test_gate(void **)
+{
+    dice d(4);
+    for (int k : {1, 33, 700}) {
+        const size_t m = 3, ld = 2 * (size_t)k + 3;
+        std::vector<float> x = random_values(d, m * ld, 6);
+        x[0] = -200, x[ld] = 200;
+        device_array<float> dx(x);
+        assert_int_equal(sound::bal_cuda_gate((bal_dptr)dx.p, ld, (int)m, k, {nullptr, false}),
+                         cudaSuccess);
+        assert_sound();
+        const std::vector<float> found = dx.values();
+        for (size_t i = 0; i < x.size(); i++) {
+            double want = (double)x[i];
+            if (i % ld < (size_t)k) want *= (double)x[i + (size_t)k] / (1 + std::exp(-want));
+            assert_true(std::fabs((double)found[i] - want) <= 1e-6 * (1 + std::fabs(want)));
+        }
+    }
+}
+
 void test_add_scaled(void **)
 {
     dice d(5);
@@ -179,6 +200,7 @@ void test_add_scaled(void **)
 int main()
 {
     const CMUnitTest tests[] = {cmocka_unit_test(test_norm), cmocka_unit_test(test_planted),
-                                cmocka_unit_test(test_gelu), cmocka_unit_test(test_add_scaled)};
+                                cmocka_unit_test(test_gelu), cmocka_unit_test(test_gate),
+                                cmocka_unit_test(test_add_scaled)};
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

@@ -7,6 +7,8 @@
 
 #include "check.h"
 
+#include "ballast_quant.h"
+
 #include "run/sampler.h"
 #include "run/scheduler.h"
 #include "run/sequence.h"
@@ -28,13 +30,31 @@ static inline void device_see(void *ctx, int row, const float *logits)
     memcpy(r->data + (size_t)r->n++ * (size_t)r->vocab, logits, (size_t)r->vocab * sizeof *logits);
 }
 
-/* Three coordinates that part ways, as a picture's do. */
+/* Three coordinates that part ways, as a picture's do; every other pair of rows is a picture's. */
 static inline bal_token_info device_token(const bal_text_config *c, int i)
 {
     const bool three = c->mrope[0] > 0;
     return (bal_token_info){.id = (i * 131 + 7) % (c->vocab - 10),
                             .pos = {i, three ? i + i % 3 : i, three ? i + i % 5 : i},
-                            .image = -1};
+                            .image = -1,
+                            .modality = i % 4 > 1 ? BAL_VISION : BAL_PROMPT};
+}
+
+/* The model as an artifact, solved with the calibration set where the recipe needs it. */
+static inline void device_quantize(const char *model, const char *out, const char *recipe,
+                                   const char *const set[], size_t n_set)
+{
+    bal_error err = {0};
+    const char *all[16] = {"absent=allow"};
+    assert_true(n_set < 15);
+    memcpy(all + 1, set, n_set * sizeof *set);
+    const bal_quant_opts opts = {.size = sizeof opts,
+                                 .recipe = recipe,
+                                 .set = all,
+                                 .n_set = n_set + 1,
+                                 .calib = source_path("tests/golden/calib/calib.jsonl"),
+                                 .force = true};
+    ASSERT_OK(bal_quantize(source_path(model), out, &opts, &err));
 }
 
 /* n positions: pieces of 3, 70 and what is left but `single`, then those one by one. */
@@ -174,23 +194,30 @@ static inline device_rows device_look(const bal_engine *e, int w, int h, int *la
     return out;
 }
 
-/* Distance of the features on CPU and cuda:0. */
+/* Distance of the features on CPU and cuda:0, which the engine has then. */
+static inline double device_looks_with(bal_engine *e, const char *path, int w, int h)
+{
+    bal_error err = {0};
+    int layers[2];
+    device_rows cpu = device_look(e, w, h, &layers[0]);
+    ASSERT_OK(bal_engine_use_device(e, "cuda:0", &err));
+    assert_non_null(e->on_device->vision);
+    device_rows device = device_look(e, w, h, &layers[1]);
+    const double d = device_distance(&cpu, &device);
+    printf("%s, %d x %d, %d features: %.2g of the deviation\n", path, w, h, cpu.n, d);
+    assert_int_equal(layers[0], layers[1]);
+    assert_int_equal(layers[0], e->model.config.vision.layers);
+    free(cpu.data);
+    free(device.data);
+    return d;
+}
+
 static inline double device_looks(const char *path, int w, int h)
 {
     bal_error err = {0};
     bal_engine e;
-    int layers[2];
     ASSERT_OK(bal_engine_open(&e, path, 2, NULL, &err));
-    device_rows cpu = device_look(&e, w, h, &layers[0]);
-    ASSERT_OK(bal_engine_use_device(&e, "cuda:0", &err));
-    assert_non_null(e.on_device->vision);
-    device_rows device = device_look(&e, w, h, &layers[1]);
-    const double d = device_distance(&cpu, &device);
-    printf("%s, %d x %d, %d features: %.2g of the deviation\n", path, w, h, cpu.n, d);
-    assert_int_equal(layers[0], layers[1]);
-    assert_int_equal(layers[0], e.model.config.vision.layers);
-    free(cpu.data);
-    free(device.data);
+    const double d = device_looks_with(&e, path, w, h);
     bal_engine_close(&e);
     return d;
 }

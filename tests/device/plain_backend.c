@@ -37,6 +37,7 @@ typedef enum op_kind {
     ATTEND,
     NORM,
     GELU,
+    GATE,
     ADD_SCALED,
     GATHER,
     ARGMAX,
@@ -47,7 +48,7 @@ typedef struct op {
     op_kind kind;
     bal_dptr to, from, index;
     void *host; /* of downloads; of uploads a copy, which the op owns */
-    size_t n, k;
+    size_t n, k, ld;
     const bal_device_weight *w;
     union {
         bal_stage_args stage;
@@ -258,11 +259,27 @@ static void round_to_bytes(float *x, size_t k, size_t group)
     }
 }
 
+/* The same with a scale that was fixed before. */
+static void saturate_to_bytes(float *x, size_t k, float scale)
+{
+    const float by = scale < 0x1p-100f ? 0.0f : 1.0f / scale;
+    for (size_t i = 0; i < k; i++) x[i] = rintf(fminf(fmaxf(x[i] * by, -127.0f), 127.0f)) * scale;
+}
+
+static bool sees(const bal_stage_args *a, int row)
+{
+    return a->modality && ((const int32_t *)at(a->modality))[row] == BAL_VISION;
+}
+
 static void stage(const bal_stage_args *a)
 {
     for (int r = 0; r < a->m; r++) {
         const float *x = floats(a->x) + (size_t)r * a->ld;
         float *out = floats(a->out) + (size_t)r * (size_t)a->k;
+        if (a->vision_only && !sees(a, r)) {
+            memset(out, 0, (size_t)a->k * sizeof *out);
+            continue;
+        }
         if (a->kind == BAL_STAGE_RMS || a->kind == BAL_STAGE_LAYER)
             norm_row(x, at(a->w), a->b ? at(a->b) : NULL, a->eps, a->kind == BAL_STAGE_LAYER, a->k,
                      out);
@@ -270,7 +287,11 @@ static void stage(const bal_stage_args *a)
             for (int i = 0; i < a->k; i++)
                 out[i] =
                     a->kind == BAL_STAGE_PLAIN ? x[i] : x[i] / (1.0f + expf(-x[i])) * x[a->k + i];
-        if (a->act.kind == BAL_ACT_A8) round_to_bytes(out, (size_t)a->k, a->act.group);
+        if (a->act.kind == BAL_ACT_A8 && a->act.scale == BAL_ACT_DYNAMIC)
+            round_to_bytes(out, (size_t)a->k, a->act.group);
+        else if (a->act.kind == BAL_ACT_A8)
+            saturate_to_bytes(out, (size_t)a->k,
+                              a->act.fixed[sees(a, r) ? BAL_ACT_VISION : BAL_ACT_TEXT]);
     }
 }
 
@@ -409,6 +430,12 @@ static float gelu(bal_device_gelu kind, float v)
     return (float)(0.5 * x * (1.0 + tanh(z)));
 }
 
+static void gate(float *x, size_t ld, size_t m, size_t k)
+{
+    for (size_t r = 0; r < m; r++, x += ld)
+        for (size_t i = 0; i < k; i++) x[i] = x[i] / (1.0f + expf(-x[i])) * x[k + i];
+}
+
 static void add_scaled(float *h, const float *x, const float *scale, size_t m, size_t k)
 {
     for (size_t i = 0; i < m * k; i++) h[i] += x[i] * scale[i % k];
@@ -489,6 +516,7 @@ static void run(const op *o)
     case GELU:
         for (size_t i = 0; i < o->n; i++) floats(o->to)[i] = gelu(o->u.gelu, floats(o->to)[i]);
         break;
+    case GATE: gate(floats(o->to), o->ld, o->n, o->k); break;
     case ADD_SCALED:
         add_scaled(floats(o->to), floats(o->from), floats(o->index), o->n, o->k);
         break;
@@ -600,6 +628,11 @@ static void push_gelu(bal_device *d, bal_device_gelu kind, bal_dptr x, size_t n)
     push(d, (op){.kind = GELU, .to = x, .n = n, .u.gelu = kind});
 }
 
+static void push_gate(bal_device *d, bal_dptr x, size_t ld, int m, int k)
+{
+    push(d, (op){.kind = GATE, .to = x, .n = (size_t)m, .k = (size_t)k, .ld = ld});
+}
+
 static void push_add_scaled(bal_device *d, bal_dptr h, bal_dptr x, bal_dptr scale, int m, int k)
 {
     push(d, (op){.kind = ADD_SCALED,
@@ -696,6 +729,7 @@ static bal_device_api table = {
     .attend = push_attend,
     .norm = push_norm,
     .gelu = push_gelu,
+    .gate = push_gate,
     .add_scaled = push_add_scaled,
     .gather = gather,
     .argmax = argmax,

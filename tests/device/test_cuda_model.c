@@ -4,7 +4,8 @@
  * are f16, which is 2^-11 of a value, where the CPU has f32 or 2^-16; the embedded model's logits
  * move by less than 1e-2 of their deviation, and tiny random checkpoints, which amplify any
  * rounding, by less than 5e-2; by less than 2e-1 where activations or the cache are bytes, since a
- * value on an edge between two of them then moves by a whole step. */
+ * value on an edge between two of them then moves by a whole step; and by less than 5e-1 where the
+ * bytes have fixed scales, whose steps are as wide as the largest of all tokens asks for. */
 #include "device_case.h"
 #include "unit/scratch.h"
 
@@ -20,11 +21,22 @@ static int use_shim(void **state)
     return scratch_setup(state);
 }
 
-static void compare(const char *path, bal_kv_type kv, int n, double limit)
+/* Linears of blocks read rows of vision as zeros. */
+static void blind(bal_model *m)
+{
+    for (int i = 0; i < m->config.text.layers; i++) {
+        bal_decoder_layer *l = &m->layers[i];
+        bal_linear *const all[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
+        for (int j = 0; j < 7; j++) all[j]->act.fixed[BAL_ACT_VISION] = 0.0f;
+    }
+}
+
+static void compare_as(const char *path, bool sees, bal_kv_type kv, int n, double limit)
 {
     bal_error err = {0};
     bal_engine e;
     ASSERT_OK(bal_engine_open(&e, path, 2, NULL, &err));
+    if (!sees) blind(&e.model);
     device_rows cpu = device_run(&e, kv, n, SINGLE);
     ASSERT_OK(bal_engine_use_device(&e, "cuda:0", &err));
     device_rows device = device_run(&e, kv, n, SINGLE);
@@ -37,6 +49,11 @@ static void compare(const char *path, bal_kv_type kv, int n, double limit)
     free(cpu.data);
     free(device.data);
     bal_engine_close(&e);
+}
+
+static void compare(const char *path, bal_kv_type kv, int n, double limit)
+{
+    compare_as(path, true, kv, n, limit);
 }
 
 static const char TINY[] = "tests/golden/tiled/model";
@@ -90,6 +107,34 @@ static void tables(void **state)
     }
 }
 
+/* Fixed scales, in groups and of whole rows, and matrices of small rank, in prompts with rows of
+ * vision and in single rows of either kind. The scale of vision is also replaced, by one that
+ * leaves nothing of its rows. */
+static void calibrated(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *set[6];
+        double limit;
+        bool blind;
+    } cases[] = {
+        {{"group=32", "act=a8", "act_scale=static"}, 5e-1, false},
+        {{"group=row", "grid=sym", "act=a8", "act_scale=static-modality"}, 5e-1, false},
+        {{"group=row", "grid=sym", "act=a8", "act_scale=static-modality"}, 5e-1, true},
+        {{"group=32", "bits=3", "rank=8"}, 5e-2, false},
+        {{"group=32", "bits=2", "rank=8", "rank_rows=vision"}, 5e-2, false},
+        {{"group=32", "bits=3", "act=a8", "rank=8", "hadamard=all"}, 2e-1, false},
+        {{"group=32", "act=a8", "act_scale=static-modality", "rank=8"}, 5e-1, false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        size_t n = 0;
+        while (cases[i].set[n]) n++;
+        device_quantize(TINY, scratch("q.safetensors"), "rtn", cases[i].set, n);
+        printf("%s %s %s: ", cases[i].set[1], cases[i].set[2], n > 3 ? cases[i].set[n - 1] : "");
+        compare_as(scratch("q.safetensors"), !cases[i].blind, BAL_KV_F16, FEW, cases[i].limit);
+    }
+}
+
 /* Rows of several sequences in one step, prompts and single rows mixed, pages shared. */
 static void requests(void **state)
 {
@@ -117,11 +162,8 @@ static void requests(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(families),
-        cmocka_unit_test(caches),
-        cmocka_unit_test(packed),
-        cmocka_unit_test(tables),
-        cmocka_unit_test(requests),
+        cmocka_unit_test(families), cmocka_unit_test(caches),     cmocka_unit_test(packed),
+        cmocka_unit_test(tables),   cmocka_unit_test(calibrated), cmocka_unit_test(requests),
     };
     return cmocka_run_group_tests(tests, use_shim, scratch_teardown);
 }
