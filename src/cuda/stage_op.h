@@ -29,6 +29,21 @@ struct bal_stage_job {
     bool vision_only;        /* other rows are staged as zeros */
 };
 
+/* The job as kernels read it, but for where rows go. */
+struct bal_stage_source {
+    const float *x, *w, *b;
+    size_t ld;
+    int kind, k;
+    int group; /* of 8-bit activations: -1 none, 0 the row, else 32, 64 or 128 */
+    float eps;
+    const int32_t *modality;
+    bool vision_only;
+    bool fixed; /* group is 0, and scales are those of vision and of all other rows: */
+    float of_vision, of_text;
+};
+
+bal_stage_source bal_stage_source_of(const bal_stage_job &job);
+
 /* Can the kernel stage for this? 8-bit activations with one scale per row, found or fixed, or per
  * 32, 64 or 128. */
 bool bal_stage_can(bal_act act, size_t k);
