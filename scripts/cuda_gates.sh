@@ -84,10 +84,11 @@ awk -v opcodes="$out/opcodes" '
       sub(/^_Z[0-9]*/, "", name); sub(/(EEv)?[0-9]+bal_[a-z_]*args$/, "", name)
       gsub(/ILi|ELi/, " ", name)
       sub(/ELb0/, "", name); sub(/ELb1/, " bytes", name); sub(/E*v?$/, "", name)
-      # widths (of tables 32 more) and forms are the template arguments: ...ILi<bits>ELi<nt>ELi<groups per unit>ELb<8-bit activations>E
+      # widths (of tables 32 more) and forms are the template arguments: ...ILi<bits>ELi<nt>ELi<groups per unit>ELb<8-bit activations>E,
+      # without nt for many rows and for the one that blocks stage themselves
       split($1, a, /ILi|ELi|ELb|EEv/)
-      many = $1 ~ /_many/; table = a[2] > 32; bits = table ? a[2] - 32 : a[2] + 0; subs = (many ? a[3] : a[4]) + 0
-      nt = many ? (subs == 1 ? 4 : 2) : a[3] + 0; bytes = $1 ~ /ELb1E/
+      many = $1 ~ /_many/; own = $1 ~ /_own/; table = a[2] > 32; bits = table ? a[2] - 32 : a[2] + 0; subs = (many || own ? a[3] : a[4]) + 0
+      nt = many ? (subs == 1 ? 4 : 2) : own ? 1 : a[3] + 0; bytes = $1 ~ /ELb1E/
       cols = bits == 16 ? 32 : bits == 8 ? 64 : 128 # of a unit, and weights of a lane in it
       linear = $1 ~ /bal_k_linear/
       printf "%-42s %-7s %4d %6d %6d | %4d %6d %3d %3d %4d %5d %5d %10s\n", name, $2, $3, $4, total[$1, $2, "all"], mma,

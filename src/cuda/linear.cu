@@ -96,14 +96,16 @@ static bal_k_linear_args args_of(const bal_linear_job &job, int cols)
     a.x = (const uint16_t *)job.x;
     const size_t m = (size_t)job.m;
     const bool bytes = job.w->act.kind == BAL_ACT_A8;
-    a.x_info = (const float *)((const char *)job.x + (bytes ? bal_stage_byte_info_offset(m, t->k)
-                                                            : bal_stage_info_offset(m, t->k)));
+    if (!job.own)
+        a.x_info =
+            (const float *)((const char *)job.x + (bytes ? bal_stage_byte_info_offset(m, t->k)
+                                                         : bal_stage_info_offset(m, t->k)));
     a.bias = job.w->bias;
     a.y = job.y;
     a.arrived = (unsigned *)job.work;
     a.partial = (float *)((char *)job.work + BAL_LINEAR_ZEROED);
     a.ld = job.ld;
-    a.rows_staged = (int)bal_stage_rows(m);
+    a.rows_staged = job.own ? 1 : (int)bal_stage_rows(m);
     a.m = job.m;
     a.n = (int)(t->paired ? t->n / 2 : t->n);
     a.row_blocks = (int)t->row_blocks;
@@ -136,11 +138,21 @@ static dim3 grid_of(const bal_linear_job &job, const bal_linear_form &form,
     return dim3((unsigned)(steps * a.splits));
 }
 
+/* Bytes for the tiles of x that a block stages: those that its range of inputs touches. */
+static size_t own_bytes(const bal_linear_form &form, const bal_k_linear_args &a)
+{
+    const size_t splits = (size_t)a.splits, tiles = (size_t)a.k_tiles;
+    return (tiles / splits + 2 < tiles ? tiles / splits + 2 : tiles) * form.own_tile;
+}
+
 cudaError_t bal_linear(const bal_linear_job &job, cudaStream_t s)
 {
     const bal_linear_form form = form_of(job.w, job.m);
     const bal_k_linear_args args = args_of(job, form.cols);
-    const bal_launch_shape shape = {grid_of(job, form, args), BAL_LINEAR_THREADS, form.shared, s,
-                                    job.early};
-    return bal_launch(form.kernel, shape, args);
+    bal_launch_shape shape = {grid_of(job, form, args), BAL_LINEAR_THREADS, form.shared, s,
+                              job.early};
+    if (!job.own) return bal_launch(form.kernel, shape, args);
+    const bal_k_linear_own_args own = {args, bal_stage_source_of(*job.own)};
+    shape.shared += own_bytes(form, args);
+    return bal_launch(form.own, shape, own);
 }

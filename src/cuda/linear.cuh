@@ -19,6 +19,10 @@
  * per run of inputs with one scale on both sides, a unit at most. Where a whole row has one scale
  * on both sides, sums stay integers to the end, so that y is exact but for one rounding.
  *
+ * A single row of x may be staged by the blocks themselves (cuda/stage.cuh), each its own range into
+ * shared memory, while their first weights are on the way: a step of one token then runs no kernel
+ * but this one between its sums.
+ *
  * Order of sums, which depends on the shape only: units of a warp ascending, then warps 0 .. 7,
  * then splits ascending; the block that arrives last at a row block adds the splits. */
 #ifndef BAL_CUDA_LINEAR_CUH
@@ -26,6 +30,7 @@
 
 #include "cuda/bytes.cuh"
 #include "cuda/port.cuh"
+#include "cuda/stage.cuh"
 
 enum { BAL_LINEAR_THREADS = 256, BAL_LINEAR_WARPS = 8 };
 
@@ -274,17 +279,18 @@ BAL_DEVICE void bal_linear_fetch(const bal_k_linear_args &a, bal_linear_cursor *
 /* Where a lane finds its rows of x: bytes from the start of a panel (cuda/stage.h). Lanes whose row
  * is not there read that of another if there are fewer than eight, which costs no load, else what
  * nobody has written: what comes of it stays in its own column of a product, which is not stored.
- */
-struct bal_linear_rows {
-    uint32_t x;    /* B fragments of row g */
-    uint32_t info; /* word 0 of rows 2 t and 2 t + 1 */
+ * A panel has `panel` rows: 8, or the one that a block has staged for itself in shared memory. */
+template <int panel> struct bal_linear_rows {
+    uint32_t x;     /* B fragments of row g */
+    uint32_t info;  /* word 0 of rows 2 t and 2 t + 1 */
+    int first_tile; /* of what is staged */
 };
 
-BAL_DEVICE bal_linear_rows bal_linear_rows_of(int m)
+template <int panel> BAL_DEVICE bal_linear_rows<panel> bal_linear_rows_of(int m, int first_tile)
 {
-    const int lane = (int)threadIdx.x % 32, last = min(m, 8) - 1;
+    const int lane = (int)threadIdx.x % 32, last = min(m, panel) - 1;
     const int row = min(lane / 4, last), pair = min(lane % 4 * 2, last / 2 * 2);
-    return {(uint32_t)(row * 64 + lane % 4 * 16), (uint32_t)pair * 4};
+    return {(uint32_t)(row * 64 + lane % 4 * 16), (uint32_t)pair * 4, first_tile};
 }
 
 /* A tile of x, as bytes. */
@@ -292,49 +298,56 @@ struct bal_linear_tile {
     const char *x, *info;
 };
 
-template <bool bytes>
-BAL_DEVICE bal_linear_tile bal_linear_tile_at(const bal_k_linear_args &a, int tile)
+template <bool bytes, int panel>
+BAL_DEVICE bal_linear_tile bal_linear_tile_at(const bal_k_linear_args &a,
+                                              const bal_linear_rows<panel> &x_rows, int tile)
 {
-    const uint32_t rows = (uint32_t)tile * (uint32_t)a.rows_staged;
-    return {(const char *)a.x + (size_t)rows * (2 * bal_linear_x_stride<bytes>),
-            (const char *)a.x_info + (size_t)rows * (4 * bal_linear_info_stride<bytes>)};
+    const uint32_t at =
+        (uint32_t)(tile - x_rows.first_tile) * (panel == 1 ? 1u : (uint32_t)a.rows_staged);
+    return {(const char *)a.x + (size_t)at * (2 * bal_linear_x_stride<bytes>),
+            (const char *)a.x_info + (size_t)at * (4 * bal_linear_info_stride<bytes>)};
 }
 
 /* x[.][s] = B fragments of run `run` of the tile: 32 inputs at 16 bits, or two units of 32 bytes.
  */
-template <bool bytes, int nt, int n>
-BAL_DEVICE void bal_linear_inputs(const bal_linear_tile &tile, const bal_linear_rows &rows, int run,
-                                  uint4 (&x)[nt][n], int s)
+template <bool bytes, int panel, int nt, int n>
+BAL_DEVICE void bal_linear_inputs(const bal_linear_tile &tile, const bal_linear_rows<panel> &x_rows,
+                                  int run, uint4 (&x)[nt][n], int s)
 {
     BAL_UNROLL
     for (int c = 0; c < nt; c++)
-        x[c][s] =
-            *(const uint4 *)(tile.x + rows.x + run * 512 + c * (16 * bal_linear_x_stride<bytes>));
+        x[c][s] = *(const uint4 *)(tile.x + x_rows.x + run * (64 * panel) +
+                                   c * (2 * panel * bal_linear_x_stride<bytes>));
 }
 
 /* Word `word` of the info of the two rows of panel c whose columns of a product a lane has. */
-template <bool bytes>
-BAL_DEVICE void bal_linear_words(const bal_linear_tile &tile, const bal_linear_rows &rows, int c,
-                                 int word, float (&v)[2])
+template <bool bytes, int panel>
+BAL_DEVICE void bal_linear_words(const bal_linear_tile &tile, const bal_linear_rows<panel> &x_rows,
+                                 int c, int word, float (&v)[2])
 {
-    const int at = (c * bal_linear_info_stride<bytes> + word) * 32;
-    const float2 both = *(const float2 *)(tile.info + rows.info + at);
-    v[0] = both.x, v[1] = both.y;
+    const int at = (c * bal_linear_info_stride<bytes> + word) * (4 * panel);
+    if (panel == 1) {
+        v[0] = v[1] = *(const float *)(tile.info + at);
+    } else {
+        const float2 both = *(const float2 *)(tile.info + x_rows.info + at);
+        v[0] = both.x, v[1] = both.y;
+    }
 }
 
 /* Scale and sums of `inputs` inputs from `first` of the tile on. */
-template <int bits, int inputs>
-BAL_DEVICE void bal_linear_info(const bal_linear_tile &tile, const bal_linear_rows &rows, int c,
-                                int first, float (&scale)[2], float (&even)[2], float (&odd)[2])
+template <int bits, int inputs, int panel>
+BAL_DEVICE void bal_linear_info(const bal_linear_tile &tile, const bal_linear_rows<panel> &x_rows,
+                                int c, int first, float (&scale)[2], float (&even)[2],
+                                float (&odd)[2])
 {
     constexpr bool all = inputs == 128; /* of the tile */
-    bal_linear_words<false>(tile, rows, c, 0, scale);
+    bal_linear_words<false>(tile, x_rows, c, 0, scale);
     BAL_UNROLL
     for (int u = 0; bits != 16 && u < (all ? 1 : inputs / 32); u++) {
         float more[2][2];
         const int word = all ? 1 : 4 + 2 * (first / 32 + u);
         BAL_UNROLL
-        for (int i = 0; i < 2; i++) bal_linear_words<false>(tile, rows, c, word + i, more[i]);
+        for (int i = 0; i < 2; i++) bal_linear_words<false>(tile, x_rows, c, word + i, more[i]);
         BAL_UNROLL
         for (int e = 0; e < 2; e++) {
             even[e] = u ? even[e] + more[0][e] : more[0][e];
@@ -344,9 +357,9 @@ BAL_DEVICE void bal_linear_info(const bal_linear_tile &tile, const bal_linear_ro
 }
 
 /* y[lane's sums] += one unit of weights times x. */
-template <int bits, int nt, int subs>
-BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, const bal_linear_rows &x_rows, int unit,
-                                const unsigned char *stage, float (&y)[nt][2][4])
+template <int bits, int nt, int subs, int panel>
+BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, const bal_linear_rows<panel> &x_rows,
+                                int unit, const unsigned char *stage, float (&y)[nt][2][4])
 {
     using width = bal_width<bits>;
     using sizes = bal_linear_sizes<bits, nt, subs>;
@@ -355,7 +368,7 @@ BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, const bal_linear_row
     constexpr bool at_once =
         nt == 1 || (nt == 2 && subs == 1 && bits != BAL_TABLE + 4); /* as far as registers go */
     const int lane = (int)(threadIdx.x % 32), g = lane / 4;
-    const bal_linear_tile tile = bal_linear_tile_at<false>(a, unit / per_tile);
+    const bal_linear_tile tile = bal_linear_tile_at<false>(a, x_rows, unit / per_tile);
     const int within = unit % per_tile * sizes::cols; /* first input in the tile */
 
     uint4 x[nt][steps / 2]; /* two steps of 16 inputs each */
@@ -433,16 +446,16 @@ BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, const bal_linear_row
 }
 
 /* The same with bytes. `subs` runs of inputs with one scale each. */
-template <int bits, int nt, int subs>
-BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, const bal_linear_rows &x_rows, int unit,
-                                const unsigned char *stage, int (&y)[nt][2][4])
+template <int bits, int nt, int subs, int panel>
+BAL_DEVICE void bal_linear_unit(const bal_k_linear_args &a, const bal_linear_rows<panel> &x_rows,
+                                int unit, const unsigned char *stage, int (&y)[nt][2][4])
 {
     using bytes = bal_bytes<bits>;
     using sizes = bal_linear_sizes<bits, nt, subs>;
     constexpr int steps = sizes::cols / 32, steps_per_sub = steps / subs; /* of 32 inputs */
     constexpr int per_tile = 128 / sizes::cols;
     const int lane = (int)(threadIdx.x % 32), g = lane / 4;
-    const bal_linear_tile tile = bal_linear_tile_at<true>(a, unit / per_tile);
+    const bal_linear_tile tile = bal_linear_tile_at<true>(a, x_rows, unit / per_tile);
     const int within = unit % per_tile * steps; /* first unit of 32 in the tile */
 
     uint4 x[nt][steps / 2];
@@ -578,25 +591,61 @@ BAL_DEVICE void bal_linear_store(const bal_k_linear_args &a, int block, int i, i
     bal_linear_store<bits>(a, block, i, y, y_up, a.whole);
 }
 
-template <int bits, int nt, int subs, bool bytes = false>
-__global__ void __launch_bounds__(BAL_LINEAR_THREADS, nt == 2 && subs > 1 ? 1 : 2)
-    bal_k_linear(const bal_k_linear_args a)
+/* A block's own tiles of the single row of x, from `first` of its inputs on, into shared memory. */
+template <bool bytes>
+BAL_DEVICE void bal_linear_stage(const bal_stage_source &from, int first_tile, int end_tile,
+                                 unsigned char *x, unsigned char *info, float *scratch)
 {
+    constexpr int together = 4; /* tiles of a warp whose loads go together */
+    const bal_stage_row row = stage_row(from, 0, scratch);
+    for (int tile = first_tile + (int)threadIdx.x / 32; tile < end_tile;
+         tile += together * STAGE_WARPS) {
+        float v[together][4];
+        BAL_UNROLL
+        for (int i = 0; i < together; i++)
+            stage_values(from, row.x, row.norm, min(tile + i * STAGE_WARPS, end_tile - 1), v[i]);
+        BAL_UNROLL
+        for (int i = 0; i < together; i++) {
+            const int at = tile + i * STAGE_WARPS - first_tile;
+            if (at >= end_tile - first_tile) break;
+            unsigned char *to = x + at * (2 * bal_linear_x_stride<bytes>);
+            unsigned char *words = info + at * (4 * bal_linear_info_stride<bytes>);
+            if (bytes)
+                stage_byte_tile<1>(from, row, v[i], to, (uint32_t *)words, 0);
+            else
+                stage_tile<1>(v[i], (uint16_t *)to, (float *)words, 0);
+        }
+    }
+    __syncthreads();
+}
+
+/* Bytes of shared memory behind a kernel's own that a staged tile of one row takes. */
+template <bool bytes>
+constexpr int bal_linear_own_bytes =
+    2 * bal_linear_x_stride<bytes> + 4 * bal_linear_info_stride<bytes>;
+
+/* Few rows of x: staged, or `own`, one that each block stages for itself from `from`. */
+template <int bits, int nt, int subs, bool bytes, bool own>
+BAL_DEVICE void bal_linear_few(bal_k_linear_args a, const bal_stage_source *from)
+{
+    constexpr int panel = own ? 1 : BAL_STAGE_PANEL;
     using sum_type = typename bal_linear_sum<bytes>::type;
     using sizes = bal_linear_sizes<bits, nt, subs>;
     constexpr int n_sums = sizes::sums * 32; /* of a row block */
+    constexpr int per_tile = 128 / sizes::cols;
     const int groups = bytes ? a.groups_per_unit : subs;
     const int warp = (int)(threadIdx.x / 32), lane = (int)(threadIdx.x % 32);
     const int split = (int)blockIdx.x % a.splits, step = (int)gridDim.x / a.splits;
-    const int units = a.k_tiles * (128 / sizes::cols);
+    const int units = a.k_tiles * per_tile;
     const int first = bal_linear_bound(units, a.splits, split * BAL_LINEAR_WARPS + warp);
     const int end = bal_linear_bound(units, a.splits, split * BAL_LINEAR_WARPS + warp + 1);
+    const int first_tile = own ? units * split / a.splits / per_tile : 0;
 
     unsigned char *ring = bal_shared() + warp * sizes::ring_bytes;
     sum_type *sums = (sum_type *)(bal_shared() + BAL_LINEAR_WARPS * sizes::ring_bytes);
     unsigned *last = (unsigned *)(sums + BAL_LINEAR_WARPS * n_sums);
 
-    const bal_linear_rows x_rows = bal_linear_rows_of(a.m);
+    const bal_linear_rows<panel> x_rows = bal_linear_rows_of<panel>(a.m, first_tile);
     const uint64_t policy = bal_policy_stream();
     const bal_linear_cursor start = bal_linear_at(a, (int)blockIdx.x / a.splits, first);
     bal_linear_cursor next = start;
@@ -609,6 +658,14 @@ __global__ void __launch_bounds__(BAL_LINEAR_THREADS, nt == 2 && subs > 1 ? 1 : 
     fill = (sizes::stages - 1) * sizes::stage_bytes;
     bal_grid_release();
     bal_grid_wait();
+    if (own) {
+        const int end_tile = (units * (split + 1) / a.splits + per_tile - 1) / per_tile;
+        unsigned char *x = bal_shared() + sizes::shared;
+        unsigned char *info = x + (end_tile - first_tile) * (2 * bal_linear_x_stride<bytes>);
+        bal_linear_stage<bytes>(*from, first_tile, end_tile, x, info, (float *)sums);
+        a.x = (const uint16_t *)x;
+        a.x_info = (const float *)info;
+    }
 
     for (int block = (int)blockIdx.x / a.splits; block < a.row_blocks; block += step) {
         sum_type y[nt][2][4] = {};
@@ -660,6 +717,27 @@ __global__ void __launch_bounds__(BAL_LINEAR_THREADS, nt == 2 && subs > 1 ? 1 : 
     }
 }
 
+template <int bits, int nt, int subs, bool bytes = false>
+__global__ void __launch_bounds__(BAL_LINEAR_THREADS, nt == 2 && subs > 1 ? 1 : 2)
+    bal_k_linear(const bal_k_linear_args a)
+{
+    bal_linear_few<bits, nt, subs, bytes, false>(a, nullptr);
+}
+
+struct bal_k_linear_own_args {
+    bal_k_linear_args linear; /* m is 1, rows_staged 1; x and x_info are not read */
+    bal_stage_source from;
+};
+
+/* One row of x, which every block stages for itself: no kernel of its own has to run in front, and
+ * weights are on their way meanwhile. The same bits as with x staged. */
+template <int bits, int subs, bool bytes>
+__global__ void __launch_bounds__(BAL_LINEAR_THREADS, 2)
+    bal_k_linear_own(const bal_k_linear_own_args a)
+{
+    bal_linear_few<bits, 1, subs, bytes, true>(a.linear, &a.from);
+}
+
 /* Rows of a block of bal_k_linear_many, as registers allow. */
 template <int subs> constexpr int bal_linear_many = subs == 1 ? 32 : 16;
 
@@ -688,7 +766,7 @@ __global__ void __launch_bounds__(BAL_LINEAR_THREADS, 1)
     sum_type *whole = (sum_type *)(bal_shared() + BAL_LINEAR_WARPS * sizes::ring_bytes) +
                       warp * sizes::sums * 32 + lane;
 
-    const bal_linear_rows x_rows = bal_linear_rows_of(a.m);
+    const auto x_rows = bal_linear_rows_of<BAL_STAGE_PANEL>(a.m, 0);
     const uint64_t policy = bal_policy_keep();
     const bal_linear_cursor start = bal_linear_at(a, block, 0);
     bal_linear_cursor next = start;

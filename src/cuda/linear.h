@@ -7,6 +7,7 @@
 #define BAL_CUDA_LINEAR_H
 
 #include "cuda/port.cuh"
+#include "cuda/stage_op.h"
 #include "cuda/tiles.h"
 #include "type/act.h"
 
@@ -33,6 +34,8 @@ struct bal_linear_job {
     int processors; /* of the device */
     int splits;     /* 0: bal_linear_splits */
     bool early;     /* cuda/port.cuh */
+    const bal_stage_job *own; /* NULL, or with m = 1 what x is to be staged from, and x is nothing:
+                                 y does not overlap what it reads */
 };
 
 /* How many blocks share the inputs of a row block. Depends on the shape alone, and so does the

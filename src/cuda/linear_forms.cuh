@@ -7,9 +7,11 @@
 
 struct bal_linear_form {
     void (*kernel)(bal_k_linear_args);
-    size_t shared; /* bytes */
-    int cols;      /* inputs of a unit */
-    int rows;      /* of x in a block */
+    void (*own)(bal_k_linear_own_args); /* of nt 1, else NULL */
+    size_t shared;                      /* bytes */
+    size_t own_tile;                    /* and of it for each tile of x that a block stages */
+    int cols;                           /* inputs of a unit */
+    int rows;                           /* of x in a block */
 };
 
 /* The form for up to 8 nt rows, nt 1 or 2, or for many (nt 0), and `subs` groups per unit: 1, 2, 4.
@@ -30,9 +32,21 @@ template <int bits, int subs, bool bytes> bal_linear_form bal_linear_form_make(i
     /* what a block may have on compute capability 8.6 and 8.9, the least of all */
     static_assert(one::shared <= 99 << 10 && two::shared <= 99 << 10 && many::shared <= 99 << 10,
                   "shared memory");
-    if (nt == 1) return {bal_k_linear<bits, 1, subs, bytes>, one::shared, one::cols, 8};
-    if (nt == 2) return {bal_k_linear<bits, 2, subs, bytes>, two::shared, two::cols, 16};
-    return {bal_k_linear_many<bits, subs, bytes>, many::shared, many::cols, bal_linear_many<subs>};
+    if (nt == 1)
+        return {bal_k_linear<bits, 1, subs, bytes>,
+                bal_k_linear_own<bits, subs, bytes>,
+                one::shared,
+                bal_linear_own_bytes<bytes>,
+                one::cols,
+                8};
+    if (nt == 2)
+        return {bal_k_linear<bits, 2, subs, bytes>, nullptr, two::shared, 0, two::cols, 16};
+    return {bal_k_linear_many<bits, subs, bytes>,
+            nullptr,
+            many::shared,
+            0,
+            many::cols,
+            bal_linear_many<subs>};
 }
 
 template <int bits> bal_linear_form bal_linear_form_of(int nt, int subs)

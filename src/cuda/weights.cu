@@ -205,7 +205,7 @@ size_t bal_cuda_act_bytes(int m, size_t k)
     return bal_stage_bytes((size_t)m, k);
 }
 
-cudaError_t bal_cuda_stage(const bal_stage_args *a, bal_cuda_queue queue)
+static bal_stage_job stage_job(const bal_stage_args *a, bool early)
 {
     bal_stage_job job = {};
     job.kind = (bal_staged)a->kind;
@@ -220,13 +220,25 @@ cudaError_t bal_cuda_stage(const bal_stage_args *a, bal_cuda_queue queue)
     job.act = a->act;
     job.modality = (const int32_t *)a->modality;
     job.vision_only = a->vision_only;
-    job.early = queue.early;
-    return bal_stage(job, queue.stream);
+    job.early = early;
+    return job;
 }
 
+cudaError_t bal_cuda_stage(const bal_stage_args *a, bal_cuda_queue queue)
+{
+    return bal_stage(stage_job(a, queue.early), queue.stream);
+}
+
+/* A single row is staged by the linear itself. */
 cudaError_t bal_cuda_linear_run(bal_device *d, const bal_device_linear_args *a)
 {
     bal_linear_job job = {};
+    const bal_stage_job stage = stage_job(&a->stage, d->early);
+    if (a->input != BAL_INPUT_STAGED && a->m == 1) job.own = &stage;
+    if (a->input == BAL_INPUT_FRESH && !job.own) {
+        const cudaError_t e = bal_stage(stage, d->stream);
+        if (e != cudaSuccess) return e;
+    }
     job.w = &a->w->w;
     job.x = (const void *)a->x;
     job.y = (float *)a->y;

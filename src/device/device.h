@@ -81,7 +81,16 @@ typedef struct bal_stage_args {
     bool vision_only;  /* all other rows are staged as zeros, whatever they hold */
 } bal_stage_args;
 
-/* y f32 [m][ld] = x W^T + bias, or added to what is there. */
+/* Where a linear's rows come from. */
+typedef enum bal_linear_input {
+    BAL_INPUT_STAGED, /* they are in x, by op stage */
+    BAL_INPUT_FRESH,  /* `stage` says: they are not in x = stage.out yet, nor need they be behind it
+                       */
+    BAL_INPUT_AGAIN   /* the same, and the linear in front had them fresh from an equal `stage` */
+} bal_linear_input;
+
+/* y f32 [m][ld] = x W^T + bias, or added to what is there. Fresh or again, m is that of `stage`,
+ * and y does not overlap what it reads: a backend may stage on its way. */
 typedef struct bal_device_linear_args {
     const bal_device_weight *w;
     bal_dptr x; /* staged */
@@ -89,6 +98,8 @@ typedef struct bal_device_linear_args {
     size_t ld;
     int m;
     bool add;
+    bal_linear_input input;
+    bal_stage_args stage;
 } bal_device_linear_args;
 
 /* How the cache lies in memory: pages [layers][K, V][heads] of tiles; a tile is

@@ -322,11 +322,40 @@ size_t bal_device_group_bytes(const bal_device_model *d, const bal_device_group 
     return staged_bytes(d, g, m) + (size_t)m * rank * sizeof(float);
 }
 
-static void multiply(const bal_device_model *d, const bal_device_weight *w,
-                     const bal_stage_args *stage, bal_dptr y, size_t ld, bool add)
+/* Rows on their way into a group's linears. */
+typedef struct rows {
+    bal_stage_args stage;
+    bool staged; /* as stage.act says */
+    bool apart;  /* nothing that is written overlaps them */
+} rows;
+
+/* Whether y [m][width] and what is staged lie apart. */
+static bool lie_apart(const bal_stage_args *s, bal_dptr y, size_t ld, int width)
 {
-    const bal_device_linear_args a = {
-        .w = w, .x = stage->out, .y = y, .ld = ld, .m = stage->m, .add = add};
+    const size_t m = (size_t)s->m - 1, k = (size_t)s->k * (s->kind == BAL_STAGE_SILU ? 2 : 1);
+    const bal_dptr x_end = s->x + (m * s->ld + k) * sizeof(float);
+    const bal_dptr y_end = y + (m * ld + (size_t)width) * sizeof(float);
+    return x_end <= y || y_end <= s->x;
+}
+
+/* y = rows, read as `act` says, times w. */
+static void multiply(const bal_device_model *d, const bal_device_weight *w, rows *r, bal_act act,
+                     bal_dptr y, size_t ld, bool add)
+{
+    const bool again = r->staged && bal_act_equal(r->stage.act, act);
+    r->stage.act = act;
+    r->staged = true;
+    if (!again && !r->apart) d->api->stage(d->device, &r->stage);
+    const bal_device_linear_args a = {.w = w,
+                                      .x = r->stage.out,
+                                      .y = y,
+                                      .ld = ld,
+                                      .m = r->stage.m,
+                                      .add = add,
+                                      .input = !r->apart ? BAL_INPUT_STAGED
+                                               : again   ? BAL_INPUT_AGAIN
+                                                         : BAL_INPUT_FRESH,
+                                      .stage = r->stage};
     d->api->linear(d->device, &a);
 }
 
@@ -344,18 +373,13 @@ static bal_dptr low_at(const bal_device_model *d, const bal_device_group *g, int
     return stage->out + staged_bytes(d, g, stage->m) + before * sizeof(float);
 }
 
-/* x A^T, before anything is written over x. Whether rows are staged now, with 16 bits. */
-static bool low_inputs(const bal_device_model *d, const bal_device_group *g, bal_stage_args stage)
+/* x A^T, before anything is written over x. */
+static void low_inputs(const bal_device_model *d, const bal_device_group *g, rows *r)
 {
-    bool staged = false;
-    stage.act = (bal_act){0};
-    for (int i = 0; i < 2; i++) {
-        if (!takes_low(g, i, &stage)) continue;
-        if (!staged) d->api->stage(d->device, &stage);
-        staged = true;
-        multiply(d, g->low[i].a, &stage, low_at(d, g, i, &stage), (size_t)g->low[i].rank, false);
-    }
-    return staged;
+    for (int i = 0; i < 2; i++)
+        if (takes_low(g, i, &r->stage))
+            multiply(d, g->low[i].a, r, (bal_act){0}, low_at(d, g, i, &r->stage),
+                     (size_t)g->low[i].rank, false);
 }
 
 /* y += (x A^T) B^T */
@@ -363,17 +387,16 @@ static void low_outputs(const bal_device_model *d, const bal_device_group *g,
                         const bal_stage_args *stage, bal_dptr y, size_t ld)
 {
     for (int i = 0; i < 2; i++) {
-        const bal_stage_args s = {.kind = BAL_STAGE_PLAIN,
-                                  .x = low_at(d, g, i, stage),
-                                  .out = stage->out,
-                                  .ld = (size_t)g->low[i].rank,
-                                  .m = stage->m,
-                                  .k = g->low[i].rank,
-                                  .modality = stage->modality,
-                                  .vision_only = i == 1};
-        if (!takes_low(g, i, stage)) continue;
-        d->api->stage(d->device, &s);
-        multiply(d, g->low[i].b, stage, y, ld, true);
+        rows r = {.apart = true,
+                  .stage = {.kind = BAL_STAGE_PLAIN,
+                            .x = low_at(d, g, i, stage),
+                            .out = stage->out,
+                            .ld = (size_t)g->low[i].rank,
+                            .m = stage->m,
+                            .k = g->low[i].rank,
+                            .modality = stage->modality,
+                            .vision_only = i == 1}};
+        if (takes_low(g, i, stage)) multiply(d, g->low[i].b, &r, (bal_act){0}, y, ld, true);
     }
 }
 
@@ -382,17 +405,10 @@ void bal_device_group_forward(const bal_device_model *d, const bal_device_group 
 {
     const size_t values = (size_t)stage.m * stage.ld;
     if (g->hadamard) d->api->hadamard(d->device, stage.x, values, g->hadamard);
-    bool staged = low_inputs(d, g, stage);
-    stage.act = (bal_act){0};
-    for (int i = 0; i < g->n; i++) {
-        const bal_act act = g->part[i].act;
-        if (!staged || !bal_act_equal(stage.act, act)) {
-            stage.act = act;
-            d->api->stage(d->device, &stage);
-            staged = true;
-        }
-        const bal_dptr to = y + (size_t)g->part[i].column * sizeof(float);
-        multiply(d, g->part[i].w, &stage, to, ld, add);
-    }
+    rows r = {.stage = stage, .apart = lie_apart(&stage, y, ld, g->width)};
+    low_inputs(d, g, &r);
+    for (int i = 0; i < g->n; i++)
+        multiply(d, g->part[i].w, &r, g->part[i].act, y + (size_t)g->part[i].column * sizeof(float),
+                 ld, add);
     low_outputs(d, g, &stage, y, ld);
 }

@@ -22,7 +22,7 @@ constexpr int processors = 2; /* so few that blocks walk over several row blocks
 struct call {
     int m = 1;
     int splits = 0;
-    bool add = false, early = false;
+    bool add = false, early = false, own = false;
     const std::vector<float> *bias = nullptr;
 };
 
@@ -48,9 +48,18 @@ std::vector<float> run(const device_weight &w, const std::vector<float> &x, cons
     stage.early = c.early;
     bal_linear_weight weight = w.weight;
     weight.bias = bias ? bias->p : nullptr;
-    const bal_linear_job job = {&weight, staged.p, y.p,        ld,       c.m,
-                                c.add,   work.p,   processors, c.splits, c.early};
-    assert_int_equal(bal_stage(stage, s), cudaSuccess);
+    const bal_linear_job job = {&weight,
+                                staged.p,
+                                y.p,
+                                ld,
+                                c.m,
+                                c.add,
+                                work.p,
+                                processors,
+                                c.splits,
+                                c.early,
+                                c.own ? &stage : nullptr};
+    if (!c.own) assert_int_equal(bal_stage(stage, s), cudaSuccess);
     assert_int_equal(bal_linear(job, s), cudaSuccess);
     cudaStreamSynchronize(s);
     cudaStreamDestroy(s);
@@ -149,7 +158,8 @@ void check(const std::vector<const host_matrix *> &parts, const std::vector<floa
         }
 }
 
-/* All numbers of rows for one matrix: within the bound, and the same bits beside other rows. */
+/* All numbers of rows for one matrix: within the bound, and the same bits beside other rows and
+ * where blocks stage a row themselves. */
 void check_rows(const host_matrix &m, dice &d, const char *what, bool all)
 {
     const device_weight w({&m});
@@ -163,6 +173,14 @@ void check_rows(const host_matrix &m, dice &d, const char *what, bool all)
         const std::vector<float> fewer = run(w, x, c);
         if (memcmp(fewer.data(), y.data(), fewer.size() * sizeof(float)))
             fail_msg("%s: %d rows differ from 16", what, c.m);
+    }
+    c.m = 1;
+    c.own = true;
+    for (c.splits = 0; c.splits < 4; c.splits += 3) {
+        const std::vector<float> staged = c.splits ? run(w, x, {1, c.splits}) : y;
+        const std::vector<float> own = run(w, x, c);
+        if (memcmp(own.data(), staged.data(), own.size() * sizeof(float)))
+            fail_msg("%s, %d splits: a row that blocks stage themselves differs", what, c.splits);
     }
 }
 
@@ -387,6 +405,36 @@ void test_paired(void **)
         }
 }
 
+/* Norms and gates in front, by the kernel that stages and by the linear's own blocks: the same
+ * bits. */
+void test_own(void **)
+{
+    dice d(38);
+    const size_t k = 1300, n = 70;
+    const host_matrix m = random_packed(d, 3, n, k, 128);
+    const device_weight w({&m});
+    const std::vector<float> x = random_rows(d, 2, k);
+    device_array<float> dx(x), norm(random_rows(d, 1, k)), shift(random_rows(d, 1, k)), y(n);
+    device_array<unsigned char> staged(bal_stage_bytes(1, k)),
+        work(bal_linear_work_bytes(&w.tiles, 3));
+    cudaMemsetAsync(work.p, 0, BAL_LINEAR_ZEROED, nullptr);
+    for (bal_staged kind : {BAL_STAGED_PLAIN, BAL_STAGED_RMS, BAL_STAGED_LAYER, BAL_STAGED_SILU}) {
+        bal_stage_job stage = {};
+        stage.kind = kind, stage.x = dx.p, stage.w = norm.p, stage.b = shift.p;
+        stage.out = staged.p, stage.ld = 2 * k, stage.m = 1, stage.k = (int)k, stage.eps = 1e-5f;
+        bal_linear_job job = {&w.weight, staged.p,   y.p, n,    1,      false,
+                              work.p,    processors, 3,   true, nullptr};
+        assert_int_equal(bal_stage(stage, nullptr), cudaSuccess);
+        assert_int_equal(bal_linear(job, nullptr), cudaSuccess);
+        assert_sound();
+        const std::vector<float> expected = y.values();
+        job.own = &stage;
+        assert_int_equal(bal_linear(job, nullptr), cudaSuccess);
+        assert_sound();
+        assert_memory_equal(y.values().data(), expected.data(), n * sizeof(float));
+    }
+}
+
 /* If tensor cores cut sums off instead of rounding them, the bound holds eight times wider. */
 void test_truncating(void **)
 {
@@ -414,7 +462,7 @@ int main()
         cmocka_unit_test(test_extremes),   cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_splits),     cmocka_unit_test(test_epilogue),
         cmocka_unit_test(test_many_rows),  cmocka_unit_test(test_paired),
-        cmocka_unit_test(test_truncating),
+        cmocka_unit_test(test_truncating), cmocka_unit_test(test_own),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

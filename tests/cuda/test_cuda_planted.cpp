@@ -4,6 +4,7 @@
 #include "weights.h"
 
 #include "cuda/bytes.cuh"
+#include "cuda/stage.cuh"
 #include "cuda/stage_op.h"
 
 #include <cmath>

@@ -508,7 +508,10 @@ static void run(const op *o)
     case DOWNLOAD: memcpy(o->host, at(o->from), o->n); break;
     case COPY: memmove(at(o->to), at(o->from), o->n); break;
     case STAGE: stage(&o->u.stage); break;
-    case LINEAR: linear(&o->u.linear); break;
+    case LINEAR:
+        if (o->u.linear.input == BAL_INPUT_FRESH) stage(&o->u.linear.stage);
+        linear(&o->u.linear);
+        break;
     case HADAMARD: hadamard(floats(o->to), o->n, o->k); break;
     case ROTATE: rotate(&o->u.rotate); break;
     case ATTEND: attend(&o->u.attend); break;
