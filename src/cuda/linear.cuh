@@ -2,7 +2,7 @@
  * The linear kernel, for linear_w*.cu to instantiate: y = W x for up to 8 nt rows of x.
  *
  * A block is 8 warps on one row block (32 rows) and one of `splits` ranges of its inputs; warp w
- * takes every eighth unit of the range. A unit is what a warp has of weights at a time: 128 inputs,
+ * takes the eighth w of the range. A unit is what a warp has of weights at a time: 128 inputs,
  * 64 or 32 for wide weights. Units run through a ring in shared memory that belongs to the warp,
  * filled by cp.async some units ahead, across row blocks: each lane copies the very bytes it reads,
  * so a ring needs no barrier (scales, which lanes share, need __syncwarp). x comes through L1,
@@ -19,9 +19,9 @@
  * per run of inputs with one scale on both sides, a unit at most. Where a whole row has one scale
  * on both sides, sums stay integers to the end, so that y is exact but for one rounding.
  *
- * A single row of x may be staged by the blocks themselves (cuda/stage.cuh), each its own range into
- * shared memory, while their first weights are on the way: a step of one token then runs no kernel
- * but this one between its sums.
+ * A single row of x may be staged by the blocks themselves (cuda/stage.cuh), each its own range
+ * into shared memory, while their first weights are on the way: a step of one token then runs no
+ * kernel but this one between its sums.
  *
  * Order of sums, which depends on the shape only: units of a warp ascending, then warps 0 .. 7,
  * then splits ascending; the block that arrives last at a row block adds the splits. */
