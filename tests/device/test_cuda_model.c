@@ -26,7 +26,7 @@ static void compare(const char *path, bal_kv_type kv, int n, double limit)
     bal_engine e;
     ASSERT_OK(bal_engine_open(&e, path, 2, NULL, &err));
     device_rows cpu = device_run(&e, kv, n, SINGLE);
-    ASSERT_OK(bal_engine_use_device(&e, "cuda:0", &err));
+    ASSERT_OK(bal_engine_use_device(&e, device_under_test(), &err));
     device_rows device = device_run(&e, kv, n, SINGLE);
     const double d = device_distance(&cpu, &device);
     const int agree = device_agree(&cpu, &device);
@@ -101,7 +101,7 @@ static void requests(void **state)
     int32_t greedy[2][12];
     device_greedy(&e, greedy[0], 12);
     device_ask(&e, &cpu, false);
-    ASSERT_OK(bal_engine_use_device(&e, "cuda:0", &err));
+    ASSERT_OK(bal_engine_use_device(&e, device_under_test(), &err));
     device_greedy(&e, greedy[1], 12);
     assert_memory_equal(greedy[0], greedy[1], sizeof greedy[0]);
     device_draws_as_the_host(&e);
@@ -117,11 +117,8 @@ static void requests(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(families),
-        cmocka_unit_test(caches),
-        cmocka_unit_test(packed),
-        cmocka_unit_test(tables),
-        cmocka_unit_test(requests),
+        cmocka_unit_test(families), cmocka_unit_test(caches),   cmocka_unit_test(packed),
+        cmocka_unit_test(tables),   cmocka_unit_test(requests),
     };
     return cmocka_run_group_tests(tests, use_shim, scratch_teardown);
 }
