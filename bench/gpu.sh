@@ -17,7 +17,7 @@
 # nobody's; --out is then needed, and docs are written only where --docs says.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
-usage() { sed -n '3,18p' "$0" >&2; exit 2; }
+usage() { sed -n '3,17p' "$0" >&2; exit 2; }
 refuse() { echo "gpu.sh: $*" >&2; exit 1; }
 
 device=0 out='' docs='' only='' shim='' prebuilt=''
@@ -48,6 +48,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
+case $only in '' | check | kernels | models | peers | docs) ;; *) usage ;; esac
 if [ -n "$shim" ]; then
   [ -n "$out" ] || { echo "gpu.sh: --shim needs --out" >&2; exit 2; }
   build=${BUILD:-$root/build}
@@ -195,10 +196,12 @@ checks() {
   local test
   export BALLAST_SOURCE_DIR=$root BALLAST_BINARY_DIR=$build BALLAST_TEST_DEVICE=cuda:$device
   for test in test_cuda_model test_cuda_vision test_cuda_attend; do
-    if [ -x "$build/tests/$test" ]; then
-      check "$test" "$build/tests/$test"
-    else
+    if [ ! -x "$build/tests/$test" ]; then
       echo "skipped: no $test in $build/tests"
+    elif [ "$test" = test_cuda_attend ] && [ ! -e "$build/tests/plain_device.so" ]; then
+      echo "skipped: $test has nothing to compare with, no plain_device.so in $build/tests"
+    else
+      check "$test" "$build/tests/$test"
     fi
   done
   ! has_ballast || check test_cuda_run bash "$root/tests/cli/test_cuda_run.sh" "$([ -n "$shim" ] && echo 1 || echo 50)"
@@ -227,16 +230,15 @@ rows() {
     /"name":/ { name = value($0) }
     /"isa":/ { isa = value($0) }
     /"rows":/ && !/\[/ { n = value($0) }
-    /"weights_per_s":/ { weights = value($0) }
+    /"products_per_s":/ { products = value($0) }
     /"bytes_per_s":/ { bytes = value($0) }
     /"seconds":/ { seconds = value($0) }
     /"tokens_per_s":/ { tokens = value($0) }
     /}/ && isa ~ /^cuda/ {
       if ((name == "encode") == (bits == "tower")) {
         part = name == "decode" && read_gb > 0 ? bytes / 1e9 / read_gb : ""
-        # rows of a picture are features: its patches are more
-        tflop = name == "encode" ? "" : sprintf("%.2f", 2 * weights * n / 1e12)
-        printf "%s,%s,%s,%d,%.6f,%.2f,%.2f,%s,%s\n", model, bits, name, n, seconds, tokens, bytes / 1e9, tflop, part
+        printf "%s,%s,%s,%d,%.6f,%.2f,%.2f,%.2f,%s\n", model, bits, name, n, seconds, tokens, bytes / 1e9,
+               2 * products / 1e12, part
       }
       isa = ""
     }'
@@ -289,9 +291,12 @@ measure_models() {
 
 # linear_peer NAME COMMAND...: what it prints, as rows of the CSV; a sentence where it cannot be measured
 linear_peer() {
-  local peer=$1
+  local peer=$1 rows='not measured'
   shift
-  "$@" >"$work/peer" 2>"$work/why" || echo "$peer: not measured: $(tail -n 1 "$work/why")"
+  if ! "$@" >"$work/peer" 2>"$work/why"; then
+    [ ! -s "$work/peer" ] || rows='not measured to the end'
+    echo "$peer: $rows: $(tail -n 1 "$work/why")"
+  fi
   awk -F, -v peer="$peer" -v read_gb="$(read_rate)" \
     '{ printf "%s,%s,%s\n", peer, $0, (read_gb > 0 ? sprintf("%.4f", $6 / read_gb) : "") }' "$work/peer" |
     keep "$out/gpu_peers.csv" "peer,shape,n,k,rows,us,gb_per_s,tflop_per_s,fraction" "$peer"

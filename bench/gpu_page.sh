@@ -122,11 +122,11 @@ model_table() {
 
 tower_table() {
   local m
-  echo "| model | features | encode, ms |"
-  echo "|---|---|---|"
+  echo "| model | features | encode, ms | TFLOP/s |"
+  echo "|---|---|---|---|"
   for m in $models; do
-    ! has_tower "$m" || printf '| %s | %s | %s |\n' "$m" "$(model "$m" tower encode 4 %d)" \
-      "$(model "$m" tower encode '1e3 * $5' %.1f)"
+    ! has_tower "$m" || printf '| %s | %s | %s | %s |\n' "$m" "$(model "$m" tower encode 4 %d)" \
+      "$(model "$m" tower encode '1e3 * $5' %.1f)" "$(model "$m" tower encode 8 %.1f)"
   done
 }
 
@@ -165,7 +165,8 @@ time of writing and reading the weights at 16 bits:
 
 $(prompt_table)
 
-Whole decoders, group 128, a prompt of 1,024 tokens and 128 behind it:
+Whole decoders, group 128, a prompt of 1,024 tokens and 128 behind it (TFLOP/s here and below: products of weights only, the head's for
+one token):
 
 $(model_table)
 

@@ -48,7 +48,7 @@ holds [ "$(grep -c '^llama.cpp,tiny,8,decode,123.25,shim,20' gpu_engines.csv)" =
 gpu --out . --docs docs.md --only docs
 holds [ "$(grep -c '^| tiny | llama.cpp | 0 | 123.2 | 5000.5 |$' docs.md)" = 1 ]
 holds [ "$(grep -c '| tiny | 3 | [0-9.]* |' docs.md)" = 1 ]
-holds [ "$(grep -c '^| tiny | 36 | [0-9.]* |$' docs.md)" = 1 ]
+holds [ "$(grep -c '^| tiny | 36 | [0-9.]* | [0-9.]* |$' docs.md)" = 1 ]
 holds [ "$(grep -c '^Device: shim, measured 20[0-9-]*\. Reading: 5138 GB/s\.$' docs.md)" = 1 ]
 holds [ "$(grep -c 'sums in double: all 28 rows are within' docs.md)" = 1 ]
 holds [ "$(grep -c '| 7b o | not measured |' docs.md)" = 2 ]
@@ -107,3 +107,17 @@ holds grep -q '^gpu_kernels.csv: plain C  number 1$' err.txt
 same docs.md same.md "a page that was refused"
 status 1 "cuda:2: this machine has 2 cuda devices" "${before[@]}" --device 2
 status 1 "there is no folder" bash "$BALLAST_SOURCE_DIR/bench/gpu.sh" --prebuilt nowhere
+
+# nothing is installed and nothing can be: kernels are measured all the same
+mkdir bare bin
+program() { printf '#!/bin/sh\n%s\n' "$2" >"$1"; chmod +x "$1"; }
+program bin/nvidia-smi 'echo 9.0'
+for name in nvcc apt-get sudo dpkg-query; do program bin/$name 'exit 1'; done
+program bin/cmake "echo \"\$@\" >>asked-cmake.txt
+case \"\$*\" in *CORE=OFF*) echo \"--   No package 'libjansson' found\"; exit 1 ;; esac"
+program bare/gpu_kernels '[ "$1" = --name ] && echo "a card" || printf "what,us\nread,1.5\n"'
+status 1 "^ballast itself is not built, not found: libjansson$" env PATH="$scratch/bin:$PATH" BUILD="$scratch/bare" \
+    bash "$BALLAST_SOURCE_DIR/bench/gpu.sh" --out bare --only kernels
+holds grep -q -- "CUDA_ARCHITECTURES=90a-real .*CORE=ON$" asked-cmake.txt
+holds grep -q -- "--target ballast_cuda gpu_kernels gpu_cublas$" asked-cmake.txt
+holds grep -q '^read,1.5,a card,20' bare/gpu_kernels.csv

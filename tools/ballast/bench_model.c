@@ -387,6 +387,7 @@ static void set_rates(const bench *b, bal_bench_row *row, const bal_work *w, dou
     row->bits = b->out->bits;
     row->group = b->out->group;
     row->weights_per_s = w->weights / row->seconds;
+    row->products_per_s = w->products / row->seconds;
     row->bytes_per_s = w->bytes / row->seconds;
     row->tokens_per_s = tokens / row->seconds;
 }
