@@ -66,6 +66,8 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 mkdir -p "$out"
 failed=() # sentences
+tiny=()   # as gpu_kernels is told
+[ -z "$shim" ] || tiny=(--tiny)
 say() { printf '\n== %s\n' "$*"; }
 fail() { echo "gpu.sh: $*" >&2; failed+=("$*"); }
 limited() { timeout --foreground -k 10 "$LIMIT" "$@"; }
@@ -212,7 +214,7 @@ checks() {
 
 measure_kernels() {
   local status=0
-  "$build/gpu_kernels" $([ -z "$shim" ] || echo --tiny) "$device" | stream "$out/gpu_kernels.csv" ||
+  "$build/gpu_kernels" "${tiny[@]}" "$device" | stream "$out/gpu_kernels.csv" ||
     status=${PIPESTATUS[0]}
   case $status in
     0) ;;
@@ -319,7 +321,7 @@ measure_engine() { # NAME PROGRAM FILE MODEL
 measure_peers() {
   local shapes i
   mapfile -t shapes < <(measured_shapes)
-  linear_peer cuBLAS "$build/gpu_cublas" $([ -z "$shim" ] || echo --tiny) "$device"
+  linear_peer cuBLAS "$build/gpu_cublas" "${tiny[@]}" "$device"
   linear_peer PyTorch "${PYTHON:-python3}" "$root/bench/gpu_torch.py" "$device" "${shapes[@]}" 1 2 4 8 16 32 64 256 1024
   for ((i = 0; i < ${#engines[@]}; i += 4)); do measure_engine "${engines[@]:i:4}"; done
 }
