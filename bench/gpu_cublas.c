@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT
  * cuBLAS on the shapes of gpu_kernels: bf16 weights, inputs and outputs, f32 sums. The toolkit's
  * libraries are loaded where they are and linked nowhere; what is missing is a sentence and exit
- * status 3. Weights are random and lie there in so many copies that the L2 cache cannot hold them;
- * launches are recorded and replayed; medians of 7. One line of CSV per measurement:
- * shape,n,k,rows,us,gb_per_s,tflop_per_s gpu_cublas [--tiny] [N]     device N */
+ * status 3. Copies of random weights, recordings and rounds are those of gpu_kernels. One line of
+ * CSV per measurement:
+ *   shape,n,k,rows,us,gb_per_s,tflop_per_s
+ *   gpu_cublas [--tiny] [N]     device N */
 #include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -12,7 +13,7 @@
 
 #include "gpu_shapes.h"
 
-enum { ROUNDS = 7, LAUNCHES = 24, MOST_COPIES = 64, NOT_THERE = 3 };
+enum { MOST_WARM = 64, NOT_THERE = 3 };
 enum { BLOCK = 1 << 24, WORKSPACE = 1 << 25 }; /* bytes */
 
 /* Values of the toolkit's enumerations (library_types.h, cublas_api.h, driver_types.h). */
@@ -135,11 +136,20 @@ static int multiply(bench *b, const void *w, size_t n, size_t k, int rows)
                              ALGO_DEFAULT);
 }
 
-static int record(bench *b, void **copies, int n_copies, size_t n, size_t k, int rows, void **exec)
+/* Weights of a shape, and the rows that meet them. */
+typedef struct product {
+    const shape *s;
+    size_t n, bytes; /* outputs; bytes of weights */
+    void *copies[MOST_COPIES];
+    int n_copies, rows, launches;
+} product;
+
+static int record(bench *b, const product *p, void **exec)
 {
     void *graph = NULL;
     int e = b->t.cudaStreamBeginCapture(b->stream, CAPTURE_RELAXED);
-    for (int i = 0; i < LAUNCHES && e == 0; i++) e = multiply(b, copies[i % n_copies], n, k, rows);
+    for (int i = 0; i < p->launches && e == 0; i++)
+        e = multiply(b, p->copies[i % p->n_copies], p->n, p->s->k, p->rows);
     const int ended = b->t.cudaStreamEndCapture(b->stream, &graph);
     if (e == 0) e = ended;
     if (e == 0) e = b->t.cudaGraphInstantiateWithFlags(exec, graph, 0);
@@ -147,50 +157,69 @@ static int record(bench *b, void **copies, int n_copies, size_t n, size_t k, int
     return e;
 }
 
-/* Seconds of one product, the median; below 0 where it failed. */
-static double time_rows(bench *b, void **copies, int n_copies, size_t n, size_t k, int rows)
+/* Milliseconds of a recording. */
+static int lap(bench *b, void *exec, float *ms)
 {
-    float laps[ROUNDS];
-    void *exec = NULL;
-    int e = multiply(b, copies[0], n, k, rows); /* chooses and loads its kernel */
-    if (e == 0) e = record(b, copies, n_copies, n, k, rows, &exec);
-    if (e == 0) e = b->t.cudaGraphLaunch(exec, b->stream);
-    for (int i = 0; i < ROUNDS && e == 0; i++) {
-        b->t.cudaEventRecord(b->begin, b->stream);
-        e = b->t.cudaGraphLaunch(exec, b->stream);
-        b->t.cudaEventRecord(b->end, b->stream);
-        b->t.cudaEventSynchronize(b->end);
-        if (e == 0) e = b->t.cudaEventElapsedTime(&laps[i], b->begin, b->end);
+    b->t.cudaEventRecord(b->begin, b->stream);
+    const int e = b->t.cudaGraphLaunch(exec, b->stream);
+    b->t.cudaEventRecord(b->end, b->stream);
+    b->t.cudaEventSynchronize(b->end);
+    return e ? e : b->t.cudaEventElapsedTime(ms, b->begin, b->end);
+}
+
+static int time_record(bench *b, void *exec, float *ms)
+{
+    float laps[ROUNDS], spent = 0.0f;
+    int e = 0;
+    for (int i = 0; i < MOST_WARM && spent < 1e3f * (float)WARM_S && e == 0; i++) {
+        e = lap(b, exec, &laps[0]);
+        spent += laps[0];
     }
-    if (exec) b->t.cudaGraphExecDestroy(exec);
-    if (e != 0) return -1.0;
+    for (int i = 0; i < ROUNDS && e == 0; i++) e = lap(b, exec, &laps[i]);
+    if (e != 0) return e;
     qsort(laps, ROUNDS, sizeof *laps, by_size);
-    return (double)laps[ROUNDS / 2] * 1e-3 / LAUNCHES;
+    *ms = laps[ROUNDS / 2];
+    return 0;
+}
+
+/* Seconds of one product, the median; below 0 where it failed. */
+static double time_rows(bench *b, const product *p)
+{
+    float ms = 0.0f;
+    void *exec = NULL;
+    int e = multiply(b, p->copies[0], p->n, p->s->k, p->rows); /* chooses and loads its kernel */
+    if (e == 0) e = record(b, p, &exec);
+    if (e == 0) e = time_record(b, exec, &ms);
+    if (exec) b->t.cudaGraphExecDestroy(exec);
+    return e == 0 ? (double)ms * 1e-3 / p->launches : -1.0;
+}
+
+static int measure_rows(bench *b, product *p)
+{
+    const shape *s = p->s;
+    p->launches = shape_launches(s, p->rows, (double)p->bytes, p->n_copies, b->tiny);
+    const double seconds = time_rows(b, p);
+    if (seconds <= 0.0) return refuse(s->name, "a product failed");
+    printf("%s,%zu,%zu,%d,%.3f,%.1f,%.2f\n", s->name, s->n, s->k, p->rows, seconds * 1e6,
+           (double)p->bytes / seconds * 1e-9,
+           2.0 * (double)p->n * (double)s->k * p->rows / seconds * 1e-12);
+    return 0;
 }
 
 static int measure_shape(bench *b, const shape *s)
 {
-    const size_t n = s->gated ? 2 * s->n : s->n, bytes = n * s->k * 2;
-    void *copies[MOST_COPIES];
-    int n_copies = 0, status = 0;
-    while (n_copies < MOST_COPIES && (n_copies == 0 || (double)n_copies * (double)bytes < 192e6)) {
-        copies[n_copies] = make_random(b, bytes);
-        if (!copies[n_copies]) break;
-        n_copies++;
-    }
-    if (n_copies == 0) status = refuse(s->name, "no memory on the device");
+    product p = {.s = s, .n = s->gated ? 2 * s->n : s->n};
+    p.bytes = p.n * s->k * 2;
+    const int copies = shape_copies((double)p.bytes, b->tiny);
+    int status = 0;
+    while (p.n_copies < copies && (p.copies[p.n_copies] = make_random(b, p.bytes)) != NULL)
+        p.n_copies++;
+    if (p.n_copies < copies) status = refuse(s->name, "no memory on the device");
     for (size_t i = 0; i < sizeof shape_rows / sizeof *shape_rows && status == 0; i++) {
-        const int rows = shape_rows[i];
-        if (!shape_has_rows(s, rows, b->tiny)) continue;
-        const double seconds = time_rows(b, copies, n_copies, n, s->k, rows);
-        if (seconds <= 0.0)
-            status = refuse(s->name, "a product failed");
-        else
-            printf("%s,%zu,%zu,%d,%.3f,%.1f,%.2f\n", s->name, s->n, s->k, rows, seconds * 1e6,
-                   (double)bytes / seconds * 1e-9,
-                   2.0 * (double)n * (double)s->k * rows / seconds * 1e-12);
+        p.rows = shape_rows[i];
+        if (shape_has_rows(s, p.rows, b->tiny)) status = measure_rows(b, &p);
     }
-    for (int i = 0; i < n_copies; i++) b->t.cudaFree(copies[i]);
+    for (int i = 0; i < p.n_copies; i++) b->t.cudaFree(p.copies[i]);
     return status;
 }
 

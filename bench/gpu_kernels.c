@@ -1,21 +1,25 @@
 /* SPDX-License-Identifier: MIT
  * A device through its contract: the bandwidth of reading, and the linears of decoding in the
  * shapes of published models as a part of it, in the same run. One line of CSV per measurement:
- *   what,device,shape,bits,group,n,k,rows,us,gb_per_s,fraction
- * what: read; linear; linear a8, of 8-bit activations with one scale per row.
- * Weights are random and lie there in so many copies that the L2 cache cannot hold them; launches
- * are recorded and replayed, so that the host's part is not in the figures; medians of 7.
+ *   what,shape,bits,group,n,k,rows,us,gb_per_s,fraction,worst
+ * what: read; linear; linear a8, of 8-bit activations with one scale per row. worst: the largest
+ * error of some outputs as a part of its bound (gpu_reference.h); above 1 it is a failure, which is
+ * a sentence and ends in exit status 4, while measuring goes on.
+ * Weights are random and lie there in so many copies that no L2 cache can hold them. Launches of
+ * all copies are recorded, and the recording is replayed: the host's part in a figure is one launch
+ * in some milliseconds of work. Medians of 7, after replaying until clocks are up.
  *   gpu_kernels [--tiny] [N]     device cuda:N; tiny: shapes for a GPU that is played by the host
- */
+ *   gpu_kernels --name [N]       prints the device's name */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/size.h"
 #include "device/load.h"
-#include "gpu_shapes.h"
+#include "gpu_reference.h"
 
-enum { ROUNDS = 7, LAUNCHES = 24, MOST_COPIES = 128 };
+enum { READS = 16, MOST_WARM = 64, OUTPUTS = 16, WRONG = 4 };
 
 typedef struct bench {
     bal_device_handle h;
@@ -23,10 +27,18 @@ typedef struct bench {
     bal_device *d;
     bool tiny;
     int index;
-    double read; /* bytes per second */
-    char device[128];
+    double read;  /* bytes per second */
+    int failures; /* linears with an output outside of its bound */
     bal_error err;
 } bench;
+
+/* One line. */
+typedef struct figure {
+    const char *what;
+    const shape *s;
+    int bits, rows;
+    double seconds, bytes, worst;
+} figure;
 
 static int by_size(const void *a, const void *b)
 {
@@ -34,12 +46,23 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* Clocks of a card that had nothing to do take a while to rise. */
+static void warm_up(bench *b, bal_device_record *r)
+{
+    double spent = 0.0;
+    b->api->lap(b->d);
+    for (int i = 0; i < (b->tiny ? 1 : MOST_WARM) && spent < WARM_S; i++) {
+        b->api->replay(b->d, r);
+        spent += b->api->lap(b->d);
+    }
+}
+
 /* Seconds of what was recorded, the median. */
 static bal_status time_record(bench *b, bal_device_record *r, double *seconds)
 {
     double laps[ROUNDS];
     const int rounds = b->tiny ? 1 : ROUNDS;
-    b->api->replay(b->d, r);
+    warm_up(b, r);
     BAL_TRY(b->api->sync(b->d, &b->err));
     for (int i = 0; i < rounds; i++) {
         b->api->lap(b->d);
@@ -51,12 +74,16 @@ static bal_status time_record(bench *b, bal_device_record *r, double *seconds)
     return b->api->sync(b->d, &b->err);
 }
 
-static void print_row(const bench *b, const char *what, const shape *s, int bits, int group,
-                      int rows, double seconds, double bytes)
+static void print_row(const bench *b, const figure *f)
 {
-    const double rate = seconds > 0 ? bytes / seconds : 0.0;
-    printf("%s,%s,%s,%d,%d,%zu,%zu,%d,%.3f,%.1f,%.4f\n", what, b->device, s->name, bits, group,
-           s->n, s->k, rows, seconds * 1e6, rate * 1e-9, b->read > 0 ? rate / b->read : 1.0);
+    const double rate = f->seconds > 0 ? f->bytes / f->seconds : 0.0;
+    printf("%s,%s,%d,%d,%zu,%zu,%d,%.3f,%.1f,", f->what, f->s->name, f->bits,
+           f->bits && f->bits < 16 ? 128 : 0, f->s->n, f->s->k, f->rows, f->seconds * 1e6,
+           rate * 1e-9);
+    if (b->read > 0) printf("%.4f", rate / b->read);
+    putchar(',');
+    if (f->rows) printf("%.4f", f->worst);
+    putchar('\n');
     fflush(stdout);
 }
 
@@ -71,152 +98,148 @@ static bal_status measure_read(bench *b)
     double seconds = 0.0;
     BAL_TRY(b->api->alloc(b->d, &p, n, "a buffer to read", &b->err));
     b->api->record_begin(b->d);
-    for (int i = 0; i < 4; i++) b->api->read(b->d, p, n);
+    for (int i = 0; i < READS; i++) b->api->read(b->d, p, n);
     bal_status st = b->api->record_end(b->d, &r, &b->err);
     if (st == BAL_OK) st = time_record(b, r, &seconds);
     b->api->record_destroy(b->d, r);
     b->api->release(b->d, p);
     if (st < 0) return st;
-    print_row(b, "read", &s, 0, 0, 0, seconds / 4, (double)n);
-    b->read = seconds > 0 ? 4.0 * (double)n / seconds : 0.0;
-    return BAL_OK;
-}
-
-/* ---- Weights --------------------------------------------------------------------------------- */
-
-typedef struct weights {
-    bal_device_part parts[2];
-    int n_parts;
-    void *memory[2];
-    double bytes; /* of all parts in the file's form: codes, scales, zero points */
-} weights;
-
-static void fill(uint8_t *p, size_t n)
-{
-    uint64_t x = 88172645463325252u;
-    for (size_t i = 0; i + 8 <= n; i += 8) {
-        x ^= x << 13, x ^= x >> 7, x ^= x << 17;
-        memcpy(p + i, &x, 8);
-    }
-}
-
-/* Scales near 2^-6 and zero points within the codes: products of ordinary size. */
-static bal_status make_packed(weights *w, int i, const shape *s, int bits, bal_error *err)
-{
-    bal_packed_layout l;
-    bal_packed_view *v = &w->parts[i].packed;
-    BAL_TRY(bal_packed_layout_init(&l, bits, s->n, s->k, 128, err));
-    uint8_t *p = w->memory[i] = aligned_alloc(64, l.n_bytes);
-    if (!p) return bal_nomem(err, l.n_bytes, "weights");
-    fill(p, l.n_bytes);
-    for (size_t at = l.scales_offset; at < l.zeros_offset; at += 2) p[at + 1] = 0x24;
-    for (size_t at = l.zeros_offset; at < l.n_bytes; at++) p[at] &= (uint8_t)((1 << bits) - 1);
-    BAL_TRY(bal_packed_view_init(v, &l, p, l.n_bytes, err));
-    w->bytes += (double)l.n_bytes;
-    return bal_type_from_bits(&w->parts[i].type, bits, err);
-}
-
-static bal_status make_float(weights *w, int i, const shape *s, bal_error *err)
-{
-    const size_t bytes = s->n * s->k * 2;
-    uint8_t *p = w->memory[i] = malloc(bytes);
-    if (!p) return bal_nomem(err, bytes, "weights");
-    fill(p, bytes);
-    for (size_t at = 1; at < bytes; at += 2) p[at] = (uint8_t)(0x3c | (p[at] & 0x80));
-    w->parts[i].type = BAL_TYPE_BF16;
-    w->parts[i].w = p;
-    w->bytes += (double)bytes;
-    return BAL_OK;
-}
-
-static bal_status make_weights(weights *w, const shape *s, int bits, bal_act act, bal_error *err)
-{
-    *w = (weights){.n_parts = s->gated ? 2 : 1};
-    for (int i = 0; i < w->n_parts; i++) {
-        w->parts[i].n = s->n;
-        w->parts[i].act = act;
-        BAL_TRY(bits == 16 ? make_float(w, i, s, err) : make_packed(w, i, s, bits, err));
-    }
+    seconds /= READS;
+    b->read = seconds > 0 ? (double)n / seconds : 0.0;
+    print_row(b, &(figure){.what = "read", .s = &s, .seconds = seconds, .bytes = (double)n});
     return BAL_OK;
 }
 
 /* ---- Linears --------------------------------------------------------------------------------- */
 
 typedef struct linear_case {
+    const shape *s;
+    int bits;
+    bal_act act;
+    weights w;
     bal_device_weight *copies[MOST_COPIES];
     int n_copies;
-    bal_dptr x, act, y;
+    float *x, *y; /* on the host: all inputs; one row of outputs */
+    bal_dptr on_x, on_act, on_y;
 } linear_case;
 
-static bal_status upload(bench *b, linear_case *c, const weights *w, const shape *s)
+static bal_status make_inputs(bench *b, linear_case *c)
 {
-    const double room = b->tiny ? 1 : 192e6;
-    int n = 1 + (int)(room / w->bytes);
-    if (n > MOST_COPIES) n = MOST_COPIES;
-    for (; c->n_copies < n; c->n_copies++)
-        BAL_TRY(b->api->weight_create(b->d, &c->copies[c->n_copies], w->parts, w->n_parts, s->k,
+    const size_t n = (size_t)shape_most_rows(c->s) * c->s->k;
+    c->x = malloc(n * sizeof *c->x);
+    c->y = malloc(c->s->n * sizeof *c->y);
+    if (!c->x || !c->y) return bal_nomem(&b->err, n * sizeof *c->x, "inputs");
+    for (size_t i = 0; i < n; i++) c->x[i] = (float)((i * 7919) % 997) / 997.0f - 0.5f;
+    return BAL_OK;
+}
+
+static bal_status upload(bench *b, linear_case *c)
+{
+    const shape *s = c->s;
+    const int copies = shape_copies(c->w.bytes, b->tiny);
+    for (; c->n_copies < copies; c->n_copies++)
+        BAL_TRY(b->api->weight_create(b->d, &c->copies[c->n_copies], c->w.parts, c->w.n_parts, s->k,
                                       s->gated, &b->err));
     const size_t most = (size_t)shape_most_rows(s), x_bytes = most * s->k * sizeof(float);
-    BAL_TRY(b->api->alloc(b->d, &c->x, x_bytes, "inputs", &b->err));
-    BAL_TRY(b->api->alloc(b->d, &c->act, b->api->act_bytes((int)most, s->k), "inputs", &b->err));
-    BAL_TRY(b->api->alloc(b->d, &c->y, most * s->n * sizeof(float), "outputs", &b->err));
-    float *x = malloc(x_bytes);
-    if (!x) return bal_nomem(&b->err, x_bytes, "inputs");
-    for (size_t i = 0; i < most * s->k; i++) x[i] = (float)((i * 7919) % 997) / 997.0f - 0.5f;
-    b->api->upload(b->d, c->x, x, x_bytes);
-    free(x);
+    BAL_TRY(b->api->alloc(b->d, &c->on_x, x_bytes, "inputs", &b->err));
+    BAL_TRY(b->api->alloc(b->d, &c->on_act, b->api->act_bytes((int)most, s->k), "inputs", &b->err));
+    BAL_TRY(b->api->alloc(b->d, &c->on_y, most * s->n * sizeof(float), "outputs", &b->err));
+    b->api->upload(b->d, c->on_x, c->x, x_bytes);
     return b->api->sync(b->d, &b->err);
 }
 
-static bal_status measure_rows(bench *b, linear_case *c, const shape *s, bal_act act, int rows,
-                               double *seconds)
+static bal_status record_rows(bench *b, const linear_case *c, int rows, int launches,
+                              bal_device_record **r)
 {
+    b->api->record_begin(b->d);
+    for (int i = 0; i < launches; i++) {
+        const bal_device_linear_args a = {.w = c->copies[i % c->n_copies],
+                                          .x = c->on_act,
+                                          .y = c->on_y,
+                                          .ld = c->s->n,
+                                          .m = rows};
+        b->api->linear(b->d, &a);
+    }
+    return b->api->record_end(b->d, r, &b->err);
+}
+
+static bal_status measure_rows(bench *b, const linear_case *c, int rows, double *seconds)
+{
+    const size_t k = c->s->k;
     const bal_stage_args stage = {
-        .x = c->x, .out = c->act, .ld = s->k, .m = rows, .k = (int)s->k, .act = act};
+        .x = c->on_x, .out = c->on_act, .ld = k, .m = rows, .k = (int)k, .act = c->act};
     bal_device_record *r = NULL;
     b->api->stage(b->d, &stage);
     BAL_TRY(b->api->sync(b->d, &b->err));
-    const int launches = b->tiny ? 1 : LAUNCHES;
-    b->api->record_begin(b->d);
-    for (int i = 0; i < launches; i++) {
-        const bal_device_linear_args a = {
-            .w = c->copies[i % c->n_copies], .x = c->act, .y = c->y, .ld = s->n, .m = rows};
-        b->api->linear(b->d, &a);
-    }
-    bal_status st = b->api->record_end(b->d, &r, &b->err);
+    const int launches = shape_launches(c->s, rows, c->w.bytes, c->n_copies, b->tiny);
+    bal_status st = record_rows(b, c, rows, launches, &r);
     if (st == BAL_OK) st = time_record(b, r, seconds);
     b->api->record_destroy(b->d, r);
     *seconds /= launches;
     return st;
 }
 
+/* Some outputs of one row, the first and the last among them, beside what they must be. */
+static bal_status check_row(bench *b, linear_case *c, int row, double *worst)
+{
+    const size_t n = c->s->n;
+    const size_t at = (size_t)row * n * sizeof(float);
+    b->api->download(b->d, c->y, c->on_y + at, n * sizeof(float));
+    BAL_TRY(b->api->sync(b->d, &b->err));
+    for (size_t i = 0; i < OUTPUTS; i++) {
+        const size_t out = i * (n - 1) / (OUTPUTS - 1);
+        const expectation e = weights_expect(&c->w, c->x + (size_t)row * c->s->k, out);
+        const double off = fabs((double)c->y[out] - e.y) / e.bound;
+        if (off <= *worst) continue;
+        *worst = isfinite(off) ? off : 1e9;
+        if (!(off <= 1.0))
+            fprintf(stderr,
+                    "gpu_kernels: %s, %d bits, row %d: output %zu is %g, expected %g "
+                    "within %.2g\n",
+                    c->s->name, c->bits, row, out, (double)c->y[out], e.y, e.bound);
+    }
+    return BAL_OK;
+}
+
+static bal_status measure_and_check(bench *b, linear_case *c, int rows)
+{
+    figure f = {.what = c->act.kind == BAL_ACT_A8 ? "linear a8" : "linear",
+                .s = c->s,
+                .bits = c->bits,
+                .rows = rows,
+                .bytes = c->w.bytes};
+    BAL_TRY(measure_rows(b, c, rows, &f.seconds));
+    BAL_TRY(check_row(b, c, 0, &f.worst));
+    if (rows > 1) BAL_TRY(check_row(b, c, rows - 1, &f.worst));
+    b->failures += f.worst > 1.0;
+    print_row(b, &f);
+    return BAL_OK;
+}
+
 static void release(bench *b, linear_case *c)
 {
     for (int i = 0; i < c->n_copies; i++) b->api->weight_destroy(b->d, c->copies[i]);
-    b->api->release(b->d, c->x);
-    b->api->release(b->d, c->act);
-    b->api->release(b->d, c->y);
+    b->api->release(b->d, c->on_x);
+    b->api->release(b->d, c->on_act);
+    b->api->release(b->d, c->on_y);
+    weights_free(&c->w);
+    free(c->x);
+    free(c->y);
 }
 
 static bal_status measure_shape(bench *b, const shape *s, int bits, bal_act act)
 {
-    weights w;
-    linear_case c = {.n_copies = 0};
-    bal_status st = make_weights(&w, s, bits, act, &b->err);
-    if (st == BAL_OK) st = upload(b, &c, &w, s);
-    for (size_t i = 0; i < sizeof shape_rows / sizeof *shape_rows && st == BAL_OK; i++) {
-        const int rows = shape_rows[i];
-        double seconds = 0.0;
-        if (!shape_has_rows(s, rows, b->tiny)) continue;
-        st = measure_rows(b, &c, s, act, rows, &seconds);
-        if (st == BAL_OK)
-            print_row(b, act.kind == BAL_ACT_A8 ? "linear a8" : "linear", s, bits,
-                      bits == 16 ? 0 : 128, rows, seconds, w.bytes);
-    }
+    linear_case c = {.s = s, .bits = bits, .act = act};
+    bal_status st = weights_make(&c.w, s, bits, act, &b->err);
+    if (st == BAL_OK) st = make_inputs(b, &c);
+    if (st == BAL_OK) st = upload(b, &c);
+    for (size_t i = 0; i < sizeof shape_rows / sizeof *shape_rows && st == BAL_OK; i++)
+        if (shape_has_rows(s, shape_rows[i], b->tiny)) st = measure_and_check(b, &c, shape_rows[i]);
     release(b, &c);
-    for (int i = 0; i < w.n_parts; i++) free(w.memory[i]);
     return st;
 }
+
+/* ---- All of it ------------------------------------------------------------------------------- */
 
 static bal_status measure(bench *b)
 {
@@ -230,15 +253,7 @@ static bal_status measure(bench *b)
     const shape *shapes = b->tiny ? tiny_shapes : real_shapes;
     const size_t n = b->tiny ? sizeof tiny_shapes / sizeof *tiny_shapes
                              : sizeof real_shapes / sizeof *real_shapes;
-    bal_device_info info;
-    BAL_TRY(bal_device_open(&b->h, b->index, &b->err));
-    b->api = b->h.api;
-    b->d = b->h.device;
-    b->api->describe(b->d, &info);
-    snprintf(b->device, sizeof b->device, "%s", info.name);
-    for (char *p = b->device; *p; p++)
-        if (*p == ',') *p = ' ';
-    puts("what,device,shape,bits,group,n,k,rows,us,gb_per_s,fraction");
+    puts("what,shape,bits,group,n,k,rows,us,gb_per_s,fraction,worst");
     BAL_TRY(measure_read(b));
     for (size_t s = 0; s < n; s++)
         for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
@@ -246,12 +261,29 @@ static bal_status measure(bench *b)
     return BAL_OK;
 }
 
+/* A field of a CSV. */
+static bal_status print_name(const bench *b)
+{
+    bal_device_info info;
+    b->api->describe(b->d, &info);
+    for (char *p = info.name; *p; p++)
+        if (*p == ',') *p = ' ';
+    puts(info.name);
+    return BAL_OK;
+}
+
 int main(int argc, char **argv)
 {
+    const bool name = argc > 1 && strcmp(argv[1], "--name") == 0;
     bench b = {.tiny = argc > 1 && strcmp(argv[1], "--tiny") == 0};
-    if (argc > 1 + b.tiny) b.index = atoi(argv[1 + b.tiny]);
-    const bal_status st = measure(&b);
+    const int at = 1 + (name || b.tiny);
+    if (argc > at) b.index = atoi(argv[at]);
+    bal_status st = bal_device_open(&b.h, b.index, &b.err);
+    b.api = b.h.api;
+    b.d = b.h.device;
+    if (st == BAL_OK) st = name ? print_name(&b) : measure(&b);
     bal_device_close(&b.h);
     if (st < 0) fprintf(stderr, "gpu_kernels: %s\n", b.err.text);
-    return st < 0;
+    if (b.failures) fprintf(stderr, "gpu_kernels: %d linears are out of bounds\n", b.failures);
+    return st < 0 ? 1 : b.failures ? WRONG : 0;
 }

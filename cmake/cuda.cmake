@@ -22,3 +22,4 @@ target_link_libraries(ballast_cuda PRIVATE Threads::Threads)
 target_compile_options(ballast_cuda PRIVATE $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Werror>)
 set_target_properties(ballast_cuda PROPERTIES PREFIX "" CUDA_STANDARD 17 CUDA_RUNTIME_LIBRARY Static
   C_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
+include(${CMAKE_CURRENT_LIST_DIR}/gpu_bench.cmake)

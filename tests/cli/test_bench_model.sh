@@ -19,7 +19,7 @@ file=kept/tiny_vl-w3g32.safetensors
 for name in read fma int8 load first_token pixels encode prefill decode; do
     holds [ "$(grep -c "\"name\": *\"$name\"" vl.json)" = 1 ]
 done
-for field in name isa bits group n k rows threads weights_per_s bytes_per_s seconds tokens_per_s limit \
+for field in name isa bits group n k rows threads weights_per_s bytes_per_s products_per_s seconds tokens_per_s limit \
     limit_per_s fraction; do
     holds [ "$(grep -c "^ \{6\}\"$field\": *[^ []" vl.json)" = 9 ]
 done

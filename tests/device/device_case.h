@@ -194,13 +194,20 @@ static inline device_rows device_look(const bal_engine *e, int w, int h, int *la
     return out;
 }
 
-/* Distance of the features on CPU and cuda:0, which the engine has then. */
+/* The device that a real backend is checked on (bench/gpu.sh --device). */
+static inline const char *device_under_test(void)
+{
+    const char *name = getenv("BALLAST_TEST_DEVICE");
+    return name ? name : "cuda:0";
+}
+
+/* Distance of the features on CPU and device, which the engine has then. */
 static inline double device_looks_with(bal_engine *e, const char *path, int w, int h)
 {
     bal_error err = {0};
     int layers[2];
     device_rows cpu = device_look(e, w, h, &layers[0]);
-    ASSERT_OK(bal_engine_use_device(e, "cuda:0", &err));
+    ASSERT_OK(bal_engine_use_device(e, device_under_test(), &err));
     assert_non_null(e->on_device->vision);
     device_rows device = device_look(e, w, h, &layers[1]);
     const double d = device_distance(&cpu, &device);
@@ -212,6 +219,7 @@ static inline double device_looks_with(bal_engine *e, const char *path, int w, i
     return d;
 }
 
+/* The same, in an engine of its own. */
 static inline double device_looks(const char *path, int w, int h)
 {
     bal_error err = {0};

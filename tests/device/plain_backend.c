@@ -6,7 +6,7 @@
  *
  * PLAIN_DEVICE says how to misbehave: "none" no device, "old" an old driver, "abi" a table of
  * another version, "memory=N" only N bytes, "heads=N" no heads of more values, "late" the first op
- * fails when it runs. */
+ * fails when it runs, "wrong" linears are. */
 #include "device/device.h"
 
 #include "base/half.h"
@@ -312,6 +312,7 @@ static void linear(const bal_device_linear_args *a)
         for (size_t n = 0; n < n_out; n++) {
             double v = output(w, x, n);
             if (w->gated) v = v / (1.0 + exp(-v)) * output(w, x, n + n_out);
+            if (strcmp(mood(), "wrong") == 0) v += 1.0;
             y[n] = (float)(v + (a->add ? (double)y[n] : 0.0));
         }
     }

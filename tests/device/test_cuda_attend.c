@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
- * Attention of the CUDA backend, run by the shim, beside the contract in plain C on the same cache:
- * one row over more pages than there are blocks to split them, more rows than are split at all, and
- * tiles of a prompt. Bound: f32 sums 1e-5, f16 queries and weights 4e-3 of values in [-1, 1]. */
-#include "check.h"
+ * Attention of the CUDA backend, run by the shim or as BALLAST_CUDA_LIB says, beside the contract
+ * in plain C on the same cache: one row over more pages than there are blocks to split them, more
+ * rows than are split at all, and tiles of a prompt. Bound: f32 sums 1e-5, f16 queries and weights
+ * 4e-3 of values in [-1, 1]. */
+#include "device_case.h"
 
 #include "base/half.h"
 #include "device/load.h"
@@ -23,15 +24,30 @@ static float noise(uint64_t *x)
     return (float)(int32_t)(*x >> 32) * 0x1p-31f;
 }
 
-static void open_lib(bal_device_handle *h, const char *name)
+static char plain[1024], checked[1024]; /* libraries */
+
+/* Both go through the same variable, so what it said is kept. */
+static int find_libs(void **state)
+{
+    (void)state;
+    const char *folder = getenv("BALLAST_BINARY_DIR"), *named = getenv("BALLAST_CUDA_LIB");
+    snprintf(plain, sizeof plain, "%s/tests/plain_device.so", folder);
+    if (named && *named)
+        snprintf(checked, sizeof checked, "%s", named);
+    else
+        snprintf(checked, sizeof checked, "%s/tests/ballast_cuda_shim.so", folder);
+    unsetenv("PLAIN_DEVICE");
+    return 0;
+}
+
+static void open_lib(bal_device_handle *h, const char *library)
 {
     bal_error err = {0};
-    char path[1024];
-    snprintf(path, sizeof path, "%s/tests/%s", getenv("BALLAST_BINARY_DIR"), name);
-    setenv("BALLAST_CUDA_LIB", path, 1);
-    unsetenv("PLAIN_DEVICE");
-    if (access(path, R_OK) != 0) skip();
-    ASSERT_OK(bal_device_open(h, 0, &err));
+    bal_device_choice c = {0};
+    if (library == checked) ASSERT_OK(bal_device_parse(device_under_test(), &c, &err));
+    setenv("BALLAST_CUDA_LIB", library, 1);
+    if (access(library, R_OK) != 0) skip();
+    ASSERT_OK(bal_device_open(h, c.index, &err));
 }
 
 typedef struct room {
@@ -133,7 +149,7 @@ static void attention(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const attend_case *c = &cases[i];
-        float *want = run("plain_device.so", c), *got = run("ballast_cuda_shim.so", c);
+        float *want = run(plain, c), *got = run(checked, c);
         double worst = 0;
         for (int k = 0; k < c->rows * c->heads * c->dim; k++) {
             assert_true(isfinite(got[k]));
@@ -149,5 +165,5 @@ static void attention(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(attention)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, find_libs, NULL);
 }

@@ -38,7 +38,7 @@ static void compare_as(const char *path, bool sees, bal_kv_type kv, int n, doubl
     ASSERT_OK(bal_engine_open(&e, path, 2, NULL, &err));
     if (!sees) blind(&e.model);
     device_rows cpu = device_run(&e, kv, n, SINGLE);
-    ASSERT_OK(bal_engine_use_device(&e, "cuda:0", &err));
+    ASSERT_OK(bal_engine_use_device(&e, device_under_test(), &err));
     device_rows device = device_run(&e, kv, n, SINGLE);
     const double d = device_distance(&cpu, &device);
     const int agree = device_agree(&cpu, &device);
@@ -146,7 +146,7 @@ static void requests(void **state)
     int32_t greedy[2][12];
     device_greedy(&e, greedy[0], 12);
     device_ask(&e, &cpu, false);
-    ASSERT_OK(bal_engine_use_device(&e, "cuda:0", &err));
+    ASSERT_OK(bal_engine_use_device(&e, device_under_test(), &err));
     device_greedy(&e, greedy[1], 12);
     assert_memory_equal(greedy[0], greedy[1], sizeof greedy[0]);
     device_draws_as_the_host(&e);

@@ -55,7 +55,9 @@ typedef struct bal_model_report {
 
 /* Rows: the limits, "load" (open a model and a session), "first_token" (the same up to the logits
  * of a prompt of one token), "pixels" and "encode" (the picture: resize and normalise; tower and
- * projector), "prefill" and "decode". The file's pages are in memory ("warm") except in cold_s. */
+ * projector), "prefill" and "decode". The file's pages are in memory ("warm") except in cold_s. To
+ * a device a model is loaded once, its pages as they are: rows "load" and "first_token" have one
+ * round. */
 bal_status bal_bench_model(const bal_model_bench *plan, bal_model_report *out, bal_error *err);
 
 #endif

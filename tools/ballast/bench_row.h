@@ -15,6 +15,7 @@ typedef struct bal_bench_row {
     size_t group, n, k; /* 0 where it does not apply */
     int rows, threads;
     double weights_per_s, bytes_per_s;
+    double products_per_s;   /* of a model: multiply-adds of weights, else 0 */
     double seconds;          /* of a call, the median of the rounds */
     double slowest, fastest; /* of the rounds, relative to the median */
     double tokens_per_s;     /* of a model, else 0 */

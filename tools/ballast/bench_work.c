@@ -17,6 +17,7 @@ static void add_linear(bal_work *w, const bal_linear *l, double rows)
 {
     const double n = (double)l->n * (double)l->k;
     w->weights += n;
+    w->products += n * rows;
     w->bytes += bal_work_linear_bytes(l);
     if (!bal_type_get(l->type)->packed)
         w->floats += n * rows;

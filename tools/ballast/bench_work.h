@@ -10,6 +10,7 @@
 /* Multiply-adds by what does them, and bytes that cannot be in a cache. */
 typedef struct bal_work {
     double weights;   /* used, each once */
+    double products;  /* of a weight and an input */
     double bytes_mul; /* products of bytes: a packed weight meets an activation of one or two */
     double floats;    /* multiply-adds of f32 */
     double bytes;     /* of weights, keys and values */

@@ -46,12 +46,12 @@ static json_t *number_or_null(double v)
 
 static json_t *row_json(const bal_bench_row *r)
 {
-    json_t *j =
-        json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:i, s:i, s:f, s:f, s:f, s:f, s:f}", "name",
-                  r->name, "isa", r->isa, "bits", r->bits, "group", (json_int_t)r->group, "n",
-                  (json_int_t)r->n, "k", (json_int_t)r->k, "rows", r->rows, "threads", r->threads,
-                  "weights_per_s", r->weights_per_s, "bytes_per_s", r->bytes_per_s, "seconds",
-                  r->seconds, "slowest", r->slowest, "fastest", r->fastest);
+    json_t *j = json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:f}",
+                          "name", r->name, "isa", r->isa, "bits", r->bits, "group",
+                          (json_int_t)r->group, "n", (json_int_t)r->n, "k", (json_int_t)r->k,
+                          "rows", r->rows, "threads", r->threads, "weights_per_s", r->weights_per_s,
+                          "bytes_per_s", r->bytes_per_s, "products_per_s", r->products_per_s,
+                          "seconds", r->seconds, "slowest", r->slowest, "fastest", r->fastest);
     json_object_set_new(j, "tokens_per_s", number_or_null(r->tokens_per_s));
     json_object_set_new(j, "limit", r->limit ? json_string(r->limit) : json_null());
     json_object_set_new(j, "limit_per_s", r->limit ? json_real(r->limit_per_s) : json_null());
