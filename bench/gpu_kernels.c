@@ -148,8 +148,9 @@ static bal_status upload(bench *b, linear_case *c)
     return b->api->sync(b->d, &b->err);
 }
 
-static bal_status record_rows(bench *b, const linear_case *c, int rows, int launches,
-                              bal_device_record **r)
+/* A single row is staged by each linear on its way, as in decoding, others are beforehand. */
+static bal_status record_rows(bench *b, const linear_case *c, const bal_stage_args *stage,
+                              int launches, bal_device_record **r)
 {
     b->api->record_begin(b->d);
     for (int i = 0; i < launches; i++) {
@@ -157,7 +158,10 @@ static bal_status record_rows(bench *b, const linear_case *c, int rows, int laun
                                           .x = c->on_act,
                                           .y = c->on_y,
                                           .ld = c->s->n,
-                                          .m = rows};
+                                          .m = stage->m,
+                                          .input =
+                                              stage->m == 1 ? BAL_INPUT_FRESH : BAL_INPUT_STAGED,
+                                          .stage = *stage};
         b->api->linear(b->d, &a);
     }
     return b->api->record_end(b->d, r, &b->err);
@@ -172,7 +176,7 @@ static bal_status measure_rows(bench *b, const linear_case *c, int rows, double 
     b->api->stage(b->d, &stage);
     BAL_TRY(b->api->sync(b->d, &b->err));
     const int launches = shape_launches(c->s, rows, c->w.bytes, c->n_copies, b->tiny);
-    bal_status st = record_rows(b, c, rows, launches, &r);
+    bal_status st = record_rows(b, c, &stage, launches, &r);
     if (st == BAL_OK) st = time_record(b, r, seconds);
     b->api->record_destroy(b->d, r);
     *seconds /= launches;
