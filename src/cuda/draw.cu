@@ -5,6 +5,7 @@
  * of integers. */
 #include "base/weight.h"
 #include "cuda/ops.h"
+#include "cuda/order.cuh"
 
 enum { THREADS = 512, WARPS = THREADS / 32, BINS = 2048 /* values of a digit of 11 bits */ };
 
@@ -59,18 +60,6 @@ BAL_DEVICE mass_t enough_of(float top_p, mass_t all)
     return w ? w : 1;
 }
 
-/* In the order of floats; both zeros are one. */
-BAL_DEVICE uint32_t key_of(float v)
-{
-    const uint32_t bits = __float_as_uint(__fadd_rn(v, 0.0f));
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-BAL_DEVICE float value_of(uint32_t key)
-{
-    return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
-}
-
 BAL_DEVICE mass_t shuffle_up(mass_t v, unsigned by)
 {
     const uint32_t lo = __shfl_up_sync(BAL_WARP, (uint32_t)v, by);
@@ -104,11 +93,11 @@ BAL_DEVICE uint32_t top_key(const draw_room &r, const float *x, int n)
     uint32_t top = 0;
     bool finite = true;
     for (int i = (int)threadIdx.x; i < n; i += THREADS) {
-        finite &= fabsf(x[i]) <= 3.402823466e38f; /* false for NaN */
-        const uint32_t key = key_of(x[i]);
+        finite &= bal_is_finite(x[i]);
+        const uint32_t key = bal_key_of(x[i]);
         top = key > top ? key : top;
     }
-    if (!finite) top = 0xffffffffu; /* above every finite one */
+    if (!finite) top = BAL_KEY_NOT_FINITE;
     for (int bits = 16; bits > 0; bits /= 2) {
         const uint32_t other = __shfl_xor_sync(BAL_WARP, top, bits);
         top = other > top ? other : top;
@@ -120,7 +109,7 @@ BAL_DEVICE uint32_t top_key(const draw_room &r, const float *x, int n)
         top = other > top ? other : top;
     }
     __syncthreads();
-    return top == 0xffffffffu ? 0 : top;
+    return top == BAL_KEY_NOT_FINITE ? 0 : top;
 }
 
 /* ---- The last that may be drawn -------------------------------------------------------------- */
@@ -143,7 +132,7 @@ BAL_DEVICE void fill_bins(const draw_room &r, const float *x, int n, bool by_wei
     for (int i = (int)threadIdx.x; i < BINS; i += THREADS) r.bins[i] = 0;
     __syncthreads();
     for (int i = (int)threadIdx.x; i < n; i += THREADS) {
-        const uint32_t key = key_of(x[i]);
+        const uint32_t key = bal_key_of(x[i]);
         if ((key ^ prefix) & known) continue;
         const mass_t amount = amount_of(by_weight, x[i], top, scale);
         if (amount) atomicAdd(&r.bins[key >> shift & (BINS - 1)], amount);
@@ -193,7 +182,7 @@ BAL_DEVICE draw_cut find_cut(const draw_room &r, const float *x, int n, bool by_
         known = 0xffffffffu << shift;
         __syncthreads();
     }
-    const mass_t each = amount_of(by_weight, value_of(prefix), top, scale);
+    const mass_t each = amount_of(by_weight, bal_key_value(prefix), top, scale);
     const draw_cut cut = {prefix, (need + each - 1) / each};
     return cut;
 }
@@ -221,7 +210,7 @@ BAL_DEVICE void weigh(const draw_room &r, const float *x, int n, const draw_cut 
     mass_t above = 0;
     int equal = 0;
     for (int i = s.first + lane; i < s.end; i += 32) {
-        const uint32_t key = key_of(x[i]);
+        const uint32_t key = bal_key_of(x[i]);
         equal += key == cut.key;
         if (key > cut.key) above += weight_of(x[i], top, scale);
     }
@@ -249,7 +238,7 @@ BAL_DEVICE int walk(const float *x, draw_share s, const draw_cut &cut, float top
     const int lane = (int)threadIdx.x % 32;
     for (int from = s.first; from < s.end; from += 32) {
         const int i = from + lane;
-        const uint32_t key = i < s.end ? key_of(x[i]) : 0;
+        const uint32_t key = i < s.end ? bal_key_of(x[i]) : 0;
         const bool on = i < s.end && key == cut.key;
         const unsigned all_on = __ballot_sync(BAL_WARP, on);
         const mass_t rank = equal + (mass_t)__popc(all_on & ((1u << lane) - 1));
@@ -276,13 +265,13 @@ __global__ void __launch_bounds__(THREADS, 1) bal_k_draw(const bal_k_draw_args a
         if (threadIdx.x == 0) a.out[blockIdx.x] = -1;
         return;
     }
-    const float top = value_of(best);
+    const float top = bal_key_value(best);
     draw_cut cut = {0, 0};
     if (how.top_k > 0 && how.top_k < a.n)
         cut = find_cut(r, x, a.n, false, top, how.scale, (mass_t)how.top_k);
     for (int pass = 0;; pass++) {
         weigh(r, x, a.n, cut, top, how.scale);
-        const mass_t each = cut.equal ? weight_of(value_of(cut.key), top, how.scale) : 0;
+        const mass_t each = cut.equal ? weight_of(bal_key_value(cut.key), top, how.scale) : 0;
         mass_t mass = cut.equal * each;
         for (int w = 0; w < WARPS; w++) mass += r.sums[w];
         if (pass == 0 && how.top_p < 1.0f) {

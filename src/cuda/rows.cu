@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * What is done to rows without weights: mixing runs of them, picking some, the largest of each. */
 #include "cuda/ops.h"
+#include "cuda/order.cuh"
 
 enum { THREADS = 256 };
 
@@ -129,50 +130,65 @@ struct bal_k_argmax_args {
     int n;
 };
 
-/* Of two candidates the larger, of equals the lower index. An index below 0 is a value that is not
- * finite, which beats everything. */
-struct candidate {
-    float value;
-    int32_t index;
-};
+enum { ARGMAX_THREADS = 1024, TOGETHER = 8 /* loads of a thread */ };
 
-BAL_DEVICE candidate better(candidate a, candidate b)
+/* A value and its index, so that of two the larger number is the larger value, and of equal values
+ * the one with the lower index. */
+typedef unsigned long long candidate;
+
+BAL_DEVICE candidate candidate_of(uint32_t key, int index)
 {
-    if (a.index < 0 || b.index < 0) return a.index < 0 ? a : b;
-    if (a.value != b.value) return a.value > b.value ? a : b;
-    return a.index < b.index ? a : b;
+    return (candidate)key << 32 | (0xffffffffu - (uint32_t)index);
 }
 
 BAL_DEVICE candidate warp_best(candidate c)
 {
     for (int bits = 16; bits > 0; bits /= 2) {
-        candidate other;
-        other.value = __shfl_xor_sync(BAL_WARP, c.value, bits);
-        other.index = __shfl_xor_sync(BAL_WARP, c.index, bits);
-        c = better(c, other);
+        const uint32_t hi = __shfl_xor_sync(BAL_WARP, (uint32_t)(c >> 32), bits);
+        const uint32_t lo = __shfl_xor_sync(BAL_WARP, (uint32_t)c, bits);
+        const candidate other = (candidate)hi << 32 | lo;
+        c = other > c ? other : c;
     }
     return c;
 }
 
-__global__ void __launch_bounds__(THREADS) bal_k_argmax(const bal_k_argmax_args a)
+/* The best of every ARGMAX_THREADSth value from the thread's first on. */
+BAL_DEVICE candidate thread_best(const float *x, int n)
+{
+    uint32_t best = 0;
+    int index = 0;
+    for (int from = (int)threadIdx.x; from < n; from += TOGETHER * ARGMAX_THREADS) {
+        float v[TOGETHER];
+        BAL_UNROLL
+        for (int i = 0; i < TOGETHER; i++) {
+            const int at = from + i * ARGMAX_THREADS;
+            v[i] = x[at < n ? at : from]; /* again, which changes nothing */
+        }
+        BAL_UNROLL
+        for (int i = 0; i < TOGETHER; i++) {
+            const uint32_t key = bal_is_finite(v[i]) ? bal_key_of(v[i]) : BAL_KEY_NOT_FINITE;
+            const bool better = key > best; /* indices ascend */
+            best = better ? key : best;
+            index = better ? from + i * ARGMAX_THREADS : index;
+        }
+    }
+    return candidate_of(best, index);
+}
+
+/* Grid: rows. */
+__global__ void __launch_bounds__(ARGMAX_THREADS) bal_k_argmax(const bal_k_argmax_args a)
 {
     bal_grid_release();
     bal_grid_wait();
-    const float *x = a.x + (size_t)blockIdx.x * (size_t)a.n;
     const int t = (int)threadIdx.x;
     candidate *warps = (candidate *)bal_shared();
-    candidate best = {-INFINITY, INT32_MAX};
-    for (int i = t; i < a.n; i += THREADS) {
-        const float v = x[i];
-        const bool finite = fabsf(v) <= 3.402823466e38f; /* false for NaN */
-        best = better(best, candidate{v, finite ? i : -1});
-    }
-    best = warp_best(best);
+    candidate best = warp_best(thread_best(a.x + (size_t)blockIdx.x * (size_t)a.n, a.n));
     if (t % 32 == 0) warps[t / 32] = best;
     __syncthreads();
     if (t / 32 > 0) return;
-    best = warp_best(warps[t % (THREADS / 32)]);
-    if (t == 0) a.out[blockIdx.x] = best.index;
+    best = warp_best(warps[t]);
+    const bool finite = (uint32_t)(best >> 32) != BAL_KEY_NOT_FINITE;
+    if (t == 0) a.out[blockIdx.x] = finite ? (int32_t)(0xffffffffu - (uint32_t)best) : -1;
 }
 
 cudaError_t bal_cuda_argmax(bal_dptr x, int m, int n, bal_dptr out, bal_cuda_queue queue)
@@ -180,8 +196,8 @@ cudaError_t bal_cuda_argmax(bal_dptr x, int m, int n, bal_dptr out, bal_cuda_que
     const bal_k_argmax_args args = {(const float *)x, (int32_t *)out, n};
     bal_launch_shape shape = {};
     shape.grid = dim3((unsigned)m);
-    shape.threads = THREADS;
-    shape.shared = THREADS / 32 * sizeof(candidate);
+    shape.threads = ARGMAX_THREADS;
+    shape.shared = ARGMAX_THREADS / 32 * sizeof(candidate);
     shape.stream = queue.stream;
     shape.early = queue.early;
     return bal_launch(bal_k_argmax, shape, args);

@@ -390,11 +390,13 @@ static bal_status draw_wanted(bal_scheduler *s, const bal_wanted *wanted, const 
 {
     bal_device_draw draws[BAL_LOGIT_ROWS];
     int32_t ids[BAL_LOGIT_ROWS];
+    bool greedy = true; /* all of them: the largest are found faster than draws of one */
     for (int i = 0; i < n; i++) {
         bal_ticket *t = s->shares[wanted[i].share].ticket;
         draws[i] = bal_sampling_draw(&t->sampling, &t->rng);
+        greedy &= t->sampling.temperature == 0.0f;
     }
-    BAL_TRY(bal_device_forward_draw(&s->forward.device, rows, n, draws, ids, err));
+    BAL_TRY(bal_device_forward_draw(&s->forward.device, rows, n, greedy ? NULL : draws, ids, err));
     for (int i = 0; i < n; i++) {
         bal_share *share = &s->shares[wanted[i].share];
         if (!bal_scheduler_take_token(s, share->ticket, wanted[i].at, ids[i])) share->ticket = NULL;

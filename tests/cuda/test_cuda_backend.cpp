@@ -88,6 +88,48 @@ void test_floats(void **)
     check(b, random_floats(d, BAL_TYPE_F32, 70, 133), 0x1p-11f);
 }
 
+/* Index of the largest of each row of n. */
+std::vector<int32_t> largest(backend &b, const std::vector<float> &x, int n)
+{
+    const int m = (int)x.size() / n;
+    bal_dptr from, to;
+    std::vector<int32_t> out((size_t)m);
+    assert_int_equal(b.api->alloc(b.d, &from, x.size() * 4, "rows", &b.err), BAL_OK);
+    assert_int_equal(b.api->alloc(b.d, &to, out.size() * 4, "ids", &b.err), BAL_OK);
+    b.api->upload(b.d, from, x.data(), x.size() * 4);
+    b.api->argmax(b.d, from, m, n, to);
+    b.api->download(b.d, out.data(), to, out.size() * 4);
+    assert_int_equal(b.api->sync(b.d, &b.err), BAL_OK);
+    b.api->release(b.d, from);
+    b.api->release(b.d, to);
+    return out;
+}
+
+/* The lowest of equals, zeros of either sign among them; -1 where something is not finite. */
+void test_largest(void **)
+{
+    backend b;
+    dice d(4);
+    for (int n : {1, 31, 1000, 1025, 20011}) {
+        std::vector<float> x;
+        std::vector<int32_t> expected;
+        for (int row = 0; row < 4; row++) {
+            std::vector<float> v((size_t)n);
+            for (float &f : v) f = row == 1 ? -0.0f : -1 - (float)d.below(1 << 20);
+            const int at = d.below(n), again = at + d.below(n - at);
+            if (row == 1) v[(size_t)at] = 0;
+            if (row == 2) v[(size_t)at] = v[(size_t)again] = 3e38f;
+            if (row == 3) v[(size_t)at] = at % 3 ? NAN : at % 2 ? INFINITY : -INFINITY;
+            int best = 0;
+            for (int i = 0; i < n; i++)
+                if (v[(size_t)i] > v[(size_t)best]) best = i;
+            expected.push_back(row == 3 ? -1 : best);
+            x.insert(x.end(), v.begin(), v.end());
+        }
+        assert_true(largest(b, x, n) == expected);
+    }
+}
+
 /* A device's shared memory limits heads. */
 void test_wide_heads(void **)
 {
@@ -101,9 +143,8 @@ void test_wide_heads(void **)
 int main()
 {
     const CMUnitTest tests[] = {
-        cmocka_unit_test(test_groups),
-        cmocka_unit_test(test_steps),
-        cmocka_unit_test(test_floats),
+        cmocka_unit_test(test_groups),     cmocka_unit_test(test_steps),
+        cmocka_unit_test(test_floats),     cmocka_unit_test(test_largest),
         cmocka_unit_test(test_wide_heads),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);

@@ -4,6 +4,7 @@
 #include "cuda_check.h"
 
 #include "cuda/ops.h"
+#include "cuda/order.cuh"
 #include "weights.h"
 extern "C" {
 #include "base/weight.h"
