@@ -45,20 +45,22 @@ BAL_DEVICE int pages_of_split(int n)
 
 /* ---- Decode ---------------------------------------------------------------------------------- */
 
-/* Shared memory of a block, in floats: queries and output [PAIRS][dim], scores [PAGE][PAIRS], a
- * tile of keys and then of values [PAGE][dim + PAD], and m, l, rescale [PAIRS]. */
+/* Shared memory of a block, in floats: queries and output [PAIRS][wide], scores [PAGE][PAIRS], a
+ * tile of keys and then of values [PAGE][wide + PAD], and m, l, rescale [PAIRS]. wide is dim as
+ * whole quads, zeros behind dim; PAD sets eight rows' quads apart by banks. */
 struct decode_room {
     float *q, *o, *s, *tile, *m, *l, *keep;
-    int pitch;
+    int wide, pitch;
 };
 
 BAL_DEVICE decode_room room_of(int dim)
 {
     decode_room r;
-    r.pitch = dim + PAD;
+    r.wide = (dim + 3) / 4 * 4;
+    r.pitch = r.wide + PAD;
     r.q = (float *)bal_shared();
-    r.o = r.q + PAIRS * dim;
-    r.s = r.o + PAIRS * dim;
+    r.o = r.q + PAIRS * r.wide;
+    r.s = r.o + PAIRS * r.wide;
     r.tile = r.s + PAGE * PAIRS;
     r.m = r.tile + PAGE * r.pitch;
     r.l = r.m + PAIRS;
@@ -68,8 +70,9 @@ BAL_DEVICE decode_room room_of(int dim)
 
 static size_t decode_bytes(int dim)
 {
+    const int wide = (dim + 3) / 4 * 4;
     return sizeof(float) *
-           (size_t)(2 * PAIRS * dim + PAGE * PAIRS + PAGE * (dim + PAD) + 3 * PAIRS);
+           (size_t)(2 * PAIRS * wide + PAGE * PAIRS + PAGE * (wide + PAD) + 3 * PAIRS);
 }
 
 /* What a block does: which tile and split, its pairs and keys. */
@@ -89,15 +92,23 @@ BAL_DEVICE int head_of(const decode_job &j, int i)
     return j.kv * j.group + (j.from + i) % j.group;
 }
 
+/* A thread has columns of all pairs, whose loads go together. */
 BAL_DEVICE void load_queries(const bal_attend_args &a, const decode_job &j, const decode_room &r)
 {
     const int dim = a.cache.dim;
     const float scale = 1.4426950408889634f / sqrtf((float)dim); /* log2(e): exp2 follows */
-    for (int i = (int)threadIdx.x; i < PAIRS * dim; i += THREADS) {
-        const int p = i / dim, d = i % dim;
-        const float *q = (const float *)a.q + (size_t)row_of(j, p < j.pairs ? p : 0) * a.ld;
-        r.q[i] = p < j.pairs ? q[head_of(j, p) * dim + d] * scale : 0.0f;
-        r.o[i] = 0.0f;
+    for (int d = (int)threadIdx.x; d < r.wide; d += THREADS) {
+        float v[PAIRS];
+        BAL_UNROLL
+        for (int p = 0; p < PAIRS; p++) {
+            const float *q = (const float *)a.q + (size_t)row_of(j, p) * a.ld;
+            v[p] = p < j.pairs && d < dim ? q[head_of(j, p) * dim + d] * scale : 0.0f;
+        }
+        BAL_UNROLL
+        for (int p = 0; p < PAIRS; p++) {
+            r.q[p * r.wide + d] = v[p];
+            r.o[p * r.wide + d] = 0.0f;
+        }
     }
     if (threadIdx.x < PAIRS) {
         r.m[threadIdx.x] = -INFINITY;
@@ -105,53 +116,183 @@ BAL_DEVICE void load_queries(const bal_attend_args &a, const decode_job &j, cons
     }
 }
 
-/* Rows of the page that hold something; the others become 0. */
-BAL_DEVICE void load_tile(const bal_attend_args &a, const decode_job &j, const decode_room &r,
-                          int page, int part, int rows)
+enum { TOGETHER = 8 }; /* loads of a thread under way */
+
+/* Where a thread's next 16 bytes of a tile are: row, and piece of the row. */
+struct tile_walk {
+    int row, piece, pieces; /* of a row */
+};
+
+BAL_DEVICE tile_walk walk_of(const bal_device_cache &c)
 {
-    const int dim = a.cache.dim;
-    const unsigned char *tile = bal_tile(a.cache, a.rows, j.first, page, a.layer, part, j.kv);
-    if (dim % 8 == 0) {
-        for (int i = (int)threadIdx.x; i < PAGE * dim / 8; i += THREADS) {
-            const int row = i / (dim / 8), d = i % (dim / 8) * 8;
-            bal_eight e = {make_float4(0, 0, 0, 0), make_float4(0, 0, 0, 0)};
-            if (row < rows) e = bal_tile_eight(a.cache, tile, row, d);
-            float4 *to = (float4 *)(r.tile + row * r.pitch + d);
-            to[0] = e.lo;
-            to[1] = e.hi;
-        }
-        return;
+    tile_walk w;
+    w.pieces = c.dim * c.element / 16;
+    w.row = (int)threadIdx.x / w.pieces;
+    w.piece = (int)threadIdx.x % w.pieces;
+    return w;
+}
+
+BAL_DEVICE void walk_on(tile_walk *w, int rows_step, int piece_step)
+{
+    w->row += rows_step;
+    w->piece += piece_step;
+    if (w->piece >= w->pieces) w->piece -= w->pieces, w->row++;
+}
+
+/* TOGETHER pieces of a tile, of rows that hold something; the others are 0. */
+struct tile_pieces {
+    uint4 v[TOGETHER];
+};
+
+BAL_DEVICE tile_pieces fetch_pieces(const bal_device_cache &c, const unsigned char *tile,
+                                    tile_walk w, int rows)
+{
+    const int rows_step = THREADS / w.pieces, piece_step = THREADS % w.pieces;
+    tile_pieces t;
+    BAL_UNROLL
+    for (int i = 0; i < TOGETHER; i++) {
+        const size_t at = (size_t)w.row * (size_t)(c.dim * c.element) + (size_t)w.piece * 16;
+        t.v[i] = w.row < rows ? *(const uint4 *)(tile + at) : make_uint4(0, 0, 0, 0);
+        walk_on(&w, rows_step, piece_step);
     }
-    for (int i = (int)threadIdx.x; i < PAGE * dim; i += THREADS) {
-        const int row = i / dim, d = i % dim;
-        r.tile[row * r.pitch + d] = row < rows ? bal_tile_value(a.cache, tile, row, d) : 0.0f;
+    return t;
+}
+
+/* Two numbers of 16 bits, or four codes of 8, as floats. */
+BAL_DEVICE float2 two_halves(uint32_t v)
+{
+    return make_float2(bal_f16_float(v), bal_f16_float(v >> 16));
+}
+
+BAL_DEVICE float4 four_codes(uint32_t v, float scale)
+{
+    return make_float4(scale * (float)(signed char)v, scale * (float)(signed char)(v >> 8),
+                       scale * (float)(signed char)(v >> 16),
+                       scale * (float)(signed char)(v >> 24));
+}
+
+BAL_DEVICE void put_piece(const bal_device_cache &c, const unsigned char *tile, const tile_walk &w,
+                          uint4 v, bool real, float *row)
+{
+    if (c.element == 4) {
+        *(float4 *)(row + 4 * w.piece) = make_float4(__uint_as_float(v.x), __uint_as_float(v.y),
+                                                     __uint_as_float(v.z), __uint_as_float(v.w));
+    } else if (c.element == 2) {
+        const float2 x = two_halves(v.x), y = two_halves(v.y), z = two_halves(v.z),
+                     u = two_halves(v.w);
+        float4 *to = (float4 *)(row + 8 * w.piece);
+        to[0] = make_float4(x.x, x.y, y.x, y.y);
+        to[1] = make_float4(z.x, z.y, u.x, u.y);
+    } else {
+        const float scale = real ? bal_tile_scales(c, (unsigned char *)tile)[w.row] : 0.0f;
+        float4 *to = (float4 *)(row + 16 * w.piece);
+        to[0] = four_codes(v.x, scale);
+        to[1] = four_codes(v.y, scale);
+        to[2] = four_codes(v.z, scale);
+        to[3] = four_codes(v.w, scale);
     }
 }
 
-/* Thread t has key t % 64 and every second pair. */
-BAL_DEVICE void scores(const decode_job &j, const decode_room &r, const int32_t *at, int page,
-                       int dim)
+/* Moves w on to what follows the pieces. */
+BAL_DEVICE void put_pieces(const bal_device_cache &c, const decode_room &r,
+                           const unsigned char *tile, tile_walk *w, const tile_pieces &t, int rows)
+{
+    const int rows_step = THREADS / w->pieces, piece_step = THREADS % w->pieces;
+    BAL_UNROLL
+    for (int i = 0; i < TOGETHER; i++) {
+        if (w->row < PAGE) put_piece(c, tile, *w, t.v[i], w->row < rows, r.tile + w->row * r.pitch);
+        walk_on(w, rows_step, piece_step);
+    }
+}
+
+/* What a page holds for a kv head, keys or values, on its way into shared memory. */
+struct tile_load {
+    const unsigned char *tile;
+    int rows; /* that hold something; the others become 0 */
+    tile_walk walk;
+    tile_pieces first;
+};
+
+/* Whether rows are whole pieces of 16 bytes. */
+BAL_DEVICE bool in_pieces(const bal_device_cache &c)
+{
+    return c.dim * c.element % 16 == 0;
+}
+
+/* Of a page with `rows` positions or more. Its first loads are under way then. */
+BAL_DEVICE tile_load begin_tile(const bal_attend_args &a, const decode_job &j, int page, int part,
+                                int rows)
+{
+    tile_load t;
+    t.tile = bal_tile(a.cache, a.rows, j.first, page, a.layer, part, j.kv);
+    t.rows = min(rows, (int)PAGE);
+    if (!in_pieces(a.cache)) return t;
+    t.walk = walk_of(a.cache);
+    t.first = fetch_pieces(a.cache, t.tile, t.walk, t.rows);
+    return t;
+}
+
+BAL_DEVICE void end_tile(const bal_attend_args &a, const decode_room &r, tile_load &t)
+{
+    const bal_device_cache &c = a.cache;
+    if (in_pieces(c)) {
+        put_pieces(c, r, t.tile, &t.walk, t.first, t.rows);
+        while (t.walk.row < PAGE) {
+            const tile_pieces more = fetch_pieces(c, t.tile, t.walk, t.rows);
+            put_pieces(c, r, t.tile, &t.walk, more, t.rows);
+        }
+        return;
+    }
+    for (int i = (int)threadIdx.x; i < PAGE * r.wide; i += THREADS) {
+        const int row = i / r.wide, d = i % r.wide;
+        const bool real = row < t.rows && d < c.dim;
+        r.tile[row * r.pitch + d] = real ? bal_tile_value(c, t.tile, row, d) : 0.0f;
+    }
+}
+
+/* Thread t has key t % 64 and every second pair, n of them. */
+template <int n>
+BAL_DEVICE void scores_of(const decode_job &j, const decode_room &r, const int32_t *at, int page)
 {
     const int key = (int)threadIdx.x % PAGE, odd = (int)threadIdx.x / PAGE;
-    const float *k = r.tile + key * r.pitch;
-    float sum[PAIRS / 2];
-    for (int i = 0; i < PAIRS / 2; i++) sum[i] = 0.0f;
-    for (int d = 0; d < dim; d++) {
-        const float x = k[d];
-        for (int i = 0; i < PAIRS / 2; i++) sum[i] = fmaf(r.q[(2 * i + odd) * dim + d], x, sum[i]);
+    const float4 *k = (const float4 *)(r.tile + key * r.pitch);
+    float sum[n];
+    BAL_UNROLL
+    for (int i = 0; i < n; i++) sum[i] = 0.0f;
+    for (int d = 0; d < r.wide / 4; d++) {
+        const float4 x = k[d];
+        BAL_UNROLL
+        for (int i = 0; i < n; i++) {
+            const float4 q = ((const float4 *)(r.q + (2 * i + odd) * r.wide))[d];
+            sum[i] = fmaf(q.x, x.x, sum[i]);
+            sum[i] = fmaf(q.y, x.y, sum[i]);
+            sum[i] = fmaf(q.z, x.z, sum[i]);
+            sum[i] = fmaf(q.w, x.w, sum[i]);
+        }
     }
-    for (int i = 0; i < PAIRS / 2; i++) {
+    BAL_UNROLL
+    for (int i = 0; i < n; i++) {
         const int p = 2 * i + odd;
         const bool seen = p < j.pairs && page * PAGE + key <= at[row_of(j, p < j.pairs ? p : 0)];
         r.s[key * PAIRS + p] = seen ? sum[i] : -INFINITY;
     }
 }
 
+BAL_DEVICE void scores(const decode_job &j, const decode_room &r, const int32_t *at, int page)
+{
+    if (j.pairs <= 2)
+        scores_of<1>(j, r, at, page);
+    else if (j.pairs <= 8)
+        scores_of<4>(j, r, at, page);
+    else
+        scores_of<PAIRS / 2>(j, r, at, page);
+}
+
 /* Scores become weights; m, l and what the output so far is multiplied by follow. */
-BAL_DEVICE void softmax(const decode_room &r)
+BAL_DEVICE void softmax(const decode_job &j, const decode_room &r)
 {
     const int lane = (int)threadIdx.x % 32;
-    for (int p = (int)threadIdx.x / 32; p < PAIRS; p += THREADS / 32) {
+    for (int p = (int)threadIdx.x / 32; p < j.pairs; p += THREADS / 32) {
         float *s = r.s + p;
         const float a = s[lane * PAIRS], b = s[(lane + 32) * PAIRS], old = r.m[p];
         const float top = fmaxf(old, warp_max(fmaxf(a, b)));
@@ -169,16 +310,18 @@ BAL_DEVICE void softmax(const decode_room &r)
     }
 }
 
-/* Thread t has the columns t, t + 128, ... of all pairs. */
-BAL_DEVICE void add_values(const decode_room &r, int dim)
+/* Thread t has the columns t, t + 128, ... of the first 4 n pairs. */
+template <int n> BAL_DEVICE void add_values_of(const decode_job &j, const decode_room &r, int dim)
 {
     for (int d = (int)threadIdx.x; d < dim; d += THREADS) {
-        float sum[PAIRS];
-        for (int p = 0; p < PAIRS; p++) sum[p] = 0.0f;
+        float sum[4 * n];
+        BAL_UNROLL
+        for (int p = 0; p < 4 * n; p++) sum[p] = 0.0f;
         for (int key = 0; key < PAGE; key++) {
             const float v = r.tile[key * r.pitch + d];
             const float4 *w = (const float4 *)(r.s + key * PAIRS);
-            for (int i = 0; i < PAIRS / 4; i++) {
+            BAL_UNROLL
+            for (int i = 0; i < n; i++) {
                 const float4 x = w[i];
                 sum[4 * i] = fmaf(x.x, v, sum[4 * i]);
                 sum[4 * i + 1] = fmaf(x.y, v, sum[4 * i + 1]);
@@ -186,8 +329,20 @@ BAL_DEVICE void add_values(const decode_room &r, int dim)
                 sum[4 * i + 3] = fmaf(x.w, v, sum[4 * i + 3]);
             }
         }
-        for (int p = 0; p < PAIRS; p++) r.o[p * dim + d] = r.o[p * dim + d] * r.keep[p] + sum[p];
+        BAL_UNROLL
+        for (int p = 0; p < 4 * n; p++)
+            if (p < j.pairs) r.o[p * r.wide + d] = r.o[p * r.wide + d] * r.keep[p] + sum[p];
     }
+}
+
+BAL_DEVICE void add_values(const decode_job &j, const decode_room &r, int dim)
+{
+    if (j.pairs <= 4)
+        add_values_of<1>(j, r, dim);
+    else if (j.pairs <= 8)
+        add_values_of<2>(j, r, dim);
+    else
+        add_values_of<PAIRS / 4>(j, r, dim);
 }
 
 /* States [row][head][split] of (O, m, l): dim + 2 floats, or the finished rows when nothing was
@@ -195,16 +350,13 @@ BAL_DEVICE void add_values(const decode_room &r, int dim)
 BAL_DEVICE void store_states(const bal_attend_args &a, const decode_job &j, const decode_room &r)
 {
     const int dim = a.cache.dim;
-    for (int i = (int)threadIdx.x; i < j.pairs * dim; i += THREADS) {
-        const int p = i / dim, d = i % dim;
+    for (int p = 0; p < j.pairs; p++) {
         const size_t pair = (size_t)row_of(j, p) * a.heads + head_of(j, p);
-        if (!a.work) {
-            ((float *)a.out)[pair * dim + d] = r.o[p * dim + d] / r.l[p];
-            continue;
-        }
         float *state = (float *)a.work + (pair * BAL_SPLITS + j.split) * (dim + 2);
-        state[d] = r.o[p * dim + d];
-        if (d == 0) {
+        float *to = a.work ? state : (float *)a.out + pair * dim;
+        const float by = a.work ? 1.0f : r.l[p];
+        for (int d = (int)threadIdx.x; d < dim; d += THREADS) to[d] = r.o[p * r.wide + d] / by;
+        if (a.work && threadIdx.x == 0) {
             state[dim] = r.m[p];
             state[dim + 1] = r.l[p];
         }
@@ -212,7 +364,7 @@ BAL_DEVICE void store_states(const bal_attend_args &a, const decode_job &j, cons
 }
 
 /* Grid: pair chunks of the tiles, kv heads, splits. a.work 0: one block sees all keys. */
-__global__ void __launch_bounds__(THREADS) bal_k_attend_decode(const bal_attend_args a)
+__global__ void __launch_bounds__(THREADS, 2) bal_k_attend_decode(const bal_attend_args a)
 {
     bal_grid_release();
     bal_grid_wait();
@@ -231,24 +383,28 @@ __global__ void __launch_bounds__(THREADS) bal_k_attend_decode(const bal_attend_
     j.begin = j.split * per_split;
     j.end = min(j.begin + per_split, (last + PAGE) / PAGE);
     if (last < 0 || j.pairs < 1 || j.begin >= j.end) return;
+    const int all = last + 1; /* positions */
+    tile_load keys = begin_tile(a, j, j.begin, BAL_CACHE_KEYS, all - j.begin * PAGE);
     load_queries(a, j, r);
     for (int page = j.begin; page < j.end; page++) {
-        const int rows = min((int)PAGE, last + 1 - page * PAGE);
         __syncthreads();
-        load_tile(a, j, r, page, BAL_CACHE_KEYS, rows);
+        end_tile(a, r, keys);
+        tile_load values = begin_tile(a, j, page, BAL_CACHE_VALUES, all - page * PAGE);
         __syncthreads();
-        scores(j, r, at, page, a.cache.dim);
+        scores(j, r, at, page);
         __syncthreads();
-        softmax(r);
-        load_tile(a, j, r, page, BAL_CACHE_VALUES, rows);
+        softmax(j, r);
+        end_tile(a, r, values);
+        if (page + 1 < j.end)
+            keys = begin_tile(a, j, page + 1, BAL_CACHE_KEYS, all - (page + 1) * PAGE);
         __syncthreads();
-        add_values(r, a.cache.dim);
+        add_values(j, r, a.cache.dim);
     }
     __syncthreads();
     store_states(a, j, r);
 }
 
-/* Grid: heads, rows. */
+/* Grid: heads, rows. Shared memory: weight and l of each split. */
 __global__ void __launch_bounds__(THREADS) bal_k_attend_merge(const bal_attend_args a)
 {
     bal_grid_release();
@@ -258,15 +414,30 @@ __global__ void __launch_bounds__(THREADS) bal_k_attend_merge(const bal_attend_a
     const float *states = (const float *)a.work + pair * BAL_SPLITS * (size_t)(dim + 2);
     const int pages = (at + PAGE) / PAGE, per_split = pages_of_split(at + 1);
     if (at < 0) return;
-    const int splits = (pages + per_split - 1) / per_split;
-    float top = -INFINITY;
-    for (int i = 0; i < splits; i++) top = fmaxf(top, states[i * (dim + 2) + dim]);
-    for (int d = (int)threadIdx.x; d < dim; d += THREADS) {
+    const int splits = (pages + per_split - 1) / per_split, t = (int)threadIdx.x;
+    float *weight = (float *)bal_shared(), *sums = weight + BAL_SPLITS, top = -INFINITY;
+    if (t < splits) {
+        weight[t] = states[t * (dim + 2) + dim];
+        sums[t] = states[t * (dim + 2) + dim + 1];
+    }
+    __syncthreads();
+    for (int i = 0; i < splits; i++) top = fmaxf(top, weight[i]);
+    __syncthreads();
+    if (t < splits) weight[t] = exp2f(weight[t] - top);
+    __syncthreads();
+    for (int d = t; d < dim; d += THREADS) {
         float o = 0.0f, l = 0.0f;
-        for (int i = 0; i < splits; i++) {
-            const float *s = states + i * (dim + 2), w = exp2f(s[dim] - top);
-            o = fmaf(s[d], w, o);
-            l = fmaf(s[dim + 1], w, l);
+        for (int from = 0; from < splits; from += TOGETHER) {
+            float s[TOGETHER];
+            BAL_UNROLL
+            for (int i = 0; i < TOGETHER; i++)
+                s[i] = from + i < splits ? states[(from + i) * (dim + 2) + d] : 0.0f;
+            BAL_UNROLL
+            for (int i = 0; i < TOGETHER; i++) {
+                if (from + i >= splits) break;
+                o = fmaf(s[i], weight[from + i], o);
+                l = fmaf(sums[from + i], weight[from + i], l);
+            }
         }
         ((float *)a.out)[pair * dim + d] = o / l;
     }
@@ -459,7 +630,7 @@ static cudaError_t decode(const bal_attend_args *a, bool split, bal_cuda_queue q
     const cudaError_t e = bal_launch(bal_k_attend_decode, shape, args);
     if (e != cudaSuccess || !split) return e;
     shape.grid = dim3((unsigned)a->heads, (unsigned)a->m);
-    shape.shared = 0;
+    shape.shared = 2 * BAL_SPLITS * sizeof(float);
     return bal_launch(bal_k_attend_merge, shape, args);
 }
 

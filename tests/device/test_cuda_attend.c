@@ -15,8 +15,15 @@ enum { MOST_PAGES = 72, MOST_ROWS = 80 };
 
 typedef struct attend_case {
     int heads, kv, dim, first, rows, tile; /* rows at positions first .. of one sequence */
+    int element;                           /* bytes of one in the cache */
     double limit;
 } attend_case;
+
+static size_t tile_bytes(const attend_case *c)
+{
+    const size_t values = (size_t)(BAL_DEVICE_PAGE * c->dim * c->element);
+    return values + (c->element == 1 ? BAL_DEVICE_PAGE * sizeof(float) : 0);
+}
 
 static float noise(uint64_t *x)
 {
@@ -89,16 +96,34 @@ static int load_words(const bal_device_handle *h, const attend_case *c, const ro
     return n;
 }
 
+static void fill_tile(const attend_case *c, uint64_t *seed, uint8_t *tile)
+{
+    const size_t n = (size_t)(BAL_DEVICE_PAGE * c->dim);
+    for (size_t i = 0; i < n; i++) {
+        const float v = noise(seed);
+        const uint16_t half = bal_f32_to_f16(v);
+        const int8_t code = (int8_t)(127 * v);
+        const void *from = c->element == 4   ? (const void *)&v
+                           : c->element == 2 ? (const void *)&half
+                                             : &code;
+        memcpy(tile + i * (size_t)c->element, from, (size_t)c->element);
+    }
+    for (size_t i = 0; c->element == 1 && i < BAL_DEVICE_PAGE; i++) {
+        const float scale = (1.0f + fabsf(noise(seed))) / 254.0f;
+        memcpy(tile + n + i * sizeof scale, &scale, sizeof scale);
+    }
+}
+
 static void fill(const bal_device_handle *h, const attend_case *c, const room *r, size_t page_bytes)
 {
     uint64_t seed = 77;
-    const size_t n = MOST_PAGES * page_bytes / 2, m = MOST_ROWS * (size_t)(c->heads * c->dim);
-    uint16_t *cache = malloc(n * sizeof *cache);
+    const size_t n = MOST_PAGES * page_bytes, m = MOST_ROWS * (size_t)(c->heads * c->dim);
+    uint8_t *cache = malloc(n);
     float *q = malloc(m * sizeof *q);
     assert_true(cache && q);
-    for (size_t i = 0; i < n; i++) cache[i] = bal_f32_to_f16(noise(&seed));
+    for (size_t at = 0; at < n; at += tile_bytes(c)) fill_tile(c, &seed, cache + at);
     for (size_t i = 0; i < m; i++) q[i] = 3.0f * noise(&seed);
-    h->api->upload(h->device, r->cache, cache, n * sizeof *cache);
+    h->api->upload(h->device, r->cache, cache, n);
     h->api->upload(h->device, r->q, q, m * sizeof *q);
     free(cache);
     free(q);
@@ -110,7 +135,7 @@ static float *run(const char *library, const attend_case *c)
     bal_device_handle h;
     room r;
     open_lib(&h, library);
-    const size_t tile = (size_t)(BAL_DEVICE_PAGE * c->dim) * 2, page = 2 * (size_t)c->kv * tile;
+    const size_t tile = tile_bytes(c), page = 2 * (size_t)c->kv * tile;
     allocate(&h, c, &r, page);
     fill(&h, c, &r, page);
     const size_t word = sizeof(int32_t);
@@ -124,7 +149,7 @@ static float *run(const char *library, const attend_case *c)
         .m = c->rows,
         .heads = c->heads,
         .keys = c->first + c->rows,
-        .cache = {2, c->kv, c->dim, tile, page},
+        .cache = {c->element, c->kv, c->dim, tile, page},
         .rows = {.at = r.words, .list = r.words + MOST_ROWS * word, .pages = r.pages},
         .work = r.work};
     h.api->attend(h.device, &a);
@@ -142,10 +167,17 @@ static void attention(void **state)
 {
     (void)state;
     const attend_case cases[] = {
-        {2, 1, 8, 4200, 1, 1, 1e-5},  /* two pages a block */
-        {3, 1, 8, 200, 1, 1, 1e-5},   /* one page a block */
-        {2, 2, 8, 70, 66, 1, 1e-5},   /* not split */
-        {4, 2, 24, 100, 40, 32, 4e-3} /* tiles of a prompt */
+        {2, 1, 8, 4200, 1, 1, 2, 1e-5},   /* two pages a block */
+        {3, 1, 8, 200, 1, 1, 2, 1e-5},    /* one page a block */
+        {2, 2, 8, 70, 66, 1, 2, 1e-5},    /* not split */
+        {4, 2, 24, 100, 40, 32, 2, 4e-3}, /* tiles of a prompt */
+        {14, 2, 128, 300, 1, 1, 2, 1e-5}, /* seven heads share keys, of every type */
+        {14, 2, 128, 300, 1, 1, 4, 1e-5},  {14, 2, 128, 300, 1, 1, 1, 1e-5},
+        {4, 4, 72, 130, 3, 1, 2, 1e-5},   /* rows of 9 pieces */
+        {4, 4, 72, 130, 3, 1, 1, 1e-5},   /* and of no whole number of them */
+        {32, 2, 160, 100, 2, 1, 2, 1e-5}, /* sixteen heads, tiles of more pieces than go together */
+        {6, 2, 6, 90, 2, 1, 2, 1e-5},     /* no whole quads */
+        {1, 1, 200, 150, 70, 35, 4, 1e-5}, /* a prompt with heads too wide for tensor cores */
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const attend_case *c = &cases[i];
