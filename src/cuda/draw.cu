@@ -7,7 +7,12 @@
 #include "cuda/ops.h"
 #include "cuda/order.cuh"
 
-enum { THREADS = 512, WARPS = THREADS / 32, BINS = 2048 /* values of a digit of 11 bits */ };
+enum {
+    THREADS = 512,
+    WARPS = THREADS / 32,
+    BINS = 2048, /* values of a digit of 11 bits */
+    TOGETHER = 8 /* loads of a thread under way */
+};
 
 typedef unsigned long long mass_t; /* the type of CUDA's atomics */
 
@@ -74,6 +79,13 @@ BAL_DEVICE mass_t shuffle(mass_t v, int from)
     return (mass_t)hi << 32 | lo;
 }
 
+/* Values i, i + step, ... of n; those beyond are the last. */
+BAL_DEVICE void load_values(const float *x, int i, int step, int n, float (&v)[TOGETHER])
+{
+    BAL_UNROLL
+    for (int j = 0; j < TOGETHER; j++) v[j] = x[min(i + j * step, n - 1)];
+}
+
 /* Sum over the lanes up to this one. */
 BAL_DEVICE mass_t warp_scan(mass_t v)
 {
@@ -92,10 +104,15 @@ BAL_DEVICE uint32_t top_key(const draw_room &r, const float *x, int n)
 {
     uint32_t top = 0;
     bool finite = true;
-    for (int i = (int)threadIdx.x; i < n; i += THREADS) {
-        finite &= bal_is_finite(x[i]);
-        const uint32_t key = bal_key_of(x[i]);
-        top = key > top ? key : top;
+    for (int i = (int)threadIdx.x; i < n; i += TOGETHER * THREADS) {
+        float v[TOGETHER];
+        load_values(x, i, THREADS, n, v); /* the last more than once, which changes nothing */
+        BAL_UNROLL
+        for (int j = 0; j < TOGETHER; j++) {
+            finite &= bal_is_finite(v[j]);
+            const uint32_t key = bal_key_of(v[j]);
+            top = key > top ? key : top;
+        }
     }
     if (!finite) top = BAL_KEY_NOT_FINITE;
     for (int bits = 16; bits > 0; bits /= 2) {
@@ -126,16 +143,30 @@ BAL_DEVICE mass_t amount_of(bool by_weight, float v, float top, float scale)
     return by_weight ? weight_of(v, top, scale) : 1;
 }
 
+/* Sums of 64 bits in shared memory by additions of 32, which are instructions of their own; where
+ * the low half wraps, whoever made it do so carries. */
+BAL_DEVICE void add_amount(mass_t *bin, mass_t amount)
+{
+    uint32_t *half = (uint32_t *)bin;
+    const uint32_t low = (uint32_t)amount, before = atomicAdd(half, low);
+    const uint32_t high = (uint32_t)(amount >> 32) + (before + low < before);
+    if (high) atomicAdd(half + 1, high);
+}
+
 BAL_DEVICE void fill_bins(const draw_room &r, const float *x, int n, bool by_weight, float top,
                           float scale, uint32_t prefix, uint32_t known, int shift)
 {
     for (int i = (int)threadIdx.x; i < BINS; i += THREADS) r.bins[i] = 0;
     __syncthreads();
-    for (int i = (int)threadIdx.x; i < n; i += THREADS) {
-        const uint32_t key = bal_key_of(x[i]);
-        if ((key ^ prefix) & known) continue;
-        const mass_t amount = amount_of(by_weight, x[i], top, scale);
-        if (amount) atomicAdd(&r.bins[key >> shift & (BINS - 1)], amount);
+    for (int i = (int)threadIdx.x; i < n; i += TOGETHER * THREADS) {
+        float v[TOGETHER];
+        load_values(x, i, THREADS, n, v);
+        for (int j = 0; j < TOGETHER && i + j * THREADS < n; j++) {
+            const uint32_t key = bal_key_of(v[j]);
+            if ((key ^ prefix) & known) continue;
+            const mass_t amount = amount_of(by_weight, v[j], top, scale);
+            if (amount) add_amount(&r.bins[key >> shift & (BINS - 1)], amount);
+        }
     }
     __syncthreads();
 }
@@ -209,10 +240,14 @@ BAL_DEVICE void weigh(const draw_room &r, const float *x, int n, const draw_cut 
     const draw_share s = share_of(warp, n);
     mass_t above = 0;
     int equal = 0;
-    for (int i = s.first + lane; i < s.end; i += 32) {
-        const uint32_t key = bal_key_of(x[i]);
-        equal += key == cut.key;
-        if (key > cut.key) above += weight_of(x[i], top, scale);
+    for (int i = s.first + lane; i < s.end; i += TOGETHER * 32) {
+        float v[TOGETHER];
+        load_values(x, i, 32, s.end, v);
+        for (int j = 0; j < TOGETHER && i + j * 32 < s.end; j++) {
+            const uint32_t key = bal_key_of(v[j]);
+            equal += key == cut.key;
+            if (key > cut.key) above += weight_of(v[j], top, scale);
+        }
     }
     above = warp_scan(above);
     for (int bits = 16; bits > 0; bits /= 2) equal += __shfl_xor_sync(BAL_WARP, equal, bits);
@@ -231,25 +266,43 @@ BAL_DEVICE mass_t equal_kept(const draw_cut &cut, mass_t before, mass_t here)
     return here < left ? here : left;
 }
 
-/* The token of the warp's share on which `point` falls. */
-BAL_DEVICE int walk(const float *x, draw_share s, const draw_cut &cut, float top, float scale,
-                    mass_t equal, mass_t point)
+/* Where a warp stands in its share: tokens on the cut so far, and what of the point is left. */
+struct draw_walk {
+    mass_t equal, point;
+};
+
+/* 32 tokens from `from` on, v the lane's: the token on which the point falls, or -1. */
+BAL_DEVICE int walk_on(draw_walk *w, float v, int from, draw_share s, const draw_cut &cut,
+                       float top, float scale)
 {
     const int lane = (int)threadIdx.x % 32;
-    for (int from = s.first; from < s.end; from += 32) {
-        const int i = from + lane;
-        const uint32_t key = i < s.end ? bal_key_of(x[i]) : 0;
-        const bool on = i < s.end && key == cut.key;
-        const unsigned all_on = __ballot_sync(BAL_WARP, on);
-        const mass_t rank = equal + (mass_t)__popc(all_on & ((1u << lane) - 1));
-        const bool kept = i < s.end && (key > cut.key || (on && rank < cut.equal));
-        const mass_t sum = warp_scan(kept ? weight_of(x[i], top, scale) : 0);
-        const unsigned hit = __ballot_sync(BAL_WARP, point < sum);
-        if (hit) return from + __ffs((int)hit) - 1;
-        point -= shuffle(sum, 31);
-        equal += (mass_t)__popc(all_on);
+    const bool real = from + lane < s.end;
+    const uint32_t key = real ? bal_key_of(v) : 0;
+    const bool on = real && key == cut.key;
+    const unsigned all_on = __ballot_sync(BAL_WARP, on);
+    const mass_t rank = w->equal + (mass_t)__popc(all_on & ((1u << lane) - 1));
+    const bool kept = real && (key > cut.key || (on && rank < cut.equal));
+    const mass_t sum = warp_scan(kept ? weight_of(v, top, scale) : 0);
+    const unsigned hit = __ballot_sync(BAL_WARP, w->point < sum);
+    if (hit) return from + __ffs((int)hit) - 1;
+    w->point -= shuffle(sum, 31);
+    w->equal += (mass_t)__popc(all_on);
+    return -1;
+}
+
+/* The token of the warp's share on which the point falls. */
+BAL_DEVICE int walk(const float *x, draw_share s, const draw_cut &cut, float top, float scale,
+                    draw_walk w)
+{
+    for (int from = s.first; from < s.end; from += TOGETHER * 32) {
+        float v[TOGETHER];
+        load_values(x, from + (int)threadIdx.x % 32, 32, s.end, v);
+        for (int j = 0; j < TOGETHER && from + 32 * j < s.end; j++) {
+            const int id = walk_on(&w, v[j], from + 32 * j, s, cut, top, scale);
+            if (id >= 0) return id;
+        }
     }
-    return s.end - 1; /* not reached: point is below the share's mass */
+    return s.end - 1; /* not reached: the point is below the share's mass */
 }
 
 /* Grid: rows. */
@@ -290,7 +343,7 @@ __global__ void __launch_bounds__(THREADS, 1) bal_k_draw(const bal_k_draw_args a
             equal += (mass_t)r.words[warp];
         }
         if ((int)threadIdx.x / 32 != warp) return;
-        const int id = walk(x, share_of(warp, a.n), cut, top, how.scale, equal, point);
+        const int id = walk(x, share_of(warp, a.n), cut, top, how.scale, {equal, point});
         if (threadIdx.x % 32 == 0) a.out[blockIdx.x] = id;
         return;
     }
