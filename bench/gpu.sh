@@ -185,6 +185,8 @@ sanitize() {
   fi
   for kind in memcheck racecheck; do
     check "$kind" "$tool" --tool "$kind" --error-exitcode 1 "$build/gpu_kernels" --tiny "$device"
+    [ ! -x "$build/tests/test_cuda_attend" ] || [ ! -e "$build/tests/plain_device.so" ] ||
+      check "$kind of attention" "$tool" --tool "$kind" --error-exitcode 1 "$build/tests/test_cuda_attend"
   done
 }
 
@@ -214,8 +216,8 @@ checks() {
 
 measure_kernels() {
   local status=0
-  "$build/gpu_kernels" "${tiny[@]}" "$device" | stream "$out/gpu_kernels.csv" ||
-    status=${PIPESTATUS[0]}
+  timeout --foreground -k 10 $((4 * LIMIT)) "$build/gpu_kernels" "${tiny[@]}" "$device" |
+    stream "$out/gpu_kernels.csv" || { status=("${PIPESTATUS[@]}"); status=$((status[0] ? status[0] : status[1])); }
   case $status in
     0) ;;
     4) fail "outputs of linears are out of their bounds (column worst of gpu_kernels.csv)" ;;

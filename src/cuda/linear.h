@@ -27,7 +27,7 @@ struct bal_linear_job {
     const void *x; /* staged, m rows of tiles.k */
     float *y;      /* [m][ld]; n values a row, n / 2 for paired tiles: silu(gate) * up */
     size_t ld;
-    int m;          /* any; more than 16 are several launches that read the weights again */
+    int m;          /* any; more than 16 are blocks of 16 or 32, which read the weights again */
     bool add;       /* y += instead of y = */
     void *work;     /* bal_linear_work_bytes, its first BAL_LINEAR_ZEROED bytes 0 before first use;
                        not shared by launches that may overlap */

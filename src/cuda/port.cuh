@@ -59,18 +59,28 @@ cudaError_t bal_launch(void (*kernel)(Args), const bal_launch_shape &s, const Ar
 
 /* Per cent of what a processor can have as shared memory, the rest of its memory is first cache:
  * the same for all kernels, since those that want it cut differently cannot overlap. Two thirds
- * hold two or three blocks of the linear kernel on every device, and leave its activations a cache.
- */
+ * hold two blocks of most forms of the linear kernel on compute capability 8.0 and 9.0, one of the
+ * others and on 8.6 and 8.9, and leave activations a cache. */
 enum { BAL_CARVEOUT = 66 };
+
+/* As much shared memory as a block can have: the same for each launch of a kernel, since what one
+ * thread sets lower would hold for what another launches, and for recordings. */
+static inline cudaError_t bal_allow_shared(const void *kernel)
+{
+    int device = 0, most = 0;
+    cudaError_t e = cudaGetDevice(&device);
+    if (e == cudaSuccess)
+        e = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (e != cudaSuccess) return e;
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+}
 
 template <class Args>
 cudaError_t bal_launch(void (*kernel)(Args), const bal_launch_shape &s, const Args &args)
 {
     cudaError_t e = cudaFuncSetAttribute(
         (const void *)kernel, cudaFuncAttributePreferredSharedMemoryCarveout, BAL_CARVEOUT);
-    if (e == cudaSuccess && s.shared > 48 * 1024)
-        e = cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 (int)s.shared);
+    if (e == cudaSuccess && s.shared > 48 * 1024) e = bal_allow_shared((const void *)kernel);
     if (e != cudaSuccess) return e;
     cudaLaunchAttribute attribute = {};
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;

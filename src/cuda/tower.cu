@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(THREADS) bal_k_gate(const bal_k_gate_args a)
     bal_grid_wait();
     float *x = a.x + (size_t)blockIdx.x * a.ld;
     for (int i = (int)threadIdx.x; i < a.k; i += THREADS)
-        x[i] = x[i] / (1.0f + expf(-x[i])) * x[a.k + i];
+        x[i] = x[i] / (1.0f + __expf(-x[i])) * x[a.k + i]; /* as staging has it */
 }
 
 cudaError_t bal_cuda_gate(bal_dptr x, size_t ld, int m, int k, bal_cuda_queue queue)

@@ -92,7 +92,7 @@ static void queue_copy(bal_device *d, bal_dptr to, const void *from, size_t n)
 }
 
 /* As many row blocks at a time as half of the pinned buffer holds, codes and scales apart, so that
- * a half is filled while the other is copied. */
+ * copies are few, and the second half is filled while the first is copied. */
 static void upload_tiles(bal_device *d, const bal_device_weight *w, const bal_tiles_part *parts)
 {
     const bal_tiles *t = &w->w.tiles;

@@ -86,7 +86,7 @@ typedef enum bal_linear_input {
     BAL_INPUT_STAGED, /* they are in x, by op stage */
     BAL_INPUT_FRESH,  /* `stage` says: they are not in x = stage.out yet, nor need they be behind it
                        */
-    BAL_INPUT_AGAIN   /* the same, and the linear in front had them fresh from an equal `stage` */
+    BAL_INPUT_AGAIN   /* the same, and the linear in front had them so, from an equal `stage` */
 } bal_linear_input;
 
 /* y f32 [m][ld] = x W^T + bias, or added to what is there. Fresh or again, m is that of `stage`,

@@ -6,6 +6,7 @@
 #include "model/rope.h"
 #include "op/kv.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -406,6 +407,7 @@ void bal_device_group_forward(const bal_device_model *d, const bal_device_group 
     const size_t values = (size_t)stage.m * stage.ld;
     if (g->hadamard) d->api->hadamard(d->device, stage.x, values, g->hadamard);
     rows r = {.stage = stage, .apart = lie_apart(&stage, y, ld, g->width)};
+    assert(r.apart || g->n == 1);
     low_inputs(d, g, &r);
     for (int i = 0; i < g->n; i++)
         multiply(d, g->part[i].w, &r, g->part[i].act, y + (size_t)g->part[i].column * sizeof(float),

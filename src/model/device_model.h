@@ -91,7 +91,8 @@ size_t bal_device_group_bytes(const bal_device_model *d, const bal_device_group 
 /* Stages rows as each of the group's weights reads them and multiplies: y f32 [m][ld]. stage.act is
  * filled in here, stage.out is work memory of bal_device_group_bytes. Inputs that are mixed are so
  * in place, whole rows of stage.ld values, which is a multiple of what is mixed. What is for vision
- * alone costs nothing where stage.modality is 0. Under the lock. */
+ * alone costs nothing where stage.modality is 0. y may overlap the rows where the group is one
+ * weight. Under the lock. */
 void bal_device_group_forward(const bal_device_model *d, const bal_device_group *g,
                               bal_stage_args stage, bal_dptr y, size_t ld, bool add);
 

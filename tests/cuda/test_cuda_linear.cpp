@@ -428,10 +428,11 @@ void test_own(void **)
         assert_int_equal(bal_linear(job, nullptr), cudaSuccess);
         assert_sound();
         const std::vector<float> expected = y.values();
-        job.own = &stage;
+        device_array<float> own(std::vector<float>(n, NAN));
+        job.own = &stage, job.y = own.p;
         assert_int_equal(bal_linear(job, nullptr), cudaSuccess);
         assert_sound();
-        assert_memory_equal(y.values().data(), expected.data(), n * sizeof(float));
+        assert_memory_equal(own.values().data(), expected.data(), n * sizeof(float));
     }
 }
 
