@@ -312,7 +312,7 @@ static void linear(const bal_device_linear_args *a)
         for (size_t n = 0; n < n_out; n++) {
             double v = output(w, x, n);
             if (w->gated) v = v / (1.0 + exp(-v)) * output(w, x, n + n_out);
-            if (strcmp(mood(), "wrong") == 0) v += 1.0;
+            if (strcmp(mood(), "wrong") == 0) v += 100.0;
             y[n] = (float)(v + (a->add ? (double)y[n] : 0.0));
         }
     }
