@@ -42,7 +42,7 @@ run clang -R 'kernels|parity|oracle|gradients|quant'
 
 say "address and undefined-behaviour sanitizers"
 build asan
-run asan -E 'cuda_run|gpu_bench|test_demo' # commands around what other tests run here
+run asan -E 'cuda_run|gpu_bench|test_bench$|test_demo' # commands around what other tests run here
 
 say "thread sanitizer"
 targets='test_pool test_session test_parity' build tsan
