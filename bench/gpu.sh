@@ -49,6 +49,12 @@ while [ $# -gt 0 ]; do
   shift
 done
 case $only in '' | check | kernels | models | peers | docs) ;; *) usage ;; esac
+case $device in '' | *[!0-9]*) refuse "--device '$device', expected a number" ;; esac
+[ -n "${formats// /}" ] || refuse "--bits names no format"
+for format in $formats; do
+  case $format in 2 | 3 | 4 | 6 | 8 | 16 | tower) ;; *) refuse "--bits '$format', expected 2, 3, 4, 6, 8, 16 or tower" ;; esac
+done
+[ -z "$docs" ] || [ -e "$docs" ] || refuse "--docs $docs: there is no such file"
 if [ -n "$shim" ]; then
   [ -n "$out" ] || { echo "gpu.sh: --shim needs --out" >&2; exit 2; }
   build=${BUILD:-$root/build}
@@ -266,7 +272,7 @@ bench_format() { # MODEL FORMAT: its JSON
     return
   fi
   if [ "$2" -lt 16 ] 2>/dev/null; then
-    "$build/ballast" quantize "$file" -o "$work/w$2" --recipe rtn --set "bits=$2" --quiet >/dev/null
+    "$build/ballast" quantize "$file" -o "$work/w$2" --recipe rtn --set "bits=$2" --quiet >/dev/null || return
     file=$work/w$2
   fi
   limited "$build/ballast" bench "$file" --rows 3 --tokens 2 --ctx 64 --repeats 1 \

@@ -121,3 +121,11 @@ status 1 "^ballast itself is not built, not found: libjansson$" env PATH="$scrat
 holds grep -q -- "CUDA_ARCHITECTURES=90a-real .*CORE=ON$" asked-cmake.txt
 holds grep -q -- "--target ballast_cuda gpu_kernels gpu_cublas$" asked-cmake.txt
 holds grep -q '^read,1.5,a card,20' bare/gpu_kernels.csv
+
+# what is no device, format or page
+gpu_of=(bash "$BALLAST_SOURCE_DIR/bench/gpu.sh" --shim --out none)
+status 1 "^gpu.sh: --device 'x', expected a number$" "${gpu_of[@]}" --device x
+status 1 "^gpu.sh: --bits 'seven', expected 2, 3" "${gpu_of[@]}" --bits "3 seven"
+status 1 "names no format" "${gpu_of[@]}" --bits ""
+status 1 "there is no such file" "${gpu_of[@]}" --docs nowhere.md
+lacks test -e none
